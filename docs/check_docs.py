@@ -1,0 +1,58 @@
+"""`make docs`: internal links resolve, every public name is in docs/api.md, every method has its line in README.md."""
+
+import re
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links and pictures of a page that lead nowhere."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    faults = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists():
+            faults.append(f"{page.relative_to(ROOT)}: link to {link}, which does not exist")
+        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+            faults.append(f"{page.relative_to(ROOT)}: link to {link}, no such heading")
+    return faults
+
+
+def undocumented_names() -> list[str]:
+    """Public names not in docs/api.md, methods without a line in README.md, pages missing from the index."""
+    import transformers_litelvlm
+    from transformers_litelvlm.pruning.base import list_pruners
+
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    faults = [
+        f"docs/api.md: `{name}` is public but not described"
+        for name in transformers_litelvlm.__all__
+        if f"`{name}" not in api
+    ]
+    faults += [f"README.md: no line for the method `{name}`" for name in list_pruners() if f"`{name}`" not in readme]
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name != "index.md"]
+    faults += [f"docs/index.md: no link to {page.name}" for page in pages if f"({page.name})" not in index]
+    return faults
+
+
+if __name__ == "__main__":
+    all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    problems = [fault for page in all_pages for fault in broken_links(page)] + undocumented_names()
+    if problems:
+        sys.exit("\n".join(problems))
+    print(f"{len(all_pages)} pages: links resolve, public names are described")

@@ -1,0 +1,121 @@
+"""Stage 2: a small CLIP, trained on nothing but the contrastive loss between scenes and sentences about them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BatchEncoding, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from refshapes_training.common import normalise
+from refshapes_training.scenes import SceneCache
+from refshapes_training.vocabulary import QUESTION
+from transformers_litelvlm.data.refshapes_rendering import SCENE_SIZE
+
+TEXT_LENGTH = 48  # one shape for the compiler; longer captions lose their end
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A CLIP of about 1.2 million parameters with 12 x 12 patches."""
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        projection_dim=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SCENE_SIZE,
+        patch_size=12,
+    )
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        projection_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    clip.set_attn_implementation("eager")  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
+    return clip
+
+
+def caption(record: dict, rng: np.random.Generator) -> str:
+    """
+    A text about a scene: a bare expression, a question about one, several expressions joined, or a list of the objects.
+
+    Args:
+        record (`dict`): A record of a `SceneCache`.
+        rng (`np.random.Generator`): Source of randomness.
+
+    Returns:
+        `str`: The text.
+    """
+    draw, expressions = rng.random(), record["expressions"]
+    order = rng.permutation(len(expressions))
+    if draw < 0.15:
+        return expressions[order[0]]["sentence"]
+    if draw < 0.35:
+        return QUESTION.format(expressions[order[0]]["sentence"])
+    if draw < 0.65:
+        return " and ".join(expressions[place]["sentence"] for place in order[: rng.integers(2, 5)])
+    names = []
+    for place in rng.permutation(len(record["objects"])):
+        item = record["objects"][place]
+        words = [item["size"]] * (item["size"] != "medium" and rng.random() < 0.5)
+        words += [item["texture"]] * (rng.random() < 0.6) + [item["colour"]] * (rng.random() < 0.9)
+        names.append(" ".join(["a", *words, item["shape"]]))
+    return " and ".join(names[: max(2, int(rng.integers(2, 8)))])
+
+
+def contrastive_loss(image_embeds: torch.Tensor, text_embeds: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Symmetric InfoNCE of `(B, P)` embeddings, and how often a text ranks its own picture first."""
+    image_embeds, text_embeds = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
+    logits = scale.exp().clamp(max=100) * text_embeds @ image_embeds.T
+    labels = torch.arange(len(logits), device=logits.device)
+    loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    return {"loss": loss, "top1": (logits.argmax(1) == labels).float().mean()}
+
+
+class ClipObjective(nn.Module):
+    """The contrastive loss of a batch."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Loss of a batch from `clip_batch`."""
+        image = self.clip.visual_projection(self.clip.vision_model(batch["pixel_values"]).pooler_output)
+        text = self.clip.text_model(batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+        return contrastive_loss(image, self.clip.text_projection(text), self.clip.logit_scale)
+
+
+def tokenise_captions(cache: SceneCache, indices: np.ndarray, tokenizer: CLIPTokenizer, rng, device) -> BatchEncoding:
+    """One text per scene, as `input_ids` and `attention_mask`."""
+    texts = [caption(cache.records[index], rng) for index in indices]
+    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+    return padded.to(device)
+
+
+def clip_batch(
+    cache: SceneCache, indices: np.ndarray, tokenizer: CLIPTokenizer, rng: np.random.Generator, device: torch.device
+) -> dict:
+    """Scenes with one text each: `pixel_values`, `input_ids` and `attention_mask`."""
+    tokens = tokenise_captions(cache, indices, tokenizer, rng, device)
+    return {
+        "pixel_values": normalise(cache.images[indices], device),
+        "input_ids": tokens.input_ids,
+        "attention_mask": tokens.attention_mask,
+    }
+
+
+def evaluate_clip(clip: CLIPModel, cache: SceneCache, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
+    """Loss and text-to-picture retrieval among 256 validation scenes."""
+    batch = clip_batch(cache, np.arange(256), tokenizer, np.random.default_rng(0), device)
+    losses = ClipObjective(clip)(batch)
+    return {f"val_{name}": round(float(value), 4) for name, value in losses.items()}

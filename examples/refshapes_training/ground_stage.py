@@ -1,0 +1,155 @@
+"""Stage 3: the language model learns to answer with [SEG] and to say, in the state before it, where the object is."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from refshapes_training.clip_stage import contrastive_loss
+from refshapes_training.dialogues import NUM_VISUAL_TOKENS
+from refshapes_training.sam_stage import point_prompts
+from transformers_litelvlm.data.refshapes_rendering import COLOURS, SCENE_SIZE, SHAPES, TEXTURES
+
+
+LOCATION_GRID = 24  # cells per side among which the location loss chooses
+LOCATION_SCALE = 0.25  # keeps the logits of that choice, dot products of up to 64, in a range that trains well
+
+
+class GroundObjective(nn.Module):
+    """
+    Loss of dialogues whose answers are `It is [SEG].`
+
+    Five parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token for a point at the centre of
+    the target, with a choice among the cells of a grid (no mask decoder runs); two with heads that are thrown away: where the objects are that
+    the noun phrases fit, and what a visual token shows; and CLIP's contrastive loss, which keeps the vision tower a CLIP while the others train it.
+
+    Args:
+        model (`nn.Module`): The grounding model, in the layout of `LlavaLiteForReferringSegmentation`.
+        logit_scale (`torch.Tensor`): CLIP's learned temperature.
+    """
+
+    def __init__(self, model: nn.Module, logit_scale: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.logit_scale = model, nn.Parameter(logit_scale.detach().clone())
+        width = model.model.language_model.config.hidden_size
+        self.noun_head = nn.Linear(width, NUM_VISUAL_TOKENS)
+        self.patch_head = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + len(TEXTURES) + 1)
+        model.mask_model.requires_grad_(False)
+        cells = (torch.arange(LOCATION_GRID) + 0.5) * SCENE_SIZE / LOCATION_GRID - 0.5
+        points = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), dim=-1).reshape(-1, 2)
+        with torch.no_grad():
+            self.register_buffer("grid_prompts", point_prompts(model.mask_model, points), persistent=False)
+            self.register_buffer("prompt_offset", model.mask_model.prompt_encoder.point_embed[1].weight[0].clone(), persistent=False)
+
+    def states(self, batch: dict, zero_visual: bool = False) -> tuple[torch.Tensor, ...]:
+        """
+        Hidden states of a batch of dialogues.
+
+        Args:
+            batch (`dict`): From `dialogue_batch`.
+            zero_visual (`bool`, *optional*, defaults to `False`): Whether the projected visual tokens are replaced by zeros, the control.
+
+        Returns:
+            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B, N, D)`, and CLIP's image
+            state, `(B, C)`.
+        """
+        parts = self.model.model
+        tower = parts.vision_tower(batch["pixel_values"], output_hidden_states=True)
+        visual = parts.multi_modal_projector(tower.hidden_states[-2][:, 1:])
+        words, start = parts.language_model.get_input_embeddings()(batch["input_ids"]), batch["image_start"]
+        shown = torch.zeros_like(visual) if zero_visual else visual
+        embeds = torch.cat((words[:, :start], shown.to(words.dtype), words[:, start + NUM_VISUAL_TOKENS :]), dim=1)
+        bias = torch.zeros(batch["visible"].shape, dtype=embeds.dtype, device=embeds.device)
+        bias = bias.masked_fill(~batch["visible"], torch.finfo(embeds.dtype).min)[:, None]
+        states = parts.language_model(
+            inputs_embeds=embeds, attention_mask=bias, position_ids=batch["position_ids"], use_cache=False
+        ).last_hidden_state
+        return states, visual, tower.pooler_output
+
+    def prompts(self, states: torch.Tensor, batch: dict) -> torch.Tensor:
+        """The prompt tokens `(B, T, 128)` of the states before [SEG]."""
+        return self.model.text_hidden_fcs(pick(states, batch["seg_positions"]))
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Loss of a batch from `dialogue_batch`."""
+        states, visual, image = self.states(batch)
+        present = batch["present"]
+        prompts = self.prompts(states, batch).float()
+        targets = point_prompts(self.model.mask_model, batch["points"])
+        align = mean_over((prompts - targets).square().mean(-1), present)
+        place = mean_over(self.location_loss(prompts, batch["points"]), present)
+
+        answers = self.model.lm_head(pick(states, batch["answer_positions"].flatten(1))).float()
+        labels = batch["answer_labels"].flatten()
+        language = F.cross_entropy(answers.flatten(0, 1), labels, ignore_index=-100)
+
+        nouns = self.noun_head(pick(states, batch["noun_positions"])).float().log_softmax(-1)
+        noun = mean_over(-(nouns * batch["noun_targets"]).sum(-1), batch["noun_targets"].sum(-1) > 0)
+        patch = self._patch_loss(self.patch_head(visual).float(), batch)
+        contrast = self._contrastive(image, batch)
+        loss = place + align + 0.3 * language + 0.3 * noun + 0.3 * patch + 0.2 * contrast["loss"]
+        parts = {"align": align, "place": place, "language": language, "noun": noun, "patch": patch}
+        return {"loss": loss, **parts, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
+
+    def _contrastive(self, image: torch.Tensor, batch: dict) -> dict[str, torch.Tensor]:
+        guidance = self.model.model.guidance
+        text = guidance.text_model(batch["caption_ids"], attention_mask=batch["caption_mask"]).pooler_output
+        return contrastive_loss(guidance.visual_projection(image), guidance.text_projection(text), self.logit_scale)
+
+    def location_logits(self, prompts: torch.Tensor) -> torch.Tensor:
+        """How well each cell of the grid fits a prompt token: `(..., 576)`."""
+        return LOCATION_SCALE * (prompts.float() - self.prompt_offset) @ (self.grid_prompts - self.prompt_offset).T
+
+    def location_loss(self, prompts: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        cells = ((points + 0.5) * LOCATION_GRID / SCENE_SIZE).long().clamp(0, LOCATION_GRID - 1)
+        labels = cells[..., 1] * LOCATION_GRID + cells[..., 0]
+        losses = F.cross_entropy(self.location_logits(prompts).flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.view(labels.shape)
+
+    @staticmethod
+    def _patch_loss(logits: torch.Tensor, batch: dict) -> torch.Tensor:
+        shape, colour, texture, radius = logits.split((len(SHAPES) + 1, len(COLOURS), len(TEXTURES), 1), dim=-1)
+        loss = F.cross_entropy(shape.flatten(0, 1), batch["patch_shape"].flatten())
+        loss = loss + F.cross_entropy(colour.flatten(0, 1), batch["patch_colour"].flatten(), ignore_index=-100)
+        loss = loss + F.cross_entropy(texture.flatten(0, 1), batch["patch_texture"].flatten(), ignore_index=-100)
+        return loss + mean_over((radius[..., 0] - batch["patch_radius"]).square(), batch["patch_colour"] >= 0)
+
+
+def pick(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """States `(B, P, D)` at positions `(B, P)`."""
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def mean_over(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Mean of the values where `present` holds."""
+    return (values * present).sum() / present.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def evaluate_grounding(objective: GroundObjective, batches: list[dict]) -> dict[str, float]:
+    """
+    Accuracy of the place named by the [SEG] state, by kind of sentence, with all visual tokens and with zeros in their place.
+
+    Args:
+        objective (`GroundObjective`): Model and location grid.
+        batches (`list[dict]`): From `dialogue_batch`, with `"centres"` `(B, 8, 2)` of the objects.
+
+    Returns:
+        `dict[str, float]`: Share of sentences whose place is nearer to the target than to any other object.
+    """
+    found = {}
+    for place, batch in enumerate(batches):
+        # The control is cheap to know and slow to measure: the first batch will do.
+        for name, zero in (("", False), ("zero_", True))[: 2 - min(place, 1)]:
+            states = objective.states(batch, zero_visual=zero)[0]
+            cells = objective.location_logits(objective.prompts(states, batch)).argmax(-1)
+            step = SCENE_SIZE / LOCATION_GRID
+            places = torch.stack((cells % LOCATION_GRID, cells // LOCATION_GRID), dim=-1).float() * step + step / 2 - 0.5
+            nearest = torch.cdist(places, batch["centres"]).argmin(-1)
+            right = (nearest == batch["target"]).float()
+            for number, kind in enumerate(("attribute", "superlative", "relation")):
+                found.setdefault(f"{name}{kind}", []).append(right[batch["kind"] == number])
+            found.setdefault(f"{name}all", []).append(right[batch["present"]])
+            found.setdefault(f"{name}all_{place}", []).append(right[batch["present"]])
+    return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items() if name[:5] != "zero_" or name == "zero_all"}

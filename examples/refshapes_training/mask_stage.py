@@ -1,0 +1,106 @@
+"""Stages 4 and 5: masks through the real decoder, and a last contrastive polish of the parts of CLIP that the language model never reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from refshapes_training.clip_stage import contrastive_loss
+from refshapes_training.common import mask_iou, mask_loss
+from refshapes_training.ground_stage import GroundObjective, mean_over, pick
+from refshapes_training.scenes import SceneCache
+from refshapes_training.sam_stage import point_prompts
+from transformers_litelvlm.models.mask_decoding import decode_masks
+
+
+MASKS_PER_SCENE = 3
+
+
+class MaskObjective(nn.Module):
+    """
+    The loss of the masks that dialogues give, beside the location and language losses of the stage before.
+
+    The vision tower and SAM's image encoder stay as they are; language model, projections and mask decoder train.
+
+    Args:
+        ground (`GroundObjective`): The model and its location grid.
+    """
+
+    def __init__(self, ground: GroundObjective) -> None:
+        super().__init__()
+        self.ground = ground
+        model = ground.model
+        model.requires_grad_(True)
+        for frozen in (model.model.vision_tower, model.model.guidance, model.mask_model):
+            frozen.requires_grad_(False)
+        model.mask_model.mask_decoder.requires_grad_(True)
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Loss of a batch from `dialogue_batch`, with the `masks` of `mask_targets`."""
+        ground, model = self.ground, self.ground.model
+        states = ground.states(batch)[0]
+        prompts = ground.prompts(states, batch)
+        with torch.no_grad():
+            embeddings = model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
+        logits, scores = decode_masks(model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE])
+        present = batch["present"][:, :MASKS_PER_SCENE].flatten()
+        logits, masks = logits.flatten(0, 1)[present], batch["masks"].flatten(0, 1)[present]
+        mask = mask_loss(logits, F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="area")[:, 0])
+        iou = mask_iou(logits.detach(), masks)
+        score = F.mse_loss(scores.flatten().float()[present], iou)
+
+        place = mean_over(ground.location_loss(prompts.float(), batch["points"]), batch["present"])
+        targets = point_prompts(model.mask_model, batch["points"])
+        align = mean_over((prompts.float() - targets).square().mean(-1), batch["present"])
+        answers = model.lm_head(pick(states, batch["answer_positions"].flatten(1))).float()
+        language = F.cross_entropy(answers.flatten(0, 1), batch["answer_labels"].flatten(), ignore_index=-100)
+        loss = mask + 0.5 * place + 0.5 * align + 0.2 * language + 0.1 * score
+        return {"loss": loss, "mask": mask, "place": place, "language": language, "score": score, "iou": iou.mean()}
+
+
+def mask_targets(cache: SceneCache, indices: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
+    """Boolean masks `(B, MASKS_PER_SCENE, 144, 144)` of the first targets `(B, T)` of each row."""
+    id_maps = torch.from_numpy(np.ascontiguousarray(cache.id_maps[indices])).to(targets.device)
+    return id_maps[:, None] == targets[:, :MASKS_PER_SCENE, None, None] + 1
+
+
+@torch.no_grad()
+def evaluate_masks(ground: GroundObjective, batches: list[dict]) -> dict[str, float]:
+    """Mean intersection over union at 144 pixels, of the first turns of every row and of the control with zeroed visual tokens."""
+    found = {"val_iou": [], "val_zero_iou": []}
+    for batch in batches:
+        embeddings = ground.model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
+        for name, zero in (("val_iou", False), ("val_zero_iou", True)):
+            prompts = ground.prompts(ground.states(batch, zero_visual=zero)[0], batch)
+            logits, _ = decode_masks(ground.model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE])
+            present = batch["present"][:, :MASKS_PER_SCENE].flatten()
+            found[name].append(mask_iou(logits.flatten(0, 1)[present], batch["masks"].flatten(0, 1)[present]))
+    return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items()}
+
+
+class GuidanceObjective(nn.Module):
+    """
+    The contrastive loss, for the last layer of the vision tower, both projections and the text tower.
+
+    Whatever the language model reads comes from the layers before and does not change.
+
+    Args:
+        ground (`GroundObjective`): The model and the temperature.
+    """
+
+    def __init__(self, ground: GroundObjective) -> None:
+        super().__init__()
+        self.parts, self.logit_scale = ground.model.model, ground.logit_scale
+        ground.model.requires_grad_(False)
+        self.parts.guidance.requires_grad_(True)
+        for trained in (self.parts.vision_tower.encoder.layers[-1], self.parts.vision_tower.post_layernorm):
+            trained.requires_grad_(True)
+
+    def forward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Loss of a batch from `clip_batch`."""
+        guidance = self.parts.guidance
+        image = guidance.visual_projection(self.parts.vision_tower(batch["pixel_values"]).pooler_output)
+        text = guidance.text_model(batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+        return contrastive_loss(image, guidance.text_projection(text), self.logit_scale)

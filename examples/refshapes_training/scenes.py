@@ -1,0 +1,90 @@
+"""Training scenes drawn once into arrays on disk, and batches of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from multiprocessing import Pool
+
+import numpy as np
+from tqdm import tqdm
+
+from transformers_litelvlm.data.refshapes import generate_scene
+from transformers_litelvlm.data.refshapes_rendering import SCENE_SIZE
+
+
+# More sentences than `load_refshapes` gives: the cost of a training step is in the picture, and further sentences come almost for free.
+MAX_EXPRESSIONS = 10
+
+
+@dataclass(frozen=True)
+class SceneCache:
+    """
+    Scenes of one split.
+
+    Args:
+        images (`np.ndarray`): `(scenes, 144, 144, 3)` uint8.
+        id_maps (`np.ndarray`): `(scenes, 144, 144)` uint8, object number plus one, 0 for the background.
+        records (`list[dict]`): Per scene `objects` (attributes and positions) and `expressions` (sentence, kind, query, target).
+    """
+
+    images: np.ndarray
+    id_maps: np.ndarray
+    records: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def _draw(arguments: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+    scene = generate_scene(*arguments, max_expressions=MAX_EXPRESSIONS)
+    objects = [{**vars(item), "size": item.size} for item in scene.objects]
+    expressions = [
+        {
+            "sentence": expression.sentence,
+            "kind": expression.kind,
+            "target_id": expression.target_id,
+            "query": expression.query.to_dict(),
+        }
+        for expression in scene.expressions
+    ]
+    return scene.image, scene.id_map, json.dumps({"objects": objects, "expressions": expressions})
+
+
+def scene_cache(folder: str, split: str, num_scenes: int, seed: int, workers: int = 2) -> SceneCache:
+    """
+    Opens the drawn scenes of a split, and draws them first where they are not there yet.
+
+    Args:
+        folder (`str`): Where the arrays lie.
+        split (`str`): A split of RefShapes.
+        num_scenes (`int`): Number of scenes.
+        seed (`int`): Seed of the data set.
+        workers (`int`, *optional*, defaults to 2): Drawing processes.
+
+    Returns:
+        `SceneCache`: The arrays are memory-mapped.
+    """
+    os.makedirs(folder, exist_ok=True)
+    stem = os.path.join(folder, f"{split}_{seed}_{num_scenes}")
+    paths = f"{stem}_images.npy", f"{stem}_ids.npy", f"{stem}.jsonl"
+    # The text file is written last, so that it exists only where the drawing was finished.
+    if not os.path.exists(paths[2]):
+        shape = (num_scenes, SCENE_SIZE, SCENE_SIZE)
+        images = np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.uint8, shape=(*shape, 3))
+        id_maps = np.lib.format.open_memmap(paths[1], mode="w+", dtype=np.uint8, shape=shape)
+        lines = []
+        with Pool(workers) as pool:
+            drawn = pool.imap(_draw, ((split, index, seed) for index in range(num_scenes)), chunksize=64)
+            for index, (image, id_map, line) in enumerate(tqdm(drawn, total=num_scenes, desc=f"drawing {split}")):
+                images[index], id_maps[index] = image, id_map
+                lines.append(line)
+        images.flush()
+        id_maps.flush()
+        with open(f"{paths[2]}.part", "w", encoding="utf-8") as stream:
+            stream.write("\n".join(lines))
+        os.replace(f"{paths[2]}.part", paths[2])
+    with open(paths[2], encoding="utf-8") as stream:
+        records = [json.loads(line) for line in stream]
+    return SceneCache(np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r"), records)

@@ -1,0 +1,63 @@
+"""Visual-token pruning for pixel-grounding vision-language models, inside the Hugging Face ecosystem.
+
+Importing this package registers its own classes with the Auto classes and its own pipeline, and does nothing else.
+"""
+
+from pathlib import Path
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.llava_lite import (
+    LlavaLiteConfig,
+    LlavaLiteForConditionalGeneration,
+    LlavaLiteForReferringSegmentation,
+    LlavaLiteModel,
+    LlavaLiteProcessor,
+)
+from transformers_litelvlm.models.mask_decoding import ReferringSegmentationOutput
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.pipelines import ReferringSegmentationPipeline
+from transformers_litelvlm.pruning import (
+    LiteLVLMPruner,
+    NoPruner,
+    RandomPruner,
+    Selection,
+    TokenPruner,
+    VisualEvidence,
+    build_pruner,
+    get_pruner,
+    list_pruners,
+    register_pruner,
+    resolve_budget,
+)
+from transformers_litelvlm.version import __version__
+
+
+# The tiny grounding checkpoint that comes with the package; it knows the shapes of RefShapes, not photos.
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "refshapes_tiny")
+
+__all__ = [
+    "DEFAULT_CHECKPOINT",
+    "AutoModelForReferringSegmentation",
+    "LiteLVLMPruner",
+    "LlavaLiteConfig",
+    "LlavaLiteForConditionalGeneration",
+    "LlavaLiteForReferringSegmentation",
+    "LlavaLiteModel",
+    "LlavaLiteProcessor",
+    "NoPruner",
+    "PrunedImageFeatures",
+    "PruningConfig",
+    "RandomPruner",
+    "ReferringSegmentationOutput",
+    "ReferringSegmentationPipeline",
+    "Selection",
+    "TokenPruner",
+    "VisualEvidence",
+    "__version__",
+    "build_pruner",
+    "get_pruner",
+    "list_pruners",
+    "register_pruner",
+    "resolve_budget",
+]

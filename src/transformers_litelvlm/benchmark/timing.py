@@ -1,0 +1,81 @@
+"""Comparing the speed of two functions fairly on a machine that is never quite idle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class PairedTimes:
+    """
+    Seconds that two functions took in pairs of runs.
+
+    Args:
+        first (`tuple[float, ...]`): Seconds of the first function, one per pair.
+        second (`tuple[float, ...]`): Seconds of the second function, in the same pairs.
+    """
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        return float(np.median(self.first)), float(np.median(self.second))
+
+    @property
+    def ratio(self) -> float:
+        """Median of the first over median of the second: below 1, the first is the faster one."""
+        return self.medians[0] / self.medians[1]
+
+    def ratio_interval(self, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+        """Bootstrap interval of [`ratio`]. Pairs are drawn, not single runs: what slows a pair slows both its runs."""
+        pairs = np.array([self.first, self.second])
+        drawn = np.random.default_rng(seed).integers(pairs.shape[1], size=(resamples, pairs.shape[1]))
+        medians = np.median(pairs[:, drawn], axis=-1)  # (2, resamples)
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(medians[0] / medians[1], [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10, warmup: int = 2) -> PairedTimes:
+    """
+    Runs two functions in turn and times every run.
+
+    The runs are interleaved, and every other pair starts with the second function, so that a machine that becomes
+    slower or faster meanwhile favours neither. On CUDA a run ends when the device has finished.
+
+    Args:
+        first, second (`Callable[[], Any]`): What to time.
+        pairs (`int`, defaults to 10): Timed runs of each.
+        warmup (`int`, defaults to 2): Untimed runs of each before (allocation, kernel choice, caches).
+    """
+    if pairs < 1:
+        raise ValueError(f"`pairs` must be at least 1, got {pairs}.")
+    functions = (first, second)
+    for _ in range(warmup):
+        for function in functions:
+            function()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for pair in range(pairs):
+        for which in (0, 1) if pair % 2 == 0 else (1, 0):
+            seconds[which].append(_time_once(functions[which]))
+    return PairedTimes(tuple(seconds[0]), tuple(seconds[1]))
+
+
+def _time_once(function: Callable[[], Any]) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    function()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

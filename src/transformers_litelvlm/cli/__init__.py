@@ -1,0 +1,1 @@
+"""The command `litelvlm`: one file per sub-command."""

@@ -1,0 +1,84 @@
+"""Entry point of the command `litelvlm`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from transformers_litelvlm.cli import env, methods, segment
+from transformers_litelvlm.cli.errors import BadInputError, one_line
+
+
+SUBCOMMANDS = (segment, methods, env)
+
+DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
+EPILOG = """\
+examples:
+  litelvlm segment scene.png "the red circle left of the blue square"
+  litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
+  litelvlm methods
+  litelvlm env
+
+exit codes: 0 done, 1 something failed, 2 bad usage or input, 130 interrupted.
+LITELVLM_DEBUG=1 in the environment shows the traceback of an error.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage, which hides it in a long text, is left to --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"litelvlm: error: {message} (see: {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = _Parser(
+        prog="litelvlm",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    subparsers = parser.add_subparsers(title="sub-commands", metavar="COMMAND", required=True)
+    for module in SUBCOMMANDS:
+        module.register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `litelvlm` and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.func(args)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print("litelvlm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        is_bad_input = isinstance(error, BadInputError)
+        if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        hint = "" if is_bad_input else " (LITELVLM_DEBUG=1 shows where)"
+        print(f"litelvlm: error: {one_line(error)}{hint}", file=sys.stderr)
+        return 2 if is_bad_input else 1
+
+
+def _version() -> str:
+    from transformers_litelvlm.version import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

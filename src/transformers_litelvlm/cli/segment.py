@@ -1,0 +1,328 @@
+"""`litelvlm segment`: a picture and sentences in, masks out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int, ratio
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+EPILOG = """\
+examples:
+  litelvlm segment scene.png "the red circle left of the blue square"
+  litelvlm segment scene.png "the red circle" "the star" --budget 48 --output results
+  litelvlm segment scene.png "the star" --preset fast --compare
+  litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
+
+Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
+Without --model the small checkpoint inside the package is used. It knows drawn shapes, not photos.
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "segment",
+        help="write the mask of what each sentence refers to",
+        description="Write one mask per sentence (PNG, 0 or 255, at the size of the picture), an overlay of all masks,"
+        " and a picture of the visual tokens that were kept.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
+    parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
+    parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the embedded one)")
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument("--budget", metavar="N", type=positive_int, help="visual tokens to keep, 1 or more")
+    tokens.add_argument("--retention-ratio", metavar="R", type=ratio, help="fraction of them to keep, in (0, 1]")
+    tokens.add_argument("--preset", metavar="NAME", help="a named setting, see `litelvlm methods`")
+    parser.add_argument("--method", metavar="NAME", help="pruning method, see `litelvlm methods`")
+    parser.add_argument(
+        "--method-option", metavar="NAME=VALUE", action="append", default=[], help="option of the method; repeatable"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="number format of the weights (default: auto, as stored)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        default="litelvlm_output",
+        help="folder for the results, made where missing; files of the same name are replaced (default: %(default)s)",
+    )
+    parser.add_argument("--compare", action="store_true", help="also time the model with and without pruning")
+    parser.add_argument(
+        "--pairs", metavar="N", type=positive_int, default=10, help="pairs of timed runs of --compare (default: 10)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Segments and prints. What is cheap to check is checked before the model is loaded."""
+    sentences = [_checked_sentence(sentence) for sentence in args.sentences]
+    folder = _checked_folder(args.output)
+    with bad_input():
+        from transformers_litelvlm.models.image_io import load_rgb_image
+
+        image = load_rgb_image(args.image)
+    model, processor = _load(args)
+    report = _segment(args, model, processor, image, sentences, folder)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_report(report)
+
+
+def mask_file_name(index: int, sentence: str) -> str:
+    """A file name for the mask of a sentence: `mask_0_the-red-circle.png`."""
+    slug = re.sub(r"[\W_]+", "-", sentence.lower())[:48].strip("-")
+    return f"mask_{index}_{slug}.png" if slug else f"mask_{index}.png"
+
+
+def _checked_sentence(sentence: str) -> str:
+    sentence = " ".join(sentence.split())
+    if not sentence:
+        raise BadInputError('a sentence is empty: say what to find, e.g. "the red circle"')
+    return sentence
+
+
+def _checked_folder(name: str) -> Path:
+    folder = Path(name)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise BadInputError(f"--output {name}: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK):
+        raise BadInputError(f"--output {name}: no permission to write in {existing}")
+    return folder
+
+
+def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of `from_pretrained`; what is absent leaves the checkpoint's own setting alone."""
+    from transformers_litelvlm.pruning import build_pruner, get_pruner
+
+    keywords = {
+        "pruning_budget": args.budget,
+        "pruning_retention_ratio": args.retention_ratio,
+        "pruning_preset": args.preset,
+        "pruning_method": args.method,
+        "pruning_method_options": dict(_parsed_option(option) for option in args.method_option) or None,
+    }
+    if args.method is not None:
+        with bad_input():
+            get_pruner(args.method)
+            build_pruner(args.method, **(keywords["pruning_method_options"] or {}))
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+def _parsed_option(option: str) -> tuple[str, Any]:
+    name, equals, value = option.partition("=")
+    if not (name and equals):
+        raise BadInputError(f"--method-option {option!r}: write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _load(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model in evaluation mode on its device, and its processor."""
+    from transformers_litelvlm import DEFAULT_CHECKPOINT
+    from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+
+    pruning = _pruning_keywords(args)
+    path = args.model or DEFAULT_CHECKPOINT
+    # What cannot be the name of a repository on the Hub is not looked for there.
+    is_local = os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1
+    if is_local and not os.path.isfile(os.path.join(path, "config.json")):
+        raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
+    device = _checked_device(args.device)
+    with bad_input(f"--model {path}: "), _quiet_loading():
+        from transformers import AutoConfig, AutoProcessor
+
+        # The small file first: what is wrong with the settings is known before gigabytes are read.
+        config = AutoConfig.from_pretrained(path, **pruning)
+        processor = AutoProcessor.from_pretrained(path)
+        if not hasattr(processor, "segmentation_inputs"):
+            raise BadInputError(f"--model {path}: its processor cannot prepare referring segmentation")
+        model, loading = AutoModelForReferringSegmentation.from_pretrained(
+            path, config=config, dtype=args.dtype, output_loading_info=True
+        )
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # Upstream warns and goes on with random numbers: masks would be noise.
+        raise BadInputError(f"--model {path}: its weights lack {len(missing)} parameters, the first is {missing[0]}")
+    return model.to(device).eval(), processor
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No progress bars and load reports on the terminal; what matters in them becomes an error."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def _checked_device(name: str | None) -> Any:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception as error:
+        raise BadInputError(f"--device {name}: torch cannot use it here; try cpu") from error
+    return device
+
+
+def _segment(
+    args: argparse.Namespace, model: Any, processor: Any, image: Image.Image, sentences: list[str], folder: Path
+) -> dict[str, Any]:
+    """Runs the model, writes all files, and returns what --json prints."""
+    import torch
+
+    with bad_input():
+        inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
+    inputs = inputs.to(model.device, dtype=model.dtype)
+    rows, columns = processor.visual_token_grid()
+    total = rows * columns
+    if args.compare and model.config.pruning_config.resolve(total) is None:
+        raise BadInputError(f"--compare needs pruning: give --budget (below {total}), --retention-ratio or --preset")
+    with torch.inference_mode():
+        output = model.segment(**inputs)
+        comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
+    masks = output.masks[0].cpu().numpy()
+    scores = [float(score) for score in output.scores[0]]
+    retained = list(range(total)) if output.retained_indices is None else output.retained_indices[0].tolist()
+    names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
+    _write(folder, names, image, masks, sentences, scores, retained, (rows, columns), processor)
+    return {
+        "image": str(args.image),
+        "width": image.width,
+        "height": image.height,
+        "model": args.model or "embedded",
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "method": None if output.retained_indices is None else model.config.pruning_config.method,
+        "num_visual_tokens": total,
+        "num_kept_tokens": len(retained),
+        "token_grid": [rows, columns],
+        "retained_indices": retained,
+        "masks": [
+            _describe_mask(sentence, score, mask, folder / name)
+            for sentence, score, mask, name in zip(sentences, scores, masks, names, strict=True)
+        ],
+        "overlay": str(folder / "overlay.png"),
+        "kept_tokens": str(folder / "kept_tokens.png"),
+        "comparison": comparison,
+    }
+
+
+def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
+    area = int(mask.sum())
+    return {"sentence": sentence, "score": score, "area": area, "area_fraction": area / mask.size, "file": str(path)}
+
+
+def _write(
+    folder: Path,
+    names: list[str],
+    image: Image.Image,
+    masks: np.ndarray,
+    sentences: list[str],
+    scores: list[float],
+    retained: list[int],
+    grid: tuple[int, int],
+    processor: Any,
+) -> None:
+    from PIL import Image
+
+    from transformers_litelvlm.utils.files import write_atomically
+    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens, seen_region
+
+    region = seen_region(image.size, processor.image_processor, grid, processor.patch_size)
+    with write_atomically(folder) as staging:
+        for name, mask in zip(names, masks, strict=True):
+            Image.fromarray(mask.astype("uint8") * 255).save(staging / name)
+        draw_masks(image, masks, sentences, scores).save(staging / "overlay.png")
+        draw_retained_tokens(image, retained, grid, region, masks).save(staging / "kept_tokens.png")
+
+
+def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:
+    """Times `model.segment` with and without pruning (the same weights and inputs), and compares the masks."""
+    import torch
+
+    from transformers_litelvlm.benchmark.timing import time_pairs
+
+    pruned = model.config.pruning_config
+    unpruned = pruned.replace(budget=None, retention_ratio=None)
+
+    def segment_with(pruning: Any) -> Any:
+        model.config.pruning_config = pruning
+        return model.segment(**inputs)
+
+    try:
+        full = segment_with(unpruned)
+        times = time_pairs(lambda: segment_with(pruned), lambda: segment_with(unpruned), pairs)
+    finally:
+        model.config.pruning_config = pruned
+    low, high = times.ratio_interval()
+    overlap = (output.masks[0] & full.masks[0]).flatten(1).sum(-1)
+    union = (output.masks[0] | full.masks[0]).flatten(1).sum(-1)
+    return {
+        "pairs": pairs,
+        "median_ms_pruned": times.medians[0] * 1000,
+        "median_ms_unpruned": times.medians[1] * 1000,
+        "ratio": times.ratio,
+        "ratio_interval_95": [low, high],
+        "threads": torch.get_num_threads(),
+        # Two empty masks agree.
+        "mask_iou_with_unpruned": [float(o / u) if u else 1.0 for o, u in zip(overlap, union, strict=True)],
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    comparison = report["comparison"]
+    for index, mask in enumerate(report["masks"]):
+        print(mask["sentence"])
+        agreement = ""
+        if comparison:
+            agreement = f", IoU with the unpruned mask {comparison['mask_iou_with_unpruned'][index]:.2f}"
+        area = f"{mask['area']} pixels ({mask['area_fraction']:.1%})" if mask["area"] else "nothing found"
+        print(f"  score {mask['score']:.2f}, {area}{agreement}")
+        print(f"  {mask['file']}")
+    kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
+    how = (
+        f"method {report['method']}" if report["method"] else "pruning is off (--budget, --retention-ratio, --preset)"
+    )
+    print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
+    print(f"overlay: {report['overlay']}\nkept tokens: {report['kept_tokens']}")
+    if comparison:
+        low, high = comparison["ratio_interval_95"]
+        print(
+            f"time of model.segment, median of {comparison['pairs']} paired runs on {report['device']}:"
+            f" pruned {comparison['median_ms_pruned']:.1f} ms, unpruned {comparison['median_ms_unpruned']:.1f} ms,"
+            f" ratio {comparison['ratio']:.2f} (95 % interval {low:.2f} to {high:.2f})"
+        )

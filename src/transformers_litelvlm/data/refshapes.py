@@ -1,0 +1,305 @@
+"""RefShapes: a deterministic generator of small scenes with unambiguous referring sentences and exact masks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import datasets
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from transformers_litelvlm.data.refshapes_queries import (
+    Query,
+    sample_queries,
+    superlative_queries,
+)
+from transformers_litelvlm.data.refshapes_rendering import (
+    COLOURS,
+    LARGEST_RADIUS,
+    SCENE_SIZE,
+    SHAPES,
+    SMALLEST_RADIUS,
+    TEXTURES,
+    SceneObject,
+    render_scene,
+)
+
+
+# The random stream of a scene is keyed on (seed, split code, index). Different keys give independent streams, so that no two splits share a scene.
+SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
+DEFAULT_NUM_SCENES = {"train": 30000, "validation": 500, "test": 1000}
+
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "image_id": datasets.Value("int64"),
+        "expressions": [
+            {
+                "sentence": datasets.Value("string"),
+                "kind": datasets.Value("string"),
+                "target_id": datasets.Value("int32"),
+                "category": datasets.Value("string"),
+                "query": datasets.Value("string"),
+                "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
+            }
+        ],
+        "objects": [
+            {
+                "object_id": datasets.Value("int32"),
+                "shape": datasets.Value("string"),
+                "colour": datasets.Value("string"),
+                "texture": datasets.Value("string"),
+                "size": datasets.Value("string"),
+                "radius": datasets.Value("float32"),
+                "x": datasets.Value("float32"),
+                "y": datasets.Value("float32"),
+                "angle": datasets.Value("float32"),
+            }
+        ],
+    }
+)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """
+    One referring sentence.
+
+    Args:
+        query (`Query`): What is asked, in a form that can be checked against the objects.
+        target_id (`int`): `object_id` of the one object that is meant.
+    """
+
+    query: Query
+    target_id: int
+
+    @property
+    def sentence(self) -> str:
+        """The wording."""
+        return self.query.sentence()
+
+    @property
+    def kind(self) -> str:
+        """`"attribute"`, `"superlative"` or `"relation"`."""
+        return self.query.kind
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    One picture with its objects and sentences.
+
+    Args:
+        image (`np.ndarray`): `(144, 144, 3)` uint8.
+        id_map (`np.ndarray`): `(144, 144)` uint8, the number of the visible object plus one, 0 for the background.
+        objects (`tuple[SceneObject, ...]`): The objects, in drawing order.
+        expressions (`tuple[Expression, ...]`): The sentences.
+    """
+
+    image: np.ndarray
+    id_map: np.ndarray
+    objects: tuple[SceneObject, ...]
+    expressions: tuple[Expression, ...]
+
+    def mask(self, object_id: int) -> np.ndarray:
+        """
+        The visible region of an object.
+
+        Args:
+            object_id (`int`): Number of the object.
+
+        Returns:
+            `np.ndarray`: `(144, 144)` booleans.
+        """
+        return self.id_map == object_id + 1
+
+
+def generate_scene(split: str, index: int, seed: int = 0, max_expressions: int = 6) -> Scene:
+    """
+    Makes one scene: always the same one for the same arguments, whatever was made before.
+
+    Args:
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        index (`int`): Number of the scene in its split, from 0.
+        seed (`int`, *optional*, defaults to 0): Seed of the whole data set, not negative.
+        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences, at least 2. It changes neither the picture nor the objects.
+
+    Returns:
+        `Scene`: Picture, objects and sentences.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it and its value.
+
+    Example:
+        >>> scene = generate_scene("test", 0)
+        >>> scene.image.shape
+        (144, 144, 3)
+    """
+    _check_split(split)
+    _check_integer("index", index, 0)
+    _check_integer("seed", seed, 0)
+    _check_integer("max_expressions", max_expressions, 2)
+    rng = np.random.default_rng([seed, SPLIT_CODES[split], index])
+    objects = _sample_objects(rng)
+    image, id_map = render_scene(objects, rng)
+    pairs = sample_queries(objects, rng, max_expressions)
+    expressions = tuple(Expression(query, target.object_id) for query, target in pairs)
+    return Scene(image, id_map, objects, expressions)
+
+
+def load_refshapes(
+    split: str = "test", num_scenes: int | None = None, seed: int = 0, max_expressions: int = 6
+) -> datasets.Dataset:
+    """
+    A split of RefShapes as a data set with one row per picture.
+
+    Every row holds `image`, `image_id`, `objects` (attributes and positions in pixels) and `expressions`, a list with `sentence`, `kind`,
+    `target_id`, `category`, `query` (JSON) and `mask` (COCO run-length encoding, as in the public sets).
+
+    Args:
+        split (`str`, *optional*, defaults to `"test"`): `"train"`, `"validation"` or `"test"`. Splits never share a scene, whatever the seed.
+        num_scenes (`int`, *optional*): Number of scenes, taken from the start of the split. Defaults to 30,000, 500 and 1,000 for the three splits.
+        seed (`int`, *optional*, defaults to 0): Seed of the whole data set.
+        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences per scene.
+
+    Returns:
+        `datasets.Dataset`: The rows.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it and its value.
+
+    Example:
+        >>> rows = load_refshapes("validation", num_scenes=2)
+        >>> sorted(rows.column_names)
+        ['expressions', 'image', 'image_id', 'objects']
+    """
+    _check_split(split)
+    num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
+    _check_integer("num_scenes", num_scenes, 1)
+    _check_integer("seed", seed, 0)
+    _check_integer("max_expressions", max_expressions, 2)
+    rows = [_row(index, generate_scene(split, index, seed, max_expressions)) for index in range(num_scenes)]
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def _row(index: int, scene: Scene) -> dict:
+    masks = {item.object_id: encode_mask(scene.mask(item.object_id)) for item in scene.objects}
+    expressions = [
+        {
+            "sentence": expression.sentence,
+            "kind": expression.kind,
+            "target_id": expression.target_id,
+            "category": scene.objects[expression.target_id].shape,
+            "query": json.dumps(expression.query.to_dict()),
+            "mask": masks[expression.target_id],
+        }
+        for expression in scene.expressions
+    ]
+    objects = [{**asdict(item), "size": item.size} for item in scene.objects]
+    image = Image.fromarray(scene.image)
+    return {"image": image, "image_id": index, "expressions": expressions, "objects": objects}
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """
+    COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
+
+    Args:
+        mask (`np.ndarray`): `(height, width)` booleans.
+
+    Returns:
+        `dict`: `size`, the two lengths, and `counts`.
+    """
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_mask(encoded: dict) -> np.ndarray:
+    """
+    The mask that `encode_mask` was given.
+
+    Args:
+        encoded (`dict`): `size` and `counts`.
+
+    Returns:
+        `np.ndarray`: `(height, width)` booleans.
+    """
+    return coco_mask.decode({"size": list(encoded["size"]), "counts": encoded["counts"].encode("ascii")}).astype(bool)
+
+
+def _sample_objects(rng: np.random.Generator) -> tuple[SceneObject, ...]:
+    """A group of two or three alike, perhaps a second pair, and singles that often share a word with the group: 4 to 7 objects."""
+    while True:
+        looks, radii = _sample_looks(rng)
+        places = _sample_places(radii, rng)
+        if places is None:
+            continue
+        order = rng.permutation(len(radii)).tolist()
+        angles = rng.uniform(-0.25, 0.25, size=len(radii)).tolist()
+        objects = tuple(
+            SceneObject(number, *looks[place], radii[place], *places[place], angles[place])
+            for number, place in enumerate(order)
+        )
+        # A single that happens to look like the group can leave nothing to compare: such scenes are drawn again.
+        if superlative_queries(objects):
+            return objects
+
+
+def _sample_looks(rng: np.random.Generator) -> tuple[list[tuple[str, str, str]], list[float]]:
+    """Shape, colour and texture, and radius, of every object of a scene."""
+    names = tuple(COLOURS)
+
+    def look() -> tuple[str, str, str]:
+        shape, colour, texture = rng.integers((0, 0, 0), (len(SHAPES), len(names), len(TEXTURES) + 1)).tolist()
+        return SHAPES[shape], names[colour], TEXTURES[max(texture - 1, 0)]
+
+    total, leader_size = int(rng.integers(4, 8)), int(rng.integers(2, 4))
+    leader = look()
+    looks, radii = [leader] * leader_size, _graded_radii(leader_size, rng)
+    if total - leader_size >= 3 and rng.random() < 0.6:
+        looks, radii = looks + [look()] * 2, radii + _graded_radii(2, rng)
+    while len(looks) < total:
+        shape, colour, texture = look()
+        draw = rng.random()
+        if draw < 0.35:
+            shape = leader[0]
+        elif draw < 0.6:
+            colour = leader[1]
+        elif draw < 0.7:
+            shape, colour = looks[-1][:2]
+        looks.append((shape, colour, texture))
+        radii.append(float(rng.uniform(SMALLEST_RADIUS, LARGEST_RADIUS)))
+    return looks, radii
+
+
+def _graded_radii(count: int, rng: np.random.Generator) -> list[float]:
+    """Radii in pixels, in random order, that differ clearly from one another."""
+    bands = ((8.5, 9.4), (12.2, 13.0), (17.0, 18.5))[:: 2 if count == 2 else 1]
+    return [float(rng.uniform(*bands[place])) for place in rng.permutation(count)]
+
+
+def _sample_places(radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]] | None:
+    """Centres in pixels without overlap, except that some scenes let edges touch; `None` where no room was found."""
+    gap = -3.0 if rng.random() < 0.15 else 3.0
+    places = [None] * len(radii)
+    for place in sorted(range(len(radii)), key=lambda number: -radii[number]):
+        for x, y in rng.uniform(radii[place] + 1, SCENE_SIZE - radii[place] - 1, size=(25, 2)).tolist():
+            taken = ((other, radius) for other, radius in zip(places, radii, strict=True) if other is not None)
+            if all((x - other[0]) ** 2 + (y - other[1]) ** 2 > (radii[place] + radius + gap) ** 2 for other, radius in taken):
+                places[place] = (x, y)
+                break
+        else:
+            return None
+    return places
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLIT_CODES:
+        raise ValueError(f"`split` must be one of {sorted(SPLIT_CODES)}, got {split!r}")
+
+
+def _check_integer(name: str, value: int, smallest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
+        raise ValueError(f"`{name}` must be an integer of at least {smallest}, got {value!r}")

@@ -1,0 +1,235 @@
+"""Referring sentences of RefShapes: structured queries, the objects they pick out, their wording, and how they are drawn for a scene."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+
+from transformers_litelvlm.data.refshapes_rendering import SceneObject
+
+
+# A query is asked only where the answer is beyond dispute. Positions are compared between centres, in pixels of a 144 pixel scene.
+POSITION_MARGIN = 14.0
+RADIUS_RATIO = 1.25
+DISTANCE_RATIO = 1.5
+
+ATTRIBUTES = ("size", "texture", "colour", "shape")
+KINDS = ("attribute", "superlative", "relation")
+DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+RELATIONS = (*DIRECTIONS, "closest to")
+# The word, and the key by which candidates are sorted so that the object meant comes first.
+SUPERLATIVES = {
+    "leftmost": lambda item: item.x,
+    "rightmost": lambda item: -item.x,
+    "topmost": lambda item: item.y,
+    "bottommost": lambda item: -item.y,
+    "largest": lambda item: -item.radius,
+    "smallest": lambda item: item.radius,
+}
+
+
+@dataclass(frozen=True)
+class Query:
+    """
+    What a sentence asks for.
+
+    Args:
+        kind (`str`): `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture with one another.
+        attributes (`dict[str, str]`): Attributes that the candidates have, among size, texture, colour and shape.
+        superlative (`str`, *optional*): A key of `SUPERLATIVES`.
+        rank (`int`, *optional*, defaults to 1): 1 for "the largest", 2 for "the second largest".
+        relation (`str`, *optional*): One of `RELATIONS`.
+        anchor (`dict[str, str]`, *optional*): Attributes of the object that the relation refers to.
+    """
+
+    kind: str
+    attributes: dict[str, str]
+    superlative: str | None = None
+    rank: int = 1
+    relation: str | None = None
+    anchor: dict[str, str] | None = None
+
+    def sentence(self) -> str:
+        """The wording, for example `"the red circle left of the blue square"`."""
+        words = ["the"]
+        if self.superlative is not None:
+            words += ["second"] * (self.rank == 2) + [self.superlative]
+        words += _noun_phrase(self.attributes)
+        if self.relation is not None:
+            words += [*self.relation.split(), "the", *_noun_phrase(self.anchor)]
+        return " ".join(words)
+
+    def to_dict(self) -> dict:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def _noun_phrase(attributes: dict[str, str]) -> list[str]:
+    return [attributes[name] for name in ATTRIBUTES if name in attributes]
+
+
+def matching(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> list[SceneObject]:
+    """
+    Objects that have all the given attributes.
+
+    Args:
+        objects (`tuple[SceneObject, ...]`): The scene.
+        attributes (`dict[str, str]`): Values by attribute name.
+
+    Returns:
+        `list[SceneObject]`: In scene order.
+    """
+    return [item for item in objects if all(getattr(item, name) == value for name, value in attributes.items())]
+
+
+def attribute_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
+    """
+    The shortest attribute phrases that fit exactly one object.
+
+    Args:
+        objects (`tuple[SceneObject, ...]`): The scene.
+
+    Returns:
+        `list[tuple[Query, SceneObject]]`: Queries with the object meant; several for an object where equally short phrases exist.
+    """
+    found = []
+    for target in objects:
+        for length in range(4):
+            phrases = []
+            for names in combinations(("size", "texture", "colour"), length):
+                attributes = {name: getattr(target, name) for name in (*names, "shape")}
+                if _is_unique(objects, attributes):
+                    phrases.append((Query("attribute", attributes), target))
+            found += phrases
+            if phrases:
+                break
+    return found
+
+
+def _is_unique(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> bool:
+    if attributes.get("size") == "medium":
+        return False
+    if "size" not in attributes:
+        return len(matching(objects, attributes)) == 1
+    # A medium object could be taken for either size: where one has the other attributes, no size word is used.
+    rest = {name: value for name, value in attributes.items() if name != "size"}
+    sizes = [item.size for item in matching(objects, rest)]
+    return "medium" not in sizes and sizes.count(attributes["size"]) == 1
+
+
+def _candidate_groups(objects: tuple[SceneObject, ...]) -> list[tuple[dict[str, str], list[SceneObject]]]:
+    """Phrases without a size word that fit two or three objects, each with these objects."""
+    groups = {}
+    for item in objects:
+        for names in (("shape",), ("colour", "shape"), ("texture", "shape"), ("texture", "colour", "shape")):
+            groups.setdefault(tuple((name, getattr(item, name)) for name in names), []).append(item)
+    # Of several phrases for the same objects only the shortest is natural.
+    shortest = {}
+    for key, items in groups.items():
+        members = tuple(item.object_id for item in items)
+        if 2 <= len(items) <= 3 and len(shortest.get(members, key)) >= len(key):
+            shortest[members] = key
+    return [(dict(key), groups[key]) for key in shortest.values()]
+
+
+def superlative_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
+    """
+    Superlatives and ordinals over two or three candidates that share every attribute of the sentence.
+
+    Args:
+        objects (`tuple[SceneObject, ...]`): The scene.
+
+    Returns:
+        `list[tuple[Query, SceneObject]]`: Queries with the object meant.
+    """
+    found = []
+    for attributes, items in _candidate_groups(objects):
+        for word, key in SUPERLATIVES.items():
+            ordered = sorted(items, key=key)
+            for rank in (1, 2)[: len(items) - 1]:
+                apart = [_clearly_apart(word, ordered[place], ordered[place + 1]) for place in range(rank)]
+                # The second of three needs a clear gap to both its neighbours.
+                if all(apart):
+                    found.append((Query("superlative", attributes, superlative=word, rank=rank), ordered[rank - 1]))
+    return found
+
+
+def _clearly_apart(word: str, first: SceneObject, second: SceneObject) -> bool:
+    if word in ("largest", "smallest"):
+        return max(first.radius, second.radius) >= RADIUS_RATIO * min(first.radius, second.radius)
+    return SUPERLATIVES[word](second) - SUPERLATIVES[word](first) >= POSITION_MARGIN
+
+
+def relation_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
+    """
+    Relations to an anchor, where every other candidate shares all attributes of the sentence and clearly fails the relation.
+
+    Args:
+        objects (`tuple[SceneObject, ...]`): The scene.
+
+    Returns:
+        `list[tuple[Query, SceneObject]]`: Queries with the object meant.
+    """
+    anchors = []
+    for item in objects:
+        phrase = {"colour": item.colour, "shape": item.shape}
+        if len(matching(objects, phrase)) == 1:
+            anchors.append((phrase, item))
+    found = []
+    for attributes, items in _candidate_groups(objects):
+        for phrase, anchor in anchors:
+            if anchor in items:
+                continue
+            for relation in RELATIONS:
+                target = _related(relation, items, anchor)
+                if target is not None:
+                    found.append((Query("relation", attributes, relation=relation, anchor=phrase), target))
+    return found
+
+
+def _related(relation: str, items: list[SceneObject], anchor: SceneObject) -> SceneObject | None:
+    if relation == "closest to":
+        distances = [(float(np.hypot(item.x - anchor.x, item.y - anchor.y)), item) for item in items]
+        (nearest, target), (runner_up, _) = sorted(distances, key=lambda pair: pair[0])[:2]
+        return target if runner_up >= DISTANCE_RATIO * nearest else None
+    step_x, step_y = DIRECTIONS[relation]
+    offsets = [step_x * (item.x - anchor.x) + step_y * (item.y - anchor.y) for item in items]
+    if any(abs(offset) < POSITION_MARGIN for offset in offsets) or sum(offset > 0 for offset in offsets) != 1:
+        return None
+    return items[int(np.argmax(offsets))]
+
+
+def sample_queries(
+    objects: tuple[SceneObject, ...], rng: np.random.Generator, max_expressions: int
+) -> list[tuple[Query, SceneObject]]:
+    """
+    Draws sentences for a scene; those that compare objects are never fewer than those that name attributes.
+
+    Args:
+        objects (`tuple[SceneObject, ...]`): The scene.
+        rng (`np.random.Generator`): Source of randomness.
+        max_expressions (`int`): Largest number of sentences.
+
+    Returns:
+        `list[tuple[Query, SceneObject]]`: Between 1 and `max_expressions` queries in random order, no sentence twice.
+    """
+    superlatives = _shuffled(superlative_queries(objects), rng, lambda query: query.superlative)
+    relations = _shuffled(relation_queries(objects), rng, lambda query: query.relation)
+    attributes = _shuffled(attribute_queries(objects), rng, lambda query: len(query.attributes))
+    compared = [pair for pairs in zip(relations, superlatives, strict=False) for pair in pairs]
+    shorter = min(len(relations), len(superlatives))
+    compared += relations[shorter:] + superlatives[shorter:]
+    compared = compared[: max_expressions - max_expressions // 2]
+    chosen = compared + attributes[: min(max_expressions // 2, len(compared))]
+    return [chosen[place] for place in rng.permutation(len(chosen))]
+
+
+def _shuffled(pairs: list, rng: np.random.Generator, word) -> list[tuple[Query, SceneObject]]:
+    """Random order in which the different words take turns: relations come in fours, and would crowd out the rest otherwise."""
+    piles = {}
+    for place in rng.permutation(len(pairs)):
+        piles.setdefault(word(pairs[place][0]), []).append(pairs[place])
+    turns = [(turn, pile_place, pair) for pile_place, pile in enumerate(piles.values()) for turn, pair in enumerate(pile)]
+    return [pair for _, _, pair in sorted(turns, key=lambda entry: entry[:2])]

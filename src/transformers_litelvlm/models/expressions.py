@@ -1,0 +1,82 @@
+"""Referring expressions: which sentence belongs to which picture, and their CLIP tokens for guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
+    """One list of sentences per picture.
+
+    Args:
+        expressions: a sentence for every picture; for one picture a list of its sentences; for several pictures a list
+            with one sentence, or one list of sentences, each.
+
+    Raises:
+        ValueError: for an empty sentence or list, anything that is no text, or a number that does not fit.
+    """
+    if isinstance(expressions, str):
+        nested = [[expressions]] * num_images
+    elif isinstance(expressions, list | tuple) and num_images == 1 and all(isinstance(e, str) for e in expressions):
+        nested = [list(expressions)]
+    elif isinstance(expressions, list | tuple):
+        nested = [[e] if isinstance(e, str) else e for e in expressions]
+    else:
+        raise ValueError(f"`expressions` must be a sentence or a list, got {type(expressions).__name__}.")
+    if len(nested) != num_images:
+        raise ValueError(f"`expressions` has {len(nested)} entries for {num_images} pictures: give one entry each.")
+    for image, of_image in enumerate(nested):
+        if not isinstance(of_image, list | tuple) or not of_image:
+            raise ValueError(f"`expressions[{image}]` must be one or more sentences, got {of_image!r}.")
+        for index, sentence in enumerate(of_image):
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise ValueError(f"`expressions[{image}][{index}]` must be a sentence, got {sentence!r}.")
+    return [list(of_image) for of_image in nested]
+
+
+def last_user_turn(conversation: list[dict[str, Any]]) -> str:
+    """Text of the last user message of a conversation in the format of chat templates."""
+    for message in reversed(conversation):
+        if message["role"] == "user":
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            return " ".join(part["text"] for part in parts if part.get("type") == "text").strip()
+    return ""
+
+
+def last_user_text(prompt: str, user_marker: str, assistant_marker: str, image_token: str) -> str:
+    """Text of the last user turn of a rendered prompt; all of it where the markers do not occur."""
+    turn = prompt.rsplit(user_marker, 1)[-1].split(assistant_marker, 1)[0]
+    return " ".join(turn.replace(image_token, " ").split())
+
+
+def tokenize_guidance(tokenizer, sentences: list[list[str]]) -> dict[str, torch.Tensor]:
+    """CLIP tokens of the sentences of each picture.
+
+    Returns:
+        `guidance_input_ids` and `guidance_attention_mask`, (M, T, L) long. A sentence that a picture does not have is
+        a row of zeros in the mask. Longer sentences than the text tower takes are truncated, with one warning.
+    """
+    flat = [sentence for of_image in sentences for sentence in of_image]
+    limit = tokenizer.model_max_length
+    longest = max(map(len, tokenizer(flat, add_special_tokens=True, verbose=False)["input_ids"]))
+    if longest > limit:
+        logger.warning_once(f"A sentence has {longest} CLIP tokens; guidance reads the first {limit} of them.")
+    tokens = tokenizer(flat, padding=True, truncation=True, max_length=min(limit, longest), return_tensors="pt")
+
+    width = max(map(len, sentences))
+    places = [image * width + i for image, of_image in enumerate(sentences) for i in range(len(of_image))]
+    shape = (len(sentences) * width, tokens["input_ids"].shape[1])
+    ids = torch.full(shape, tokenizer.eos_token_id, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
+    ids[places], mask[places] = tokens["input_ids"], tokens["attention_mask"]
+    return {
+        "guidance_input_ids": ids.view(len(sentences), width, -1),
+        "guidance_attention_mask": mask.view(len(sentences), width, -1),
+    }

@@ -1,0 +1,99 @@
+"""`generate` for models that shorten their prompt: encode and prune once, decode, give the full prompt back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+
+
+# Arguments of `generate` that `prune_inputs` reads and replaces.
+_PROMPT = ("attention_mask", "position_ids", "pixel_values", "inputs_embeds", "mm_encoder_outputs")
+_IMAGE = (
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+    "image_sizes",
+    "guidance_input_ids",
+    "guidance_attention_mask",
+)
+
+
+class PrunedGenerationMixin:
+    """Overrides `generate` of a [`~transformers.GenerationMixin`] whose base model prunes visual tokens."""
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+        """As upstream's `generate`; see there for the arguments.
+
+        Images are encoded and pruned once, and decoding runs on the shortened prompt. The result is that of upstream:
+        sequences start with the prompt as it was given, so `out[:, input_ids.shape[1]:]` are the new tokens, and
+        `max_length` counts that prompt in full.
+        """
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        prompt = {name: kwargs.pop(name, None) for name in _PROMPT}
+        image_kwargs = {name: kwargs.pop(name, None) for name in _IMAGE}
+        self._refuse_a_second_turn(input_ids, prompt, kwargs.get("past_key_values"))
+        pruned = self._prune_for_generation(input_ids, prompt, image_kwargs)
+        given = {name: value for name, value in pruned.model_inputs.items() if value is not None}
+        if pruned.plan is None or input_ids is None:
+            return super().generate(**given, **kwargs)
+
+        removed = input_ids.shape[1] - given["input_ids"].shape[1]
+        result = super().generate(**given, **_shorten_limits(kwargs, removed))
+        return _with_full_prompt(result, input_ids, given["input_ids"].shape[1])
+
+    def _refuse_a_second_turn(self, input_ids: torch.Tensor | None, prompt: dict[str, Any], cache: Any) -> None:
+        """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""
+        if cache is None or not self.config.pruning_config.is_on or cache.get_seq_length() == 0:
+            return
+        encoded = (prompt["mm_encoder_outputs"] or {}).get("image")
+        if encoded is not None and not isinstance(encoded, PrunedImageFeatures):
+            return  # a prompt that was shortened before, as in assisted decoding
+        if input_ids is not None and (input_ids == self.config.image_token_id).any():
+            raise ValueError(
+                "`past_key_values` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
+                "the question they were kept for, so a new turn needs a new cache: call `generate` without "
+                "`past_key_values`, or switch pruning off (`model.config.pruning_budget = None`)."
+            )
+
+    def _prune_for_generation(
+        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], image_kwargs: dict[str, Any]
+    ) -> PrunedInputs:
+        original = self.config.pruning_config.resolved_position_ids == "original"
+        if original and prompt["position_ids"] is None and input_ids is not None:
+            # Upstream's own positions of the full prompt, which respect left padding.
+            mask = prompt["attention_mask"]
+            mask = torch.ones_like(input_ids) if mask is None else mask
+            positions = self._prepare_position_ids_for_generation(input_ids, {"attention_mask": mask})
+            prompt = {**prompt, "position_ids": positions}
+        return prune_inputs(self.base_model, input_ids=input_ids, **prompt, image_kwargs=image_kwargs)
+
+
+def _shorten_limits(kwargs: dict[str, Any], removed: int) -> dict[str, Any]:
+    """Length limits count the prompt: take the `removed` placeholders off those that the caller set."""
+    kwargs = dict(kwargs)
+    config = kwargs.get("generation_config")
+    if isinstance(config, GenerationConfig):
+        kwargs["generation_config"] = config = copy.deepcopy(config)
+        for name in ("max_length", "min_length"):
+            if getattr(config, name) is not None:
+                setattr(config, name, max(getattr(config, name) - removed, 0))
+    for name in ("max_length", "min_length"):
+        if kwargs.get(name) is not None:
+            kwargs[name] = max(kwargs[name] - removed, 0)
+    return kwargs
+
+
+def _with_full_prompt(result: Any, input_ids: torch.Tensor, short_length: int) -> Any:
+    """Put the prompt (B, L) in front of what was generated, for every returned sequence of a row."""
+    sequences = result if isinstance(result, torch.Tensor) else result.sequences
+    prompt = input_ids.repeat_interleave(sequences.shape[0] // input_ids.shape[0], dim=0)
+    sequences = torch.cat((prompt.to(sequences.device), sequences[:, short_length:]), dim=1)
+    if isinstance(result, torch.Tensor):
+        return sequences
+    result.sequences = sequences
+    return result

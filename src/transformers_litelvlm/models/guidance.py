@@ -1,0 +1,90 @@
+"""CLIP guidance: what the sentences and the vision tower tell about each visual token."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoModel, CLIPTextConfig
+
+from transformers_litelvlm.pruning.base import VisualEvidence
+
+
+class ClipGuidance(nn.Module):
+    """The parts of a CLIP model that LLaVA leaves out: the text tower and both projections into the shared space.
+
+    Parameter names are those of [`~transformers.CLIPModel`].
+
+    Args:
+        text_config: configuration of the text tower.
+        vision_hidden_size: width C of the vision tower that the projection reads.
+        projection_dim: size P of the shared space.
+    """
+
+    def __init__(self, text_config: CLIPTextConfig, vision_hidden_size: int, projection_dim: int) -> None:
+        super().__init__()
+        self.text_model = AutoModel.from_config(text_config)
+        self.text_projection = nn.Linear(text_config.hidden_size, projection_dim, bias=False)
+        self.visual_projection = nn.Linear(vision_hidden_size, projection_dim, bias=False)
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Projected [EOS] states (M, T, P) of the expressions `input_ids` (M, T, L), not normalised."""
+        num_images, num_expressions, length = input_ids.shape
+        if attention_mask is not None:
+            attention_mask = attention_mask.reshape(-1, length)
+            # A missing expression has no token to attend to; its first token stands in, and its result is ignored.
+            attention_mask = torch.cat((torch.ones_like(attention_mask[:, :1]), attention_mask[:, 1:]), dim=1)
+        states = self.text_model(input_ids=input_ids.reshape(-1, length), attention_mask=attention_mask)
+        return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
+
+
+def encode_until(tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> torch.Tensor:
+    """Hidden states (M, 1+N, C) after the first `num_layers` layers of a CLIP vision tower; later ones do not run."""
+    embedding = tower.embeddings.patch_embedding.weight
+    hidden_states = tower.embeddings(pixel_values.to(embedding.device), **kwargs)
+    hidden_states = tower.pre_layrnorm(hidden_states)
+    for layer in tower.encoder.layers[:num_layers]:
+        hidden_states = layer(hidden_states, None)
+    return hidden_states
+
+
+class ClipTowerEvidence(VisualEvidence):
+    """Evidence for a CLIP vision tower: its features, the layer that would read them, and the sentences.
+
+    Args:
+        tower: the vision tower.
+        layer_index: index of the layer that would read the features; the features are its input.
+        hidden_states: (M, 1+N, C) that input, class token first.
+        guidance: the CLIP text tower and projections.
+        input_ids, attention_mask: (M, T, L) CLIP tokens of the expressions; `None` for methods without text.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        layer_index: int,
+        hidden_states: torch.Tensor,
+        guidance: ClipGuidance,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> None:
+        self.features = hidden_states[:, 1:]
+        self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
+        self._tower = tower
+        self._layer = tower.encoder.layers[layer_index]
+        self._hidden_states = hidden_states
+        self._guidance = guidance
+        self._input_ids, self._attention_mask = input_ids, attention_mask
+
+    def image_embeds(self) -> torch.Tensor:
+        return self._guidance.visual_projection(self._tower.post_layernorm(self.features))
+
+    def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        embeds = self._guidance.encode_text(self._input_ids, self._attention_mask)
+        if self._attention_mask is None:
+            return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
+        return embeds, self._attention_mask.any(dim=-1)
+
+    def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        states = self._layer.layer_norm1(self._hidden_states)
+        attention = self._layer.self_attn
+        return attention.q_proj(states[:, 0]), attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])

@@ -1,0 +1,137 @@
+"""Reading a picture, whatever it is, as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+ImageInput = str | os.PathLike | Image.Image | np.ndarray
+
+# CLIP resizes the short side to 336 pixels and SAM the long side to 1024: beyond this, the first makes gigabytes of a
+# picture and the second leaves less than a pixel of it.
+MAX_ASPECT_RATIO = 100
+
+
+def load_rgb_image(image: ImageInput) -> Image.Image:
+    """
+    Reads a picture as upright 8-bit RGB. The input is never changed.
+
+    The EXIF orientation is applied, so that masks fit what a viewer shows. Transparency is dropped the way
+    `PIL.Image.convert("RGB")` and the image processors of Transformers drop it: the colours stored under transparent
+    pixels become visible (composite the picture on a background of your choice first where that is not wanted).
+    Greyscale is repeated over the three channels; 16-bit greyscale is scaled to 8 bits, not clipped. Of an animation,
+    the first frame is taken.
+
+    Args:
+        image (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`):
+            A path, an `http(s)://` address, a picture, or an array of shape (height, width), (height, width, 1),
+            (height, width, 3) or (height, width, 4) and type uint8.
+
+    Returns:
+        `PIL.Image.Image`: The picture in mode "RGB".
+
+    Raises:
+        ValueError: The picture does not exist, is truncated, cannot be understood, or has one side more than
+            MAX_ASPECT_RATIO times the other. The message names it.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Image.Image):
+        return _upright_rgb(image, name=getattr(image, "filename", "") or "the picture given")
+    if not isinstance(image, str | os.PathLike):
+        raise ValueError(
+            f"`image` must be a path, a `PIL.Image.Image` or a numpy array (height, width, channels), got"
+            f" {type(image).__name__}."
+        )
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return _from_url(image)
+    return _from_file(Path(image))
+
+
+def _from_file(path: Path) -> Image.Image:
+    if not path.exists():
+        raise ValueError(f"`image` {path} does not exist. Check the path (it is relative to {Path.cwd()}).")
+    if path.is_dir():
+        raise ValueError(f"`image` {path} is a folder. Give one picture file.")
+    try:
+        picture = Image.open(path)
+    except Exception as error:  # decoders raise all kinds, see _upright_rgb
+        raise ValueError(_unreadable(path, error)) from error
+    with picture:
+        return _upright_rgb(picture, name=path)
+
+
+def _from_url(address: str) -> Image.Image:
+    from transformers.image_utils import load_image
+
+    try:
+        picture = load_image(address, timeout=60)
+    except Exception as error:
+        raise ValueError(_unreadable(address, error)) from error
+    return _upright_rgb(picture, name=address)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"`image` arrays must hold uint8 values from 0 to 255, got {array.dtype}. Scale them to that range and"
+            " convert them with `.astype('uint8')`."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or array.size == 0:
+        raise ValueError(
+            "`image` arrays must have shape (height, width) or (height, width, 1, 3 or 4) and hold at least one"
+            f" pixel, got {array.shape}."
+        )
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), name="array")
+
+
+def _upright_rgb(picture: Image.Image, name: str | Path) -> Image.Image:
+    try:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+    except Exception as error:
+        # A broken file surfaces as OSError, SyntaxError, EOFError, struct.error, DecompressionBombError and more,
+        # depending on the format. All mean the same to the user.
+        raise ValueError(_unreadable(name, error)) from error
+    if picture.width == 0 or picture.height == 0:
+        raise ValueError(f"`image` {name} has no pixels: {picture.width} x {picture.height}.")
+    if max(picture.size) > MAX_ASPECT_RATIO * min(picture.size):
+        raise ValueError(
+            f"`image` {name} is {picture.width} x {picture.height} pixels, one side more than {MAX_ASPECT_RATIO} times"
+            " the other: too narrow for the vision tower. Crop or pad it."
+        )
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _deep_grey_to_8_bit(picture, name)
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns about a transparency it drops anyway
+    return picture.convert("RGB")
+
+
+def _deep_grey_to_8_bit(picture: Image.Image, name: str | Path) -> Image.Image:
+    """`convert("RGB")` clips 16-bit, 32-bit and float greyscale at 255, which turns most of such pictures white."""
+    values = np.asarray(picture).astype(np.float64)
+    low, high = values.min(), values.max()
+    if picture.mode == "F":
+        limit = 1.0 if high <= 1.0 else 255.0
+    else:
+        limit = 65535.0 if picture.mode.startswith("I;16") or high > 255 else 255.0
+    if not (0 <= low and high <= limit):
+        raise ValueError(
+            f"`image` {name} holds greyscale values from {low:g} to {high:g}: their range is not known. Scale them to"
+            " 8 bits (0 to 255) first."
+        )
+    return Image.fromarray(np.round(values * (255.0 / limit)).astype(np.uint8))
+
+
+def _unreadable(name: str | Path, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"`image` {name} cannot be read as a picture ({reason}). The file may be truncated, damaged or no picture at"
+        " all: open it in a viewer, or save it again as PNG or JPEG."
+    )

@@ -1,0 +1,249 @@
+"""LLaVA with visual-token pruning: the stock model, told which visual tokens to keep."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
+from transformers.utils import logging
+
+from transformers_litelvlm.models.generation import PrunedGenerationMixin
+from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until
+from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.pruning.selection import gather_tokens
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class LlavaLiteModelOutputWithPast(LlavaModelOutputWithPast):
+    """[`LlavaModelOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
+
+    retained_indices: torch.Tensor | None = None
+
+
+@dataclass
+class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
+    """[`LlavaCausalLMOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
+
+    retained_indices: torch.Tensor | None = None
+
+
+class LlavaLiteModel(LlavaModel):
+    """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens that the pruning method selects.
+
+    Modifications: `get_image_features` prunes, `forward` shortens the prompt accordingly, and `guidance` holds the
+    CLIP text tower and projections. With pruning off it is the stock model, bit for bit.
+    """
+
+    config: LlavaLiteConfig
+
+    def __init__(self, config: LlavaLiteConfig) -> None:
+        super().__init__(config)
+        self.guidance = ClipGuidance(
+            config.guidance_text_config, config.vision_config.hidden_size, config.guidance_projection_dim
+        )
+        self.post_init()
+
+    def num_visual_tokens(self, pixel_values: torch.Tensor) -> int:
+        """N, the number of visual tokens of one image of `pixel_values` (M, 3, H, W) before pruning."""
+        patch_size = self.config.vision_config.patch_size
+        return (pixel_values.shape[-2] // patch_size) * (pixel_values.shape[-1] // patch_size)
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | BaseModelOutputWithPooling | PrunedImageFeatures:
+        """Encode images and project the visual tokens that the pruning method keeps.
+
+        Args:
+            pixel_values: (M, 3, H, W).
+            vision_feature_layer, vision_feature_select_strategy, image_sizes: as upstream.
+            guidance_input_ids: (M, T, L) CLIP tokens of the T expressions of each image, as the processor makes them.
+            guidance_attention_mask: (M, T, L); an expression that an image does not have is all zero.
+
+        Returns:
+            Upstream's output where pruning is off. Otherwise [`PrunedImageFeatures`]: `pooler_output` is a list of M
+            tensors (K, D), `last_hidden_state` (M, 1+N, C) holds the tower's features before selection. Later tower
+            layers do not run, so there is no other hidden state.
+
+        Raises:
+            ValueError: if the method needs sentences and there are none, or the tower is not one it is defined for.
+        """
+        num_tokens = self.num_visual_tokens(pixel_values)
+        budget = self.config.pruning_config.resolve(num_tokens)
+        if budget is None:
+            return super().get_image_features(
+                pixel_values,
+                vision_feature_layer=vision_feature_layer,
+                vision_feature_select_strategy=vision_feature_select_strategy,
+                image_sizes=image_sizes,
+                **kwargs,
+            )
+        return_dict = kwargs.pop("return_dict", None)
+        pruner = self.config.pruning_config.build_pruner()
+        if pruner.needs_text and guidance_input_ids is None:
+            raise ValueError(
+                f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "
+                "`expressions=[...]` to the processor and its whole output to the model, or choose another "
+                "`pruning_method`."
+            )
+        layer_index = self._feature_layer_index(vision_feature_layer, vision_feature_select_strategy)
+        states = encode_until(self.vision_tower, pixel_values, layer_index, **kwargs)
+        evidence = ClipTowerEvidence(
+            self.vision_tower, layer_index, states, self.guidance, guidance_input_ids, guidance_attention_mask
+        )
+        selection = pruner.select(evidence, budget)
+        indices = selection.indices
+        if self.config.pruning_config.resolved_token_order == "raster":
+            indices = indices.sort(dim=-1).values
+        output = PrunedImageFeatures(
+            last_hidden_state=states,
+            pooler_output=list(self.multi_modal_projector(gather_tokens(evidence.features, indices))),
+            retained_indices=indices,
+            similarity=selection.similarity,
+            context_scores=selection.context,
+            num_visual_tokens=[num_tokens] * len(indices),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
+        """How many tower layers make the features; that number is also the index of the layer that reads them."""
+        vision_config = self.config.vision_config
+        layer = self.config.vision_feature_layer if layer is None else layer
+        strategy = self.config.vision_feature_select_strategy if strategy is None else strategy
+        if vision_config.model_type != "clip_vision_model":
+            raise ValueError(
+                f"Pruning is defined for CLIP vision towers, this one is a {vision_config.model_type!r}. "
+                "Set `pruning_budget=None` to run the model unpruned."
+            )
+        if strategy != "default":
+            raise ValueError(f"Pruning needs `vision_feature_select_strategy='default'`, got {strategy!r}.")
+        num_layers = vision_config.num_hidden_layers
+        index = layer + num_layers + 1 if isinstance(layer, int) and layer < 0 else layer
+        if not isinstance(index, int) or not 0 < index < num_layers:
+            raise ValueError(
+                f"Pruning needs one `vision_feature_layer` before the last of {num_layers} layers, got {layer!r}."
+            )
+        return index
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | LlavaLiteModelOutputWithPast:
+        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D)."""
+        pruned = prune_inputs(
+            self,
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            mm_encoder_outputs=mm_encoder_outputs,
+            image_kwargs={
+                "vision_feature_layer": vision_feature_layer,
+                "vision_feature_select_strategy": vision_feature_select_strategy,
+                "image_sizes": image_sizes,
+                "guidance_input_ids": guidance_input_ids,
+                "guidance_attention_mask": guidance_attention_mask,
+            },
+        )
+        outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
+        if isinstance(outputs, tuple):
+            return outputs
+        return LlavaLiteModelOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
+
+
+class LlavaLiteForConditionalGeneration(PrunedGenerationMixin, LlavaForConditionalGeneration):
+    """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
+
+    Modifications: `model` is a [`LlavaLiteModel`]; `forward` shortens labels with the prompt; `generate` encodes and
+    prunes once, and returns the full prompt in front of the new tokens, as upstream does. Loads stock LLaVA weights.
+    """
+
+    config: LlavaLiteConfig
+    # The same folder may hold the mask decoder of `LlavaLiteForReferringSegmentation`.
+    _keys_to_ignore_on_load_unexpected = [r"^mask_model\.", r"^text_hidden_fcs\."]
+
+    def __init__(self, config: LlavaLiteConfig) -> None:
+        # Upstream's constructor would build a stock LlavaModel only to throw it away.
+        super(LlavaForConditionalGeneration, self).__init__(config)
+        self.model = LlavaLiteModel(config)
+        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any):
+        """See [`LlavaLiteModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values=pixel_values, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | LlavaLiteCausalLMOutputWithPast:
+        """As upstream; where pruning is on, logits are those of the shortened prompt (B, L', vocabulary)."""
+        pruned = prune_inputs(
+            self.model,
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            past_key_values=past_key_values,
+            mm_encoder_outputs=mm_encoder_outputs,
+            image_kwargs={
+                "vision_feature_layer": vision_feature_layer,
+                "vision_feature_select_strategy": vision_feature_select_strategy,
+                "image_sizes": image_sizes,
+                "guidance_input_ids": guidance_input_ids,
+                "guidance_attention_mask": guidance_attention_mask,
+            },
+        )
+        if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
+            raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
+        outputs = super().forward(
+            **pruned.model_inputs, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **kwargs
+        )
+        if isinstance(outputs, tuple):
+            return outputs
+        return LlavaLiteCausalLMOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
+
+
+__all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel", "PrunedInputs"]

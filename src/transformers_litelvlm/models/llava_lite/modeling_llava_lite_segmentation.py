@@ -1,0 +1,216 @@
+"""LLaVA that writes masks: the language model's [SEG] states prompt the decoder of a stock SAM (LISA, GLaMM)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
+from transformers_litelvlm.models.mask_decoding import (
+    ReferringSegmentationOutput,
+    decode_masks,
+    foreground_confidence,
+    resize_masks,
+    states_before_seg,
+)
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, prune_inputs
+
+
+class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
+    """[`LlavaLiteForConditionalGeneration`] with a [SEG] projection and a mask decoder.
+
+    Modifications: `text_hidden_fcs` projects the hidden state before each [SEG] to a prompt of `mask_model`, a stock
+    [`~transformers.SamModel`]; [`segment`] and [`generate_masks`] return masks at the original size. The wiring is
+    that of LISA and GLaMM; their names for the parts are kept.
+    """
+
+    # Everything is expected here: nothing of the folder is left over.
+    _keys_to_ignore_on_load_unexpected: list[str] = []
+
+    def __init__(self, config: LlavaLiteConfig) -> None:
+        if config.mask_config is None or config.seg_token_id is None:
+            raise ValueError(
+                f"{type(self).__name__} needs `mask_config` and `seg_token_id` in its config, got "
+                f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
+                "mask decoder load as LlavaLiteForConditionalGeneration."
+            )
+        super().__init__(config)
+        hidden_size = config.text_config.hidden_size
+        prompt_size = config.mask_config.prompt_encoder_config.hidden_size
+        self.text_hidden_fcs = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size)
+        )
+        self.mask_model = AutoModel.from_config(config.mask_config)
+        self.post_init()
+
+    def encode_for_masks(self, mask_pixel_values: torch.Tensor) -> torch.Tensor:
+        """SAM's image embeddings (B, C, h, w) of `mask_pixel_values` (B, 3, S, S); the sentences play no part."""
+        return self.mask_model.get_image_embeddings(mask_pixel_values.to(self.mask_model.dtype))
+
+    def predict_low_res_masks(
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor, image_embeddings: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+        """Masks for every [SEG] of `input_ids`; differentiable, for training as well.
+
+        Args:
+            hidden_states: (B, L, D) of the language model, after its final norm.
+            input_ids: (B, L), the ids that those states belong to.
+            image_embeddings: (B, C, h, w), see [`encode_for_masks`].
+
+        Returns:
+            Logits (B, T, 4h, 4w), predicted IoU (B, T), projected states (B, T, C), and T_i of each row.
+        """
+        states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id)
+        prompts = self.text_hidden_fcs(states)
+        masks, iou_scores = decode_masks(self.mask_model, image_embeddings, prompts.to(image_embeddings.dtype))
+        return masks, iou_scores, prompts, counts
+
+    @torch.no_grad()
+    def segment(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        mask_pixel_values: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        reshaped_input_sizes: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        mask_image_embeddings: torch.Tensor | None = None,
+    ) -> ReferringSegmentationOutput:
+        """Masks for all sentences of all images in ONE forward pass: the answers with [SEG] are part of the prompt.
+
+        Takes what [`LlavaLiteProcessor.segmentation_inputs`] returns: one row per image, a dialogue of its sentences.
+
+        Args:
+            input_ids, attention_mask: (B, L), one [SEG] per sentence.
+            pixel_values: (B, 3, H, W) for the vision tower.
+            mask_pixel_values: (B, 3, S, S) for SAM.
+            original_sizes, reshaped_input_sizes: (B, 2) height and width of the picture, and of it inside the square.
+            guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
+            mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
+            mask_image_embeddings: (B, C, h, w) instead of `mask_pixel_values`, for sweeps.
+
+        Returns:
+            [`ReferringSegmentationOutput`].
+
+        Raises:
+            ValueError: if the prompt has no [SEG], or an input is missing.
+        """
+        pruned = prune_inputs(
+            self.model,
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=None,
+            mm_encoder_outputs=mm_encoder_outputs,
+            image_kwargs={
+                "guidance_input_ids": guidance_input_ids,
+                "guidance_attention_mask": guidance_attention_mask,
+            },
+        )
+        states = self.model(**pruned.model_inputs, use_cache=False).last_hidden_state
+        return self._decode(
+            states,
+            pruned.model_inputs["input_ids"],
+            mask_pixel_values=mask_pixel_values,
+            mask_image_embeddings=mask_image_embeddings,
+            original_sizes=original_sizes,
+            reshaped_input_sizes=reshaped_input_sizes,
+            features=pruned.features,
+        )
+
+    @torch.no_grad()
+    def generate_masks(
+        self,
+        input_ids: torch.Tensor,
+        mask_pixel_values: torch.Tensor,
+        original_sizes: torch.Tensor,
+        reshaped_input_sizes: torch.Tensor,
+        **kwargs: Any,
+    ) -> ReferringSegmentationOutput:
+        """Masks for every [SEG] that the model writes itself; the slow route, for open questions.
+
+        Args:
+            input_ids: (B, L) prompts that end where the answer begins, one row per image.
+            kwargs: further arguments of `generate`: `pixel_values`, guidance, `max_new_tokens`, ...
+            The rest as in [`segment`].
+
+        Returns:
+            [`ReferringSegmentationOutput`] with `sequences`; an answer without [SEG] has no masks.
+        """
+        kwargs.update(return_dict_in_generate=True, output_hidden_states=True)
+        generated = self.generate(input_ids=input_ids, **kwargs)
+        if len(generated.sequences) != len(input_ids):
+            raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")
+        new_ids = generated.sequences[:, input_ids.shape[1] :]
+        output = self._decode(
+            _states_of_new_tokens(generated, new_ids.shape[1]),
+            # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
+            torch.nn.functional.pad(new_ids, (1, 0), value=-1)[:, : new_ids.shape[1] + 1],
+            mask_pixel_values=mask_pixel_values,
+            original_sizes=original_sizes,
+            reshaped_input_sizes=reshaped_input_sizes,
+        )
+        output.sequences = generated.sequences
+        return output
+
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+        """As [`LlavaLiteForConditionalGeneration.generate`]; inputs that only masks need are left aside."""
+        for name in ("mask_pixel_values", "original_sizes", "reshaped_input_sizes"):
+            kwargs.pop(name, None)
+        return super().generate(inputs, **kwargs)
+
+    def _decode(
+        self,
+        hidden_states: torch.Tensor,
+        input_ids: torch.Tensor,
+        *,
+        original_sizes: torch.Tensor | None,
+        reshaped_input_sizes: torch.Tensor | None,
+        mask_pixel_values: torch.Tensor | None = None,
+        mask_image_embeddings: torch.Tensor | None = None,
+        features: PrunedImageFeatures | None = None,
+    ) -> ReferringSegmentationOutput:
+        if original_sizes is None or reshaped_input_sizes is None:
+            raise ValueError("`original_sizes` and `reshaped_input_sizes` are needed; the processor returns both.")
+        if mask_image_embeddings is None:
+            if mask_pixel_values is None:
+                raise ValueError("`mask_pixel_values` is missing: pass `images` to `processor.segmentation_inputs`.")
+            mask_image_embeddings = self.encode_for_masks(mask_pixel_values)
+        low_res, iou_scores, prompts, counts = self.predict_low_res_masks(
+            hidden_states, input_ids, mask_image_embeddings
+        )
+        side = self.config.mask_config.vision_config.image_size
+        sizes = zip(reshaped_input_sizes.tolist(), original_sizes.tolist())
+        logits = [
+            resize_masks(masks[:count], side, resized, original)
+            for masks, count, (resized, original) in zip(low_res, counts, sizes)
+        ]
+        return ReferringSegmentationOutput(
+            masks=[mask_logits > 0 for mask_logits in logits],
+            mask_logits=logits,
+            scores=[foreground_confidence(mask_logits) for mask_logits in logits],
+            iou_scores=[scores[:count].float() for scores, count in zip(iou_scores, counts)],
+            low_res_masks=low_res,
+            seg_embeddings=prompts,
+            retained_indices=None if features is None else features.retained_indices,
+            similarity=None if features is None else features.similarity,
+            context_scores=None if features is None else features.context_scores,
+        )
+
+
+def _states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
+    """Last-layer states (B, T, D) that predicted the new tokens: one per decoding step, along the chosen beam."""
+    states = torch.stack([step[-1][:, -1] for step in generated.hidden_states[:num_new]], dim=1)
+    beam_indices = getattr(generated, "beam_indices", None)
+    if beam_indices is None:
+        return states
+    rows = beam_indices[:, : states.shape[1]].clamp(min=0)
+    return states[rows, torch.arange(rows.shape[1], device=rows.device)]
+
+
+__all__ = ["LlavaLiteForReferringSegmentation"]

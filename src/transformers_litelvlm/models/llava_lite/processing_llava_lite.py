@@ -1,0 +1,290 @@
+"""Processor of the LLaVA family: the prompt, both pictures (for CLIP and for SAM) and the sentences for guidance."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import transformers
+from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
+from transformers.utils import logging
+
+from transformers_litelvlm.models.expressions import (
+    last_user_text,
+    last_user_turn,
+    nest_expressions,
+    tokenize_guidance,
+)
+from transformers_litelvlm.models.image_io import load_rgb_image
+
+
+logger = logging.get_logger(__name__)
+
+# Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ 'USER: ' if message['role'] == 'user' else ' ASSISTANT: ' }}"
+    "{% for part in message['content'] %}"
+    "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}"
+    "{{ '' if message['role'] == 'user' else '</s>' }}"
+    "{% endfor %}"
+    "{{ ' ASSISTANT:' if add_generation_prompt else '' }}"
+)
+
+
+class LlavaLiteProcessor(LlavaProcessor):
+    """[`~transformers.LlavaProcessor`] that also prepares the sentences that guide pruning and the inputs of SAM.
+
+    Modifications: `processor(images, text, expressions=...)` adds `guidance_input_ids` and
+    `guidance_attention_mask`, (num_images, T, L); [`segmentation_inputs`] builds the dialogue that asks for masks.
+    Prompts keep upstream's full number of image placeholders, whatever the pruning. Pictures are turned upright
+    (EXIF) and converted to RGB. Image processors run on their PIL backends, as the published codes do, so that
+    results do not depend on whether torchvision is installed.
+
+    Args:
+        image_processor, tokenizer, patch_size, vision_feature_select_strategy, chat_template, image_token: as upstream.
+        num_additional_image_tokens (`int`, defaults to 1): the class token of CLIP.
+        guidance_tokenizer: tokenizer of the CLIP text tower; without it there is no guidance.
+        mask_image_processor: image processor of the mask decoder; without it there are no masks.
+        question_template (`str`): question about one expression; what CLIP is given, too.
+        answer_template (`str`): answer with one [SEG].
+        seg_token (`str`, defaults to `"[SEG]"`).
+        lowercase_expressions (`bool`, defaults to `True`): as LISA and GLaMM do with referring expressions.
+        user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
+            `expressions` is not given.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy="default",
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        guidance_tokenizer=None,
+        mask_image_processor=None,
+        question_template="Please segment {expression} in this image.",
+        answer_template="It is [SEG].",
+        seg_token="[SEG]",
+        lowercase_expressions=True,
+        user_marker="USER:",
+        assistant_marker="ASSISTANT:",
+        **kwargs,
+    ):
+        if isinstance(mask_image_processor, dict):  # as saved in processor_config.json
+            class_name = mask_image_processor.get("image_processor_type", "SamImageProcessorPil")
+            mask_image_processor = getattr(transformers, class_name)(**mask_image_processor)
+        self.guidance_tokenizer = guidance_tokenizer
+        self.mask_image_processor = _on_pil(mask_image_processor)
+        self.question_template = question_template
+        self.answer_template = answer_template
+        self.seg_token = seg_token
+        self.lowercase_expressions = lowercase_expressions
+        self.user_marker = user_marker
+        self.assistant_marker = assistant_marker
+        super().__init__(
+            _on_pil(image_processor),
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+
+    def __call__(self, images=None, text=None, expressions=None, **kwargs: Any) -> BatchFeature:
+        """As upstream, with the sentences for guidance.
+
+        Args:
+            images: one picture, a list, or a list of lists; paths and PIL images are turned upright and made RGB.
+            text: one prompt or a list, with one image placeholder per picture.
+            expressions (`str`, `list[str]` or `list[list[str]]`, *optional*): what to find in the pictures: one
+                sentence for all, for one picture its sentences, for several pictures one sentence each, or a list of
+                sentences for each. Default: the last user turn of each prompt, without placeholders.
+
+        Returns:
+            `BatchFeature` with upstream's keys, `guidance_input_ids` and `guidance_attention_mask`.
+
+        Raises:
+            ValueError: for an empty sentence, or a number of sentences that does not fit the pictures.
+        """
+        images = _read_images(images)
+        features = super().__call__(images=images, text=text, **kwargs)
+        if images is None or self.guidance_tokenizer is None:
+            return features
+        if expressions is None:
+            sentences = self._questions_of_prompts(text)
+        else:
+            sentences = nest_expressions(expressions, len(features["pixel_values"]))
+        if sentences is not None:
+            features.update(tokenize_guidance(self.guidance_tokenizer, sentences))
+        return features
+
+    def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
+        """As upstream; when it tokenizes, the text of the last user turn guides pruning."""
+        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
+        processor_kwargs = dict(processor_kwargs or {})
+        if kwargs.get("tokenize") and self.guidance_tokenizer is not None and "expressions" not in processor_kwargs:
+            texts = [last_user_turn(turns) for turns in conversations]
+            counts = [sum(p.get("type") == "image" for t in turns for p in _parts(t)) for turns in conversations]
+            if all(texts) and sum(counts):
+                processor_kwargs["expressions"] = [[text] for text, n in zip(texts, counts) for _ in range(n)]
+        return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
+
+    def segmentation_inputs(
+        self, images, expressions, return_tensors: str = "pt", for_generation: bool = False
+    ) -> BatchFeature:
+        """Everything that `model.segment(...)` takes: for every picture one dialogue about its expressions.
+
+        Args:
+            images: one picture or a list.
+            expressions: for one picture a sentence or several; for several pictures a list of sentences each.
+            return_tensors: only `"pt"`.
+            for_generation: leave the answer to the model, for `model.generate_masks(...)`; one expression per picture.
+
+        Returns:
+            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W), `guidance_input_ids`,
+            `guidance_attention_mask` (B, T, L), `mask_pixel_values` (B, 3, S, S), `original_sizes` and
+            `reshaped_input_sizes` (B, 2), height before width.
+
+        Raises:
+            ValueError: for an unreadable picture, an empty expression, one that contains a special token, or numbers
+                that do not fit; also if the processor has no mask image processor.
+        """
+        if self.mask_image_processor is None:
+            raise ValueError("This processor has no `mask_image_processor`: its checkpoint does not write masks.")
+        images = list(images) if isinstance(images, list | tuple) else [images]
+        images = [load_rgb_image(image) for image in images]
+        sentences = nest_expressions(expressions, len(images))
+        if for_generation and any(len(of_image) > 1 for of_image in sentences):
+            raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
+        questions = [[self._question(sentence) for sentence in of_image] for of_image in sentences]
+        features = self(
+            images=images,
+            text=[self._dialogue(of_image, for_generation) for of_image in questions],
+            expressions=questions,
+            padding=True,
+            padding_side="left" if for_generation else "right",
+            return_tensors=return_tensors,
+        )
+        for_masks = self.mask_image_processor(images, return_tensors=return_tensors)
+        features["mask_pixel_values"] = for_masks["pixel_values"]
+        features["original_sizes"] = for_masks["original_sizes"]
+        features["reshaped_input_sizes"] = for_masks["reshaped_input_sizes"]
+        return features
+
+    def visual_token_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the visual tokens of one picture, before pruning."""
+        size = self.image_processor.crop_size
+        return size["height"] // self.patch_size, size["width"] // self.patch_size
+
+    def _question(self, expression: str) -> str:
+        for token in (self.image_token, self.seg_token):
+            if token in expression:
+                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
+        expression = " ".join(expression.split())
+        expression = expression.lower() if self.lowercase_expressions else expression
+        return self.question_template.replace("{expression}", expression)
+
+    def _dialogue(self, questions: list[str], for_generation: bool) -> str:
+        messages: list[dict[str, Any]] = []
+        for question in questions:
+            image = [] if messages else [{"type": "image"}]
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
+            if not for_generation:
+                answer = {"type": "text", "text": self.answer_template}
+                messages.append({"role": "assistant", "content": [answer]})
+        template = self.chat_template or DEFAULT_CHAT_TEMPLATE
+        return super().apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=for_generation, tokenize=False
+        )
+
+    def _questions_of_prompts(self, text) -> list[list[str]] | None:
+        """The last user turn of the prompt that each picture is in; `None` where one has no words."""
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        sentences = []
+        for prompt in prompts:
+            question = last_user_text(prompt, self.user_marker, self.assistant_marker, self.image_token)
+            sentences += [[question]] * prompt.count(self.image_token)
+        return sentences if sentences and all(question for [question] in sentences) else None
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Upstream loads these two; the optional parts are ours to load."""
+        return ["image_processor", "tokenizer"]
+
+    def to_dict(self) -> dict[str, Any]:
+        shallow = copy.copy(self)
+        del shallow.guidance_tokenizer  # saved in files of its own
+        output = super(LlavaLiteProcessor, shallow).to_dict()
+        if self.mask_image_processor is not None:
+            # Upstream writes the name of the torchvision class; ours says what runs.
+            output["mask_image_processor"]["image_processor_type"] = type(self.mask_image_processor).__name__
+        return output
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs: Any):
+        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`."""
+        if self.guidance_tokenizer is not None:
+            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
+        files = super().save_pretrained(save_directory, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+        return files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, guidance_tokenizer=None, **kwargs: Any):
+        """As upstream; reads the guidance tokenizer from the sub-folder `guidance_tokenizer`.
+
+        Args:
+            guidance_tokenizer: a tokenizer, or where to load one from, instead.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if isinstance(guidance_tokenizer, str | os.PathLike):
+            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer)
+        elif guidance_tokenizer is None:
+            guidance_tokenizer = _load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
+        processor.guidance_tokenizer = guidance_tokenizer
+        return processor
+
+
+def _load_guidance_tokenizer(source, kwargs: dict[str, Any]):
+    """The tokenizer in the sub-folder of a checkpoint, `None` where there is none (stock LLaVA)."""
+    hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    arguments = {name: kwargs[name] for name in hub if name in kwargs}
+    arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(source, **arguments)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            f"{source} has no guidance tokenizer, so prompts get no `guidance_input_ids` and methods that read the "
+            f"sentence cannot run. Pass `guidance_tokenizer=` to `from_pretrained`. ({type(error).__name__})"
+        )
+        return None
+
+
+def _on_pil(processor):
+    """The same image processor on its PIL backend, where it has one."""
+    name = type(processor).__name__
+    twin = None if name.endswith("Pil") else getattr(transformers, f"{name}Pil", None)
+    return processor if processor is None or twin is None else twin(**processor.to_dict())
+
+
+def _read_images(images):
+    """Paths and PIL pictures, however nested, as upright RGB; anything else is left to upstream."""
+    if isinstance(images, list | tuple):
+        return [_read_images(image) for image in images]
+    is_picture = isinstance(images, str | os.PathLike) or hasattr(images, "getexif")
+    return load_rgb_image(images) if is_picture else images
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+__all__ = ["LlavaLiteProcessor"]

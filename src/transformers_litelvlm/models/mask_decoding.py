@@ -1,0 +1,102 @@
+"""From hidden states at [SEG] to masks at the original size, with a stock [`~transformers.SamModel`]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import SamModel
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ReferringSegmentationOutput(ModelOutput):
+    """Masks for every sentence of every image.
+
+    Lists have one entry per image; T_i is its number of sentences, (H_i, W_i) its original size. Tensors over the
+    batch are padded to T, the largest T_i.
+
+    Attributes:
+        masks: bool (T_i, H_i, W_i), logits > 0.
+        mask_logits: float32 (T_i, H_i, W_i).
+        scores: float32 (T_i,), mean probability of the pixels inside the mask; 0 for an empty mask.
+        iou_scores: float32 (T_i,), IoU that SAM's own head predicts. LISA and GLaMM do not train that head.
+        low_res_masks: (B, T, h, w) logits as the decoder gives them.
+        seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts.
+        retained_indices: (B, K) visual tokens that were kept; `None` where pruning was off.
+        similarity: (B, T, N) and context_scores: (B, N), where the method computed them.
+        sequences: (B, L) generated ids, on the generate route only.
+    """
+
+    masks: list[torch.Tensor] | None = None
+    mask_logits: list[torch.Tensor] | None = None
+    scores: list[torch.Tensor] | None = None
+    iou_scores: list[torch.Tensor] | None = None
+    low_res_masks: torch.Tensor | None = None
+    seg_embeddings: torch.Tensor | None = None
+    retained_indices: torch.Tensor | None = None
+    similarity: torch.Tensor | None = None
+    context_scores: torch.Tensor | None = None
+    sequences: torch.Tensor | None = None
+
+
+def states_before_seg(
+    hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int
+) -> tuple[torch.Tensor, list[int]]:
+    """Hidden states (B, T, D) at the positions that predict [SEG], one before it, and how many each row has.
+
+    Args:
+        hidden_states: (B, L, D) after the final norm.
+        input_ids: (B, L) with `seg_token_id` where masks are asked for.
+    """
+    is_seg = input_ids[:, 1:] == seg_token_id
+    counts = is_seg.sum(dim=1).tolist()
+    positions = (~is_seg).byte().argsort(dim=1, stable=True)[:, : max(counts)]
+    return hidden_states.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])), counts
+
+
+def decode_masks(
+    mask_model: SamModel, image_embeddings: torch.Tensor, prompts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run SAM's decoder with one text prompt token per mask (the wiring of LISA and GLaMM).
+
+    Args:
+        image_embeddings: (B, C, h, w) of SAM's image encoder.
+        prompts: (B, T, C).
+
+    Returns:
+        Low-resolution logits (B, T, 4h, 4w) and predicted IoU (B, T).
+    """
+    batch_size, channels, height, width = image_embeddings.shape
+    no_mask = mask_model.prompt_encoder.no_mask_embed.weight
+    masks, iou_scores = mask_model.mask_decoder(
+        image_embeddings=image_embeddings,
+        image_positional_embeddings=mask_model.get_image_wide_positional_embeddings().expand(batch_size, -1, -1, -1),
+        sparse_prompt_embeddings=prompts.unsqueeze(2),
+        dense_prompt_embeddings=no_mask.reshape(1, channels, 1, 1).expand(batch_size, -1, height, width),
+        multimask_output=False,
+    )
+    return masks[:, :, 0], iou_scores[:, :, 0]
+
+
+def resize_masks(
+    low_res_masks: torch.Tensor, input_size: int, resized_size: tuple[int, int], original_size: tuple[int, int]
+) -> torch.Tensor:
+    """Undo SAM's preprocessing: (T, h, w) logits -> float32 (T, H, W) at the original size.
+
+    Args:
+        input_size: side of the padded square that SAM saw.
+        resized_size: (height, width) of the picture inside that square.
+        original_size: (height, width) of the picture as it was given.
+    """
+    masks = low_res_masks.float().unsqueeze(0)
+    masks = torch.nn.functional.interpolate(masks, (input_size, input_size), mode="bilinear", align_corners=False)
+    masks = masks[..., : resized_size[0], : resized_size[1]]
+    return torch.nn.functional.interpolate(masks, original_size, mode="bilinear", align_corners=False)[0]
+
+
+def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Mean probability of the pixels of each mask of (T, H, W) that are inside it, (T,); 0 for an empty mask."""
+    inside = mask_logits > 0
+    total = (mask_logits.sigmoid() * inside).flatten(1).sum(1)
+    return total / inside.flatten(1).sum(1).clamp(min=1)

@@ -1,0 +1,138 @@
+"""The prompt after pruning: placeholders of dropped visual tokens leave ids, masks, labels and positions.
+
+One function plans for every family of models, and the plan is applied to each tensor of the prompt. B rows of length
+L hold M images in reading order (first row first), of N_i visual tokens each, of which K_i survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+
+@dataclass(frozen=True)
+class CompactionPlan:
+    """Where each token of the shortened prompt comes from.
+
+    Attributes:
+        index: (B, L') long, column of the full prompt; arbitrary where `is_real` is False.
+        is_real: (B, L') bool, False where rows of different length were padded again.
+        is_ragged: whether `is_real` holds any False, known on the host.
+        full_length: L.
+    """
+
+    index: torch.Tensor
+    is_real: torch.Tensor
+    is_ragged: bool
+    full_length: int
+
+    def apply(self, full: torch.Tensor, padding: int) -> torch.Tensor:
+        """`full` (..., B, L) at the tokens that stay, (..., B, L'); `padding` elsewhere."""
+        index = self.index.expand(*full.shape[:-1], -1)
+        return full.gather(-1, index).masked_fill(~self.is_real, padding)
+
+    def apply_to_embeddings(self, full: torch.Tensor) -> torch.Tensor:
+        """`full` (B, L, D) at the tokens that stay, (B, L', D); zeros elsewhere."""
+        kept = full.gather(1, self.index.unsqueeze(-1).expand(-1, -1, full.shape[-1]))
+        return kept.masked_fill(~self.is_real.unsqueeze(-1), 0.0)
+
+    def attention_mask(self, full: torch.Tensor | None) -> torch.Tensor | None:
+        """The attention mask of the shortened prompt; `None` where there was none and none is needed."""
+        if full is None:
+            return self.is_real.long() if self.is_ragged else None
+        return self.apply(full, 0)
+
+
+def plan_compaction(
+    is_placeholder: torch.Tensor,
+    retained_indices: Sequence[torch.Tensor] | torch.Tensor,
+    num_tokens: Sequence[int],
+    attention_mask: torch.Tensor | None = None,
+) -> CompactionPlan | None:
+    """Plan the removal of the placeholders of pruned visual tokens.
+
+    Padding at the ends of rows is dropped too and put back where the shortened rows need it, on the side it was on
+    (on the left where there was none).
+
+    Args:
+        is_placeholder: (B, L) bool, the image placeholders of the full prompt.
+        retained_indices: for every image its K_i kept tokens, 0-based; their order is the order of the features.
+        num_tokens: N_i of every image.
+        attention_mask: (B, L), as given with the prompt.
+
+    Returns:
+        The plan, or `None` where the prompt already holds exactly the K_i placeholders of the kept tokens.
+
+    Raises:
+        ValueError: for any other number of placeholders; the message names the numbers.
+    """
+    length = is_placeholder.shape[1]
+    padding_left, padding_right = _end_padding(attention_mask, is_placeholder)
+    # The lengths of the result depend on the data, so this is the one transfer to the host.
+    counts, lefts, rights = torch.stack(
+        (is_placeholder.sum(1), padding_left.sum(1), padding_right.sum(1))
+    ).tolist()
+
+    num_kept = [len(indices) for indices in retained_indices]
+    images_of_rows = _images_of_rows(counts, num_tokens, num_kept)
+    if images_of_rows is None:
+        return None
+    dropped = [sum(num_tokens[i] - num_kept[i] for i in images) for images in images_of_rows]
+    lengths = [length - left - right - drop for left, right, drop in zip(lefts, rights, dropped)]
+
+    # Columns of all placeholders, in reading order, which is the order of the visual tokens of all images.
+    places = _places_of(is_placeholder, sum(num_tokens))
+    offsets = [0, *accumulate(num_tokens)]
+    kept = torch.cat([indices + offset for indices, offset in zip(retained_indices, offsets)])
+    kept_places = places[kept]
+    stays = ~(is_placeholder | padding_left | padding_right)
+    stays.view(-1)[kept_places] = True
+
+    index = _stable_partition(stays, max(lengths), pad_right=any(rights) and not any(lefts))
+    is_real = stays.gather(1, index)
+    # The j-th surviving placeholder of an image stands for its j-th feature, in whatever order those come.
+    is_slot = is_placeholder.gather(1, index) & is_real
+    index = index.masked_scatter(is_slot, kept_places % length)
+    return CompactionPlan(index, is_real, is_ragged=min(lengths) != max(lengths), full_length=length)
+
+
+def _end_padding(
+    attention_mask: torch.Tensor | None, is_placeholder: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masked tokens before the first and after the last attended token of each row, bool (B, L) each."""
+    if attention_mask is None:
+        nothing = torch.zeros_like(is_placeholder)
+        return nothing, nothing
+    attended = attention_mask.bool().long()
+    left = attended.cumsum(1) == 0
+    return left, (attended.flip(1).cumsum(1) == 0).flip(1) & ~left
+
+
+def _images_of_rows(counts: list[int], num_tokens: Sequence[int], num_kept: Sequence[int]) -> list[range] | None:
+    """Which images each row holds, from its number of placeholders; `None` where the prompt is already short."""
+    for sizes, is_full in ((num_tokens, True), (num_kept, False)):
+        ends = {end: image for image, end in enumerate([0, *accumulate(sizes)])}
+        row_ends = [0, *accumulate(counts)]
+        if row_ends[-1] == sum(sizes) and all(end in ends for end in row_ends):
+            return [range(ends[a], ends[b]) for a, b in zip(row_ends, row_ends[1:])] if is_full else None
+    raise ValueError(
+        f"The prompt has {counts} image placeholders per row, but its {len(num_tokens)} images have {sum(num_tokens)} "
+        f"visual tokens ({sum(num_kept)} after pruning). Every image needs all placeholders of its own, "
+        f"{list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
+        f"{list(num_kept)[:4]}."
+    )
+
+
+def _places_of(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Flat positions of the `count` True values of `mask`, ascending, without asking the device how many there are."""
+    return (~mask).flatten().byte().argsort(stable=True)[:count]
+
+
+def _stable_partition(stays: torch.Tensor, length: int, pad_right: bool) -> torch.Tensor:
+    """(B, length) columns of the tokens that stay, in order, at the end of the rows (at the start if `pad_right`)."""
+    if pad_right:
+        return (~stays).byte().argsort(dim=1, stable=True)[:, :length]
+    return stays.byte().argsort(dim=1, stable=True)[:, -length:]

@@ -1,0 +1,30 @@
+"""Which visual tokens survive. Pure tensors: this package imports torch and nothing else."""
+
+from transformers_litelvlm.pruning.base import (
+    Selection,
+    TokenPruner,
+    VisualEvidence,
+    build_pruner,
+    get_pruner,
+    list_pruners,
+    register_pruner,
+)
+from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
+from transformers_litelvlm.pruning.none import NoPruner
+from transformers_litelvlm.pruning.random import RandomPruner
+from transformers_litelvlm.pruning.selection import resolve_budget
+
+
+__all__ = [
+    "LiteLVLMPruner",
+    "NoPruner",
+    "RandomPruner",
+    "Selection",
+    "TokenPruner",
+    "VisualEvidence",
+    "build_pruner",
+    "get_pruner",
+    "list_pruners",
+    "register_pruner",
+    "resolve_budget",
+]

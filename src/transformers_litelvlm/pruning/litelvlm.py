@@ -1,0 +1,75 @@
+"""LiteLVLM: keep the visual tokens that CLIP finds LEAST similar to the sentence, and recover context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import ClassVar
+
+import torch
+
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.scoring import context_scores, similarity_scores
+from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
+
+
+@register_pruner("litelvlm")
+@dataclass(frozen=True)
+class LiteLVLMPruner(TokenPruner):
+    """Reversed CLIP ranking with context recovery.
+
+    In CLIP, patches inside the region that a phrase refers to tend to have a low similarity with the phrase. So each
+    of the T expressions of an image marks its `B // T` least similar tokens, their union is kept, and what overlap
+    leaves of the budget B is filled with the tokens of the highest context score.
+
+    Source: Lee and Choi, "CLIP Tricks You", ICML 2026 (arXiv 2605.13178), and its released code
+    (github.com/sejong-rcv/LiteLVLM), whose selection this reproduces index for index in float32.
+
+    Deviations: scores are float32 whatever the model's dtype (released: the tower's dtype) and ties break by lower
+    index (released: undefined), so that a result does not depend on device or batch. The paper's text describes
+    context tokens for a single expression too, where the released code keeps none: see `context_share`.
+
+    Args:
+        similarity: `"dot"` (default, released code) or `"cosine"`.
+        ranking: `"reversed"` (default, the method: lowest similarity first) or `"forward"` (highest first, the
+            comparison that the paper's claim rests on).
+        context_share: fraction of the budget that is set aside for context tokens, in [0, 1]. `None` (default) is
+            the released code's adaptive rule: context tokens only take what overlap between expressions leaves, so
+            with one expression there are none. 0.0 means the same; 1.0 selects by context alone.
+
+    Raises:
+        ValueError: for an option outside its range.
+    """
+
+    needs_text: ClassVar[bool] = True
+    official_token_order: ClassVar[str] = "reference"
+    official_position_ids: ClassVar[str] = "compact"
+    source: ClassVar[str] = "Lee and Choi, ICML 2026, arXiv 2605.13178"
+
+    similarity: str = "dot"
+    ranking: str = "reversed"
+    context_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.similarity not in ("dot", "cosine"):
+            raise ValueError(f"`similarity` must be 'dot' or 'cosine', got {self.similarity!r}.")
+        if self.ranking not in ("reversed", "forward"):
+            raise ValueError(f"`ranking` must be 'reversed' or 'forward', got {self.ranking!r}.")
+        share = self.context_share
+        if share is not None and (isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1):
+            raise ValueError(f"`context_share` must be None or a number in [0, 1], got {share!r}.")
+
+    def select(self, evidence: VisualEvidence, budget: int) -> Selection:
+        num_context = int((self.context_share or 0.0) * budget + 0.5)
+        text_embeds, is_real = evidence.text_embeds()
+        similarity = similarity_scores(evidence.image_embeds(), text_embeds, self.similarity)
+        relevance = -similarity if self.ranking == "reversed" else similarity
+        num_expressions = is_real.sum(dim=-1).clamp(min=1)
+        marked = mark_top_of_each(relevance, is_real, (budget - num_context) // num_expressions)
+
+        if evidence.max_expressions == 1 and num_context == 0:
+            # One expression marks the whole budget: nothing is left to fill, so context is not computed.
+            context, filler = None, torch.zeros_like(similarity[:, 0])
+        else:
+            context = filler = context_scores(*evidence.class_attention())
+        return Selection(fill_to_budget(marked, filler, budget), similarity, context)

@@ -1,0 +1,22 @@
+"""No pruning, as a method of its own: every visual token survives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+
+
+@register_pruner("none")
+@dataclass(frozen=True)
+class NoPruner(TokenPruner):
+    """Keeps everything. Models never call it: [`PruningConfig.resolve`] reports that pruning is off."""
+
+    source: ClassVar[str] = "upstream"
+
+    def select(self, evidence: VisualEvidence, budget: int) -> Selection:
+        num_images, num_tokens = evidence.features.shape[:2]
+        return Selection(torch.arange(num_tokens, device=evidence.features.device).expand(num_images, -1))

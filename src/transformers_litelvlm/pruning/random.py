@@ -1,0 +1,42 @@
+"""Random selection: the baseline that every table needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+
+
+@register_pruner("random")
+@dataclass(frozen=True)
+class RandomPruner(TokenPruner):
+    """A uniformly random subset, the same for every image with the same number of visual tokens.
+
+    The subset depends on `seed` and N alone: an image gets the same tokens whatever it is batched with, and subsets
+    of growing budgets are nested. Average over seeds before comparing with it. The global random state is neither
+    read nor changed.
+
+    Args:
+        seed: non-negative integer, default 0.
+
+    Raises:
+        ValueError: if `seed` is not a non-negative integer.
+    """
+
+    source: ClassVar[str] = "baseline"
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"`seed` must be a non-negative integer, got {self.seed!r}.")
+
+    def select(self, evidence: VisualEvidence, budget: int) -> Selection:
+        num_images, num_tokens = evidence.features.shape[:2]
+        # Drawn on the CPU, so that a seed means the same tokens on every device.
+        generator = torch.Generator().manual_seed(self.seed)
+        kept = torch.randperm(num_tokens, generator=generator)[:budget].sort().values
+        return Selection(kept.to(evidence.features.device, non_blocking=True).expand(num_images, -1))

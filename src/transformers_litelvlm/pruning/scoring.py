@@ -1,0 +1,43 @@
+"""Scores of visual tokens. Always float32, whatever the model's dtype; higher = keep unless said otherwise."""
+
+from __future__ import annotations
+
+import torch
+
+
+def similarity_scores(image_embeds: torch.Tensor, text_embeds: torch.Tensor, kind: str = "dot") -> torch.Tensor:
+    """Similarity of every visual token with every expression (LiteLVLM, section "similarity-aware tokens").
+
+    Args:
+        image_embeds: (B, N, P) visual tokens in CLIP's shared space, not normalised.
+        text_embeds: (B, T, P) expressions in the same space, not normalised.
+        kind: `"dot"`, the raw product that the released code ranks by, or `"cosine"`, which removes the influence of
+            the token norms (ours).
+
+    Returns:
+        (B, T, N) float32. This is CLIP's similarity as it is; LiteLVLM keeps the LOWEST.
+    """
+    image_embeds, text_embeds = image_embeds.float(), text_embeds.float()
+    if kind == "cosine":
+        image_embeds = torch.nn.functional.normalize(image_embeds, dim=-1)
+        text_embeds = torch.nn.functional.normalize(text_embeds, dim=-1)
+    return text_embeds @ image_embeds.transpose(1, 2)
+
+
+def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Value-weighted attention of the class token, `|| a_i v_i ||` (LiteLVLM, section "context-aware tokens").
+
+    The heads are not split: attention is over the full width C with L2-normalised query and keys, over the N visual
+    tokens alone (the class token's own key is left out), scaled by 1 / sqrt(C).
+
+    Args:
+        query: (B, C) query of the class token.
+        keys: (B, N, C), values: (B, N, C) of the visual tokens.
+
+    Returns:
+        (B, N) float32, higher = keep.
+    """
+    query = torch.nn.functional.normalize(query.float(), dim=-1)
+    keys = torch.nn.functional.normalize(keys.float(), dim=-1)
+    logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[-1] ** 0.5
+    return (logits.softmax(dim=-1).unsqueeze(-1) * values.float()).norm(dim=-1)

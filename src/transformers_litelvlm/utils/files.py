@@ -1,0 +1,41 @@
+"""Writing files so that either all of them appear or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_atomically(folder: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives an empty folder to write into and moves what is in it to `folder` at the end, if nothing went wrong.
+
+    After an exception (or Ctrl-C) inside the `with` block, `folder` is what it was: no file is half-written, none is
+    replaced, and a folder that did not exist still does not.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where the files shall appear; made with its parents where missing. Files of
+            the same name are replaced.
+
+    Yields:
+        `Path`: A temporary folder on the same file system (renaming across file systems would copy).
+    """
+    folder = Path(folder).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    staging = Path(tempfile.mkdtemp(prefix=".litelvlm-", dir=existing))
+    try:
+        yield staging
+        folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in staging.iterdir())
+        for name in names:
+            if (folder / name).is_dir():
+                raise IsADirectoryError(f"{folder / name} is a folder: it cannot be replaced by a file.")
+        for name in names:
+            os.replace(staging / name, folder / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

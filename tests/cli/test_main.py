@@ -1,0 +1,110 @@
+"""The command as a whole, `litelvlm methods` and `litelvlm env`."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from transformers_litelvlm.cli.main import build_parser, main
+from transformers_litelvlm.pruning import base
+from transformers_litelvlm.pruning.base import TokenPruner, list_pruners, register_pruner
+
+
+@pytest.mark.parametrize("command", [[], ["segment"], ["methods"], ["env"]])
+def test_help(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: litelvlm {' '.join(command)}".strip() in out
+    if command != ["methods"] and command != ["env"]:
+        assert 'litelvlm segment scene.png "the red circle left of the blue square"' in out
+
+
+def test_examples_in_the_help_are_understood():
+    """Every example of --help parses, so that it cannot name an option that is gone."""
+    import shlex
+
+    from transformers_litelvlm.cli import main as main_module
+    from transformers_litelvlm.cli import segment
+
+    lines = [line.strip() for line in (main_module.EPILOG + segment.EPILOG).splitlines()]
+    examples = [line.partition(" | ")[0] for line in lines if line.startswith("litelvlm ")]
+    assert len(examples) >= 8
+    for example in examples:
+        build_parser().parse_args(shlex.split(example)[1:])
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["segment"], ["methods", "--loud"]])
+def test_bad_usage_is_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert err.startswith("litelvlm: error: ") and err.count("\n") == 1 and "--help" in err
+
+
+def test_methods_are_read_from_the_registry(capsys, monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+    @register_pruner("their_method")
+    @dataclass(frozen=True)
+    class TheirPruner(TokenPruner):
+        """Keeps what they keep. And more words.
+
+        Long text.
+        """
+
+        needs_text = True
+        source = "Somebody, 2031"
+        strength: float = 0.25
+
+        def select(self, evidence, budget):
+            raise NotImplementedError
+
+    assert main(["methods", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert [method["name"] for method in known["methods"]] == list_pruners()
+    theirs = next(method for method in known["methods"] if method["name"] == "their_method")
+    assert theirs["what"] == "Keeps what they keep" and theirs["needs_text"] and theirs["source"] == "Somebody, 2031"
+    assert theirs["options"] == {"strength": 0.25}
+    assert known["presets"]["fast"]["retention_ratio"] == pytest.approx(1 / 9)
+    assert main(["methods"]) == 0
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("their_method"))
+    assert row.split()[1] == "yes" and "Somebody, 2031" in row
+    assert 'similarity="dot"' in table and "  fast: retention_ratio=0.1111" in table
+
+
+def test_env(capsys):
+    assert main(["env"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["torch"] == importlib.metadata.version("torch")
+    assert lines["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert lines["devices"].startswith("cpu") and "embedded checkpoint" in lines and int(lines["torch threads"]) > 0
+    assert main(["env", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(lines)
+
+
+def test_env_says_when_the_checkpoint_is_missing(capsys, monkeypatch, tmp_path, tiny_checkpoint):
+    monkeypatch.setattr("transformers_litelvlm.DEFAULT_CHECKPOINT", str(tmp_path))
+    main(["env", "--json"])
+    assert json.loads(capsys.readouterr().out)["embedded checkpoint"] == f"MISSING in {tmp_path}"
+    monkeypatch.setattr("transformers_litelvlm.DEFAULT_CHECKPOINT", tiny_checkpoint)
+    main(["env", "--json"])
+    assert json.loads(capsys.readouterr().out)["embedded checkpoint"].startswith(tiny_checkpoint)
+
+
+def test_as_a_process():
+    """Exit code and streams of the real thing; a reader that goes away early is no error."""
+    command = [sys.executable, "-m", "transformers_litelvlm.cli.main"]
+    source = str(Path(__file__).parents[2] / "src")
+    script = f"{' '.join(command)} methods | true; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={"PYTHONPATH": source, "HOME": "/"}
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -1,0 +1,252 @@
+"""`litelvlm segment`: what it writes and prints, and what it says and leaves behind when it cannot."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from transformers_litelvlm.cli import segment as segment_command
+from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.cli.segment import mask_file_name
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
+from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+
+
+SENTENCES = ["the red circle", "the star left of the square"]
+
+
+@pytest.fixture
+def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
+    """Runs the command in an empty folder with the tiny checkpoint; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, model=tiny_checkpoint):
+        arguments = ["segment", *arguments, *(["--model", str(model)] if model else [])]
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:  # argparse leaves this way
+            code = exit_.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_json_and_files_are_what_the_model_says(litelvlm, picture, tiny_checkpoint):
+    code, out, _ = litelvlm(picture, *SENTENCES, "--budget", 5, "--json", "--output", "results")
+    assert code == 0
+    report = json.loads(out)  # one JSON object and nothing else
+
+    processor = LlavaLiteProcessor.from_pretrained(tiny_checkpoint)
+    model = LlavaLiteForReferringSegmentation.from_pretrained(tiny_checkpoint, pruning_budget=5).eval()
+    with torch.no_grad():
+        expected = model.segment(**processor.segmentation_inputs([Image.open(picture)], [SENTENCES]))
+    assert report["retained_indices"] == expected.retained_indices[0].tolist()
+    assert (report["num_kept_tokens"], report["num_visual_tokens"], report["token_grid"]) == (5, 16, [4, 4])
+    assert (report["width"], report["height"], report["method"]) == (64, 40, "litelvlm")
+    assert report["comparison"] is None
+    for index, mask in enumerate(report["masks"]):
+        pixels = np.asarray(Image.open(mask["file"]))
+        assert pixels.shape == (40, 64) and pixels.dtype == np.uint8 and set(np.unique(pixels)) <= {0, 255}
+        np.testing.assert_array_equal(pixels > 0, expected.masks[0][index].numpy())
+        assert mask["area"] == (pixels > 0).sum() > 0
+        assert mask["area_fraction"] == mask["area"] / (40 * 64)
+        assert mask["score"] == pytest.approx(float(expected.scores[0][index]))
+        assert mask["sentence"] == SENTENCES[index]
+    files = sorted(path.name for path in Path("results").iterdir())
+    assert files == [
+        "kept_tokens.png",
+        "mask_0_the-red-circle.png",
+        "mask_1_the-star-left-of-the-square.png",
+        "overlay.png",
+    ]
+    for name in ("overlay", "kept_tokens"):
+        assert Image.open(report[name]).width >= 512
+
+
+def test_text_names_score_tokens_and_files(litelvlm, picture):
+    code, out, err = litelvlm(picture, *SENTENCES, "--retention-ratio", 0.25)
+    assert (code, err) == (0, "")
+    assert "visual tokens kept: 4 of 16 (25%), method litelvlm" in out
+    assert "  litelvlm_output/mask_1_the-star-left-of-the-square.png" in out
+    assert out.count("score 0.") == 2 and "ms" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept", "method"),
+    [
+        ([], 16, None),
+        (["--preset", "accurate"], 5, "litelvlm"),
+        (["--budget", "3", "--method", "random", "--method-option", "seed=3"], 3, "random"),
+        (["--budget", "3", "--method", "none"], 16, None),
+        (["--budget", "16"], 16, None),
+        (["--budget", "3", "--dtype", "bfloat16"], 3, "litelvlm"),
+    ],
+)
+def test_pruning_settings_reach_the_model(litelvlm, picture, arguments, kept, method):
+    code, out, _ = litelvlm(picture, "the star", "--json", *arguments)
+    report = json.loads(out)
+    assert (code, report["num_kept_tokens"], report["method"]) == (0, kept, method)
+    assert len(report["retained_indices"]) == kept
+    assert report["dtype"] == ("bfloat16" if "bfloat16" in arguments else "float32")
+    if method == "random":
+        expected = torch.randperm(16, generator=torch.Generator().manual_seed(3))[:3]
+        assert sorted(report["retained_indices"]) == sorted(expected.tolist())
+
+
+def test_compare(litelvlm, picture):
+    code, out, _ = litelvlm(picture, *SENTENCES, "--budget", 4, "--compare", "--pairs", 3, "--json")
+    comparison = json.loads(out)["comparison"]
+    assert code == 0 and comparison["pairs"] == 3
+    assert comparison["ratio"] == pytest.approx(comparison["median_ms_pruned"] / comparison["median_ms_unpruned"])
+    low, high = comparison["ratio_interval_95"]
+    assert low <= high
+    assert len(comparison["mask_iou_with_unpruned"]) == 2
+    pruned = [np.asarray(Image.open(mask["file"])) > 0 for mask in json.loads(out)["masks"]]
+    full = json.loads(litelvlm(picture, *SENTENCES, "--json", "--output", "full")[1])["masks"]
+    for iou, ours, other in zip(comparison["mask_iou_with_unpruned"], pruned, full, strict=True):
+        other = np.asarray(Image.open(other["file"])) > 0
+        assert iou == pytest.approx((ours & other).sum() / (ours | other).sum())
+    text = litelvlm(picture, "the star", "--budget", 4, "--compare", "--pairs", 2)[1]
+    assert "median of 2 paired runs on cpu" in text and "IoU with the unpruned mask" in text
+
+
+def test_pictures_of_every_kind(litelvlm, tmp_path):
+    """RGBA, greyscale, EXIF-rotated and 1-pixel-high pictures: masks at the size that a viewer shows."""
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGBA", (33, 20), (255, 0, 0, 99)).save(tmp_path / "rgba.png")
+    Image.new("L", (20, 33), 99).save(tmp_path / "grey.png")
+    Image.new("RGB", (50, 1), "blue").save(tmp_path / "thin.png")
+    for name, size in {
+        "turned.jpg": (24, 40),
+        "rgba.png": (33, 20),
+        "grey.png": (20, 33),
+        "thin.png": (50, 1),
+    }.items():
+        code, out, err = litelvlm(name, "the star", "--budget", 4, "--json")
+        assert code == 0, err
+        assert Image.open(json.loads(out)["masks"][0]["file"]).size == size
+
+
+def test_file_names():
+    assert mask_file_name(0, "The RED circle!") == "mask_0_the-red-circle.png"
+    assert mask_file_name(1, "../../etc/passwd") == "mask_1_etc-passwd.png"
+    assert mask_file_name(2, "???") == "mask_2.png"
+    assert mask_file_name(3, "чёрный круг") == "mask_3_чёрный-круг.png"
+    assert len(mask_file_name(4, "word " * 100)) < 70
+
+
+def truncated(folder: Path) -> str:
+    path = folder / "truncated.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    return "truncated.png"
+
+
+BAD_INPUT = {
+    "truncated picture": (["TRUNCATED", "the star"], "truncated.png cannot be read as a picture"),
+    "no picture": (["notes.txt", "the star"], "notes.txt cannot be read as a picture"),
+    "missing picture": (["missing.png", "the star"], "missing.png does not exist"),
+    "no sentence": (["PICTURE"], "SENTENCE"),
+    "empty sentence": (["PICTURE", "the star", "  "], "a sentence is empty"),
+    "special token": (["PICTURE", "the [SEG] star"], "special token [SEG]"),
+    "budget 0": (["PICTURE", "the star", "--budget", "0"], "--budget: must be a whole number of at least 1, got '0'"),
+    "budget -3": (
+        ["PICTURE", "the star", "--budget", "-3"],
+        "--budget: must be a whole number of at least 1, got '-3'",
+    ),
+    "budget 2.5": (["PICTURE", "the star", "--budget", "2.5"], "at least 1, got '2.5'"),
+    "budget many": (["PICTURE", "the star", "--budget", "many"], "at least 1, got 'many'"),
+    "ratio 0": (["PICTURE", "the star", "--retention-ratio", "0"], "--retention-ratio: must be a number above 0"),
+    "ratio 1.5": (["PICTURE", "the star", "--retention-ratio", "1.5"], "at most 1, got '1.5'"),
+    "ratio nan": (["PICTURE", "the star", "--retention-ratio", "nan"], "at most 1, got 'nan'"),
+    "both": (
+        ["PICTURE", "the star", "--budget", "3", "--retention-ratio", "0.5"],
+        "not allowed with argument --budget",
+    ),
+    "method": (["PICTURE", "the star", "--method", "magic"], "'magic'. Known methods: litelvlm, none, random"),
+    "option": (["PICTURE", "the star", "--method", "random", "--method-option", "sed=1"], "Its options: seed"),
+    "option value": (["PICTURE", "the star", "--method-option", "context_share=4"], "in [0, 1], got 4"),
+    "option form": (["PICTURE", "the star", "--method-option", "seed"], "NAME=VALUE"),
+    "preset": (
+        ["PICTURE", "the star", "--preset", "warp"],
+        "'warp'. Known presets: accurate, balanced, faithful, fast",
+    ),
+    "device": (["PICTURE", "the star", "--device", "quantum"], "--device quantum"),
+    "compare nothing": (["PICTURE", "the star", "--compare"], "--compare needs pruning"),
+    "output": (["PICTURE", "the star", "--output", "notes.txt"], "is a file, not a folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_bad_input_is_one_line_and_leaves_no_file(litelvlm, picture, tmp_path, case, as_json):
+    arguments, message = BAD_INPUT[case]
+    (tmp_path / "notes.txt").write_text("no picture")
+    replace = {"PICTURE": picture, "TRUNCATED": truncated(tmp_path)}
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = litelvlm(*(replace.get(a, a) for a in arguments), *(["--json"] if as_json else []))
+    assert (code, out) == (2, "")
+    assert err.startswith("litelvlm: error: ") and err.count("\n") == 1 and message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_that_are_no_checkpoint(litelvlm, picture, tmp_path, tiny_checkpoint):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(tiny_checkpoint, tmp_path / "no_weights")
+    (tmp_path / "no_weights" / "model.safetensors").unlink()
+    shutil.copytree(tiny_checkpoint, tmp_path / "no_guidance")
+    weights = load_file(tmp_path / "no_guidance" / "model.safetensors")
+    weights = {name: tensor for name, tensor in weights.items() if "guidance" not in name}
+    save_file(weights, tmp_path / "no_guidance" / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(tiny_checkpoint, tmp_path / "broken_config")
+    (tmp_path / "broken_config" / "config.json").write_text("{")
+    for folder, message in {
+        "empty": "no config.json",
+        "nowhere/at/all": "no config.json",
+        "no_weights": "no file named model.safetensors",
+        "no_guidance": "model.guidance.",
+        "broken_config": "config.json",
+    }.items():
+        code, out, err = litelvlm(picture, "the star", "--budget", 4, model=folder)
+        assert (code, out) == (2, ""), folder
+        assert err.startswith(f"litelvlm: error: --model {folder}: ") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "litelvlm_output").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected_code", "message"),
+    [(RuntimeError("out of\nmemory"), 1, "error: out of memory"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+@pytest.mark.parametrize("where", ["_compare", "draw"])
+def test_a_failure_half_way_leaves_no_file(
+    litelvlm, picture, tmp_path, monkeypatch, error, expected_code, message, where
+):
+    def fail(*args, **kwargs):
+        raise error
+
+    if where == "draw":  # when the masks are already written to the temporary folder
+        monkeypatch.setattr("transformers_litelvlm.visualization.draw_retained_tokens", fail)
+    else:
+        monkeypatch.setattr(segment_command, "_compare", fail)
+    (tmp_path / "litelvlm_output").mkdir()
+    (tmp_path / "litelvlm_output" / "overlay.png").write_text("of an earlier run")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = litelvlm(picture, "the star", "--budget", 4, "--compare", "--pairs", 1)
+    assert (code, out) == (expected_code, "")
+    assert message in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "litelvlm_output" / "overlay.png").read_text() == "of an earlier run"
+
+
+def test_traceback_on_request(litelvlm, monkeypatch):
+    monkeypatch.setenv("LITELVLM_DEBUG", "1")
+    code, _, err = litelvlm("missing.png", "the star")
+    assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("litelvlm: error: ")

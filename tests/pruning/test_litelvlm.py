@@ -1,0 +1,89 @@
+"""LiteLVLM by hand: which tokens, in which order, and what is not computed."""
+
+import pytest
+import torch
+
+from tests.pruning.evidence import RandomEvidence
+from transformers_litelvlm.pruning import LiteLVLMPruner
+
+
+def by_hand(similarity, context, evidence=None):
+    """Evidence whose similarity is exactly `similarity` (B, T, N) and whose context ranks tokens like `context`."""
+    similarity, context = torch.tensor(similarity), torch.tensor(context)
+    batch, num_texts, num_tokens = similarity.shape
+    made = RandomEvidence([num_texts] * batch, num_tokens=num_tokens, width=num_texts)
+    made.image, made.text = similarity.transpose(1, 2), torch.eye(num_texts).expand(batch, -1, -1)
+    # Equal keys: attention is uniform, and the norm of the value decides.
+    made.keys = torch.ones_like(made.keys)
+    made.values = context[..., None] * torch.eye(num_texts)[0]
+    return made
+
+
+SIMILARITY = [[[0.5, 0.1, 0.9, 0.2, 0.7, 0.3], [0.9, 0.2, 0.1, 0.8, 0.7, 0.6]]]
+CONTEXT = [[0.1, 0.2, 0.3, 0.4, 0.6, 0.5]]
+
+
+def test_one_sentence_keeps_the_lowest_similarities_ascending_and_never_asks_for_context():
+    evidence = by_hand([SIMILARITY[0][:1]], CONTEXT)
+    selection = LiteLVLMPruner().select(evidence, 3)
+    assert selection.indices.tolist() == [[1, 3, 5]]
+    assert selection.context is None and "context" not in evidence.asked
+    assert torch.equal(selection.similarity, torch.tensor([SIMILARITY[0][:1]]))
+
+
+def test_two_sentences_unite_and_context_fills_in_front():
+    # m = 5 // 2 = 2 each: {1, 3} and {2, 1}; union {1, 2, 3}; context fills with 4 and 5, by falling score.
+    assert LiteLVLMPruner().select(by_hand(SIMILARITY, CONTEXT), 5).indices.tolist() == [[4, 5, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    "share, expected",
+    [
+        (None, [1, 3]),
+        (0.0, [1, 3]),
+        (0.5, [4, 1]),  # one for context, one for similarity
+        (1.0, [4, 5]),  # context alone
+    ],
+)
+def test_context_share_of_one_sentence(share, expected):
+    evidence = by_hand([SIMILARITY[0][:1]], CONTEXT)
+    assert LiteLVLMPruner(context_share=share).select(evidence, 2).indices.tolist() == [expected]
+
+
+def test_forward_ranking_keeps_the_highest():
+    evidence = by_hand([SIMILARITY[0][:1]], CONTEXT)
+    assert LiteLVLMPruner(ranking="forward").select(evidence, 3).indices.tolist() == [[0, 2, 4]]
+
+
+def test_ties_break_by_lower_index():
+    evidence = by_hand([[[0.5] * 6]], [[0.5] * 6])
+    assert LiteLVLMPruner().select(evidence, 3).indices.tolist() == [[0, 1, 2]]
+    assert LiteLVLMPruner(context_share=1.0).select(evidence, 3).indices.tolist() == [[0, 1, 2]]
+
+
+def test_more_sentences_than_budget_leave_context_alone():
+    evidence = by_hand([[SIMILARITY[0][0], SIMILARITY[0][1], SIMILARITY[0][0]]], CONTEXT)
+    assert LiteLVLMPruner().select(evidence, 2).indices.tolist() == [[4, 5]]
+
+
+def test_cosine_ignores_the_length_of_a_token():
+    evidence = by_hand([[[0.4, 0.6], [0.3, 0.8]]], [[1.0, 2.0]])
+    evidence.text, evidence.is_real, evidence.max_expressions = evidence.text[:, :1], evidence.is_real[:, :1], 1
+    # Products 0.4 < 0.6; cosines 0.4 / 0.5 = 0.8 > 0.6 / 1.0.
+    assert LiteLVLMPruner().select(evidence, 1).indices.tolist() == [[0]]
+    assert LiteLVLMPruner(similarity="cosine").select(evidence, 1).indices.tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"similarity": "l2"}, "`similarity` must be 'dot' or 'cosine', got 'l2'"),
+        ({"ranking": "up"}, "`ranking` must be 'reversed' or 'forward', got 'up'"),
+        ({"context_share": 1.5}, r"`context_share` must be None or a number in \[0, 1\], got 1.5"),
+        ({"context_share": True}, "`context_share`"),
+        ({"context_share": "half"}, "`context_share`"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        LiteLVLMPruner(**options)

@@ -1,0 +1,285 @@
+"""The repository and the installed package as a newcomer meets them."""
+
+from __future__ import annotations
+
+import configparser
+import fnmatch
+import importlib
+import json
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "transformers_litelvlm"
+CHECKPOINT = PACKAGE / "checkpoints" / "refshapes_tiny"
+LARGEST_CHECKPOINT = 12 * 2**20  # bytes
+
+# What a commit must never hold: build products, environments, editor and tool leftovers, logs, credentials.
+UNWANTED = ("*.pyc", "*.pyo", "*.log", "*.egg-info/*", "*.orig", "*.rej", "*~", "*.swp", ".env", "*.pem", ".DS_Store")
+UNWANTED_FOLDERS = {
+    "__pycache__",
+    ".venv",
+    "venv",
+    "build",
+    "dist",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "demo_output",
+}
+
+
+def tracked_files() -> list[str]:
+    """Files that are in git or would be with `git add .`; skips where this is no git checkout."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git checkout: {error}")
+    return result.stdout.splitlines()
+
+
+def run_python(code: str) -> Any:
+    """Run `code` in a fresh interpreter; what it prints on its last line is read as JSON."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+# --- what is in the repository ---
+
+
+def test_no_build_products_in_git():
+    unwanted = [
+        path
+        for path in tracked_files()
+        if UNWANTED_FOLDERS.intersection(Path(path).parts)
+        or any(fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(Path(path).name, pattern) for pattern in UNWANTED)
+    ]
+    assert unwanted == []
+
+
+def test_versions_agree():
+    from transformers_litelvlm import __version__
+
+    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1)
+    changelog = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
+    assert setup_cfg()["metadata"]["version"] == __version__
+    assert citation == __version__
+    assert changelog == __version__
+
+
+def test_every_folder_of_the_package_is_importable():
+    """A folder without `__init__.py` would be missing from the wheel, although it imports from a checkout."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_command_line_entry_point_exists():
+    target = setup_cfg()["options.entry_points"]["console_scripts"].strip().split(" = ")[1]
+    module, function = target.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_embedded_checkpoint_is_small_and_complete():
+    names = {path.name for path in CHECKPOINT.iterdir()}
+    assert {"config.json", "model.safetensors", "README.md"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names), "weights are safetensors only"
+    assert sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file()) <= LARGEST_CHECKPOINT
+
+
+def test_wheel_holds_every_file_of_the_package():
+    """Templates, model card and weights travel with `pip install`, not only with a checkout."""
+    patterns = setup_cfg()["options.package_data"]["transformers_litelvlm"].split()
+    covered = {
+        path for pattern in patterns for path in PACKAGE.glob(pattern.replace("checkpoints/**", "checkpoints/**/*"))
+    }
+    data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert sorted(map(str, data - covered)) == []
+
+
+# Needed without being imported by name: transformers renders chat templates, reads weights and pushes with them.
+INDIRECT = {"huggingface_hub", "jinja2", "safetensors"}
+# Imported by name, but transformers decides the version.
+PINNED_UPSTREAM = {"tokenizers"}
+DISTRIBUTION_OF = {"PIL": "pillow"}
+
+
+def test_dependencies_are_what_the_code_imports():
+    """Nothing is installed for nothing, and nothing is imported that only happens to be installed."""
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for path in [*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    )
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)(?:[\w.]* import|\.| as|$)", source, re.MULTILINE))
+    own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").iterdir())}
+    imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
+    declared = {
+        re.match(r"[\w-]+", line).group() for line in setup_cfg()["options"]["install_requires"].split("\n") if line
+    }
+    assert imported - declared - PINNED_UPSTREAM == set(), "imported, but not in setup.cfg"
+    assert declared - imported - INDIRECT == set(), "in setup.cfg, but imported nowhere"
+
+
+# --- what an import does ---
+
+UPSTREAM_SNAPSHOT = """
+import json, logging, warnings
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.clip import modeling_clip
+from transformers.models.llama import modeling_llama
+from transformers.models.llava import configuration_llava, modeling_llava, processing_llava
+from transformers.models.sam import modeling_sam
+from transformers.modeling_utils import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.utils import GenerationMixin
+
+MODULES = [modeling_clip, modeling_llama, modeling_llava, configuration_llava, processing_llava, modeling_sam]
+BASES = [PreTrainedModel, PreTrainedConfig, GenerationMixin]
+
+
+def snapshot():
+    classes = [value for module in MODULES for value in vars(module).values() if isinstance(value, type)] + BASES
+    state = {}
+    for cls in classes:
+        for name, value in vars(cls).items():
+            # dict and list attributes are shared with subclasses: their content counts, not only their identity.
+            content = repr(value) if isinstance(value, (dict, list, tuple, set, str, int)) else ""
+            state[f"{cls.__module__}.{cls.__qualname__}.{name}"] = (id(value), content)
+    for module in MODULES:
+        for name, value in vars(module).items():
+            state[f"{module.__name__}:{name}"] = (id(value), "")
+    return state
+
+
+def registered():
+    return {name: CONFIG_MAPPING[name].__name__ for name in ("llava", "clip", "llama", "sam", "qwen2_5_vl")}
+
+
+def log_state():
+    names = (None, "transformers", "transformers_litelvlm")
+    loggers = [logging.getLogger(name) for name in names]
+    return [[len(logger.handlers), logger.level, logger.propagate] for logger in loggers]
+
+
+import torch
+random_state = torch.get_rng_state().clone()
+# Classes are made lazily: touch them first, so that only what our import does is seen.
+modeling_llava.LlavaForConditionalGeneration, modeling_sam.SamModel
+before, registered_before, logs_before = snapshot(), registered(), log_state()
+filters_before, threads_before = list(warnings.filters), torch.get_num_threads()
+import transformers_litelvlm
+after = snapshot()
+print(json.dumps({
+    "changed": sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)),
+    "registered": registered() == registered_before,
+    "logging": log_state() == logs_before,
+    "filters": list(warnings.filters) == filters_before,
+    "random": bool(torch.equal(torch.get_rng_state(), random_state)),
+    "threads": torch.get_num_threads() == threads_before,
+    "size": len(before),
+}))
+"""
+
+
+def test_import_leaves_upstream_untouched():
+    """An import only defines: no patched class, no logging set-up, no warning filter, no random number drawn."""
+    result = run_python(UPSTREAM_SNAPSHOT)
+    assert result.pop("size") > 1000, "the snapshot saw too little to be a test"
+    assert result == {
+        "changed": [],
+        "registered": True,
+        "logging": True,
+        "filters": True,
+        "random": True,
+        "threads": True,
+    }
+
+
+IMPORT_TIME = """
+import json, time
+start = time.process_time()
+import torch, transformers
+from transformers import LlavaForConditionalGeneration, SamModel, CLIPTextModelWithProjection
+upstream = time.process_time() - start
+start = time.process_time()
+import transformers_litelvlm
+print(json.dumps({"upstream": upstream, "ours": time.process_time() - start}))
+"""
+
+
+def test_import_time_is_bounded():
+    """Heavy dependencies belong inside functions. In processor time: other work on the machine is no matter."""
+    result = run_python(IMPORT_TIME)
+    assert result["ours"] <= max(0.5, 0.5 * result["upstream"]), result
+
+
+def test_import_loads_no_optional_dependency():
+    modules = ("matplotlib", "pandas", "pycocotools", "evaluate", "torchvision", "IPython")
+    code = (
+        "import sys, json\n"
+        "from transformers import LlavaForConditionalGeneration, SamModel\n"
+        "before = set(sys.modules)\n"
+        "import transformers_litelvlm\n"
+        f"print(json.dumps([name for name in {modules!r} if name in set(sys.modules) - before]))"
+    )
+    assert run_python(code) == []
+
+
+def test_pruning_imports_torch_alone():
+    """`pruning/` is pure tensor code: it must load where transformers is absent."""
+    for path in (PACKAGE / "pruning").glob("*.py"):
+        imported = re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
+        foreign = {
+            name
+            for name in imported
+            if name.split(".")[0] not in sys.stdlib_module_names | {"torch"}
+            and not name.startswith("transformers_litelvlm.pruning")
+        }
+        assert foreign == set(), path.name
+
+
+# --- what the documentation says ---
+
+
+def test_docs_are_complete():
+    """Links resolve, every public name is documented, every method has its line in README.md."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "check_docs.py")], capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def python_snippets() -> list:
+    """The ```python blocks of README.md and docs/, one program per page: later blocks use what earlier ones made."""
+    pages = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        if blocks:
+            pages.append(pytest.param("\n".join(blocks), id=str(path.relative_to(ROOT))))
+    return pages
+
+
+@pytest.mark.parametrize("code", python_snippets())
+def test_documented_snippets_run(code, tmp_path, monkeypatch):
+    from transformers_litelvlm.pruning import base
+
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # a snippet may register a method of its own
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("snippet")
+    monkeypatch.setitem(sys.modules, "snippet", module)  # dataclasses look their module up
+    exec(compile(code, "snippet", "exec", dont_inherit=True), vars(module))
