@@ -5,31 +5,34 @@ Trains the tiny grounding checkpoint that ships with the package, from nothing, 
     python examples/train_refshapes.py clip --work_dir /tmp/refshapes
     python examples/train_refshapes.py ground --work_dir /tmp/refshapes
     python examples/train_refshapes.py masks --work_dir /tmp/refshapes
+    python examples/train_refshapes.py guidance --work_dir /tmp/refshapes
     python examples/train_refshapes.py export --work_dir /tmp/refshapes --output_dir refshapes_tiny
 
-The first two stages do not need each other and can run side by side. Every stage goes on where it was stopped.
+The first two stages do not need each other and can run side by side, and so can `masks` and `guidance`. Every stage goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from refshapes_training import clip_stage, dialogues, ground_stage, sam_stage
+from refshapes_training import clip_stage, dialogues, ground_stage, mask_stage, sam_stage
 from refshapes_training.common import train
+from refshapes_training.exporting import export
 from refshapes_training.grounding_model import build_grounding_model
-from refshapes_training.scenes import scene_cache
+from refshapes_training.scenes import SceneCache, scene_cache
 from refshapes_training.vocabulary import clip_tokenizer, language_tokenizer
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("sam", "clip", "ground", "masks", "export"))
+    parser.add_argument("stage", choices=("sam", "clip", "ground", "masks", "guidance", "export"))
     parser.add_argument("--work_dir", required=True, help="drawn scenes, states and logs")
     parser.add_argument("--output_dir", help="where `export` writes the checkpoint")
     parser.add_argument("--num_scenes", type=int, default=40000)
@@ -48,7 +51,9 @@ def parse_arguments() -> argparse.Namespace:
 DEFAULTS = {
     "sam": {"batch_size": 32, "steps": 3000, "learning_rate": 1e-3},
     "clip": {"batch_size": 256, "steps": 1200, "learning_rate": 1e-3},
-    "ground": {"batch_size": 64, "steps": 3000, "learning_rate": 1e-3},
+    "ground": {"batch_size": 40, "steps": 6000, "learning_rate": 1e-3},
+    "masks": {"batch_size": 32, "steps": 600, "learning_rate": 3e-4},
+    "guidance": {"batch_size": 256, "steps": 500, "learning_rate": 5e-4},
 }
 
 
@@ -72,55 +77,81 @@ def draw(args: argparse.Namespace, step: int, scenes: int) -> tuple[np.ndarray, 
     return np.sort(rng.choice(scenes, size=args.batch_size, replace=False)), rng
 
 
-def run_sam(args, accelerator, scenes, validation) -> None:
-    """Stage `sam`."""
-    device, objective = accelerator.device, sam_stage.SamObjective(sam_stage.build_sam())
+def load_stage(args: argparse.Namespace, stage: str, objective: torch.nn.Module) -> None:
+    """Loads what a stage left behind into its objective."""
+    state = torch.load(os.path.join(args.work_dir, stage, "state.pt"), map_location="cpu", weights_only=True)
+    objective.load_state_dict(state["module"])
+
+
+def fit(args: argparse.Namespace, accelerator: Accelerator, objective: torch.nn.Module, **kwargs) -> None:
+    """Trains with the settings of the command line, in the folder of the stage."""
+    kwargs.setdefault("compiled", args.compile)
     train(
         accelerator,
         objective,
-        lambda step: sam_stage.sam_batch(scenes, *draw(args, step, len(scenes)), device),
-        os.path.join(args.work_dir, "sam"),
-        args.steps,
-        args.learning_rate,
-        evaluate=lambda: sam_stage.evaluate_sam(objective.sam, validation, device),
+        folder=os.path.join(args.work_dir, args.stage),
+        steps=args.steps,
+        learning_rate=args.learning_rate,
         evaluate_every=args.evaluate_every,
         minutes=args.minutes,
+        **kwargs,
+    )
+
+
+def run_sam(args, accelerator, scenes, validation) -> None:
+    """Stage `sam`."""
+    device, objective = accelerator.device, sam_stage.SamObjective(sam_stage.build_sam())
+    fit(
+        args,
+        accelerator,
+        objective,
+        make_batch=lambda step: sam_stage.sam_batch(scenes, *draw(args, step, len(scenes)), device),
+        evaluate=lambda: sam_stage.evaluate_sam(objective.sam, validation, device),
+        compiled=False,  # the decoder gains little
     )
 
 
 def run_clip(args, accelerator, scenes, validation) -> None:
     """Stage `clip`."""
-    tokenizer = clip_tokenizer()
-    device, objective = accelerator.device, clip_stage.ClipObjective(clip_stage.build_clip(tokenizer))
+    words, device = clip_tokenizer(), accelerator.device
+    objective = clip_stage.ClipObjective(clip_stage.build_clip(words))
 
     def make_batch(step: int) -> dict:
         indices, rng = draw(args, step, len(scenes))
-        return clip_stage.clip_batch(scenes, indices, tokenizer, rng, device)
+        return clip_stage.clip_batch(scenes, indices, words, rng, device)
 
-    train(
-        accelerator,
-        objective,
-        make_batch,
-        os.path.join(args.work_dir, "clip"),
-        args.steps,
-        args.learning_rate,
-        compiled=args.compile,
-        evaluate=lambda: clip_stage.evaluate_clip(objective.clip, validation, tokenizer, device),
-        evaluate_every=args.evaluate_every,
-        minutes=args.minutes,
-    )
+    held_out = clip_stage.clip_batch(validation, np.arange(256), words, np.random.default_rng(0), device)
+    fit(args, accelerator, objective, make_batch=make_batch, evaluate=lambda: clip_stage.evaluate_clip(objective, held_out))
+
+
+def grounding_objective(args: argparse.Namespace, stage: str | None = None) -> ground_stage.GroundObjective:
+    """The grounding model from the first two stages, with the weights of a later stage where one is named."""
+    clip, sam = clip_stage.ClipObjective(clip_stage.build_clip(clip_tokenizer())), sam_stage.SamObjective(sam_stage.build_sam())
+    load_stage(args, "clip", clip)
+    load_stage(args, "sam", sam)
+    model = build_grounding_model(clip.clip, sam.sam, language_tokenizer())
+    objective = ground_stage.GroundObjective(model, clip.clip.logit_scale)
+    if stage is not None:
+        load_stage(args, stage, objective)
+        # SAM may have been trained further while the language model learned: its prompt tokens are the same.
+        model.mask_model.load_state_dict(sam.sam.state_dict())
+    return objective
+
+
+def held_out_dialogues(validation: SceneCache, writer: dialogues.DialogueWriter, device: torch.device) -> list[dict]:
+    """One batch whose turns do not see one another (a single sentence per dialogue) and one of ordinary dialogues."""
+    batches = []
+    for start, share in ((0, 1.0), (64, 0.0)):
+        indices, rng = np.arange(start, start + 64), np.random.default_rng(0)
+        batch = dialogues.dialogue_batch(validation, indices, writer, rng, device, isolated_share=share)
+        batches.append(batch | {"masks": mask_stage.mask_targets(validation, indices, batch["target"])})
+    return batches
 
 
 def run_ground(args, accelerator, scenes, validation) -> None:
     """Stage `ground`."""
-    clip_words, words = clip_tokenizer(), language_tokenizer()
-    clip = clip_stage.ClipObjective(clip_stage.build_clip(clip_words))
-    sam = sam_stage.SamObjective(sam_stage.build_sam())
-    for stage, objective in (("clip", clip), ("sam", sam)):
-        objective.load_state_dict(torch.load(os.path.join(args.work_dir, stage, "state.pt"), weights_only=True)["module"])
-    model = build_grounding_model(clip.clip, sam.sam, words)
-    objective = ground_stage.GroundObjective(model, clip.clip.logit_scale)
-    device, writer = accelerator.device, dialogues.DialogueWriter(words)
+    objective, clip_words, device = grounding_objective(args), clip_tokenizer(), accelerator.device
+    writer = dialogues.DialogueWriter(language_tokenizer())
 
     def make_batch(step: int) -> dict:
         indices, rng = draw(args, step, len(scenes))
@@ -128,26 +159,60 @@ def run_ground(args, accelerator, scenes, validation) -> None:
         captions = clip_stage.tokenise_captions(scenes, indices, clip_words, rng, device)
         return batch | {"caption_ids": captions.input_ids, "caption_mask": captions.attention_mask}
 
-    # One batch whose turns do not see one another (a single sentence per dialogue) and one of ordinary dialogues.
-    held_out = [
-        dialogues.dialogue_batch(validation, np.arange(start, start + 64), writer, np.random.default_rng(0), device, isolated_share=share)
-        for start, share in ((0, 1.0), (150, 0.0))
-    ]
-    train(
-        accelerator,
-        objective,
-        make_batch,
-        os.path.join(args.work_dir, "ground"),
-        args.steps,
-        args.learning_rate,
-        evaluate=lambda: ground_stage.evaluate_grounding(objective, held_out),
-        evaluate_every=args.evaluate_every,
-        minutes=args.minutes,
-        compiled=args.compile,
-    )
+    held_out = held_out_dialogues(validation, writer, device)
+    evaluate = partial(ground_stage.evaluate_grounding, objective, held_out)
+    fit(args, accelerator, objective, make_batch=make_batch, evaluate=evaluate)
 
 
-STAGES = {"sam": run_sam, "clip": run_clip, "ground": run_ground}
+def run_masks(args, accelerator, scenes, validation) -> None:
+    """Stage `masks`."""
+    objective, device = mask_stage.MaskObjective(grounding_objective(args, "ground")), accelerator.device
+    writer = dialogues.DialogueWriter(language_tokenizer())
+
+    def make_batch(step: int) -> dict:
+        indices, rng = draw(args, step, len(scenes))
+        batch = dialogues.dialogue_batch(scenes, indices, writer, rng, device)
+        return batch | {"masks": mask_stage.mask_targets(scenes, indices, batch["target"])}
+
+    held_out = held_out_dialogues(validation, writer, device)
+
+    def evaluate() -> dict[str, float]:
+        places = ground_stage.evaluate_grounding(objective.ground, held_out)
+        return mask_stage.evaluate_masks(objective.ground, held_out) | places
+
+    fit(args, accelerator, objective, make_batch=make_batch, evaluate=evaluate)
+
+
+def run_guidance(args, accelerator, scenes, validation) -> None:
+    """Stage `guidance`."""
+    words, device = clip_tokenizer(), accelerator.device
+    objective = mask_stage.GuidanceObjective(grounding_objective(args, "ground"))
+
+    def make_batch(step: int) -> dict:
+        indices, rng = draw(args, step, len(scenes))
+        return clip_stage.clip_batch(scenes, indices, words, rng, device)
+
+    held_out = clip_stage.clip_batch(validation, np.arange(256), words, np.random.default_rng(0), device)
+    fit(args, accelerator, objective, make_batch=make_batch, evaluate=lambda: clip_stage.evaluate_clip(objective, held_out))
+
+
+def run_export(args, accelerator, scenes, validation) -> None:
+    """Stage `export`."""
+    masks = mask_stage.MaskObjective(grounding_objective(args))
+    guidance = mask_stage.GuidanceObjective(grounding_objective(args))
+    load_stage(args, "masks", masks)
+    load_stage(args, "guidance", guidance)
+    export(masks.ground.model, guidance.parts, clip_tokenizer(), language_tokenizer(), args.output_dir)
+
+
+STAGES = {
+    "sam": run_sam,
+    "clip": run_clip,
+    "ground": run_ground,
+    "masks": run_masks,
+    "guidance": run_guidance,
+    "export": run_export,
+}
 
 
 if __name__ == "__main__":

@@ -53,6 +53,15 @@ def test_masks_are_tinted_where_they_are_and_nowhere_else():
     assert image.getpixel((8, 8)) == (128, 128, 128), "the input is not changed"
 
 
+def test_numbers_of_masks_that_coincide_stand_side_by_side():
+    image = Image.new("RGB", (64, 64), (255, 255, 255))
+    mask = np.zeros((64, 64), bool)
+    mask[20:40, 20:40] = True
+    pixels = np.asarray(draw_masks(image, [mask] * 3))[: LONGEST_SIDE[0]].reshape(-1, 3).tolist()
+    counts = [pixels.count(list(mask_colour(index))) for index in range(3)]
+    assert min(counts) > 100, "the disc of every number is seen"
+
+
 def test_mask_errors_name_the_sizes():
     image = Image.new("RGB", (20, 10))
     with pytest.raises(ValueError, match=r"\(10, 20\), got \(20, 10\)"):

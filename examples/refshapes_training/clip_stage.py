@@ -114,8 +114,6 @@ def clip_batch(
     }
 
 
-def evaluate_clip(clip: CLIPModel, cache: SceneCache, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, float]:
-    """Loss and text-to-picture retrieval among 256 validation scenes."""
-    batch = clip_batch(cache, np.arange(256), tokenizer, np.random.default_rng(0), device)
-    losses = ClipObjective(clip)(batch)
-    return {f"val_{name}": round(float(value), 4) for name, value in losses.items()}
+def evaluate_clip(objective: nn.Module, batch: dict) -> dict[str, float]:
+    """Loss and text-to-picture retrieval among the scenes of one batch."""
+    return {f"val_{name}": round(float(value), 4) for name, value in objective(batch).items()}

@@ -15,6 +15,7 @@ from transformers_litelvlm.data.refshapes_rendering import COLOURS, SCENE_SIZE, 
 GRID = 12
 NUM_VISUAL_TOKENS = GRID * GRID
 MAX_TURNS = 7
+MAX_OBJECTS = 7
 LENGTH = 304  # tokens of a padded dialogue; one shape for the compiler
 ISOLATED_SHARE = 0.5
 
@@ -93,6 +94,7 @@ def dialogue_batch(
     batch["pixel_values"] = normalise(cache.images[indices], device)
     batch["image_start"] = writer.image_start
     batch["centres"] = torch.from_numpy(np.stack([_centres(cache.records[index]["objects"]) for index in indices])).to(device)
+    batch["cover"] = torch.from_numpy(_cover(cache.id_maps[indices])).to(device)
     batch |= {name: torch.from_numpy(value).to(device) for name, value in _patch_targets(cache, indices).items()}
     return batch
 
@@ -111,7 +113,7 @@ def _row(record: dict, writer: DialogueWriter, rng, max_turns: int, isolated: bo
         "answer_positions": np.zeros((max_turns, len(writer.answer)), dtype=np.int64),
         "answer_labels": np.full((max_turns, len(writer.answer)), -100),
         "noun_positions": np.zeros(2 * max_turns, dtype=np.int64),
-        "noun_targets": np.zeros((2 * max_turns, NUM_VISUAL_TOKENS), dtype=np.float32),
+        "candidates": np.zeros((2 * max_turns, MAX_OBJECTS), dtype=np.float32),
     }
     for turn, place in enumerate(rng.permutation(len(expressions))[:max_turns]):
         entry = expressions[place]
@@ -153,17 +155,23 @@ def _fill_turn(row: dict, turn: int, entry: dict, objects: list[dict], start: in
     for slot, (position, attributes) in enumerate(phrases):
         row["noun_positions"][2 * turn + slot] = position
         for item in objects:
-            if all(item[name] == value for name, value in attributes.items()):
-                cell = int(item["y"] * GRID / SCENE_SIZE) * GRID + int(item["x"] * GRID / SCENE_SIZE)
-                row["noun_targets"][2 * turn + slot, cell] = 1
-        row["noun_targets"][2 * turn + slot] /= max(row["noun_targets"][2 * turn + slot].sum(), 1)
+            row["candidates"][2 * turn + slot, item["object_id"]] = all(item[name] == value for name, value in attributes.items())
 
 
 def _centres(objects: list[dict]) -> np.ndarray:
-    """`(8, 2)` centres in pixels; rows without an object lie far outside."""
-    centres = np.full((8, 2), 1e4, dtype=np.float32)
+    """`(MAX_OBJECTS, 2)` centres in pixels; rows without an object lie far outside."""
+    centres = np.full((MAX_OBJECTS, 2), 1e4, dtype=np.float32)
     centres[: len(objects)] = [(item["x"], item["y"]) for item in objects]
     return centres
+
+
+def _cover(id_maps: np.ndarray) -> np.ndarray:
+    """`(B, MAX_OBJECTS, N)` ones where an object fills at least a fifth of a patch, or more of it than of any other patch."""
+    step = SCENE_SIZE // GRID
+    patches = id_maps.reshape(len(id_maps), GRID, step, GRID, step).transpose(0, 1, 3, 2, 4).reshape(len(id_maps), GRID * GRID, -1)
+    share = np.stack([(patches == number + 1).mean(-1) for number in range(MAX_OBJECTS)], axis=1)
+    most = share.max(-1, keepdims=True)
+    return ((share >= np.minimum(0.2, most)) & (most > 0)).astype(np.float32)
 
 
 def _patch_targets(cache: SceneCache, indices: np.ndarray) -> dict[str, np.ndarray]:

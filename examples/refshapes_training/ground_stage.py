@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.llama.modeling_llama import rotate_half
 
 from refshapes_training.clip_stage import contrastive_loss
 from refshapes_training.dialogues import NUM_VISUAL_TOKENS
@@ -12,6 +13,8 @@ from refshapes_training.sam_stage import point_prompts
 from transformers_litelvlm.data.refshapes_rendering import COLOURS, SCENE_SIZE, SHAPES, TEXTURES
 
 
+# Layers of the language model in which one head is told where to look.
+NOUN_LAYERS, SEG_LAYER = (1, 2), 3
 LOCATION_GRID = 24  # cells per side among which the location loss chooses
 LOCATION_SCALE = 0.25  # keeps the logits of that choice, dot products of up to 64, in a range that trains well
 
@@ -20,9 +23,10 @@ class GroundObjective(nn.Module):
     """
     Loss of dialogues whose answers are `It is [SEG].`
 
-    Five parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token for a point at the centre of
-    the target, with a choice among the cells of a grid (no mask decoder runs); two with heads that are thrown away: where the objects are that
-    the noun phrases fit, and what a visual token shows; and CLIP's contrastive loss, which keeps the vision tower a CLIP while the others train it.
+    Its parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token for a point at the centre of
+    the target, with a choice among the cells of a grid (no mask decoder runs); where two attention heads look, nouns at the objects that they fit and
+    [SEG] at its target; what a visual token shows, with a head that is thrown away; and CLIP's contrastive loss, which keeps the vision tower a CLIP
+    while the others train it.
 
     Args:
         model (`nn.Module`): The grounding model, in the layout of `LlavaLiteForReferringSegmentation`.
@@ -33,7 +37,6 @@ class GroundObjective(nn.Module):
         super().__init__()
         self.model, self.logit_scale = model, nn.Parameter(logit_scale.detach().clone())
         width = model.model.language_model.config.hidden_size
-        self.noun_head = nn.Linear(width, NUM_VISUAL_TOKENS)
         self.patch_head = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + len(TEXTURES) + 1)
         model.mask_model.requires_grad_(False)
         cells = (torch.arange(LOCATION_GRID) + 0.5) * SCENE_SIZE / LOCATION_GRID - 0.5
@@ -51,8 +54,8 @@ class GroundObjective(nn.Module):
             zero_visual (`bool`, *optional*, defaults to `False`): Whether the projected visual tokens are replaced by zeros, the control.
 
         Returns:
-            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B, N, D)`, and CLIP's image
-            state, `(B, C)`.
+            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B, N, D)`, CLIP's image
+            state, `(B, C)`, and the inputs of the decoder layers.
         """
         parts = self.model.model
         tower = parts.vision_tower(batch["pixel_values"], output_hidden_states=True)
@@ -62,10 +65,14 @@ class GroundObjective(nn.Module):
         embeds = torch.cat((words[:, :start], shown.to(words.dtype), words[:, start + NUM_VISUAL_TOKENS :]), dim=1)
         bias = torch.zeros(batch["visible"].shape, dtype=embeds.dtype, device=embeds.device)
         bias = bias.masked_fill(~batch["visible"], torch.finfo(embeds.dtype).min)[:, None]
-        states = parts.language_model(
-            inputs_embeds=embeds, attention_mask=bias, position_ids=batch["position_ids"], use_cache=False
-        ).last_hidden_state
-        return states, visual, tower.pooler_output
+        outputs = parts.language_model(
+            inputs_embeds=embeds,
+            attention_mask=bias,
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        return outputs.last_hidden_state, visual, tower.pooler_output, outputs.hidden_states
 
     def prompts(self, states: torch.Tensor, batch: dict) -> torch.Tensor:
         """The prompt tokens `(B, T, 128)` of the states before [SEG]."""
@@ -73,7 +80,7 @@ class GroundObjective(nn.Module):
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Loss of a batch from `dialogue_batch`."""
-        states, visual, image = self.states(batch)
+        states, visual, image, layers = self.states(batch)
         present = batch["present"]
         prompts = self.prompts(states, batch).float()
         targets = point_prompts(self.model.mask_model, batch["points"])
@@ -84,13 +91,36 @@ class GroundObjective(nn.Module):
         labels = batch["answer_labels"].flatten()
         language = F.cross_entropy(answers.flatten(0, 1), labels, ignore_index=-100)
 
-        nouns = self.noun_head(pick(states, batch["noun_positions"])).float().log_softmax(-1)
-        noun = mean_over(-(nouns * batch["noun_targets"]).sum(-1), batch["noun_targets"].sum(-1) > 0)
+        noun, seg = self._attention_losses(layers, batch)
         patch = self._patch_loss(self.patch_head(visual).float(), batch)
         contrast = self._contrastive(image, batch)
-        loss = place + align + 0.3 * language + 0.3 * noun + 0.3 * patch + 0.2 * contrast["loss"]
-        parts = {"align": align, "place": place, "language": language, "noun": noun, "patch": patch}
+        loss = place + align + 0.3 * language + 0.3 * (noun + seg) + 0.3 * patch + 0.2 * contrast["loss"]
+        parts = {"align": align, "place": place, "language": language, "noun": noun, "seg": seg, "patch": patch}
         return {"loss": loss, **parts, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
+
+    def _attention_losses(self, layers: tuple[torch.Tensor, ...], batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nouns look at what they fit in the middle layers, [SEG] at its target in the last: minus log of the attention that falls there."""
+        noun = batch["candidates"].sum(-1) > 0
+        fitting = (batch["candidates"] @ batch["cover"]).clamp(max=1)
+        target = batch["cover"].gather(1, batch["target"][..., None].expand(-1, -1, NUM_VISUAL_TOKENS))
+        losses = [self._miss(layers, number, batch["noun_positions"], fitting, batch) for number in NOUN_LAYERS]
+        return mean_over(sum(losses), noun), mean_over(
+            self._miss(layers, SEG_LAYER, batch["seg_positions"], target, batch), batch["present"]
+        )
+
+    def _miss(self, layers, number: int, positions: torch.Tensor, wanted: torch.Tensor, batch: dict) -> torch.Tensor:
+        """`(B, P)` minus log share of the first head's attention to the picture that falls on the wanted patches `(B, P, N)`."""
+        language, start = self.model.model.language_model, batch["image_start"]
+        layer = language.layers[number]
+        states = layer.input_layernorm(layers[number])
+        queries = layer.self_attn.q_proj(pick(states, positions)).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
+        visual = states[:, start : start + NUM_VISUAL_TOKENS]
+        keys = layer.self_attn.k_proj(visual).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
+        cosine, sine = language.rotary_emb(states, batch["position_ids"])
+        queries = _rotate(queries, pick(cosine, positions), pick(sine, positions))
+        keys = _rotate(keys, cosine[:, start : start + NUM_VISUAL_TOKENS], sine[:, start : start + NUM_VISUAL_TOKENS])
+        attention = (queries.float() @ keys.float().transpose(1, 2) * layer.self_attn.scaling).softmax(-1)
+        return -((attention * wanted).sum(-1) + 1e-6).log()
 
     def _contrastive(self, image: torch.Tensor, batch: dict) -> dict[str, torch.Tensor]:
         guidance = self.model.model.guidance
@@ -114,6 +144,11 @@ class GroundObjective(nn.Module):
         loss = loss + F.cross_entropy(colour.flatten(0, 1), batch["patch_colour"].flatten(), ignore_index=-100)
         loss = loss + F.cross_entropy(texture.flatten(0, 1), batch["patch_texture"].flatten(), ignore_index=-100)
         return loss + mean_over((radius[..., 0] - batch["patch_radius"]).square(), batch["patch_colour"] >= 0)
+
+
+def _rotate(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of one head, `(B, P, head_dim)`."""
+    return states * cosine + rotate_half(states) * sine
 
 
 def pick(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from transformers_litelvlm.pruning import TokenPruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
+from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.version import __version__
 
 
@@ -159,6 +160,13 @@ class PruningConfig(PreTrainedConfig):
     def resolved_position_ids(self) -> str:
         return self.position_ids or get_pruner(self.method).official_position_ids
 
+    def to_dict(self) -> dict[str, Any]:
+        """Our own fields; what upstream keeps in every config (labels, dtype, ...) means nothing here."""
+        inherited = super().to_dict()
+        return {
+            name: inherited[name] for name in (*PruningConfig.__annotations__, "model_type", "transformers_version")
+        }
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read `pruning_config.json` of a folder or Hub repository, not its config.json."""
@@ -172,15 +180,10 @@ class PruningConfig(PreTrainedConfig):
             save_directory: created where it does not exist.
             push_to_hub: upload the file too; `kwargs` go to [`push_to_hub`], `repo_id` defaults to the folder's name.
         """
-        os.makedirs(save_directory, exist_ok=True)
         content = {key: value for key, value in self.to_diff_dict().items() if value not in (None, {})}
-        # Written under a temporary name first: an interrupted save leaves no half file.
-        handle, temporary = tempfile.mkstemp(dir=save_directory, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, os.path.join(save_directory, PRUNING_CONFIG_NAME))
+        with write_atomically(save_directory) as staging:
+            text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+            Path(staging, PRUNING_CONFIG_NAME).write_text(text, encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
 

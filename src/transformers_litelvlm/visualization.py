@@ -78,8 +78,7 @@ def draw_masks(
     for index, mask in enumerate(large):
         _outline(canvas, mask, mask_colour(index))
     if len(large) > 1:
-        for index, mask in enumerate(large):
-            _number(canvas, mask, index)
+        _write_numbers(canvas, large)
     entries = []
     for index, mask in enumerate(masks):
         text = labels[index] if labels is not None else f"mask {index}"
@@ -229,8 +228,8 @@ def _canvas(image: Image.Image) -> Image.Image:
         factor = float(math.ceil(LONGEST_SIDE[0] / longest))
     else:
         factor = min(1.0, LONGEST_SIDE[1] / longest)
-    size = tuple(max(1, round(side * factor)) for side in image.size)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -252,18 +251,26 @@ def _outline(canvas: Image.Image, mask: np.ndarray, colour: Colour) -> None:
     _tint(canvas, grown & ~mask, colour, opacity=1.0)
 
 
-def _number(canvas: Image.Image, mask: np.ndarray, index: int) -> None:
-    """Writes the index of a mask on it, at the pixel of the mask that is nearest to its centre of mass."""
-    ys, xs = np.nonzero(mask)
-    if ys.size == 0:
-        return
-    nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+def _write_numbers(canvas: Image.Image, masks: Sequence[np.ndarray]) -> None:
+    """Writes the index of each mask on it; numbers of masks that coincide stand side by side."""
     radius = max(9, max(canvas.size) // 60)
-    x = min(max(int(xs[nearest]), radius), max(radius, canvas.width - radius - 1))
-    y = min(max(int(ys[nearest]), radius), max(radius, canvas.height - radius - 1))
     draw = ImageDraw.Draw(canvas)
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=mask_colour(index), outline="white", width=2)
-    draw.text((x, y), str(index), fill="white", font=_font(round(radius * 1.3)), anchor="mm", stroke_width=1)
+    taken: list[tuple[int, int]] = []
+    for index, mask in enumerate(masks):
+        ys, xs = np.nonzero(mask)
+        if ys.size == 0:
+            continue
+        # The pixel of the mask nearest to its centre of mass, which itself may lie outside of a ring or crescent.
+        nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+        x = min(max(int(xs[nearest]), radius), max(radius, canvas.width - radius - 1))
+        y = min(max(int(ys[nearest]), radius), max(radius, canvas.height - radius - 1))
+        step = 2 * radius if x < canvas.width / 2 else -2 * radius
+        while any((x - left) ** 2 + (y - top) ** 2 < 4 * radius**2 for left, top in taken):
+            x += step
+        taken.append((x, y))
+        circle = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(circle, fill=mask_colour(index), outline="white", width=2)
+        draw.text((x, y), str(index), fill="white", font=_font(round(radius * 1.3)), anchor="mm", stroke_width=1)
 
 
 def _cells(

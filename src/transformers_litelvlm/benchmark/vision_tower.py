@@ -97,7 +97,7 @@ def random_inputs(
 
 
 @torch.inference_mode()
-def time_vision_tower(model: LlavaLiteModel, inputs: dict[str, torch.Tensor], pairs: int, warmup: int) -> PairedTimes:
+def time_vision_tower(model: LlavaLiteModel, inputs: dict[str, Any], pairs: int, warmup: int) -> PairedTimes:
     """Times the pruned (first) and the stock (second) `get_image_features`, after checking that they agree."""
     stock = stock_twin(model)
     pruned_output = model.get_image_features(**inputs)

@@ -23,20 +23,20 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the methods and presets."""
-    known = {"methods": describe_methods(), "presets": describe_presets()}
+    methods, presets = describe_methods(), describe_presets()
     if args.json:
-        print(json.dumps(known, indent=2))
+        print(json.dumps({"methods": methods, "presets": presets}, indent=2))
         return
     rows = [["NAME", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
-    for method in known["methods"]:
+    for method in methods:
         rows.append([method["name"], "yes" if method["needs_text"] else "no", method["source"], method["what"]])
     print(_table(rows))
     print("\nOPTIONS (--method-option NAME=VALUE, or `pruning_method_options` in Python), with defaults")
-    for method in known["methods"]:
+    for method in methods:
         options = ", ".join(f"{name}={json.dumps(default)}" for name, default in method["options"].items())
         print(f"  {method['name']}: {options or 'none'}")
     print("\nPRESETS (--preset NAME)")
-    for name, changes in known["presets"].items():
+    for name, changes in presets.items():
         given = (f"{key}={_short(value)}" for key, value in changes.items() if value is not None)
         print(f"  {name}: {', '.join(given)}")
 

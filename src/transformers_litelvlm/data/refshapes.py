@@ -287,7 +287,10 @@ def _sample_places(radii: list[float], rng: np.random.Generator) -> list[tuple[f
     for place in sorted(range(len(radii)), key=lambda number: -radii[number]):
         for x, y in rng.uniform(radii[place] + 1, SCENE_SIZE - radii[place] - 1, size=(25, 2)).tolist():
             taken = ((other, radius) for other, radius in zip(places, radii, strict=True) if other is not None)
-            if all((x - other[0]) ** 2 + (y - other[1]) ** 2 > (radii[place] + radius + gap) ** 2 for other, radius in taken):
+            if all(
+                (x - other[0]) ** 2 + (y - other[1]) ** 2 > (radii[place] + radius + gap) ** 2
+                for other, radius in taken
+            ):
                 places[place] = (x, y)
                 break
         else:

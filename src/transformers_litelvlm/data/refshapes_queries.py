@@ -231,5 +231,7 @@ def _shuffled(pairs: list, rng: np.random.Generator, word) -> list[tuple[Query, 
     piles = {}
     for place in rng.permutation(len(pairs)):
         piles.setdefault(word(pairs[place][0]), []).append(pairs[place])
-    turns = [(turn, pile_place, pair) for pile_place, pile in enumerate(piles.values()) for turn, pair in enumerate(pile)]
+    turns = [
+        (turn, pile_place, pair) for pile_place, pile in enumerate(piles.values()) for turn, pair in enumerate(pile)
+    ]
     return [pair for _, _, pair in sorted(turns, key=lambda entry: entry[:2])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPTextConfig
+from transformers import AutoModel, CLIPModel, CLIPTextConfig
 
 from transformers_litelvlm.pruning.base import VisualEvidence
 
@@ -88,3 +88,36 @@ class ClipTowerEvidence(VisualEvidence):
         states = self._layer.layer_norm1(self._hidden_states)
         attention = self._layer.self_attn
         return attention.q_proj(states[:, 0]), attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])
+
+
+def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
+    """Guidance for a vision tower, from the CLIP checkpoint that the tower comes from.
+
+    Args:
+        source: folder or Hub id of a [`~transformers.CLIPModel`].
+        tower: the vision tower; its weights say whether the checkpoint is the right one.
+
+    Raises:
+        ValueError: if the checkpoint cannot be loaded, or its vision tower is another one.
+    """
+    try:
+        clip = CLIPModel.from_pretrained(source, dtype=tower.dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint holds no CLIP text tower, and `guidance_model` {source!r} could not be loaded in its "
+            "place. Pass `guidance_model=` with a folder or Hub id of the CLIP that the vision tower comes from. "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    for name in ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"):
+        ours, theirs = tower.get_parameter(name).float(), clip.vision_model.get_parameter(name).float()
+        theirs = theirs.to(ours.device)
+        # Copies of the same weights differ by rounding to half precision at most.
+        if ours.shape != theirs.shape or (ours - theirs).abs().max() > 0.01 * theirs.abs().max():
+            raise ValueError(
+                f"`guidance_model` {source!r} is not the CLIP that the vision tower comes from: {name} is "
+                f"{tuple(theirs.shape)} there and {tuple(ours.shape)} here, or holds other values."
+            )
+    guidance = ClipGuidance(clip.config.text_config, clip.config.vision_config.hidden_size, clip.config.projection_dim)
+    guidance.text_model = clip.text_model
+    guidance.text_projection, guidance.visual_projection = clip.text_projection, clip.visual_projection
+    return guidance.to(device=tower.device, dtype=tower.dtype).eval()

@@ -68,6 +68,8 @@ def decode_masks(
         Low-resolution logits (B, T, 4h, 4w) and predicted IoU (B, T).
     """
     batch_size, channels, height, width = image_embeddings.shape
+    if prompts.shape[1] == 0:  # no answer had a [SEG]
+        return image_embeddings.new_zeros(batch_size, 0, 4 * height, 4 * width), prompts.new_zeros(batch_size, 0)
     no_mask = mask_model.prompt_encoder.no_mask_embed.weight
     masks, iou_scores = mask_model.mask_decoder(
         image_embeddings=image_embeddings,
@@ -89,6 +91,8 @@ def resize_masks(
         resized_size: (height, width) of the picture inside that square.
         original_size: (height, width) of the picture as it was given.
     """
+    if len(low_res_masks) == 0:
+        return low_res_masks.new_zeros(0, *original_size, dtype=torch.float32)
     masks = low_res_masks.float().unsqueeze(0)
     masks = torch.nn.functional.interpolate(masks, (input_size, input_size), mode="bilinear", align_corners=False)
     masks = masks[..., : resized_size[0], : resized_size[1]]

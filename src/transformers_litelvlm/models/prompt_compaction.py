@@ -72,9 +72,7 @@ def plan_compaction(
     length = is_placeholder.shape[1]
     padding_left, padding_right = _end_padding(attention_mask, is_placeholder)
     # The lengths of the result depend on the data, so this is the one transfer to the host.
-    counts, lefts, rights = torch.stack(
-        (is_placeholder.sum(1), padding_left.sum(1), padding_right.sum(1))
-    ).tolist()
+    counts, lefts, rights = torch.stack((is_placeholder.sum(1), padding_left.sum(1), padding_right.sum(1))).tolist()
 
     num_kept = [len(indices) for indices in retained_indices]
     images_of_rows = _images_of_rows(counts, num_tokens, num_kept)

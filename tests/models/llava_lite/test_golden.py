@@ -48,8 +48,14 @@ def build(case: str, token_order: str = "reference"):
         vision_config=vision,
         guidance_text_config=text,
         guidance_projection_dim=text.projection_dim,
-        text_config=LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                                num_attention_heads=2, num_key_value_heads=2),  # fmt: skip
+        text_config=LlamaConfig(
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        ),  # fmt: skip
         image_token_index=63,
         pruning_budget=about["budget"],
         pruning_token_order=token_order,

@@ -363,7 +363,9 @@ def test_wrong_number_of_placeholders(model):
     inputs["attention_mask"] = inputs["attention_mask"][:, :-1]
     model(**inputs)  # one word less is no problem
     inputs["input_ids"][0, 3] = 7
-    with pytest.raises(ValueError, match=r"has \[31, 16, 0\] image placeholders per row.*48 visual.*\(15 after pruning"):
+    with pytest.raises(
+        ValueError, match=r"has \[31, 16, 0\] image placeholders per row.*48 visual.*\(15 after pruning"
+    ):
         model(**inputs)
     with pytest.raises(ValueError, match="image placeholders per row"):
         model.generate(**inputs, max_new_tokens=2)

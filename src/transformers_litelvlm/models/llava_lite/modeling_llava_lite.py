@@ -1,5 +1,6 @@
 """LLaVA with visual-token pruning: the stock model, told which visual tokens to keep."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,16 +8,17 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
-from transformers.utils import logging
 
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
-from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until
+from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until, load_guidance
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, prune_inputs
+from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.pruning.selection import gather_tokens
 
 
-logger = logging.get_logger(__name__)
+# Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
+MASK_KEYS = [r"^mask_model\.", r"^text_hidden_fcs\."]
 
 
 @dataclass
@@ -33,7 +35,7 @@ class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
     retained_indices: torch.Tensor | None = None
 
 
-class LlavaLiteModel(LlavaModel):
+class LlavaLiteModel(RemoteCodeMixin, LlavaModel):
     """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens that the pruning method selects.
 
     Modifications: `get_image_features` prunes, `forward` shortens the prompt accordingly, and `guidance` holds the
@@ -41,6 +43,8 @@ class LlavaLiteModel(LlavaModel):
     """
 
     config: LlavaLiteConfig
+    # The same folder may hold the heads of the classes built on this one.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         super().__init__(config)
@@ -48,6 +52,11 @@ class LlavaLiteModel(LlavaModel):
             config.guidance_text_config, config.vision_config.hidden_size, config.guidance_projection_dim
         )
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As upstream; a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
+        return with_guidance(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def num_visual_tokens(self, pixel_values: torch.Tensor) -> int:
         """N, the number of visual tokens of one image of `pixel_values` (M, 3, H, W) before pruning."""
@@ -177,7 +186,7 @@ class LlavaLiteModel(LlavaModel):
         return LlavaLiteModelOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
 
 
-class LlavaLiteForConditionalGeneration(PrunedGenerationMixin, LlavaForConditionalGeneration):
+class LlavaLiteForConditionalGeneration(RemoteCodeMixin, PrunedGenerationMixin, LlavaForConditionalGeneration):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 
     Modifications: `model` is a [`LlavaLiteModel`]; `forward` shortens labels with the prompt; `generate` encodes and
@@ -186,7 +195,7 @@ class LlavaLiteForConditionalGeneration(PrunedGenerationMixin, LlavaForCondition
 
     config: LlavaLiteConfig
     # The same folder may hold the mask decoder of `LlavaLiteForReferringSegmentation`.
-    _keys_to_ignore_on_load_unexpected = [r"^mask_model\.", r"^text_hidden_fcs\."]
+    _keys_to_ignore_on_load_unexpected = MASK_KEYS
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         # Upstream's constructor would build a stock LlavaModel only to throw it away.
@@ -194,6 +203,11 @@ class LlavaLiteForConditionalGeneration(PrunedGenerationMixin, LlavaForCondition
         self.model = LlavaLiteModel(config)
         self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As upstream; a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
+        return with_guidance(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any):
         """See [`LlavaLiteModel.get_image_features`]."""
@@ -246,4 +260,21 @@ class LlavaLiteForConditionalGeneration(PrunedGenerationMixin, LlavaForCondition
         return LlavaLiteCausalLMOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
 
 
-__all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel", "PrunedInputs"]
+def with_guidance(load: Callable, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+    """Load a model, and its guidance from the CLIP that its config names where the checkpoint has none.
+
+    Raises:
+        ValueError: if that CLIP cannot be loaded or does not fit.
+    """
+    model, info = load(*args, output_loading_info=True, **kwargs)
+    missing = {name for name in info["missing_keys"] if "guidance." in name}
+    if missing:
+        base, config = model.base_model, model.config
+        base.guidance = load_guidance(config.guidance_model, base.vision_tower)
+        config.guidance_text_config = base.guidance.text_model.config
+        config.guidance_projection_dim = base.guidance.text_projection.out_features
+        info["missing_keys"] = info["missing_keys"] - missing
+    return (model, info) if output_loading_info else model
+
+
+__all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

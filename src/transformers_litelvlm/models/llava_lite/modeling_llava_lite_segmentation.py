@@ -98,8 +98,13 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             [`ReferringSegmentationOutput`].
 
         Raises:
-            ValueError: if the prompt has no [SEG], or an input is missing.
+            ValueError: if a row of the prompt has no [SEG], or an input is missing.
         """
+        if not (input_ids == self.config.seg_token_id).any(dim=1).all():
+            raise ValueError(
+                "Every row of `input_ids` needs a [SEG] that stands for its mask. Use `processor.segmentation_inputs`, "
+                "or `generate_masks` to let the model write its answer."
+            )
         pruned = prune_inputs(
             self.model,
             input_ids=input_ids,

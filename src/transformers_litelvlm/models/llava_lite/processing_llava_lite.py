@@ -17,6 +17,7 @@ from transformers_litelvlm.models.expressions import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.remote_code import class_reference, write_code
 
 
 logger = logging.get_logger(__name__)
@@ -91,7 +92,7 @@ class LlavaLiteProcessor(LlavaProcessor):
             tokenizer,
             patch_size=patch_size,
             vision_feature_select_strategy=vision_feature_select_strategy,
-            chat_template=chat_template,
+            chat_template=chat_template or DEFAULT_CHAT_TEMPLATE,
             image_token=image_token,
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
@@ -199,10 +200,7 @@ class LlavaLiteProcessor(LlavaProcessor):
             if not for_generation:
                 answer = {"type": "text", "text": self.answer_template}
                 messages.append({"role": "assistant", "content": [answer]})
-        template = self.chat_template or DEFAULT_CHAT_TEMPLATE
-        return super().apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=for_generation, tokenize=False
-        )
+        return super().apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
     def _questions_of_prompts(self, text) -> list[list[str]] | None:
         """The last user turn of the prompt that each picture is in; `None` where one has no words."""
@@ -222,16 +220,25 @@ class LlavaLiteProcessor(LlavaProcessor):
         shallow = copy.copy(self)
         del shallow.guidance_tokenizer  # saved in files of its own
         output = super(LlavaLiteProcessor, shallow).to_dict()
+        if output.get("auto_map") is None:
+            output.pop("auto_map", None)
         if self.mask_image_processor is not None:
             # Upstream writes the name of the torchvision class; ours says what runs.
             output["mask_image_processor"]["image_processor_type"] = type(self.mask_image_processor).__name__
         return output
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs: Any):
-        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`."""
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
+        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
+
+        Args:
+            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
+        """
+        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
         if self.guidance_tokenizer is not None:
             self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
         files = super().save_pretrained(save_directory, **kwargs)
+        if save_code:
+            write_code(save_directory, [type(self).__module__])
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
         return files

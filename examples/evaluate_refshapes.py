@@ -1,0 +1,228 @@
+"""
+Measures the tiny checkpoint on the test split of RefShapes, at every budget and for every selection rule.
+
+    python examples/evaluate_refshapes.py --output_dir results
+    python examples/evaluate_refshapes.py --output_dir results --num_scenes 20 --protocols single
+
+Writes `refshapes.json` and `refshapes.md`. All rules see the same pictures and sentences; vision tower and SAM encoder run once per picture.
+Two protocols: `single`, one sentence per dialogue, and `dialogue`, all sentences of a picture in one dialogue with one selection for them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+import transformers_litelvlm
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.data.refshapes import decode_mask, load_refshapes
+from transformers_litelvlm.models.guidance import ClipTowerEvidence, encode_until
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
+from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.pruning.selection import gather_tokens
+
+
+KINDS = ("attribute", "superlative", "relation")
+RESAMPLES = 2000
+
+
+@dataclass
+class Rule:
+    """
+    A way to choose visual tokens.
+
+    Args:
+        name (`str`): Its name in the table.
+        method (`str`): Registered pruning method; `"all"` and `"zeroed"` keep every token, the second replaces them by zeros.
+        options (`dict`): Options of the method.
+        budget (`int`, *optional*): Tokens kept.
+        scores (`dict[str, list]`): Filled in: per protocol one row `(scene, kind, intersection, union)` for every sentence.
+    """
+
+    name: str
+    method: str
+    options: dict = field(default_factory=dict)
+    budget: int | None = None
+    scores: dict[str, list] = field(default_factory=dict)
+
+
+def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
+    """Every rule at every budget, and the two that keep all tokens."""
+    chosen = [Rule("all tokens", "all"), Rule("zeroed tokens", "zeroed")]
+    for budget in budgets:
+        chosen.append(Rule("litelvlm", "litelvlm", {}, budget))
+        for share in (0.25, 0.5, 0.75):
+            chosen.append(Rule(f"litelvlm, context share {share}", "litelvlm", {"context_share": share}, budget))
+        chosen.append(Rule("context only", "litelvlm", {"context_share": 1.0}, budget))
+        chosen.append(Rule("forward ranking", "litelvlm", {"ranking": "forward"}, budget))
+        chosen += [Rule("random", "random", {"seed": seed}, budget) for seed in range(random_seeds)]
+    return chosen
+
+
+def visual_features(model: LlavaLiteForReferringSegmentation, rule: Rule, states: torch.Tensor, inputs: dict):
+    """What `get_image_features` gives under a rule, from the shared states `(B, 1+N, C)` of the vision tower."""
+    inner, layer = model.model, model.config.vision_config.num_hidden_layers - 1
+    if rule.budget is None:
+        projected = inner.multi_modal_projector(states[:, 1:])
+        return BaseModelOutputWithPooling(pooler_output=list(projected * (rule.method == "all")))
+    model.config.pruning_config = PruningConfig(method=rule.method, budget=rule.budget, method_options=rule.options)
+    evidence = ClipTowerEvidence(
+        inner.vision_tower,
+        layer,
+        states,
+        inner.guidance,
+        inputs["guidance_input_ids"],
+        inputs["guidance_attention_mask"],
+    )
+    indices = model.config.pruning_config.build_pruner().select(evidence, rule.budget).indices
+    if model.config.pruning_config.resolved_token_order == "raster":
+        indices = indices.sort(dim=-1).values
+    return PrunedImageFeatures(
+        last_hidden_state=states,
+        pooler_output=list(inner.multi_modal_projector(gather_tokens(evidence.features, indices))),
+        retained_indices=indices,
+        num_visual_tokens=[evidence.features.shape[1]] * len(indices),
+    )
+
+
+def dialogues(rows: list[dict], protocol: str) -> Iterator[tuple[int, list[dict]]]:
+    """Place of the picture in the batch, and the expressions of one dialogue about it."""
+    for place, row in enumerate(rows):
+        if protocol == "single":
+            yield from ((place, [expression]) for expression in row["expressions"])
+        else:
+            yield place, row["expressions"]
+
+
+@torch.no_grad()
+def score_batch(model, processor: LlavaLiteProcessor, rows: list[dict], protocol: str, chosen: list[Rule]) -> None:
+    """Adds the intersections and unions of a batch of pictures to the scores of every rule."""
+    asked = list(dialogues(rows, protocol))
+    places = torch.tensor([place for place, _ in asked])
+    pictures = processor.segmentation_inputs([row["image"] for row in rows], [["x"]] * len(rows))
+    inputs = processor.segmentation_inputs(
+        [rows[place]["image"] for place, _ in asked], [[entry["sentence"] for entry in entries] for _, entries in asked]
+    )
+    layer = model.config.vision_config.num_hidden_layers - 1
+    states = encode_until(model.model.vision_tower, pictures["pixel_values"], layer)[places]
+    embeddings = model.encode_for_masks(pictures["mask_pixel_values"])[places]
+    truths = [torch.from_numpy(np.stack([decode_mask(entry["mask"]) for entry in entries])) for _, entries in asked]
+    names = ("input_ids", "attention_mask", "original_sizes", "reshaped_input_sizes")
+    for rule in chosen:
+        model.config.pruning_config = PruningConfig()
+        features = visual_features(model, rule, states, inputs)
+        output = model.segment(
+            **{name: inputs[name] for name in names},
+            mm_encoder_outputs={"image": features},
+            mask_image_embeddings=embeddings,
+        )
+        for (place, entries), masks, truth in zip(asked, output.masks, truths, strict=True):
+            overlap, union = (masks & truth).sum((1, 2)).tolist(), (masks | truth).sum((1, 2)).tolist()
+            rule.scores.setdefault(protocol, []).extend(
+                (rows[place]["image_id"], KINDS.index(entry["kind"]), *numbers)
+                for entry, *numbers in zip(entries, overlap, union, strict=True)
+            )
+
+
+def summary(seeds: list[np.ndarray], rng: np.random.Generator) -> dict:
+    """
+    gIoU, cIoU (means over the seeds) with 95 % intervals from resampled scenes, and gIoU by kind of sentence.
+
+    Args:
+        seeds (`list[np.ndarray]`): Per seed the `(sentences, 4)` scores; one array for rules without chance.
+        rng (`np.random.Generator`): Source of the resampling.
+
+    Returns:
+        `dict`: Numbers between 0 and 1.
+    """
+    scores = np.stack(seeds).astype(np.float64)  # (seeds, sentences, 4)
+    scene, kind = np.unique(scores[0, :, 0], return_inverse=True)[1], scores[0, :, 1]
+    overlap, union = scores[..., 2], scores[..., 3]
+    iou = np.where(union > 0, overlap / np.maximum(union, 1), 1.0).mean(0)
+    count = scene.max() + 1
+    totals = [np.bincount(scene, weights, count) for weights in (iou, np.ones_like(iou), overlap.mean(0), union.mean(0))]
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    sums = [drawn @ total for total in totals]
+    result = {"giou": iou.mean(), "ciou": overlap.sum() / union.sum(), "sentences": len(iou), "scenes": int(count)}
+    for name, values in (("giou", sums[0] / sums[1]), ("ciou", sums[2] / sums[3])):
+        result[f"{name}_interval"] = [round(float(edge), 4) for edge in np.percentile(values, (2.5, 97.5))]
+    result |= {f"giou_{name}": iou[kind == number].mean() for number, name in enumerate(KINDS)}
+    if len(seeds) > 1:
+        result["giou_of_seeds"] = [round(float(np.where(u > 0, o / np.maximum(u, 1), 1.0).mean()), 4) for o, u in zip(overlap, union, strict=True)]
+    return {name: round(float(value), 4) if isinstance(value, float) else value for name, value in result.items()}
+
+
+def report(chosen: list[Rule], protocols: list[str], seed: int) -> list[dict]:
+    """One entry per protocol, rule and budget; the seeds of the random rule are one entry."""
+    groups = {}
+    for rule in chosen:
+        for protocol in protocols:
+            groups.setdefault((protocol, rule.name, rule.budget), []).append(np.asarray(rule.scores[protocol]))
+    return [
+        {"protocol": protocol, "rule": name, "budget": budget, **summary(seeds, np.random.default_rng(seed))}
+        for (protocol, name, budget), seeds in groups.items()
+    ]
+
+
+def markdown(entries: list[dict]) -> str:
+    """The entries as tables, one per protocol."""
+    lines = []
+    for protocol in dict.fromkeys(entry["protocol"] for entry in entries):
+        lines += [f"\n### Protocol `{protocol}`\n", "| tokens | rule | gIoU | 95 % | cIoU | 95 % | attribute | superlative | relation |"]
+        lines.append("|" + "---|" * 9)
+        for entry in (entry for entry in entries if entry["protocol"] == protocol):
+            intervals = ["{:.3f} to {:.3f}".format(*entry[f"{name}_interval"]) for name in ("giou", "ciou")]
+            kinds = " | ".join(f"{entry[f'giou_{kind}']:.3f}" for kind in KINDS)
+            lines.append(
+                f"| {entry['budget'] or 144} | {entry['rule']} | {entry['giou']:.3f} | {intervals[0]} "
+                f"| {entry['ciou']:.3f} | {intervals[1]} | {kinds} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Scores the test split and writes the two files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default=transformers_litelvlm.DEFAULT_CHECKPOINT)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--num_scenes", type=int, default=1000)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[48, 32, 16, 8])
+    parser.add_argument("--protocols", nargs="+", default=["single", "dialogue"], choices=("single", "dialogue"))
+    parser.add_argument("--random_seeds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=8, help="pictures at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
+    args = parser.parse_args()
+
+    started = time.time()
+    model = LlavaLiteForReferringSegmentation.from_pretrained(args.checkpoint).eval()
+    processor = LlavaLiteProcessor.from_pretrained(args.checkpoint)
+    rows, chosen = load_refshapes("test", args.num_scenes), rules(args.budgets, args.random_seeds)
+    for start in tqdm(range(0, len(rows), args.batch_size)):
+        batch = [rows[number] for number in range(start, min(start + args.batch_size, len(rows)))]
+        for protocol in args.protocols:
+            score_batch(model, processor, batch, protocol, chosen)
+
+    entries = report(chosen, args.protocols, args.seed)
+    settings = {**vars(args), "seconds": round(time.time() - started), "machine": platform.platform(), "threads": torch.get_num_threads()}
+    settings |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    os.makedirs(args.output_dir, exist_ok=True)
+    with open(os.path.join(args.output_dir, "refshapes.json"), "w", encoding="utf-8") as stream:
+        json.dump({"settings": settings, "results": entries}, stream, indent=1)
+    with open(os.path.join(args.output_dir, "refshapes.md"), "w", encoding="utf-8") as stream:
+        stream.write(markdown(entries))
+
+
+if __name__ == "__main__":
+    main()

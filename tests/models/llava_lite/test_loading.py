@@ -1,0 +1,305 @@
+"""From a folder to a model: Auto classes, keywords, stock checkpoints, checkpoints that carry their code, pipelines."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMaskGeneration,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    pipeline,
+)
+
+from tests.models.llava_lite.tiny import (
+    asymmetric_,
+    prompt,
+    random_guidance,
+    random_pixels,
+    save_tiny_checkpoint,
+    tiny_config,
+)
+from transformers_litelvlm import (
+    AutoModelForReferringSegmentation,
+    LlavaLiteConfig,
+    LlavaLiteForConditionalGeneration,
+    LlavaLiteForReferringSegmentation,
+    LlavaLiteModel,
+    LlavaLiteProcessor,
+    PruningConfig,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("grounding"))
+
+
+AUTO = [
+    (AutoModel, LlavaLiteModel),
+    (AutoModelForImageTextToText, LlavaLiteForConditionalGeneration),
+    (AutoModelForMaskGeneration, LlavaLiteForReferringSegmentation),
+    (AutoModelForReferringSegmentation, LlavaLiteForReferringSegmentation),
+]
+
+
+@pytest.mark.parametrize("auto, expected", AUTO)
+def test_auto_classes_load_every_weight(checkpoint, auto, expected):
+    model, info = auto.from_pretrained(checkpoint, pruning_budget=5, output_loading_info=True)
+    assert type(model) is expected and model.config.pruning_budget == 5
+    assert not any(info.values()), info
+    saved = load_file(Path(checkpoint, "model.safetensors"))
+    prefix = "model." if expected is LlavaLiteModel else ""
+    for name, value in model.state_dict().items():
+        if name != "mask_model.prompt_encoder.shared_embedding.positional_embedding":  # tied
+            assert torch.equal(value, saved[prefix + name])
+
+
+def test_processor_and_config(checkpoint):
+    assert type(AutoProcessor.from_pretrained(checkpoint)) is LlavaLiteProcessor
+    assert type(AutoConfig.from_pretrained(checkpoint)) is LlavaLiteConfig
+
+
+@pytest.mark.parametrize(
+    "keywords, field, value",
+    [
+        ({"pruning_budget": 7}, "budget", 7),
+        ({"pruning_retention_ratio": 0.5}, "retention_ratio", 0.5),
+        ({"pruning_preset": "fast"}, "retention_ratio", 1 / 9),
+        ({"pruning_preset": "faithful"}, "token_order", "reference"),
+        ({"pruning_method": "random", "pruning_method_options": {"seed": 3}}, "method_options", {"seed": 3}),
+        ({"pruning_position_ids": "original"}, "position_ids", "original"),
+        ({"pruning_config": {"budget": 9}}, "budget", 9),
+        ({"pruning_config": PruningConfig(budget=9)}, "budget", 9),
+    ],
+)
+def test_keywords_of_from_pretrained(checkpoint, keywords, field, value):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, **keywords)
+    assert getattr(model.config.pruning_config, field) == value
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        ({"pruning_budget": 0}, "`budget` must be a positive integer.*got 0"),
+        ({"pruning_budget": -3}, "got -3"),
+        ({"pruning_budget": "64"}, "got '64'"),
+        ({"pruning_retention_ratio": 1.5}, r"`retention_ratio` must be a number in \(0, 1\].*got 1.5"),
+        (
+            {"pruning_budget": 3, "pruning_retention_ratio": 0.5},
+            r"`pruning_budget` \(3\) and `pruning_retention_ratio`",
+        ),
+        ({"pruning_method": "best"}, "Unknown pruning `method` 'best'. Known methods: litelvlm, none, random"),
+        ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'. Known presets: accurate, balanced"),
+        ({"pruning_method_options": {"x": 1}}, r"`method_options` \['x'\] do not exist.*similarity"),
+    ],
+)
+@pytest.mark.parametrize("auto", [AutoConfig, AutoModelForImageTextToText])
+def test_bad_keywords(checkpoint, auto, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        auto.from_pretrained(checkpoint, **keywords)
+
+
+def test_pruning_settings_travel_with_the_checkpoint(checkpoint, tmp_path):
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_preset="balanced")
+    model.config.pruning_method_options = {"context_share": 0.25}
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForReferringSegmentation.from_pretrained(tmp_path)
+    assert loaded.config.pruning_config.to_dict() == model.config.pruning_config.to_dict()
+    assert loaded.config.pruning_retention_ratio == 2 / 9
+    # A new budget replaces the saved ratio.
+    assert AutoConfig.from_pretrained(tmp_path, pruning_budget=3).pruning_retention_ratio is None
+    off = AutoConfig.from_pretrained(tmp_path, pruning_budget=None)
+    assert not off.pruning_config.is_on
+
+
+def test_half_precision_and_device_map(checkpoint):
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map="cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+# ---- stock LLaVA ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """A stock LLaVA folder in the names of the Hub, and the CLIP that its vision tower comes from."""
+    folder = tmp_path_factory.mktemp("stock")
+    lite = asymmetric_(LlavaLiteForConditionalGeneration(tiny_config()))
+    names = ("vision_config", "text_config", "image_token_index", "image_seq_length")
+    model = LlavaForConditionalGeneration(LlavaConfig(**{n: lite.config.to_dict()[n] for n in names}))
+    model.load_state_dict({n: v for n, v in lite.state_dict().items() if ".guidance." not in n})
+    model.save_pretrained(folder / "llava")
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=lite.config.guidance_text_config.to_dict(),
+            vision_config=lite.config.vision_config.to_dict(),
+            projection_dim=20,
+        )
+    )
+    clip.vision_model.load_state_dict(lite.model.vision_tower.state_dict())
+    clip.save_pretrained(folder / "clip")
+    asymmetric_(copy.deepcopy(clip), seed=5).save_pretrained(folder / "other_clip")
+    return folder, model.eval(), clip.eval()
+
+
+def test_a_stock_checkpoint_loads_with_nothing_random(stock, tmp_path):
+    folder, upstream, clip = stock
+    names = set(load_file(folder / "llava" / "model.safetensors"))
+    assert "language_model.lm_head.weight" in names  # the names of llava-hf/llava-1.5-7b-hf
+    model, info = LlavaLiteForConditionalGeneration.from_pretrained(
+        folder / "llava", guidance_model=str(folder / "clip"), pruning_budget=5, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    for name, value in upstream.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    guidance = model.model.guidance.state_dict()
+    for name, value in clip.state_dict().items():
+        if not name.startswith(("vision_model.", "logit_scale")):
+            assert torch.equal(guidance.pop(name), value)
+    assert not guidance
+
+    ids, mask = prompt([1, 5, "image", 6])
+    inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": random_pixels(1)}
+    text, text_mask = random_guidance(1)
+    output = model(**inputs, guidance_input_ids=text, guidance_attention_mask=text_mask)
+    assert output.retained_indices.shape == (1, 5)
+
+    model.save_pretrained(tmp_path)  # and from here on it is self-contained
+    again = LlavaLiteForConditionalGeneration.from_pretrained(tmp_path)
+    repeated = again(**inputs, guidance_input_ids=text, guidance_attention_mask=text_mask)
+    assert torch.equal(repeated.logits, output.logits)
+
+
+def test_guidance_that_cannot_be_found_or_does_not_fit(stock, tmp_path):
+    folder, _, _ = stock
+    with pytest.raises(
+        ValueError, match="holds no CLIP text tower, and `guidance_model` .*nowhere.* could not be loaded"
+    ):
+        LlavaLiteForConditionalGeneration.from_pretrained(folder / "llava", guidance_model=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="other_clip' is not the CLIP that the vision tower comes from"):
+        LlavaLiteForConditionalGeneration.from_pretrained(folder / "llava", guidance_model=str(folder / "other_clip"))
+
+
+def test_importing_leaves_stock_classes_alone(stock):
+    folder, upstream, _ = stock
+    assert type(AutoModelForImageTextToText.from_pretrained(folder / "llava")) is LlavaForConditionalGeneration
+    assert set(LlavaConfig.sub_configs_defaults) == {"vision_config", "text_config"}
+
+
+# ---- checkpoints that carry their code ------------------------------------------------------------------------------
+
+
+ABSENT = """
+import sys, json
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMaskGeneration, AutoProcessor
+
+folder, inputs_file, target = sys.argv[1:]
+try:
+    import transformers_litelvlm
+    raise SystemExit("the package must be absent here")
+except ImportError:
+    pass
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
+inputs = torch.load(inputs_file, weights_only=True)
+logits = model.segment(**inputs).mask_logits
+for auto in (AutoModel, AutoModelForImageTextToText):
+    auto.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True, pruning_preset="fast").pruning_budget is None
+from PIL import Image
+again = processor.segmentation_inputs(Image.new("RGB", (40, 30), "red"), ["a dog", "a cat"])
+assert all(torch.equal(again[name], inputs[name]) for name in inputs), "the processor differs"
+model.save_pretrained(target)
+processor.save_pretrained(target)
+repeated = AutoModelForMaskGeneration.from_pretrained(target, trust_remote_code=True).segment(**inputs).mask_logits
+assert torch.equal(repeated[0], logits[0]), "saved again, it differs"
+torch.save(logits, inputs_file + ".out")
+"""
+
+
+def test_a_checkpoint_runs_where_the_package_is_absent(checkpoint, tmp_path):
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_budget=5)
+    inputs = dict(processor.segmentation_inputs(Image.new("RGB", (40, 30), "red"), ["a dog", "a cat"]))
+    torch.save(inputs, tmp_path / "inputs.pt")
+    (tmp_path / "run.py").write_text(ABSENT)
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    blocker = tmp_path / "blocked" / "transformers_litelvlm"
+    blocker.mkdir(parents=True)
+    (blocker / "__init__.py").write_text("raise ImportError('absent')")
+    # The same number of threads, so that sums are made in the same order.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(blocker.parent), *site])}
+    run = subprocess.run(
+        [sys.executable, tmp_path / "run.py", checkpoint, tmp_path / "inputs.pt", tmp_path / "again"],
+        env=environment, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    remote = torch.load(tmp_path / "inputs.pt.out", weights_only=True)
+    assert torch.equal(remote[0], model.segment(**inputs).mask_logits[0])
+
+
+def test_code_is_written_only_where_it_is_wanted(checkpoint, tmp_path):
+    assert json.loads(Path(checkpoint, "config.json").read_text())["auto_map"]["AutoConfig"].endswith(
+        ".LlavaLiteConfig"
+    )
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint)
+    model.save_pretrained(tmp_path, save_code=False)
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path, save_code=False)
+    assert not list(tmp_path.glob("*.py"))
+    assert "auto_map" not in (tmp_path / "config.json").read_text() + (tmp_path / "processor_config.json").read_text()
+
+
+# ---- pipelines ------------------------------------------------------------------------------------------------------
+
+
+def picture(seed=0):
+    return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (40, 60, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("budget", [None, 5])
+def test_image_text_to_text_pipeline(checkpoint, budget):
+    chat = pipeline("image-text-to-text", model=checkpoint, model_kwargs={"pruning_budget": budget})
+    assert type(chat.model) is LlavaLiteForConditionalGeneration and chat.model.config.pruning_budget == budget
+    content = [{"type": "image", "image": picture()}, {"type": "text", "text": "Where is the dog?"}]
+    arguments = {"max_new_tokens": 6, "do_sample": False}
+    text = chat(text=[{"role": "user", "content": content}], return_full_text=False, **arguments)[0]["generated_text"]
+
+    processor = chat.processor
+    inputs = processor(images=picture(), text="USER: <image>\nWhere is the dog? ASSISTANT:", return_tensors="pt")
+    new = chat.model.generate(**inputs, **arguments)[0, inputs["input_ids"].shape[1] :]
+    assert text == processor.decode(new, skip_special_tokens=True)
+
+
+def test_referring_segmentation_pipeline(checkpoint, tmp_path):
+    segmenter = pipeline("referring-segmentation", model=checkpoint, model_kwargs={"pruning_budget": 5})
+    assert type(segmenter.model) is LlavaLiteForReferringSegmentation and segmenter.model.config.pruning_budget == 5
+    picture().save(tmp_path / "photo.png")
+    results = segmenter(str(tmp_path / "photo.png"), ["a dog", "a cat"])
+    expected = segmenter.model.segment(**segmenter.processor.segmentation_inputs(picture(), ["a dog", "a cat"]))
+    assert [result["label"] for result in results] == ["a dog", "a cat"]
+    for i, result in enumerate(results):
+        assert result["mask"].size == (60, 40) and result["mask"].mode == "L"
+        assert np.array_equal(np.asarray(result["mask"]) == 255, expected.masks[0][i].numpy())
+        assert result["score"] == pytest.approx(expected.scores[0][i].item())
+    assert len(segmenter(picture(), "a dog")) == 1
+    several = segmenter([{"image": picture(i), "sentences": ["x", "y"]} for i in range(2)])
+    assert [len(of_image) for of_image in several] == [2, 2]
+    with pytest.raises(ValueError, match=r"`expressions\[0\]\[0\]` must be a sentence"):
+        segmenter(picture(), "")

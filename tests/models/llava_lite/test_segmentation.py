@@ -1,0 +1,207 @@
+"""Masks: one pass equals many, states come from the right place, and resizing undoes SAM's preprocessing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.models.llava_lite.tiny import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
+from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
+from transformers_litelvlm.models.mask_decoding import foreground_confidence, resize_masks, states_before_seg
+
+
+SEG = SPECIAL.index("[SEG]")
+SENTENCES = [["the red circle", "a dog on the left of the cat"], ["sky"], ["one", "two", "three"]]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_grounding_model()
+
+
+@pytest.fixture(scope="module")
+def images():
+    sizes = [(40, 60), (50, 30), (33, 33)]
+    return [
+        Image.fromarray(np.random.RandomState(i).randint(0, 255, (*size, 3), dtype=np.uint8))
+        for i, size in enumerate(sizes)
+    ]
+
+
+POLICIES = [
+    {},
+    {"budget": 5},
+    {"budget": 5, "token_order": "raster", "position_ids": "original"},
+    {"budget": 6, "method_options": {"context_share": 0.5}},
+    {"budget": 5, "method": "random"},
+]
+
+
+@pytest.mark.parametrize("pruning", POLICIES)
+def test_a_batch_equals_its_images_one_by_one(model, processor, images, pruning):
+    model.config.pruning_config = PruningConfig(**pruning)
+    together = model.segment(**processor.segmentation_inputs(images, SENTENCES))
+    for i, (image, sentences) in enumerate(zip(images, SENTENCES)):
+        alone = model.segment(**processor.segmentation_inputs(image, sentences))
+        assert together.masks[i].shape == (len(sentences), *image.size[::-1])
+        if pruning:
+            assert torch.equal(together.retained_indices[i], alone.retained_indices[0])
+        torch.testing.assert_close(together.mask_logits[i], alone.mask_logits[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.scores[i], alone.scores[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.iou_scores[i], alone.iou_scores[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(together.masks[i], together.mask_logits[i] > 0)
+
+
+def test_the_masks_are_those_of_sam_prompted_with_the_state_before_seg(model, processor, images):
+    """By hand, without any of the model's own wiring."""
+    model.config.pruning_config = PruningConfig()
+    inputs = processor.segmentation_inputs(images[0], SENTENCES[0])
+    output = model.segment(**inputs)
+    with torch.no_grad():
+        hidden = model.model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], pixel_values=inputs["pixel_values"]
+        ).last_hidden_state[0]
+        places = (inputs["input_ids"][0] == SEG).nonzero().flatten().tolist()
+        assert len(places) == 2
+        sam = model.mask_model
+        embeddings = sam.vision_encoder(inputs["mask_pixel_values"])[0]
+        for i, place in enumerate(places):
+            prompt = model.text_hidden_fcs(hidden[place - 1])
+            torch.testing.assert_close(output.seg_embeddings[0, i], prompt, atol=1e-5, rtol=1e-5)
+            masks, iou = sam.mask_decoder(
+                image_embeddings=embeddings,
+                image_positional_embeddings=sam.get_image_wide_positional_embeddings(),
+                sparse_prompt_embeddings=prompt.view(1, 1, 1, -1),
+                dense_prompt_embeddings=sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(
+                    embeddings
+                ),
+                multimask_output=False,
+            )
+            torch.testing.assert_close(output.low_res_masks[0, i], masks[0, 0, 0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(output.iou_scores[0][i], iou[0, 0, 0], atol=1e-5, rtol=1e-5)
+            final = processor.mask_image_processor.post_process_masks(
+                masks, inputs["original_sizes"], inputs["reshaped_input_sizes"], binarize=False
+            )[0][0, 0]
+            torch.testing.assert_close(output.mask_logits[0][i], final, atol=1e-5, rtol=1e-5)
+
+
+def test_encoded_images_serve_a_sweep(model, processor, images):
+    model.config.pruning_config = PruningConfig(budget=5)
+    inputs = processor.segmentation_inputs(images, SENTENCES)
+    expected = model.segment(**inputs)
+    embeddings = model.encode_for_masks(inputs.pop("mask_pixel_values"))
+    actual = model.segment(**inputs, mask_image_embeddings=embeddings)
+    assert all(torch.equal(a, b) for a, b in zip(actual.mask_logits, expected.mask_logits))
+
+
+def test_every_answer_of_its_own_finds_its_seg(model, processor, images):
+    """The generate route on a model that is made to say [SEG]: the masks of the teacher-forced route."""
+    say = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    inputs = processor.segmentation_inputs(images, [["a"], ["bb"], ["ccc"]], for_generation=True)
+    for pruning in ({}, {"budget": 5}):
+        model.config.pruning_config = PruningConfig(**pruning)
+        before = model.lm_head.weight
+        try:
+            model.lm_head.weight = say
+            for kwargs in ({}, {"num_beams": 2}, {"cache_implementation": "static"}):
+                output = model.generate_masks(
+                    **inputs, max_new_tokens=3, do_sample=False, sequence_bias={(SEG,): 1e4}, **kwargs
+                )
+                new = output.sequences[:, inputs["input_ids"].shape[1] :]
+                assert (new == SEG).all()
+                forced = {**inputs, "input_ids": output.sequences}
+                forced["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
+                expected = model.segment(**forced)
+                for actual, wanted in zip(output.mask_logits, expected.mask_logits):
+                    assert actual.shape == wanted.shape and actual.shape[0] == 3
+                    torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)
+        finally:
+            model.lm_head.weight = before
+
+
+def test_an_answer_without_seg_has_no_masks(model, processor, images):
+    model.config.pruning_config = PruningConfig(budget=5)
+    inputs = processor.segmentation_inputs(images[:2], [["a"], ["bb"]], for_generation=True)
+    output = model.generate_masks(**inputs, max_new_tokens=3, do_sample=False, bad_words_ids=[[SEG]])
+    assert [tuple(masks.shape) for masks in output.masks] == [(0, 40, 60), (0, 50, 30)]
+    assert [len(scores) for scores in output.scores] == [0, 0]
+
+
+def test_one_image_embedding_per_image(model, processor, images):
+    model.config.pruning_config = PruningConfig(budget=5)
+    calls = []
+    handle = model.mask_model.vision_encoder.register_forward_hook(
+        lambda module, args, out: calls.append(len(args[0]))
+    )
+    model.segment(**processor.segmentation_inputs(images, SENTENCES))
+    handle.remove()
+    assert calls == [3]  # six sentences, three images, one call
+
+
+def test_missing_inputs_say_what_to_do(model, processor, images):
+    model.config.pruning_config = PruningConfig()
+    inputs = processor.segmentation_inputs(images[0], "a")
+    for name in ("original_sizes", "mask_pixel_values"):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            model.segment(**{key: value for key, value in inputs.items() if key != name})
+    open_question = processor.segmentation_inputs(images[0], "a", for_generation=True)
+    with pytest.raises(ValueError, match=r"Every row of `input_ids` needs a \[SEG\]"):
+        model.segment(**open_question)
+
+
+def test_a_config_without_mask_decoder_is_refused():
+    with pytest.raises(ValueError, match="needs `mask_config` and `seg_token_id`.*LlavaLiteForConditionalGeneration"):
+        LlavaLiteForReferringSegmentation(tiny_config())
+
+
+def test_gradients_reach_everything_that_makes_a_mask(processor, images):
+    model = tiny_grounding_model(pruning_budget=5)
+    inputs = processor.segmentation_inputs(images, SENTENCES)
+    embeddings = model.encode_for_masks(inputs["mask_pixel_values"])
+    features = model.get_image_features(
+        inputs["pixel_values"],
+        guidance_input_ids=inputs["guidance_input_ids"],
+        guidance_attention_mask=inputs["guidance_attention_mask"],
+    )
+    from transformers_litelvlm.models.pruned_inputs import prune_inputs
+
+    pruned = prune_inputs(
+        model.model, input_ids=inputs["input_ids"], pixel_values=None, attention_mask=inputs["attention_mask"],
+        position_ids=None, mm_encoder_outputs={"image": features}, image_kwargs={},
+    )  # fmt: skip
+    states = model.model(**pruned.model_inputs).last_hidden_state
+    masks, *_ = model.predict_low_res_masks(states, pruned.model_inputs["input_ids"], embeddings)
+    masks.square().mean().backward()
+    for part in (model.text_hidden_fcs, model.model.language_model.layers, model.model.multi_modal_projector):
+        assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
+    assert model.mask_model.mask_decoder.mask_tokens.weight.grad.abs().sum() > 0
+
+
+# ---- the pieces -----------------------------------------------------------------------------------------------------
+
+
+def test_states_before_seg_by_hand():
+    ids = torch.tensor([[5, 9, 5, 9, 5], [5, 5, 5, 9, 5]])
+    states = torch.arange(10.0).view(2, 5, 1)
+    found, counts = states_before_seg(states, ids, seg_token_id=9)
+    assert counts == [2, 1]
+    assert found[0, :, 0].tolist() == [0.0, 2.0] and found[1, 0, 0] == 7.0
+
+
+def test_resizing_undoes_padding():
+    """A step edge in the middle of the picture stays in the middle, whatever was padded."""
+    low = torch.full((1, 16, 16), -5.0)
+    low[:, :, 4:] = 5.0  # 4 of 16 columns = 16 of 64 pixels; the picture fills 32 of them
+    masks = resize_masks(low, input_size=64, resized_size=(64, 32), original_size=(200, 100)) > 0
+    assert masks.shape == (1, 200, 100)
+    assert not masks[..., :48].any() and masks[..., 52:].all()
+
+
+def test_foreground_confidence_by_hand():
+    logits = torch.tensor([[[0.0, torch.logit(torch.tensor(0.8))], [torch.logit(torch.tensor(0.6)), -1.0]], [[-1.0, -1.0], [-1.0, -1.0]]])  # fmt: skip
+    torch.testing.assert_close(foreground_confidence(logits), torch.tensor([0.7, 0.0]))
