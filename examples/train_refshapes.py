@@ -161,7 +161,7 @@ def run_ground(args, accelerator, scenes, validation) -> None:
 
     held_out = held_out_dialogues(validation, writer, device)
     evaluate = partial(ground_stage.evaluate_grounding, objective, held_out)
-    fit(args, accelerator, objective, make_batch=make_batch, evaluate=evaluate)
+    fit(args, accelerator, objective, make_batch=make_batch, evaluate=evaluate, warmup=100)
 
 
 def run_masks(args, accelerator, scenes, validation) -> None:

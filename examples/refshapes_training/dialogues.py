@@ -189,4 +189,9 @@ def _patch_targets(cache: SceneCache, indices: np.ndarray) -> dict[str, np.ndarr
             tables["patch_texture"][row, slot] = TEXTURES.index(item["texture"])
             tables["patch_radius"][row, slot] = item["radius"] / 6 - 2
     found = {name: np.take_along_axis(table, numbers, 1) for name, table in tables.items()}
-    return {name: values.astype(np.float32 if name == "patch_radius" else np.int64) for name, values in found.items()}
+    found = {name: values.astype(np.float32 if name == "patch_radius" else np.int64) for name, values in found.items()}
+    # The centre of the object that a patch shows, or the patch's own where there is none.
+    centres = np.stack([_centres(cache.records[index]["objects"]) for index in indices])
+    own = np.stack(np.meshgrid(*[np.arange(GRID, dtype=np.float32) * step + step / 2] * 2), axis=-1).reshape(-1, 2)
+    shown = np.take_along_axis(centres, np.maximum(numbers - 1, 0)[..., None], 1)
+    return found | {"patch_points": np.where(numbers[..., None] > 0, shown, own)}

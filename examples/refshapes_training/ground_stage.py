@@ -25,7 +25,7 @@ class GroundObjective(nn.Module):
 
     Its parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token for a point at the centre of
     the target, with a choice among the cells of a grid (no mask decoder runs); where two attention heads look, nouns at the objects that they fit and
-    [SEG] at its target; what a visual token shows, with a head that is thrown away; and CLIP's contrastive loss, which keeps the vision tower a CLIP
+    [SEG] at its target; what a visual token shows and where the middle of that is, with heads that are thrown away; and CLIP's contrastive loss, which keeps the vision tower a CLIP
     while the others train it.
 
     Args:
@@ -38,6 +38,8 @@ class GroundObjective(nn.Module):
         self.model, self.logit_scale = model, nn.Parameter(logit_scale.detach().clone())
         width = model.model.language_model.config.hidden_size
         self.patch_head = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + len(TEXTURES) + 1)
+        prompt_size = model.mask_model.config.prompt_encoder_config.hidden_size
+        self.centre_head = nn.Linear(width, prompt_size)
         model.mask_model.requires_grad_(False)
         cells = (torch.arange(LOCATION_GRID) + 0.5) * SCENE_SIZE / LOCATION_GRID - 0.5
         points = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), dim=-1).reshape(-1, 2)
@@ -93,9 +95,10 @@ class GroundObjective(nn.Module):
 
         noun, seg = self._attention_losses(layers, batch)
         patch = self._patch_loss(self.patch_head(visual).float(), batch)
+        centre = self.location_loss(self.centre_head(visual), batch["patch_points"]).mean()
         contrast = self._contrastive(image, batch)
-        loss = place + align + 0.3 * language + 0.3 * (noun + seg) + 0.3 * patch + 0.2 * contrast["loss"]
-        parts = {"align": align, "place": place, "language": language, "noun": noun, "seg": seg, "patch": patch}
+        loss = place + align + 0.3 * language + 0.3 * (noun + seg) + 0.3 * patch + 0.3 * centre + 0.2 * contrast["loss"]
+        parts = {"align": align, "place": place, "language": language, "noun": noun, "seg": seg, "patch": patch, "centre": centre}
         return {"loss": loss, **parts, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
 
     def _attention_losses(self, layers: tuple[torch.Tensor, ...], batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,17 +112,16 @@ class GroundObjective(nn.Module):
         )
 
     def _miss(self, layers, number: int, positions: torch.Tensor, wanted: torch.Tensor, batch: dict) -> torch.Tensor:
-        """`(B, P)` minus log share of the first head's attention to the picture that falls on the wanted patches `(B, P, N)`."""
+        """`(B, P)` minus log of the first head's attention that falls on the wanted patches `(B, P, N)`."""
         language, start = self.model.model.language_model, batch["image_start"]
-        layer = language.layers[number]
+        layer, visible = language.layers[number], pick(batch["visible"], positions)
         states = layer.input_layernorm(layers[number])
         queries = layer.self_attn.q_proj(pick(states, positions)).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
-        visual = states[:, start : start + NUM_VISUAL_TOKENS]
-        keys = layer.self_attn.k_proj(visual).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
+        keys = layer.self_attn.k_proj(states).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
         cosine, sine = language.rotary_emb(states, batch["position_ids"])
-        queries = _rotate(queries, pick(cosine, positions), pick(sine, positions))
-        keys = _rotate(keys, cosine[:, start : start + NUM_VISUAL_TOKENS], sine[:, start : start + NUM_VISUAL_TOKENS])
-        attention = (queries.float() @ keys.float().transpose(1, 2) * layer.self_attn.scaling).softmax(-1)
+        queries = _rotate(queries, pick(cosine, positions), pick(sine, positions)).float()
+        logits = queries @ _rotate(keys, cosine, sine).float().transpose(1, 2) * layer.self_attn.scaling
+        attention = logits.masked_fill(~visible, -1e9).softmax(-1)[..., start : start + NUM_VISUAL_TOKENS]
         return -((attention * wanted).sum(-1) + 1e-6).log()
 
     def _contrastive(self, image: torch.Tensor, batch: dict) -> dict[str, torch.Tensor]:

@@ -143,7 +143,7 @@ class PruningConfig(PreTrainedConfig):
         return self.method != "none" and (self.budget is not None or self.retention_ratio is not None)
 
     def resolve(self, num_tokens: int) -> int | None:
-        """Number of visual tokens kept of `num_tokens`, or `None` where pruning is off (nothing set, or nothing cut)."""
+        """Visual tokens kept of `num_tokens`; `None` where pruning is off: nothing is set, or nothing would be cut."""
         if not self.is_on:
             return None
         budget = resolve_budget(num_tokens, self.budget, self.retention_ratio)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import Pipeline
@@ -61,7 +60,7 @@ class ReferringSegmentationPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         masks = model_outputs["masks"].to(torch.uint8).mul(255).cpu().numpy()
         return [
-            {"label": sentence, "score": score, "mask": Image.fromarray(np.asarray(mask), mode="L")}
+            {"label": sentence, "score": score, "mask": Image.fromarray(mask)}
             for sentence, score, mask in zip(model_outputs["sentences"], model_outputs["scores"].tolist(), masks)
         ]
 

@@ -206,20 +206,24 @@ def test_folders_that_are_no_checkpoint(litelvlm, picture, tmp_path, tiny_checkp
     (tmp_path / "empty").mkdir()
     shutil.copytree(tiny_checkpoint, tmp_path / "no_weights")
     (tmp_path / "no_weights" / "model.safetensors").unlink()
-    shutil.copytree(tiny_checkpoint, tmp_path / "no_guidance")
-    weights = load_file(tmp_path / "no_guidance" / "model.safetensors")
-    weights = {name: tensor for name, tensor in weights.items() if "guidance" not in name}
-    save_file(weights, tmp_path / "no_guidance" / "model.safetensors", metadata={"format": "pt"})
+    for part in ("guidance", "text_hidden_fcs"):
+        folder = tmp_path / f"no_{part}"
+        shutil.copytree(tiny_checkpoint, folder)
+        weights = load_file(folder / "model.safetensors")
+        weights = {name: tensor for name, tensor in weights.items() if part not in name}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copytree(tiny_checkpoint, tmp_path / "broken_config")
     (tmp_path / "broken_config" / "config.json").write_text("{")
     for folder, message in {
         "empty": "no config.json",
         "nowhere/at/all": "no config.json",
         "no_weights": "no file named model.safetensors",
-        "no_guidance": "model.guidance.",
+        "no_guidance": "holds no CLIP text tower",
+        "no_text_hidden_fcs": "lack 4 parameters, the first is text_hidden_fcs.0.bias",
         "broken_config": "config.json",
     }.items():
-        code, out, err = litelvlm(picture, "the star", "--budget", 4, model=folder)
+        guidance = ["--guidance-model", tmp_path / "nowhere"]
+        code, out, err = litelvlm(picture, "the star", "--budget", 4, *guidance, model=folder)
         assert (code, out) == (2, ""), folder
         assert err.startswith(f"litelvlm: error: --model {folder}: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "litelvlm_output").exists()

@@ -55,7 +55,8 @@ def summary(result: dict[str, Any]) -> str:
         f"  pruned {result['median_ms_pruned']:.1f} ms   stock {result['median_ms_stock']:.1f} ms"
         f"   (medians of {result['pairs']} paired runs)\n"
         f"  ratio {result['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} (below 1: pruned is faster)\n"
-        f"  {result['device']}, {result['dtype']}, {result['threads']} threads; {versions}"
+        f"  {result['device']}, {result['dtype']}, {result['threads']} threads, load average at the end"
+        f" {result['load_average']:.1f}; {versions}"
     )
 
 

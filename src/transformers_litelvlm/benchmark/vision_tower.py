@@ -7,6 +7,7 @@ tower, which LLaVA never uses, and the projection of pruned tokens. This measure
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -158,6 +159,8 @@ def run_vision_tower(
         "dtype": dtype,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
+        # Other work on the cores hits the route with more and smaller steps, the pruned one, harder.
+        "load_average": os.getloadavg()[0],
         "versions": {
             "transformers_litelvlm": __version__,
             "transformers": transformers.__version__,

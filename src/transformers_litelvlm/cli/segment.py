@@ -44,6 +44,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the embedded one)")
+    parser.add_argument(
+        "--guidance-model", metavar="PATH", help="CLIP for a checkpoint without text tower (default: the one it names)"
+    )
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument("--budget", metavar="N", type=positive_int, help="visual tokens to keep, 1 or more")
     tokens.add_argument("--retention-ratio", metavar="R", type=ratio, help="fraction of them to keep, in (0, 1]")
@@ -157,6 +160,8 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
 
         # The small file first: what is wrong with the settings is known before gigabytes are read.
         config = AutoConfig.from_pretrained(path, **pruning)
+        if args.guidance_model:
+            config.guidance_model = args.guidance_model
         processor = AutoProcessor.from_pretrained(path)
         if not hasattr(processor, "segmentation_inputs"):
             raise BadInputError(f"--model {path}: its processor cannot prepare referring segmentation")

@@ -39,8 +39,8 @@ class ClipGuidance(nn.Module):
 
 def encode_until(tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> torch.Tensor:
     """Hidden states (M, 1+N, C) after the first `num_layers` layers of a CLIP vision tower; later ones do not run."""
-    embedding = tower.embeddings.patch_embedding.weight
-    hidden_states = tower.embeddings(pixel_values.to(embedding.device), **kwargs)
+    device = tower.get_parameter("embeddings.patch_embedding.weight").device
+    hidden_states = tower.embeddings(pixel_values.to(device), **kwargs)
     hidden_states = tower.pre_layrnorm(hidden_states)
     for layer in tower.encoder.layers[:num_layers]:
         hidden_states = layer(hidden_states, None)
@@ -120,4 +120,4 @@ def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
     guidance = ClipGuidance(clip.config.text_config, clip.config.vision_config.hidden_size, clip.config.projection_dim)
     guidance.text_model = clip.text_model
     guidance.text_projection, guidance.visual_projection = clip.text_projection, clip.visual_projection
-    return guidance.to(device=tower.device, dtype=tower.dtype).eval()
+    return guidance.to(next(tower.parameters())).eval()

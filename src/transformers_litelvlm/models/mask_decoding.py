@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class ReferringSegmentationOutput(ModelOutput):
     iou_scores: list[torch.Tensor] | None = None
     low_res_masks: torch.Tensor | None = None
     seg_embeddings: torch.Tensor | None = None
-    retained_indices: torch.Tensor | None = None
+    retained_indices: torch.Tensor | Sequence[torch.Tensor] | None = None
     similarity: torch.Tensor | None = None
     context_scores: torch.Tensor | None = None
     sequences: torch.Tensor | None = None

@@ -13,6 +13,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
 
 
+# (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
+RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
+
+
 @dataclass
 class PrunedImageFeatures(BaseModelOutputWithPooling):
     """Output of `get_image_features` where pruning is on, for M images of N visual tokens each.
@@ -25,7 +29,7 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
         num_visual_tokens: N of every image.
     """
 
-    retained_indices: torch.Tensor | Sequence[torch.Tensor] | None = None
+    retained_indices: RetainedIndices | None = None
     similarity: torch.Tensor | None = None
     context_scores: torch.Tensor | None = None
     num_visual_tokens: list[int] | None = None
@@ -39,7 +43,7 @@ class PrunedInputs(NamedTuple):
     plan: CompactionPlan | None = None
 
     @property
-    def retained_indices(self) -> torch.Tensor | Sequence[torch.Tensor] | None:
+    def retained_indices(self) -> RetainedIndices | None:
         return None if self.features is None else self.features.retained_indices
 
 

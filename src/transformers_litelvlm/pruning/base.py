@@ -12,9 +12,10 @@ import torch
 
 
 class VisualEvidence(ABC):
-    """What a method may ask about the visual tokens of a batch of images; each answer is computed only when asked for.
+    """What a method may ask about the visual tokens of a batch of images, computed only when it asks.
 
-    B images, N visual tokens, C channels of the vision tower, T expressions per image (padded), P shared CLIP dimension.
+    B images, N visual tokens, C channels of the vision tower, T expressions per image (padded), P the size of CLIP's shared
+    space.
     """
 
     features: torch.Tensor  # (B, N, C), what the projector would receive
@@ -30,7 +31,7 @@ class VisualEvidence(ABC):
 
     @abstractmethod
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query of the class token (B, C), keys (B, N, C) and values (B, N, C) of the layer that reads the features."""
+        """Query of the class token (B, C), keys and values (B, N, C) of the layer that reads the features."""
 
 
 class Selection(NamedTuple):

@@ -1,4 +1,4 @@
-"""From a folder to a model: Auto classes, keywords, stock checkpoints, checkpoints that carry their code, pipelines."""
+"""From a folder to a model: Auto classes, keywords, stock weights, checkpoints with their code, pipelines."""
 
 import copy
 import json

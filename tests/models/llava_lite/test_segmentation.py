@@ -203,5 +203,6 @@ def test_resizing_undoes_padding():
 
 
 def test_foreground_confidence_by_hand():
-    logits = torch.tensor([[[0.0, torch.logit(torch.tensor(0.8))], [torch.logit(torch.tensor(0.6)), -1.0]], [[-1.0, -1.0], [-1.0, -1.0]]])  # fmt: skip
+    probabilities = torch.tensor([[[0.5, 0.8], [0.6, 0.2]], [[0.1, 0.2], [0.3, 0.4]]])
+    logits = probabilities.logit()
     torch.testing.assert_close(foreground_confidence(logits), torch.tensor([0.7, 0.0]))

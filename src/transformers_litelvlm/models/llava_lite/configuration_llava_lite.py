@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import CLIPTextConfig, LlavaConfig, PreTrainedConfig, SamConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -55,6 +55,11 @@ class LlavaLiteConfig(LlavaConfig):
             init_kwargs={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
         ),
         "mask_config": SubConfigSpec(config_class=SamConfig, optional=True),
+    }
+
+    # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
+    sub_configs: ClassVar[dict[str, type]] = {
+        name: spec.config_class for name, spec in sub_configs_defaults.items() if name != "pruning_config"
     }
 
     pruning_config: dict | PreTrainedConfig | None = None

@@ -12,7 +12,7 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until, load_guidance
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, prune_inputs
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, RetainedIndices, prune_inputs
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.pruning.selection import gather_tokens
 
@@ -25,14 +25,14 @@ MASK_KEYS = [r"^mask_model\.", r"^text_hidden_fcs\."]
 class LlavaLiteModelOutputWithPast(LlavaModelOutputWithPast):
     """[`LlavaModelOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
 
-    retained_indices: torch.Tensor | None = None
+    retained_indices: RetainedIndices | None = None
 
 
 @dataclass
 class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
     """[`LlavaCausalLMOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
 
-    retained_indices: torch.Tensor | None = None
+    retained_indices: RetainedIndices | None = None
 
 
 class LlavaLiteModel(RemoteCodeMixin, LlavaModel):

@@ -89,7 +89,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             input_ids, attention_mask: (B, L), one [SEG] per sentence.
             pixel_values: (B, 3, H, W) for the vision tower.
             mask_pixel_values: (B, 3, S, S) for SAM.
-            original_sizes, reshaped_input_sizes: (B, 2) height and width of the picture, and of it inside the square.
+            original_sizes, reshaped_input_sizes: (B, 2) height, width of the picture, and of it inside the square.
             guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
             mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
             mask_image_embeddings: (B, C, h, w) instead of `mask_pixel_values`, for sweeps.
@@ -102,8 +102,8 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         """
         if not (input_ids == self.config.seg_token_id).any(dim=1).all():
             raise ValueError(
-                "Every row of `input_ids` needs a [SEG] that stands for its mask. Use `processor.segmentation_inputs`, "
-                "or `generate_masks` to let the model write its answer."
+                "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
+                "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
             )
         pruned = prune_inputs(
             self.model,

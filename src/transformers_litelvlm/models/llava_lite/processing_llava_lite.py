@@ -45,7 +45,7 @@ class LlavaLiteProcessor(LlavaProcessor):
     results do not depend on whether torchvision is installed.
 
     Args:
-        image_processor, tokenizer, patch_size, vision_feature_select_strategy, chat_template, image_token: as upstream.
+        image_processor, tokenizer, patch_size, vision_feature_select_strategy, chat_template, image_token: upstream's.
         num_additional_image_tokens (`int`, defaults to 1): the class token of CLIP.
         guidance_tokenizer: tokenizer of the CLIP text tower; without it there is no guidance.
         mask_image_processor: image processor of the mask decoder; without it there are no masks.
@@ -149,9 +149,9 @@ class LlavaLiteProcessor(LlavaProcessor):
             for_generation: leave the answer to the model, for `model.generate_masks(...)`; one expression per picture.
 
         Returns:
-            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W), `guidance_input_ids`,
-            `guidance_attention_mask` (B, T, L), `mask_pixel_values` (B, 3, S, S), `original_sizes` and
-            `reshaped_input_sizes` (B, 2), height before width.
+            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W),
+            `guidance_input_ids`, `guidance_attention_mask` (B, T, L), `mask_pixel_values` (B, 3, S, S),
+            `original_sizes` and `reshaped_input_sizes` (B, 2), height before width.
 
         Raises:
             ValueError: for an unreadable picture, an empty expression, one that contains a special token, or numbers
