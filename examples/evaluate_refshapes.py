@@ -1,11 +1,13 @@
 """
 Measures the tiny checkpoint on the test split of RefShapes, at every budget and for every selection rule.
 
-    python examples/evaluate_refshapes.py --output_dir results
     python examples/evaluate_refshapes.py --output_dir results --num_scenes 20 --protocols single
+    torchrun --nproc_per_node 2 examples/evaluate_refshapes.py --output_dir results --bf16
 
-Writes `refshapes.json` and `refshapes.md`. All rules see the same pictures and sentences; vision tower and SAM encoder run once per picture.
-Two protocols: `single`, one sentence per dialogue, and `dialogue`, all sentences of a picture in one dialogue with one selection for them all.
+Writes `refshapes.json` and `refshapes.md`. All rules see the same pictures and sentences; vision tower and SAM encoder
+run once per picture. Rules named "in place" keep raster order and the positions of the unpruned prompt; the others use
+the official layout. Two protocols: `single`, one sentence per dialogue, and `dialogue`, all sentences of a picture in
+one dialogue with one selection for them all.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -45,17 +49,24 @@ class Rule:
 
     Args:
         name (`str`): Its name in the table.
-        method (`str`): Registered pruning method; `"all"` and `"zeroed"` keep every token, the second replaces them by zeros.
+        method (`str`): Registered pruning method; `"all"` and `"zeroed"` keep every token, the second replaces them by
+            zeros.
         options (`dict`): Options of the method.
         budget (`int`, *optional*): Tokens kept.
-        scores (`dict[str, list]`): Filled in: per protocol one row `(scene, kind, intersection, union)` for every sentence.
+        layout (`dict`): `token_order` and `position_ids`; the method's official choice where absent.
+        scores (`dict[str, list]`): Filled in: per protocol one row `(scene, kind, intersection, union)` for every
+            sentence.
     """
 
     name: str
     method: str
     options: dict = field(default_factory=dict)
     budget: int | None = None
+    layout: dict = field(default_factory=dict)
     scores: dict[str, list] = field(default_factory=dict)
+
+
+IN_PLACE = {"token_order": "raster", "position_ids": "original"}
 
 
 def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
@@ -67,7 +78,13 @@ def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
             chosen.append(Rule(f"litelvlm, context share {share}", "litelvlm", {"context_share": share}, budget))
         chosen.append(Rule("context only", "litelvlm", {"context_share": 1.0}, budget))
         chosen.append(Rule("forward ranking", "litelvlm", {"ranking": "forward"}, budget))
-        chosen += [Rule("random", "random", {"seed": seed}, budget) for seed in range(random_seeds)]
+        chosen.append(Rule("litelvlm, in place", "litelvlm", {}, budget, IN_PLACE))
+        # The seeds of the second differ little, and it is there for comparison with the rule above only.
+        for name, layout, seeds in (
+            ("random", {}, random_seeds),
+            ("random, in place", IN_PLACE, min(2, random_seeds)),
+        ):
+            chosen += [Rule(name, "random", {"seed": seed}, budget, layout) for seed in range(seeds)]
     return chosen
 
 
@@ -77,7 +94,9 @@ def visual_features(model: LlavaLiteForReferringSegmentation, rule: Rule, states
     if rule.budget is None:
         projected = inner.multi_modal_projector(states[:, 1:])
         return BaseModelOutputWithPooling(pooler_output=list(projected * (rule.method == "all")))
-    model.config.pruning_config = PruningConfig(method=rule.method, budget=rule.budget, method_options=rule.options)
+    model.config.pruning_config = PruningConfig(
+        method=rule.method, budget=rule.budget, method_options=rule.options, **rule.layout
+    )
     evidence = ClipTowerEvidence(
         inner.vision_tower,
         layer,
@@ -113,7 +132,8 @@ def score_batch(model, processor: LlavaLiteProcessor, rows: list[dict], protocol
     places = torch.tensor([place for place, _ in asked])
     pictures = processor.segmentation_inputs([row["image"] for row in rows], [["x"]] * len(rows))
     inputs = processor.segmentation_inputs(
-        [rows[place]["image"] for place, _ in asked], [[entry["sentence"] for entry in entries] for _, entries in asked]
+        [rows[place]["image"] for place, _ in asked],
+        [[entry["sentence"] for entry in entries] for _, entries in asked],
     )
     layer = model.config.vision_config.num_hidden_layers - 1
     states = encode_until(model.model.vision_tower, pictures["pixel_values"], layer)[places]
@@ -152,7 +172,9 @@ def summary(seeds: list[np.ndarray], rng: np.random.Generator) -> dict:
     overlap, union = scores[..., 2], scores[..., 3]
     iou = np.where(union > 0, overlap / np.maximum(union, 1), 1.0).mean(0)
     count = scene.max() + 1
-    totals = [np.bincount(scene, weights, count) for weights in (iou, np.ones_like(iou), overlap.mean(0), union.mean(0))]
+    totals = [
+        np.bincount(scene, weights, count) for weights in (iou, np.ones_like(iou), overlap.mean(0), union.mean(0))
+    ]
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     sums = [drawn @ total for total in totals]
     result = {"giou": iou.mean(), "ciou": overlap.sum() / union.sum(), "sentences": len(iou), "scenes": int(count)}
@@ -160,7 +182,10 @@ def summary(seeds: list[np.ndarray], rng: np.random.Generator) -> dict:
         result[f"{name}_interval"] = [round(float(edge), 4) for edge in np.percentile(values, (2.5, 97.5))]
     result |= {f"giou_{name}": iou[kind == number].mean() for number, name in enumerate(KINDS)}
     if len(seeds) > 1:
-        result["giou_of_seeds"] = [round(float(np.where(u > 0, o / np.maximum(u, 1), 1.0).mean()), 4) for o, u in zip(overlap, union, strict=True)]
+        result["giou_of_seeds"] = [
+            round(float(np.where(u > 0, o / np.maximum(u, 1), 1.0).mean()), 4)
+            for o, u in zip(overlap, union, strict=True)
+        ]
     return {name: round(float(value), 4) if isinstance(value, float) else value for name, value in result.items()}
 
 
@@ -168,7 +193,7 @@ def report(chosen: list[Rule], protocols: list[str], seed: int) -> list[dict]:
     """One entry per protocol, rule and budget; the seeds of the random rule are one entry."""
     groups = {}
     for rule in chosen:
-        for protocol in protocols:
+        for protocol in (name for name in protocols if name in rule.scores):
             groups.setdefault((protocol, rule.name, rule.budget), []).append(np.asarray(rule.scores[protocol]))
     return [
         {"protocol": protocol, "rule": name, "budget": budget, **summary(seeds, np.random.default_rng(seed))}
@@ -180,7 +205,10 @@ def markdown(entries: list[dict]) -> str:
     """The entries as tables, one per protocol."""
     lines = []
     for protocol in dict.fromkeys(entry["protocol"] for entry in entries):
-        lines += [f"\n### Protocol `{protocol}`\n", "| tokens | rule | gIoU | 95 % | cIoU | 95 % | attribute | superlative | relation |"]
+        lines += [
+            f"\n### Protocol `{protocol}`\n",
+            "| tokens | rule | gIoU | 95 % | cIoU | 95 % | attribute | superlative | relation |",
+        ]
         lines.append("|" + "---|" * 9)
         for entry in (entry for entry in entries if entry["protocol"] == protocol):
             intervals = ["{:.3f} to {:.3f}".format(*entry[f"{name}_interval"]) for name in ("giou", "ciou")]
@@ -198,24 +226,45 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=transformers_litelvlm.DEFAULT_CHECKPOINT)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--num_scenes", type=int, default=1000)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[48, 32, 16, 8])
+    parser.add_argument("--num_objects", type=int, nargs=2, default=[3, 5], help="per scene, smallest and largest")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[48, 32, 16, 8])
     parser.add_argument("--protocols", nargs="+", default=["single", "dialogue"], choices=("single", "dialogue"))
     parser.add_argument("--random_seeds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at a time")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, which halves the time")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     args = parser.parse_args()
 
     started = time.time()
     model = LlavaLiteForReferringSegmentation.from_pretrained(args.checkpoint).eval()
     processor = LlavaLiteProcessor.from_pretrained(args.checkpoint)
-    rows, chosen = load_refshapes("test", args.num_scenes), rules(args.budgets, args.random_seeds)
-    for start in tqdm(range(0, len(rows), args.batch_size)):
-        batch = [rows[number] for number in range(start, min(start + args.batch_size, len(rows)))]
-        for protocol in args.protocols:
-            score_batch(model, processor, batch, protocol, chosen)
+    rows = load_refshapes("test", args.num_scenes, num_objects=tuple(args.num_objects))
+    chosen = rules(args.budgets, args.random_seeds)
+    state = PartialState()
+    with state.split_between_processes(list(range(len(rows)))) as numbers:
+        for start in tqdm(range(0, len(numbers), args.batch_size), disable=not state.is_main_process):
+            batch = [rows[number] for number in numbers[start : start + args.batch_size]]
+            for protocol in args.protocols:
+                # What only makes a difference between several sentences and one is asked once.
+                asked = [
+                    rule
+                    for rule in chosen
+                    if protocol == "single" or "context_share" not in rule.options or rule.name == "context only"
+                ]
+                with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                    score_batch(model, processor, batch, protocol, asked)
+    for rule in chosen:
+        rule.scores = {name: gather_object(rule.scores[name]) for name in args.protocols if name in rule.scores}
+    if not state.is_main_process:
+        return
 
     entries = report(chosen, args.protocols, args.seed)
-    settings = {**vars(args), "seconds": round(time.time() - started), "machine": platform.platform(), "threads": torch.get_num_threads()}
+    settings = {
+        **vars(args),
+        "seconds": round(time.time() - started),
+        "machine": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }
     settings |= {"torch": torch.__version__, "transformers": transformers.__version__}
     os.makedirs(args.output_dir, exist_ok=True)
     with open(os.path.join(args.output_dir, "refshapes.json"), "w", encoding="utf-8") as stream:

@@ -8,7 +8,8 @@ Trains the tiny grounding checkpoint that ships with the package, from nothing, 
     python examples/train_refshapes.py guidance --work_dir /tmp/refshapes
     python examples/train_refshapes.py export --work_dir /tmp/refshapes --output_dir refshapes_tiny
 
-The first two stages do not need each other and can run side by side, and so can `masks` and `guidance`. Every stage goes on where it was stopped.
+The first two stages do not need each other and can run side by side, and so can `masks` and `guidance`. Every stage
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", help="where `export` writes the checkpoint")
     parser.add_argument("--num_scenes", type=int, default=40000)
     parser.add_argument("--num_validation_scenes", type=int, default=600)
+    parser.add_argument("--num_objects", type=int, nargs=2, default=[4, 7], help="per scene, smallest and largest")
     parser.add_argument("--batch_size", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--minutes", type=float, default=None, help="wall-clock budget of the stage")
@@ -44,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--evaluate_every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="use torch.compile where it was measured to help")
+    parser.add_argument("--freeze_tower", action="store_true", help="stage `ground` without vision tower and CLIP")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is an accelerator")
     return parser.parse_args()
 
@@ -66,8 +69,9 @@ def main() -> None:
     set_seed(args.seed)
     accelerator = Accelerator(mixed_precision="bf16", cpu=args.cpu)
     folder = os.path.join(args.work_dir, "scenes")
-    train_scenes = scene_cache(folder, "train", args.num_scenes, args.seed)
-    validation = scene_cache(folder, "validation", args.num_validation_scenes, args.seed)
+    objects = tuple(args.num_objects)
+    train_scenes = scene_cache(folder, "train", args.num_scenes, args.seed, objects)
+    validation = scene_cache(folder, "validation", args.num_validation_scenes, args.seed, objects)
     STAGES[args.stage](args, accelerator, train_scenes, validation)
 
 
@@ -120,17 +124,28 @@ def run_clip(args, accelerator, scenes, validation) -> None:
         indices, rng = draw(args, step, len(scenes))
         return clip_stage.clip_batch(scenes, indices, words, rng, device)
 
-    held_out = clip_stage.clip_batch(validation, np.arange(256), words, np.random.default_rng(0), device)
-    fit(args, accelerator, objective, make_batch=make_batch, evaluate=lambda: clip_stage.evaluate_clip(objective, held_out))
+    held_out = clip_stage.clip_batch(
+        validation, np.arange(min(256, len(validation))), words, np.random.default_rng(0), device
+    )
+    fit(
+        args,
+        accelerator,
+        objective,
+        make_batch=make_batch,
+        evaluate=lambda: clip_stage.evaluate_clip(objective, held_out),
+    )
 
 
 def grounding_objective(args: argparse.Namespace, stage: str | None = None) -> ground_stage.GroundObjective:
     """The grounding model from the first two stages, with the weights of a later stage where one is named."""
-    clip, sam = clip_stage.ClipObjective(clip_stage.build_clip(clip_tokenizer())), sam_stage.SamObjective(sam_stage.build_sam())
+    clip, sam = (
+        clip_stage.ClipObjective(clip_stage.build_clip(clip_tokenizer())),
+        sam_stage.SamObjective(sam_stage.build_sam()),
+    )
     load_stage(args, "clip", clip)
     load_stage(args, "sam", sam)
     model = build_grounding_model(clip.clip, sam.sam, language_tokenizer())
-    objective = ground_stage.GroundObjective(model, clip.clip.logit_scale)
+    objective = ground_stage.GroundObjective(model, clip.clip.logit_scale, train_tower=not args.freeze_tower)
     if stage is not None:
         load_stage(args, stage, objective)
         # SAM may have been trained further while the language model learned: its prompt tokens are the same.
@@ -141,8 +156,9 @@ def grounding_objective(args: argparse.Namespace, stage: str | None = None) -> g
 def held_out_dialogues(validation: SceneCache, writer: dialogues.DialogueWriter, device: torch.device) -> list[dict]:
     """One batch whose turns do not see one another (a single sentence per dialogue) and one of ordinary dialogues."""
     batches = []
-    for start, share in ((0, 1.0), (64, 0.0)):
-        indices, rng = np.arange(start, start + 64), np.random.default_rng(0)
+    count = min(64, len(validation) // 2)
+    for start, share in ((0, 1.0), (count, 0.0)):
+        indices, rng = np.arange(start, start + count), np.random.default_rng(0)
         batch = dialogues.dialogue_batch(validation, indices, writer, rng, device, isolated_share=share)
         batches.append(batch | {"masks": mask_stage.mask_targets(validation, indices, batch["target"])})
     return batches
@@ -192,8 +208,16 @@ def run_guidance(args, accelerator, scenes, validation) -> None:
         indices, rng = draw(args, step, len(scenes))
         return clip_stage.clip_batch(scenes, indices, words, rng, device)
 
-    held_out = clip_stage.clip_batch(validation, np.arange(256), words, np.random.default_rng(0), device)
-    fit(args, accelerator, objective, make_batch=make_batch, evaluate=lambda: clip_stage.evaluate_clip(objective, held_out))
+    held_out = clip_stage.clip_batch(
+        validation, np.arange(min(256, len(validation))), words, np.random.default_rng(0), device
+    )
+    fit(
+        args,
+        accelerator,
+        objective,
+        make_batch=make_batch,
+        evaluate=lambda: clip_stage.evaluate_clip(objective, held_out),
+    )
 
 
 def run_export(args, accelerator, scenes, validation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from refshapes_training.scenes import SceneCache
 from refshapes_training.vocabulary import QUESTION
 from transformers_litelvlm.data.refshapes_rendering import SCENE_SIZE
 
+
+POSITION_SCALE = 0.4
 TEXT_LENGTH = 48  # one shape for the compiler; longer captions lose their end
 
 
@@ -40,13 +44,34 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-    clip.set_attn_implementation("eager")  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
+    _draw_positions(clip)
+    clip.set_attn_implementation(
+        "eager"
+    )  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
     return clip
+
+
+@torch.no_grad()
+def _draw_positions(clip: CLIPModel) -> None:
+    """
+    Starts the position embeddings of the patches as random Fourier features of their places, as strong as what the
+    patches show.
+
+    Upstream's start is so weak beside the patch embeddings that places take very long to be learned from the
+    contrastive loss alone.
+    """
+    embeddings = clip.vision_model.embeddings
+    side = clip.config.vision_config.image_size // clip.config.vision_config.patch_size
+    places = (torch.arange(side) + 0.5) / side * 2 - 1
+    columns_and_rows = torch.stack(torch.meshgrid(places, places, indexing="xy"), dim=-1).view(-1, 2)
+    phases = 2 * math.pi * columns_and_rows @ torch.randn(2, embeddings.embed_dim // 2)
+    embeddings.position_embedding.weight[1:] = POSITION_SCALE * torch.cat((phases.sin(), phases.cos()), dim=-1)
 
 
 def caption(record: dict, rng: np.random.Generator) -> str:
     """
-    A text about a scene: a bare expression, a question about one, several expressions joined, or a list of the objects.
+    A text about a scene: a bare expression, a question about one, several expressions joined, or a list of the
+    objects.
 
     Args:
         record (`dict`): A record of a `SceneCache`.
@@ -72,7 +97,9 @@ def caption(record: dict, rng: np.random.Generator) -> str:
     return " and ".join(names[: max(2, int(rng.integers(2, 8)))])
 
 
-def contrastive_loss(image_embeds: torch.Tensor, text_embeds: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+def contrastive_loss(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, scale: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Symmetric InfoNCE of `(B, P)` embeddings, and how often a text ranks its own picture first."""
     image_embeds, text_embeds = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
     logits = scale.exp().clamp(max=100) * text_embeds @ image_embeds.T

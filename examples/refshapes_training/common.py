@@ -21,19 +21,26 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalise(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """`(B, H, W, 3)` uint8 to `(B, 3, H, W)` float32 with CLIP's mean and standard deviation, which the SAM tower shares here."""
+    """
+    `(B, H, W, 3)` uint8 to `(B, 3, H, W)` float32 with CLIP's mean and standard deviation, which the SAM tower shares
+    here.
+    """
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     return (pixels - mean) / std
 
 
-def mask_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Dice plus binary cross-entropy, mean over masks; both arguments are `(masks, H, W)`."""
+def mask_loss(logits: torch.Tensor, targets: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Dice plus twice binary cross-entropy of `(masks, H, W)`, mean over the masks, or over those that are `present`
+    `(masks,)`.
+    """
     logits, targets = logits.float().flatten(1), targets.float().flatten(1)
     probabilities = logits.sigmoid()
     overlap = (probabilities * targets).sum(1)
     dice = 1 - (2 * overlap + 1) / (probabilities.sum(1) + targets.sum(1) + 1)
-    return dice.mean() + 2 * F.binary_cross_entropy_with_logits(logits, targets)
+    losses = dice + 2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return losses.mean() if present is None else (losses * present).sum() / present.sum().clamp(min=1)
 
 
 def mask_iou(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -77,12 +84,14 @@ def train(
     """
     Trains a module whose forward takes a batch and returns a dictionary of scalars, the objective under `"loss"`.
 
-    The state is saved in `folder` at every evaluation; a run that was stopped goes on from there. `log.jsonl` keeps the measurements.
+    The state is saved in `folder` at every evaluation; a run that was stopped goes on from there. `log.jsonl` keeps
+    the measurements.
 
     Args:
         accelerator (`Accelerator`): Device and precision.
         module (`nn.Module`): The objective.
-        make_batch (`Callable[[int], dict]`): Batch of a step; keyed on the step, so that a resumed run sees what the unbroken one would.
+        make_batch (`Callable[[int], dict]`): Batch of a step; keyed on the step, so that a resumed run sees what the
+            unbroken one would.
         folder (`str`): Where state and log go.
         steps (`int`): Number of steps.
         learning_rate (`float`): Highest learning rate.
@@ -105,7 +114,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     started, sums, count = time.time(), {}, 0
-    progress = tqdm(range(first, steps), initial=first, total=steps, disable=not accelerator.is_main_process, mininterval=10)
+    progress = tqdm(
+        range(first, steps), initial=first, total=steps, disable=not accelerator.is_main_process, mininterval=10
+    )
     for step in progress:
         share = step / steps if minutes is None else max(step / steps, (time.time() - started) / (60 * minutes))
         for group in optimizer.param_groups:
@@ -136,7 +147,11 @@ def train(
 
 
 def _record(accelerator: Accelerator, module: nn.Module, optimizer, folder: str, step: int, entry: dict) -> None:
-    state = {"module": accelerator.unwrap_model(module).state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    state = {
+        "module": accelerator.unwrap_model(module).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
     torch.save(state, os.path.join(folder, "state.pt.part"))
     os.replace(os.path.join(folder, "state.pt.part"), os.path.join(folder, "state.pt"))
     with open(os.path.join(folder, "log.jsonl"), "a", encoding="utf-8") as stream:

@@ -25,7 +25,8 @@ class DialogueWriter:
     Token ids of dialogues, put together from pieces that are tokenised once.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The language tokenizer; every word of RefShapes has to be one of its tokens.
+        tokenizer (`PreTrainedTokenizerBase`): The language tokenizer; every word of RefShapes has to be one of its
+            tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -67,8 +68,9 @@ def dialogue_batch(
     """
     Scenes with one dialogue each.
 
-    In a share of the rows every turn sees the picture and itself alone, at the positions that it would have as the first turn: one row then holds
-    several dialogues of a single sentence. In the other rows turns follow one another as in real use.
+    In a share of the rows every turn sees the picture and itself alone, at the positions that it would have as the
+    first turn: one row then holds several dialogues of a single sentence. In the other rows turns follow one another
+    as in real use.
 
     Args:
         cache (`SceneCache`): The scenes.
@@ -84,19 +86,26 @@ def dialogue_batch(
         `dict`: Tensors with `B` rows, `L` tokens and `T` turns.
     """
     rows = [
-        _row(cache.records[index], writer, rng, max_turns, bool(rng.random() < isolated_share), kinds) for index in indices
+        _row(cache.records[index], writer, rng, max_turns, bool(rng.random() < isolated_share), kinds)
+        for index in indices
     ]
     batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in rows[0]}
     segments = batch.pop("segments")
     order = torch.arange(LENGTH, device=device)
     own = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
     batch["visible"] = own & (order[None, :] <= order[:, None])
-    batch["pixel_values"] = normalise(cache.images[indices], device)
     batch["image_start"] = writer.image_start
-    batch["centres"] = torch.from_numpy(np.stack([_centres(cache.records[index]["objects"]) for index in indices])).to(device)
+    batch["centres"] = torch.from_numpy(np.stack([_centres(cache.records[index]["objects"]) for index in indices])).to(
+        device
+    )
     batch["cover"] = torch.from_numpy(_cover(cache.id_maps[indices])).to(device)
-    batch |= {name: torch.from_numpy(value).to(device) for name, value in _patch_targets(cache, indices).items()}
-    return batch
+    return batch | patch_batch(cache, indices, device)
+
+
+def patch_batch(cache: SceneCache, indices: np.ndarray, device: torch.device) -> dict:
+    """Scenes with what every patch shows, without dialogues: `pixel_values` and the targets of the patch losses."""
+    targets = {name: torch.from_numpy(value).to(device) for name, value in _patch_targets(cache, indices).items()}
+    return {"pixel_values": normalise(cache.images[indices], device), **targets}
 
 
 def _row(record: dict, writer: DialogueWriter, rng, max_turns: int, isolated: bool, kinds: tuple[str, ...]) -> dict:
@@ -137,7 +146,9 @@ def _row(record: dict, writer: DialogueWriter, rng, max_turns: int, isolated: bo
     return row
 
 
-def _fill_turn(row: dict, turn: int, entry: dict, objects: list[dict], start: int, end: int, writer: DialogueWriter) -> None:
+def _fill_turn(
+    row: dict, turn: int, entry: dict, objects: list[dict], start: int, end: int, writer: DialogueWriter
+) -> None:
     target, query = objects[entry["target_id"]], entry["query"]
     row["present"][turn] = True
     row["kind"][turn] = ("attribute", "superlative", "relation").index(entry["kind"])
@@ -155,7 +166,9 @@ def _fill_turn(row: dict, turn: int, entry: dict, objects: list[dict], start: in
     for slot, (position, attributes) in enumerate(phrases):
         row["noun_positions"][2 * turn + slot] = position
         for item in objects:
-            row["candidates"][2 * turn + slot, item["object_id"]] = all(item[name] == value for name, value in attributes.items())
+            row["candidates"][2 * turn + slot, item["object_id"]] = all(
+                item[name] == value for name, value in attributes.items()
+            )
 
 
 def _centres(objects: list[dict]) -> np.ndarray:
@@ -166,9 +179,16 @@ def _centres(objects: list[dict]) -> np.ndarray:
 
 
 def _cover(id_maps: np.ndarray) -> np.ndarray:
-    """`(B, MAX_OBJECTS, N)` ones where an object fills at least a fifth of a patch, or more of it than of any other patch."""
+    """
+    `(B, MAX_OBJECTS, N)` ones where an object fills at least a fifth of a patch, or more of it than of any other
+    patch.
+    """
     step = SCENE_SIZE // GRID
-    patches = id_maps.reshape(len(id_maps), GRID, step, GRID, step).transpose(0, 1, 3, 2, 4).reshape(len(id_maps), GRID * GRID, -1)
+    patches = (
+        id_maps.reshape(len(id_maps), GRID, step, GRID, step)
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(len(id_maps), GRID * GRID, -1)
+    )
     share = np.stack([(patches == number + 1).mean(-1) for number in range(MAX_OBJECTS)], axis=1)
     most = share.max(-1, keepdims=True)
     return ((share >= np.minimum(0.2, most)) & (most > 0)).astype(np.float32)
@@ -177,9 +197,13 @@ def _cover(id_maps: np.ndarray) -> np.ndarray:
 def _patch_targets(cache: SceneCache, indices: np.ndarray) -> dict[str, np.ndarray]:
     """What the pixel at the middle of every patch shows."""
     step = SCENE_SIZE // GRID
-    numbers = cache.id_maps[indices][:, step // 2 :: step, step // 2 :: step].reshape(len(indices), -1).astype(np.int64)
+    numbers = (
+        cache.id_maps[indices][:, step // 2 :: step, step // 2 :: step].reshape(len(indices), -1).astype(np.int64)
+    )
     colours = tuple(COLOURS)
-    tables = {name: np.zeros((len(indices), 9)) for name in ("patch_shape", "patch_colour", "patch_texture", "patch_radius")}
+    tables = {
+        name: np.zeros((len(indices), 9)) for name in ("patch_shape", "patch_colour", "patch_texture", "patch_radius")
+    }
     tables["patch_colour"][:, 0] = tables["patch_texture"][:, 0] = -100
     for row, index in enumerate(indices):
         for item in cache.records[index]["objects"]:

@@ -37,13 +37,14 @@ def export(
     # An answer is a few words; without a limit `generate` would go on to upstream's default.
     model.generation_config.max_new_tokens = 16
     model.set_attn_implementation("sdpa")
-    model.save_pretrained(folder)
+    # The package has the code; a copy beside the weights would only grow stale.
+    model.save_pretrained(folder, save_code=False)
     weights = os.path.join(folder, "model.safetensors")
     halves = {name: value.half() if value.is_floating_point() else value for name, value in load_file(weights).items()}
     if any(not torch.isfinite(value).all() for value in halves.values()):
         raise ValueError("a weight does not fit into float16")
     save_file(halves, weights, metadata={"format": "pt"})
-    _processor(clip_words, words, model.config.vision_config.patch_size).save_pretrained(folder)
+    _processor(clip_words, words, model.config.vision_config.patch_size).save_pretrained(folder, save_code=False)
 
 
 def _processor(clip_words: CLIPTokenizer, words: PreTrainedTokenizerBase, patch_size: int) -> LlavaLiteProcessor:

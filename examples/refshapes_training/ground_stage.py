@@ -13,7 +13,7 @@ from refshapes_training.sam_stage import point_prompts
 from transformers_litelvlm.data.refshapes_rendering import COLOURS, SCENE_SIZE, SHAPES, TEXTURES
 
 
-# Layers of the language model in which one head is told where to look.
+# Layers of the language model in which heads are told where to look: one head for nouns, all four for [SEG].
 NOUN_LAYERS, SEG_LAYER = (1, 2), 3
 LOCATION_GRID = 24  # cells per side among which the location loss chooses
 LOCATION_SCALE = 0.25  # keeps the logits of that choice, dot products of up to 64, in a range that trains well
@@ -23,18 +23,22 @@ class GroundObjective(nn.Module):
     """
     Loss of dialogues whose answers are `It is [SEG].`
 
-    Its parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token for a point at the centre of
-    the target, with a choice among the cells of a grid (no mask decoder runs); where two attention heads look, nouns at the objects that they fit and
-    [SEG] at its target; what a visual token shows and where the middle of that is, with heads that are thrown away; and CLIP's contrastive loss, which keeps the vision tower a CLIP
-    while the others train it.
+    Its parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token
+    for a point at the centre of the target, with a choice among the cells of a grid (no mask decoder runs); where
+    attention heads look, nouns at the objects that they fit and [SEG] at its target; what a visual token shows and
+    where the middle of that is, with heads that are thrown away; and CLIP's contrastive loss, which keeps the vision
+    tower a CLIP while the others train it.
 
     Args:
         model (`nn.Module`): The grounding model, in the layout of `LlavaLiteForReferringSegmentation`.
         logit_scale (`torch.Tensor`): CLIP's learned temperature.
+        train_tower (`bool`, *optional*, defaults to `True`): Whether the vision tower and the contrastive loss take
+            part.
     """
 
-    def __init__(self, model: nn.Module, logit_scale: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, logit_scale: torch.Tensor, train_tower: bool = True) -> None:
         super().__init__()
+        self.train_tower = train_tower
         self.model, self.logit_scale = model, nn.Parameter(logit_scale.detach().clone())
         width = model.model.language_model.config.hidden_size
         self.patch_head = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + len(TEXTURES) + 1)
@@ -45,7 +49,9 @@ class GroundObjective(nn.Module):
         points = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), dim=-1).reshape(-1, 2)
         with torch.no_grad():
             self.register_buffer("grid_prompts", point_prompts(model.mask_model, points), persistent=False)
-            self.register_buffer("prompt_offset", model.mask_model.prompt_encoder.point_embed[1].weight[0].clone(), persistent=False)
+            self.register_buffer(
+                "prompt_offset", model.mask_model.prompt_encoder.point_embed[1].weight[0].clone(), persistent=False
+            )
 
     def states(self, batch: dict, zero_visual: bool = False) -> tuple[torch.Tensor, ...]:
         """
@@ -53,14 +59,16 @@ class GroundObjective(nn.Module):
 
         Args:
             batch (`dict`): From `dialogue_batch`.
-            zero_visual (`bool`, *optional*, defaults to `False`): Whether the projected visual tokens are replaced by zeros, the control.
+            zero_visual (`bool`, *optional*, defaults to `False`): Whether the projected visual tokens are replaced by
+                zeros, the control.
 
         Returns:
-            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B, N, D)`, CLIP's image
-            state, `(B, C)`, and the inputs of the decoder layers.
+            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B,
+            N, D)`, CLIP's image state, `(B, C)`, and the inputs of the decoder layers.
         """
         parts = self.model.model
-        tower = parts.vision_tower(batch["pixel_values"], output_hidden_states=True)
+        with torch.set_grad_enabled(self.train_tower and torch.is_grad_enabled()):
+            tower = parts.vision_tower(batch["pixel_values"], output_hidden_states=True)
         visual = parts.multi_modal_projector(tower.hidden_states[-2][:, 1:])
         words, start = parts.language_model.get_input_embeddings()(batch["input_ids"]), batch["image_start"]
         shown = torch.zeros_like(visual) if zero_visual else visual
@@ -81,50 +89,76 @@ class GroundObjective(nn.Module):
         return self.model.text_hidden_fcs(pick(states, batch["seg_positions"]))
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Loss of a batch from `dialogue_batch`."""
+        """Loss of a batch from `dialogue_batch` with captions."""
         states, visual, image, layers = self.states(batch)
-        present = batch["present"]
-        prompts = self.prompts(states, batch).float()
+        losses = self.losses(batch, states, visual, layers, self.prompts(states, batch))
+        if not self.train_tower:
+            return losses
+        contrast = self.contrastive(image, batch)
+        loss = losses.pop("loss") + 0.2 * contrast["loss"]
+        return {"loss": loss, **losses, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
+
+    def losses(self, batch: dict, states, visual, layers, prompts: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        All losses but the contrastive one.
+
+        Args:
+            batch (`dict`): From `dialogue_batch`.
+            states, visual, layers: From `states`.
+            prompts (`torch.Tensor`): `(B, T, 128)`, from `prompts`.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The weighted sum as `"loss"`, and its parts.
+        """
+        prompts, present = prompts.float(), batch["present"]
         targets = point_prompts(self.model.mask_model, batch["points"])
-        align = mean_over((prompts - targets).square().mean(-1), present)
-        place = mean_over(self.location_loss(prompts, batch["points"]), present)
-
         answers = self.model.lm_head(pick(states, batch["answer_positions"].flatten(1))).float()
-        labels = batch["answer_labels"].flatten()
-        language = F.cross_entropy(answers.flatten(0, 1), labels, ignore_index=-100)
+        # The projection that reads [SEG] also reads every visual token: [SEG] then has only to copy what it looks at.
+        start = batch["image_start"]
+        seen = self.model.text_hidden_fcs(states[:, start : start + NUM_VISUAL_TOKENS])
+        parts = {
+            "place": mean_over(self.location_loss(prompts, batch["points"]), present),
+            "align": mean_over((prompts - targets).square().mean(-1), present),
+            "language": F.cross_entropy(answers.flatten(0, 1), batch["answer_labels"].flatten(), ignore_index=-100),
+            **self._attention_losses(layers, batch),
+            "patch": self.patch_loss(self.patch_head(visual).float(), batch),
+            "centre": self.location_loss(self.centre_head(visual), batch["patch_points"]).mean(),
+            "copy": self.location_loss(seen, batch["patch_points"]).mean(),
+        }
+        weights = {"place": 1.0, "align": 1.0}
+        return {"loss": sum(weights.get(name, 0.3) * value for name, value in parts.items()), **parts}
 
-        noun, seg = self._attention_losses(layers, batch)
-        patch = self._patch_loss(self.patch_head(visual).float(), batch)
-        centre = self.location_loss(self.centre_head(visual), batch["patch_points"]).mean()
-        contrast = self._contrastive(image, batch)
-        loss = place + align + 0.3 * language + 0.3 * (noun + seg) + 0.3 * patch + 0.3 * centre + 0.2 * contrast["loss"]
-        parts = {"align": align, "place": place, "language": language, "noun": noun, "seg": seg, "patch": patch, "centre": centre}
-        return {"loss": loss, **parts, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
-
-    def _attention_losses(self, layers: tuple[torch.Tensor, ...], batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nouns look at what they fit in the middle layers, [SEG] at its target in the last: minus log of the attention that falls there."""
+    def _attention_losses(self, layers: tuple[torch.Tensor, ...], batch: dict) -> dict[str, torch.Tensor]:
+        """
+        Nouns look at what they fit in the middle layers, [SEG] at its target in the last: minus log of the attention
+        that falls there.
+        """
         noun = batch["candidates"].sum(-1) > 0
         fitting = (batch["candidates"] @ batch["cover"]).clamp(max=1)
         target = batch["cover"].gather(1, batch["target"][..., None].expand(-1, -1, NUM_VISUAL_TOKENS))
-        losses = [self._miss(layers, number, batch["noun_positions"], fitting, batch) for number in NOUN_LAYERS]
-        return mean_over(sum(losses), noun), mean_over(
-            self._miss(layers, SEG_LAYER, batch["seg_positions"], target, batch), batch["present"]
-        )
+        losses = [self._miss(layers, number, 1, batch["noun_positions"], fitting, batch) for number in NOUN_LAYERS]
+        seg = self._miss(layers, SEG_LAYER, 4, batch["seg_positions"], target, batch)
+        return {"noun": mean_over(sum(losses), noun), "seg": mean_over(seg, batch["present"])}
 
-    def _miss(self, layers, number: int, positions: torch.Tensor, wanted: torch.Tensor, batch: dict) -> torch.Tensor:
-        """`(B, P)` minus log of the first head's attention that falls on the wanted patches `(B, P, N)`."""
+    def _miss(
+        self, layers, number: int, heads: int, positions: torch.Tensor, wanted: torch.Tensor, batch: dict
+    ) -> torch.Tensor:
+        """`(B, P)` minus log of the first heads' attention that falls on the wanted patches `(B, P, N)`."""
         language, start = self.model.model.language_model, batch["image_start"]
         layer, visible = language.layers[number], pick(batch["visible"], positions)
         states = layer.input_layernorm(layers[number])
-        queries = layer.self_attn.q_proj(pick(states, positions)).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
-        keys = layer.self_attn.k_proj(states).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, 0]
+        queries = layer.self_attn.q_proj(pick(states, positions)).unflatten(-1, (-1, layer.self_attn.head_dim))[
+            :, :, :heads
+        ]
+        keys = layer.self_attn.k_proj(states).unflatten(-1, (-1, layer.self_attn.head_dim))[:, :, :heads]
         cosine, sine = language.rotary_emb(states, batch["position_ids"])
-        queries = _rotate(queries, pick(cosine, positions), pick(sine, positions)).float()
-        logits = queries @ _rotate(keys, cosine, sine).float().transpose(1, 2) * layer.self_attn.scaling
-        attention = logits.masked_fill(~visible, -1e9).softmax(-1)[..., start : start + NUM_VISUAL_TOKENS]
-        return -((attention * wanted).sum(-1) + 1e-6).log()
+        queries = _rotate(queries, pick(cosine, positions), pick(sine, positions)).float().transpose(1, 2)
+        keys = _rotate(keys, cosine, sine).float().permute(0, 2, 3, 1)
+        logits = (queries @ keys * layer.self_attn.scaling).masked_fill(~visible[:, None], -1e9)
+        attention = logits.softmax(-1)[..., start : start + NUM_VISUAL_TOKENS]
+        return -((attention * wanted[:, None]).sum(-1) + 1e-6).log().mean(1)
 
-    def _contrastive(self, image: torch.Tensor, batch: dict) -> dict[str, torch.Tensor]:
+    def contrastive(self, image: torch.Tensor, batch: dict) -> dict[str, torch.Tensor]:
         guidance = self.model.model.guidance
         text = guidance.text_model(batch["caption_ids"], attention_mask=batch["caption_mask"]).pooler_output
         return contrastive_loss(guidance.visual_projection(image), guidance.text_projection(text), self.logit_scale)
@@ -140,7 +174,8 @@ class GroundObjective(nn.Module):
         return losses.view(labels.shape)
 
     @staticmethod
-    def _patch_loss(logits: torch.Tensor, batch: dict) -> torch.Tensor:
+    def patch_loss(logits: torch.Tensor, batch: dict) -> torch.Tensor:
+        """Shape, colour, texture and radius of what the middle of every patch shows, from `(B, N, 19)` logits."""
         shape, colour, texture, radius = logits.split((len(SHAPES) + 1, len(COLOURS), len(TEXTURES), 1), dim=-1)
         loss = F.cross_entropy(shape.flatten(0, 1), batch["patch_shape"].flatten())
         loss = loss + F.cross_entropy(colour.flatten(0, 1), batch["patch_colour"].flatten(), ignore_index=-100)
@@ -149,8 +184,8 @@ class GroundObjective(nn.Module):
 
 
 def _rotate(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of one head, `(B, P, head_dim)`."""
-    return states * cosine + rotate_half(states) * sine
+    """Rotary position embedding of `(B, P, heads, head_dim)`."""
+    return states * cosine[:, :, None] + rotate_half(states) * sine[:, :, None]
 
 
 def pick(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -166,7 +201,8 @@ def mean_over(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def evaluate_grounding(objective: GroundObjective, batches: list[dict]) -> dict[str, float]:
     """
-    Accuracy of the place named by the [SEG] state, by kind of sentence, with all visual tokens and with zeros in their place.
+    Accuracy of the place named by the [SEG] state, by kind of sentence, with all visual tokens and with zeros in their
+    place.
 
     Args:
         objective (`GroundObjective`): Model and location grid.
@@ -182,11 +218,17 @@ def evaluate_grounding(objective: GroundObjective, batches: list[dict]) -> dict[
             states = objective.states(batch, zero_visual=zero)[0]
             cells = objective.location_logits(objective.prompts(states, batch)).argmax(-1)
             step = SCENE_SIZE / LOCATION_GRID
-            places = torch.stack((cells % LOCATION_GRID, cells // LOCATION_GRID), dim=-1).float() * step + step / 2 - 0.5
+            places = (
+                torch.stack((cells % LOCATION_GRID, cells // LOCATION_GRID), dim=-1).float() * step + step / 2 - 0.5
+            )
             nearest = torch.cdist(places, batch["centres"]).argmin(-1)
             right = (nearest == batch["target"]).float()
             for number, kind in enumerate(("attribute", "superlative", "relation")):
                 found.setdefault(f"{name}{kind}", []).append(right[batch["kind"] == number])
             found.setdefault(f"{name}all", []).append(right[batch["present"]])
             found.setdefault(f"{name}all_{place}", []).append(right[batch["present"]])
-    return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items() if name[:5] != "zero_" or name == "zero_all"}
+    return {
+        name: round(float(torch.cat(values).mean()), 4)
+        for name, values in found.items()
+        if name[:5] != "zero_" or name == "zero_all"
+    }

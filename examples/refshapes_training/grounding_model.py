@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import CLIPModel, LlamaConfig, PreTrainedTokenizerBase, SamModel
 
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
@@ -49,7 +50,12 @@ def build_grounding_model(
         tie_word_embeddings=False,
     )
     model = LlavaLiteForReferringSegmentation(config)
-    model.set_attn_implementation("eager")  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
+    model.set_attn_implementation(
+        "eager"
+    )  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
+    # Upstream draws word embeddings fifty times smaller than visual tokens: what a word is would be lost behind the
+    # first layer's output.
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     model.model.guidance.text_model.load_state_dict(clip.text_model.state_dict())
     model.model.guidance.text_projection.load_state_dict(clip.text_projection.state_dict())

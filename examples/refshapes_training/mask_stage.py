@@ -1,4 +1,7 @@
-"""Stages 4 and 5: masks through the real decoder, and a last contrastive polish of the parts of CLIP that the language model never reads."""
+"""
+Stages 4 and 5: masks through the real decoder, and a last contrastive polish of the parts of CLIP that the language
+model never reads.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from torch import nn
 
 from refshapes_training.clip_stage import contrastive_loss
 from refshapes_training.common import mask_iou, mask_loss
-from refshapes_training.ground_stage import GroundObjective, mean_over, pick
+from refshapes_training.ground_stage import GroundObjective, mean_over
 from refshapes_training.scenes import SceneCache
-from refshapes_training.sam_stage import point_prompts
 from transformers_litelvlm.models.mask_decoding import decode_masks
 
 
@@ -22,7 +24,7 @@ class MaskObjective(nn.Module):
     """
     The loss of the masks that dialogues give, beside the location and language losses of the stage before.
 
-    The vision tower and SAM's image encoder stay as they are; language model, projections and mask decoder train.
+    The vision tower and SAM's prompt encoder stay as they are; language model, projections and the rest of SAM train.
 
     Args:
         ground (`GroundObjective`): The model and its location grid.
@@ -35,29 +37,25 @@ class MaskObjective(nn.Module):
         model.requires_grad_(True)
         for frozen in (model.model.vision_tower, model.model.guidance, model.mask_model):
             frozen.requires_grad_(False)
-        model.mask_model.mask_decoder.requires_grad_(True)
+        for trained in (model.mask_model.vision_encoder, model.mask_model.mask_decoder):
+            trained.requires_grad_(True)
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         """Loss of a batch from `dialogue_batch`, with the `masks` of `mask_targets`."""
         ground, model = self.ground, self.ground.model
-        states = ground.states(batch)[0]
+        states, visual, _, layers = ground.states(batch)
         prompts = ground.prompts(states, batch)
-        with torch.no_grad():
-            embeddings = model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
+        losses = ground.losses(batch, states, visual, layers, prompts)
+        embeddings = model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
         logits, scores = decode_masks(model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE])
         present = batch["present"][:, :MASKS_PER_SCENE].flatten()
-        logits, masks = logits.flatten(0, 1)[present], batch["masks"].flatten(0, 1)[present]
-        mask = mask_loss(logits, F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="area")[:, 0])
+        logits, masks = logits.flatten(0, 1), batch["masks"].flatten(0, 1)
+        targets = F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="area")[:, 0]
+        mask = mask_loss(logits, targets, present)
         iou = mask_iou(logits.detach(), masks)
-        score = F.mse_loss(scores.flatten().float()[present], iou)
-
-        place = mean_over(ground.location_loss(prompts.float(), batch["points"]), batch["present"])
-        targets = point_prompts(model.mask_model, batch["points"])
-        align = mean_over((prompts.float() - targets).square().mean(-1), batch["present"])
-        answers = model.lm_head(pick(states, batch["answer_positions"].flatten(1))).float()
-        language = F.cross_entropy(answers.flatten(0, 1), batch["answer_labels"].flatten(), ignore_index=-100)
-        loss = mask + 0.5 * place + 0.5 * align + 0.2 * language + 0.1 * score
-        return {"loss": loss, "mask": mask, "place": place, "language": language, "score": score, "iou": iou.mean()}
+        score = mean_over((scores.flatten().float() - iou).square(), present)
+        loss = losses["loss"] + mask + 0.1 * score
+        return losses | {"loss": loss, "mask": mask, "score": score, "iou": mean_over(iou, present)}
 
 
 def mask_targets(cache: SceneCache, indices: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
@@ -68,7 +66,10 @@ def mask_targets(cache: SceneCache, indices: np.ndarray, targets: torch.Tensor) 
 
 @torch.no_grad()
 def evaluate_masks(ground: GroundObjective, batches: list[dict]) -> dict[str, float]:
-    """Mean intersection over union at 144 pixels, of the first turns of every row and of the control with zeroed visual tokens."""
+    """
+    Mean intersection over union at 144 pixels, of the first turns of every row and of the control with zeroed visual
+    tokens.
+    """
     found = {"val_iou": [], "val_zero_iou": []}
     for batch in batches:
         embeddings = ground.model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state

@@ -41,11 +41,14 @@ def build_sam() -> SamModel:
         ),
     )
     sam = SamModel(config)
-    # transformers draws the Fourier frequencies at a scale of hidden_size / 2, which leaves no smoothness to learn from; SAM's own scale is 1.
+    # transformers draws the Fourier frequencies at a scale of hidden_size / 2, which leaves no smoothness to learn
+    # from; SAM's own scale is 1.
     with torch.no_grad():
         sam.shared_image_embedding.positional_embedding.copy_(torch.randn(2, 64))
     sam.tie_weights()
-    sam.set_attn_implementation("eager")  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
+    sam.set_attn_implementation(
+        "eager"
+    )  # at this size faster on a CPU than the fused kernel, whose backward pass is slow
     return sam
 
 
@@ -61,7 +64,8 @@ def point_prompts(sam: SamModel, points: torch.Tensor) -> torch.Tensor:
         `torch.Tensor`: `(..., 128)` prompt tokens.
     """
     scaled = (points.float() + 0.5) / sam.prompt_encoder.input_image_size
-    # Prompt tokens are what the language model learns to produce: they stay as they were drawn, and so no stage has to wait for another.
+    # Prompt tokens are what the language model learns to produce: they stay as they were drawn, and so no stage has to
+    # wait for another.
     with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
         return sam.shared_image_embedding(scaled) + sam.prompt_encoder.point_embed[1].weight[0]
 
@@ -107,7 +111,8 @@ class SamObjective(nn.Module):
 
 def sam_batch(cache: SceneCache, indices: np.ndarray, rng: np.random.Generator, device: torch.device) -> dict:
     """
-    Scenes with points: half of them object centres (also the empty centre of a ring: nothing else fits in there), half random visible pixels.
+    Scenes with points: half of them object centres (also the empty centre of a ring: nothing else fits in there), half
+    random visible pixels.
 
     Args:
         cache (`SceneCache`): The scenes.
@@ -141,8 +146,8 @@ def sam_batch(cache: SceneCache, indices: np.ndarray, rng: np.random.Generator, 
 def evaluate_sam(sam: SamModel, cache: SceneCache, device: torch.device, scenes: int = 200) -> dict[str, float]:
     """Mean intersection over union at 144 pixels of the first `scenes` scenes, points as in training."""
     rng, ious = np.random.default_rng(0), []
-    for start in range(0, scenes, 40):
-        batch = sam_batch(cache, np.arange(start, start + 40), rng, device)
+    for start in range(0, min(scenes, len(cache)), 40):
+        batch = sam_batch(cache, np.arange(start, min(start + 40, len(cache))), rng, device)
         embeddings = sam.vision_encoder(batch["pixel_values"]).last_hidden_state
         logits = decode(sam, embeddings, point_prompts(sam, batch["points"]))
         ious.append(mask_iou(logits.flatten(0, 1), batch["masks"].flatten(0, 1)))

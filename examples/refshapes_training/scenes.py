@@ -14,7 +14,8 @@ from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.data.refshapes_rendering import SCENE_SIZE
 
 
-# More sentences than `load_refshapes` gives: the cost of a training step is in the picture, and further sentences come almost for free.
+# More sentences than `load_refshapes` gives: the cost of a training step is in the picture, and further sentences come
+# almost for free.
 MAX_EXPRESSIONS = 10
 
 
@@ -26,7 +27,8 @@ class SceneCache:
     Args:
         images (`np.ndarray`): `(scenes, 144, 144, 3)` uint8.
         id_maps (`np.ndarray`): `(scenes, 144, 144)` uint8, object number plus one, 0 for the background.
-        records (`list[dict]`): Per scene `objects` (attributes and positions) and `expressions` (sentence, kind, query, target).
+        records (`list[dict]`): Per scene `objects` (attributes and positions) and `expressions` (sentence, kind,
+            query, target).
     """
 
     images: np.ndarray
@@ -37,8 +39,9 @@ class SceneCache:
         return len(self.records)
 
 
-def _draw(arguments: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray, str]:
-    scene = generate_scene(*arguments, max_expressions=MAX_EXPRESSIONS)
+def _draw(arguments: tuple[str, int, int, tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, str]:
+    split, index, seed, num_objects = arguments
+    scene = generate_scene(split, index, seed, MAX_EXPRESSIONS, num_objects)
     objects = [{**vars(item), "size": item.size} for item in scene.objects]
     expressions = [
         {
@@ -52,7 +55,9 @@ def _draw(arguments: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray, str]
     return scene.image, scene.id_map, json.dumps({"objects": objects, "expressions": expressions})
 
 
-def scene_cache(folder: str, split: str, num_scenes: int, seed: int, workers: int = 2) -> SceneCache:
+def scene_cache(
+    folder: str, split: str, num_scenes: int, seed: int, num_objects: tuple[int, int], workers: int = 2
+) -> SceneCache:
     """
     Opens the drawn scenes of a split, and draws them first where they are not there yet.
 
@@ -61,13 +66,14 @@ def scene_cache(folder: str, split: str, num_scenes: int, seed: int, workers: in
         split (`str`): A split of RefShapes.
         num_scenes (`int`): Number of scenes.
         seed (`int`): Seed of the data set.
+        num_objects (`tuple[int, int]`): Smallest and largest number of objects per scene.
         workers (`int`, *optional*, defaults to 2): Drawing processes.
 
     Returns:
         `SceneCache`: The arrays are memory-mapped.
     """
     os.makedirs(folder, exist_ok=True)
-    stem = os.path.join(folder, f"{split}_{seed}_{num_scenes}")
+    stem = os.path.join(folder, f"{split}_{seed}_{num_scenes}_{num_objects[0]}to{num_objects[1]}")
     paths = f"{stem}_images.npy", f"{stem}_ids.npy", f"{stem}.jsonl"
     # The text file is written last, so that it exists only where the drawing was finished.
     if not os.path.exists(paths[2]):
@@ -76,7 +82,8 @@ def scene_cache(folder: str, split: str, num_scenes: int, seed: int, workers: in
         id_maps = np.lib.format.open_memmap(paths[1], mode="w+", dtype=np.uint8, shape=shape)
         lines = []
         with Pool(workers) as pool:
-            drawn = pool.imap(_draw, ((split, index, seed) for index in range(num_scenes)), chunksize=64)
+            asked = ((split, index, seed, num_objects) for index in range(num_scenes))
+            drawn = pool.imap(_draw, asked, chunksize=64)
             for index, (image, id_map, line) in enumerate(tqdm(drawn, total=num_scenes, desc=f"drawing {split}")):
                 images[index], id_maps[index] = image, id_map
                 lines.append(line)

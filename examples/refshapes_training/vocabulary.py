@@ -1,4 +1,7 @@
-"""The two tokenizers, learned from RefShapes sentences: a CLIP tokenizer for the guidance and a byte-level one for the language model."""
+"""
+The two tokenizers, learned from RefShapes sentences: a CLIP tokenizer for the guidance and a byte-level one for the
+language model.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,12 @@ from transformers_litelvlm.data.refshapes_rendering import COLOURS, SHAPES, TEXT
 QUESTION = "Please segment {} in this image."
 FIRST_TURN = "USER: <image>\nPlease segment {} in this image. ASSISTANT: It is [SEG].</s>"
 NEXT_TURN = "USER: Please segment {} in this image. ASSISTANT: It is [SEG].</s>"
-# Words that people are likely to use although no training sentence has them; they only make the token sequences of such prompts shorter.
-OTHER_WORDS = "a an and or of on at to what where which who is are can you show me find it object shape picture image photo with next near between biggest"
+# Words that people are likely to use although no training sentence has them; they only make the token sequences of
+# such prompts shorter.
+OTHER_WORDS = (
+    "a an and or of on at to what where which who is are can you show me find it object shape picture image photo "
+    "with next near between biggest"
+)
 
 
 def corpus() -> list[str]:
@@ -55,7 +62,10 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer in the manner of Llama's: `<s>` is put in front, `[SEG]` and `<image>` are tokens of their own."""
+    """
+    A byte-level tokenizer in the manner of Llama's: `<s>` is put in front, `[SEG]` and `<image>` are tokens of their
+    own.
+    """
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.decoder = decoders.ByteLevel()

@@ -1,4 +1,6 @@
-"""RefShapes: the same scenes always, no scene in two splits, no ambiguous sentence, and masks that are what was drawn."""
+"""
+RefShapes: the same scenes always, no scene in two splits, no ambiguous sentence, and masks that are what was drawn.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def answers(query: dict, objects: list[dict]) -> list[int]:
 
     def fits(item: dict, attributes: dict) -> bool:
         # A medium object may be called small or large by somebody.
-        return all(item[name] == value or (name == "size" and item[name] == "medium") for name, value in attributes.items())
+        return all(
+            item[name] == value or (name == "size" and item[name] == "medium") for name, value in attributes.items()
+        )
 
     found = [item for item in objects if fits(item, query["attributes"])]
     word, relation = query["superlative"], query["relation"]
@@ -41,7 +45,9 @@ def answers(query: dict, objects: list[dict]) -> list[int]:
     if relation is not None:
         (anchor,) = [item for item in objects if fits(item, query["anchor"])]
         if relation == "closest to":
-            distances = {item["object_id"]: math.dist((item["x"], item["y"]), (anchor["x"], anchor["y"])) for item in found}
+            distances = {
+                item["object_id"]: math.dist((item["x"], item["y"]), (anchor["x"], anchor["y"])) for item in found
+            }
             found = [item for item in found if distances[item["object_id"]] < 1.49 * min(distances.values())]
         else:
             axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[relation]
@@ -76,6 +82,19 @@ def test_no_change_to_the_global_random_state():
 def test_splits_do_not_overlap():
     pictures = {generate_scene(split, index, seed).image.tobytes() for split, index in SCENES for seed in (0, 1)}
     assert len(pictures) == 2 * len(SCENES)
+
+
+@pytest.mark.parametrize("num_objects", [(3, 3), (3, 5), (4, 7), (7, 7)])
+def test_number_of_objects(num_objects):
+    counts = {len(generate_scene("test", index, num_objects=num_objects).objects) for index in range(40)}
+    assert counts == set(range(num_objects[0], num_objects[1] + 1))
+
+
+@pytest.mark.parametrize("num_objects", [(2, 5), (5, 4), (3, 8), (3.0, 5), 4, (3, 4, 5)])
+def test_number_of_objects_out_of_range(num_objects):
+    with pytest.raises(ValueError, match="`num_objects` must be") as error:
+        generate_scene("test", 0, num_objects=num_objects)
+    assert repr(num_objects) in str(error.value)
 
 
 def test_number_of_expressions_changes_nothing_else():
@@ -171,7 +190,9 @@ def test_bad_arguments_are_named_with_their_value(arguments, named, value):
         load_refshapes(**arguments)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [(("test", -1), "index"), (("test", "3"), "index"), (("TEST", 0), "split")])
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(("test", -1), "index"), (("test", "3"), "index"), (("TEST", 0), "split")]
+)
 def test_bad_scene_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         generate_scene(*arguments)

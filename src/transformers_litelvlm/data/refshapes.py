@@ -27,8 +27,10 @@ from transformers_litelvlm.data.refshapes_rendering import (
 )
 
 
-# The random stream of a scene is keyed on (seed, split code, index). Different keys give independent streams, so that no two splits share a scene.
+# The random stream of a scene is keyed on (seed, split code, index). Different keys give independent streams, so that
+# no two splits share a scene.
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
+NUM_OBJECTS = (3, 5)
 DEFAULT_NUM_SCENES = {"train": 30000, "validation": 500, "test": 1000}
 
 FEATURES = datasets.Features(
@@ -116,7 +118,9 @@ class Scene:
         return self.id_map == object_id + 1
 
 
-def generate_scene(split: str, index: int, seed: int = 0, max_expressions: int = 6) -> Scene:
+def generate_scene(
+    split: str, index: int, seed: int = 0, max_expressions: int = 6, num_objects: tuple[int, int] = NUM_OBJECTS
+) -> Scene:
     """
     Makes one scene: always the same one for the same arguments, whatever was made before.
 
@@ -124,7 +128,10 @@ def generate_scene(split: str, index: int, seed: int = 0, max_expressions: int =
         split (`str`): `"train"`, `"validation"` or `"test"`.
         index (`int`): Number of the scene in its split, from 0.
         seed (`int`, *optional*, defaults to 0): Seed of the whole data set, not negative.
-        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences, at least 2. It changes neither the picture nor the objects.
+        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences, at least 2. It changes neither
+            the picture nor the objects.
+        num_objects (`tuple[int, int]`, *optional*, defaults to `(3, 5)`): Smallest and largest number of objects,
+            between 3 and 7. More objects make harder scenes, and other ones under the same index.
 
     Returns:
         `Scene`: Picture, objects and sentences.
@@ -141,8 +148,9 @@ def generate_scene(split: str, index: int, seed: int = 0, max_expressions: int =
     _check_integer("index", index, 0)
     _check_integer("seed", seed, 0)
     _check_integer("max_expressions", max_expressions, 2)
+    _check_num_objects(num_objects)
     rng = np.random.default_rng([seed, SPLIT_CODES[split], index])
-    objects = _sample_objects(rng)
+    objects = _sample_objects(rng, num_objects)
     image, id_map = render_scene(objects, rng)
     pairs = sample_queries(objects, rng, max_expressions)
     expressions = tuple(Expression(query, target.object_id) for query, target in pairs)
@@ -150,19 +158,28 @@ def generate_scene(split: str, index: int, seed: int = 0, max_expressions: int =
 
 
 def load_refshapes(
-    split: str = "test", num_scenes: int | None = None, seed: int = 0, max_expressions: int = 6
+    split: str = "test",
+    num_scenes: int | None = None,
+    seed: int = 0,
+    max_expressions: int = 6,
+    num_objects: tuple[int, int] = NUM_OBJECTS,
 ) -> datasets.Dataset:
     """
     A split of RefShapes as a data set with one row per picture.
 
-    Every row holds `image`, `image_id`, `objects` (attributes and positions in pixels) and `expressions`, a list with `sentence`, `kind`,
-    `target_id`, `category`, `query` (JSON) and `mask` (COCO run-length encoding, as in the public sets).
+    Every row holds `image`, `image_id`, `objects` (attributes and positions in pixels) and `expressions`, a list with
+    `sentence`, `kind`, `target_id`, `category`, `query` (JSON) and `mask` (COCO run-length encoding, as in the public
+    sets).
 
     Args:
-        split (`str`, *optional*, defaults to `"test"`): `"train"`, `"validation"` or `"test"`. Splits never share a scene, whatever the seed.
-        num_scenes (`int`, *optional*): Number of scenes, taken from the start of the split. Defaults to 30,000, 500 and 1,000 for the three splits.
+        split (`str`, *optional*, defaults to `"test"`): `"train"`, `"validation"` or `"test"`. Splits never share a
+            scene, whatever the seed.
+        num_scenes (`int`, *optional*): Number of scenes, taken from the start of the split. Defaults to 30,000, 500
+            and 1,000 for the three splits.
         seed (`int`, *optional*, defaults to 0): Seed of the whole data set.
         max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences per scene.
+        num_objects (`tuple[int, int]`, *optional*, defaults to `(3, 5)`): Smallest and largest number of objects per
+            scene, between 3 and 7.
 
     Returns:
         `datasets.Dataset`: The rows.
@@ -180,7 +197,8 @@ def load_refshapes(
     _check_integer("num_scenes", num_scenes, 1)
     _check_integer("seed", seed, 0)
     _check_integer("max_expressions", max_expressions, 2)
-    rows = [_row(index, generate_scene(split, index, seed, max_expressions)) for index in range(num_scenes)]
+    scenes = (generate_scene(split, index, seed, max_expressions, num_objects) for index in range(num_scenes))
+    rows = [_row(index, scene) for index, scene in enumerate(scenes)]
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
@@ -229,25 +247,25 @@ def decode_mask(encoded: dict) -> np.ndarray:
     return coco_mask.decode({"size": list(encoded["size"]), "counts": encoded["counts"].encode("ascii")}).astype(bool)
 
 
-def _sample_objects(rng: np.random.Generator) -> tuple[SceneObject, ...]:
-    """A group of two or three alike, perhaps a second pair, and singles that often share a word with the group: 4 to 7 objects."""
+def _sample_objects(rng: np.random.Generator, num_objects: tuple[int, int]) -> tuple[SceneObject, ...]:
+    """A group of two or three alike, perhaps a second pair, and singles that often share a word with the group."""
     while True:
-        looks, radii = _sample_looks(rng)
+        looks, radii = _sample_looks(rng, num_objects)
         places = _sample_places(radii, rng)
         if places is None:
             continue
         order = rng.permutation(len(radii)).tolist()
         angles = rng.uniform(-0.25, 0.25, size=len(radii)).tolist()
-        objects = tuple(
-            SceneObject(number, *looks[place], radii[place], *places[place], angles[place])
-            for number, place in enumerate(order)
-        )
+        drawn = [(*looks[place], radii[place], *places[place], angles[place]) for place in order]
+        objects = tuple(SceneObject(number, *fields) for number, fields in enumerate(drawn))
         # A single that happens to look like the group can leave nothing to compare: such scenes are drawn again.
         if superlative_queries(objects):
             return objects
 
 
-def _sample_looks(rng: np.random.Generator) -> tuple[list[tuple[str, str, str]], list[float]]:
+def _sample_looks(
+    rng: np.random.Generator, num_objects: tuple[int, int]
+) -> tuple[list[tuple[str, str, str]], list[float]]:
     """Shape, colour and texture, and radius, of every object of a scene."""
     names = tuple(COLOURS)
 
@@ -255,7 +273,7 @@ def _sample_looks(rng: np.random.Generator) -> tuple[list[tuple[str, str, str]],
         shape, colour, texture = rng.integers((0, 0, 0), (len(SHAPES), len(names), len(TEXTURES) + 1)).tolist()
         return SHAPES[shape], names[colour], TEXTURES[max(texture - 1, 0)]
 
-    total, leader_size = int(rng.integers(4, 8)), int(rng.integers(2, 4))
+    total, leader_size = int(rng.integers(num_objects[0], num_objects[1] + 1)), int(rng.integers(2, 4))
     leader = look()
     looks, radii = [leader] * leader_size, _graded_radii(leader_size, rng)
     if total - leader_size >= 3 and rng.random() < 0.6:
@@ -283,19 +301,26 @@ def _graded_radii(count: int, rng: np.random.Generator) -> list[float]:
 def _sample_places(radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]] | None:
     """Centres in pixels without overlap, except that some scenes let edges touch; `None` where no room was found."""
     gap = -3.0 if rng.random() < 0.15 else 3.0
-    places = [None] * len(radii)
+    placed: dict[int, tuple[float, float]] = {}
     for place in sorted(range(len(radii)), key=lambda number: -radii[number]):
         for x, y in rng.uniform(radii[place] + 1, SCENE_SIZE - radii[place] - 1, size=(25, 2)).tolist():
-            taken = ((other, radius) for other, radius in zip(places, radii, strict=True) if other is not None)
             if all(
-                (x - other[0]) ** 2 + (y - other[1]) ** 2 > (radii[place] + radius + gap) ** 2
-                for other, radius in taken
+                (x - other_x) ** 2 + (y - other_y) ** 2 > (radii[place] + radii[other] + gap) ** 2
+                for other, (other_x, other_y) in placed.items()
             ):
-                places[place] = (x, y)
+                placed[place] = (x, y)
                 break
         else:
             return None
-    return places
+    return [placed[place] for place in range(len(radii))]
+
+
+def _check_num_objects(num_objects: tuple[int, int]) -> None:
+    is_pair = isinstance(num_objects, tuple | list) and len(num_objects) == 2
+    if not is_pair or not all(isinstance(number, int) for number in num_objects):
+        raise ValueError(f"`num_objects` must be two integers, got {num_objects!r}")
+    if not 3 <= num_objects[0] <= num_objects[1] <= 7:
+        raise ValueError(f"`num_objects` must be a range between 3 and 7, got {num_objects!r}")
 
 
 def _check_split(split: str) -> None:

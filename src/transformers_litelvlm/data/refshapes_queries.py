@@ -1,16 +1,22 @@
-"""Referring sentences of RefShapes: structured queries, the objects they pick out, their wording, and how they are drawn for a scene."""
+"""
+Referring sentences of RefShapes: structured queries, the objects they pick out, their wording, and how they are drawn
+for a scene.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from transformers_litelvlm.data.refshapes_rendering import SceneObject
 
 
-# A query is asked only where the answer is beyond dispute. Positions are compared between centres, in pixels of a 144 pixel scene.
+# A query is asked only where the answer is beyond dispute. Positions are compared between centres, in pixels of a 144
+# pixel scene.
 POSITION_MARGIN = 14.0
 RADIUS_RATIO = 1.25
 DISTANCE_RATIO = 1.5
@@ -36,7 +42,8 @@ class Query:
     What a sentence asks for.
 
     Args:
-        kind (`str`): `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture with one another.
+        kind (`str`): `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture
+            with one another.
         attributes (`dict[str, str]`): Attributes that the candidates have, among size, texture, colour and shape.
         superlative (`str`, *optional*): A key of `SUPERLATIVES`.
         rank (`int`, *optional*, defaults to 1): 1 for "the largest", 2 for "the second largest".
@@ -92,7 +99,8 @@ def attribute_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, Sce
         objects (`tuple[SceneObject, ...]`): The scene.
 
     Returns:
-        `list[tuple[Query, SceneObject]]`: Queries with the object meant; several for an object where equally short phrases exist.
+        `list[tuple[Query, SceneObject]]`: Queries with the object meant; several for an object where equally short
+        phrases exist.
     """
     found = []
     for target in objects:
@@ -121,12 +129,12 @@ def _is_unique(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> 
 
 def _candidate_groups(objects: tuple[SceneObject, ...]) -> list[tuple[dict[str, str], list[SceneObject]]]:
     """Phrases without a size word that fit two or three objects, each with these objects."""
-    groups = {}
+    groups: dict[tuple[tuple[str, str], ...], list[SceneObject]] = {}
     for item in objects:
         for names in (("shape",), ("colour", "shape"), ("texture", "shape"), ("texture", "colour", "shape")):
             groups.setdefault(tuple((name, getattr(item, name)) for name in names), []).append(item)
     # Of several phrases for the same objects only the shortest is natural.
-    shortest = {}
+    shortest: dict[tuple[int, ...], tuple[tuple[str, str], ...]] = {}
     for key, items in groups.items():
         members = tuple(item.object_id for item in items)
         if 2 <= len(items) <= 3 and len(shortest.get(members, key)) >= len(key):
@@ -164,7 +172,8 @@ def _clearly_apart(word: str, first: SceneObject, second: SceneObject) -> bool:
 
 def relation_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
     """
-    Relations to an anchor, where every other candidate shares all attributes of the sentence and clearly fails the relation.
+    Relations to an anchor, where every other candidate shares all attributes of the sentence and clearly fails the
+    relation.
 
     Args:
         objects (`tuple[SceneObject, ...]`): The scene.
@@ -226,9 +235,14 @@ def sample_queries(
     return [chosen[place] for place in rng.permutation(len(chosen))]
 
 
-def _shuffled(pairs: list, rng: np.random.Generator, word) -> list[tuple[Query, SceneObject]]:
-    """Random order in which the different words take turns: relations come in fours, and would crowd out the rest otherwise."""
-    piles = {}
+def _shuffled(
+    pairs: list[tuple[Query, SceneObject]], rng: np.random.Generator, word: Callable[[Query], Any]
+) -> list[tuple[Query, SceneObject]]:
+    """
+    Random order in which the different words take turns: relations come in fours, and would crowd out the rest
+    otherwise.
+    """
+    piles: dict[Any, list[tuple[Query, SceneObject]]] = {}
     for place in rng.permutation(len(pairs)):
         piles.setdefault(word(pairs[place][0]), []).append(pairs[place])
     turns = [

@@ -22,8 +22,8 @@ COLOURS = {
     "pink": (250, 140, 195),
 }
 
-# Radii in pixels of a 144 pixel scene. The gap between the two classes keeps the words "small" and "large" beyond dispute: what lies between is never
-# called either.
+# Radii in pixels of a 144 pixel scene. The gap between the two classes keeps the words "small" and "large" beyond
+# dispute: what lies between is never called either.
 SMALLEST_RADIUS = 8.5
 SMALL_RADIUS = 11.0
 LARGE_RADIUS = 15.0
@@ -138,11 +138,13 @@ def draw_background(rng: np.random.Generator) -> np.ndarray:
 
 def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: np.random.Generator) -> None:
     """
-    Paints one object over what is there, in the picture and in the map of object numbers alike, so that the masks of occluded objects are exact.
+    Paints one object over what is there, in the picture and in the map of object numbers alike, so that the masks of
+    occluded objects are exact.
 
     Args:
         canvas (`np.ndarray`): `(SCENE_SIZE, SCENE_SIZE, 3)` picture, changed in place.
-        id_map (`np.ndarray`): `(SCENE_SIZE, SCENE_SIZE)` object number plus one, 0 for the background, changed in place.
+        id_map (`np.ndarray`): `(SCENE_SIZE, SCENE_SIZE)` object number plus one, 0 for the background, changed in
+            place.
         item (`SceneObject`): The object.
         rng (`np.random.Generator`): Source of the colour jitter.
     """
@@ -171,8 +173,8 @@ def render_scene(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> 
         rng (`np.random.Generator`): Source of background, clutter and colour jitter.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible regions,
-        `(SCENE_SIZE, SCENE_SIZE)` uint8, which holds object number plus one and 0 for the background.
+        `tuple[np.ndarray, np.ndarray]`: the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible
+        regions, `(SCENE_SIZE, SCENE_SIZE)` uint8, which holds object number plus one and 0 for the background.
     """
     canvas = draw_background(rng)
     id_map = np.zeros((SCENE_SIZE, SCENE_SIZE), dtype=np.uint8)

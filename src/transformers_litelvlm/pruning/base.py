@@ -14,8 +14,8 @@ import torch
 class VisualEvidence(ABC):
     """What a method may ask about the visual tokens of a batch of images, computed only when it asks.
 
-    B images, N visual tokens, C channels of the vision tower, T expressions per image (padded), P the size of CLIP's shared
-    space.
+    B images, N visual tokens, C channels of the vision tower, T expressions per image (padded), P the size of CLIP's
+    shared space.
     """
 
     features: torch.Tensor  # (B, N, C), what the projector would receive
