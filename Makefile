@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 2
 
 DEMO_IMAGE ?= examples/assets/demo.png
 # Sentence number i is checked against examples/assets/demo_mask_i.png by .ci/check_demo.py.
-DEMO_SENTENCES ?= "the red circle" "the leftmost star"
+DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
 DEMO_BUDGET ?= 48
 DEMO_OUTPUT ?= demo_output
 

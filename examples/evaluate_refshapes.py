@@ -5,9 +5,9 @@ Measures the tiny checkpoint on the test split of RefShapes, at every budget and
     torchrun --nproc_per_node 2 examples/evaluate_refshapes.py --output_dir results --bf16
 
 Writes `refshapes.json` and `refshapes.md`. All rules see the same pictures and sentences; vision tower and SAM encoder
-run once per picture. Rules named "in place" keep raster order and the positions of the unpruned prompt; the others use
-the official layout. Two protocols: `single`, one sentence per dialogue, and `dialogue`, all sentences of a picture in
-one dialogue with one selection for them all.
+run once per picture. Kept tokens stay in raster order at the positions of the unpruned prompt; only "released layout"
+puts them in the order and at the positions of the released code. Two protocols: `single`, one sentence per dialogue,
+and `dialogue`, all sentences of a picture in one dialogue with one selection for them all.
 """
 
 from __future__ import annotations
@@ -73,18 +73,11 @@ def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
     """Every rule at every budget, and the two that keep all tokens."""
     chosen = [Rule("all tokens", "all"), Rule("zeroed tokens", "zeroed")]
     for budget in budgets:
-        chosen.append(Rule("litelvlm", "litelvlm", {}, budget))
-        for share in (0.25, 0.5, 0.75):
-            chosen.append(Rule(f"litelvlm, context share {share}", "litelvlm", {"context_share": share}, budget))
-        chosen.append(Rule("context only", "litelvlm", {"context_share": 1.0}, budget))
-        chosen.append(Rule("forward ranking", "litelvlm", {"ranking": "forward"}, budget))
-        chosen.append(Rule("litelvlm, in place", "litelvlm", {}, budget, IN_PLACE))
-        # The seeds of the second differ little, and it is there for comparison with the rule above only.
-        for name, layout, seeds in (
-            ("random", {}, random_seeds),
-            ("random, in place", IN_PLACE, min(2, random_seeds)),
-        ):
-            chosen += [Rule(name, "random", {"seed": seed}, budget, layout) for seed in range(seeds)]
+        litelvlm = {"litelvlm": {}} | {f"litelvlm, context share {x}": {"context_share": x} for x in (0.25, 0.5, 0.75)}
+        variants = {**litelvlm, "context only": {"context_share": 1.0}, "forward ranking": {"ranking": "forward"}}
+        chosen += [Rule(name, "litelvlm", options, budget, IN_PLACE) for name, options in variants.items()]
+        chosen += [Rule("random", "random", {"seed": seed}, budget, IN_PLACE) for seed in range(random_seeds)]
+        chosen.append(Rule("litelvlm, released layout", "litelvlm", {}, budget))
     return chosen
 
 
