@@ -76,7 +76,7 @@ def test_the_model_says_seg_by_itself(model, processor, questions):
     open_question = processor.segmentation_inputs(scene.image, sentence, for_generation=True)
     generated = model.generate_masks(**open_question)
     new = generated.sequences[0, open_question["input_ids"].shape[1] :]
-    assert processor.decode(new, skip_special_tokens=False) == "It is [SEG].</s>"
+    assert processor.decode(new, skip_special_tokens=False).strip() == "It is [SEG].</s>"
     forced = model.segment(**processor.segmentation_inputs(scene.image, sentence))
     torch.testing.assert_close(generated.mask_logits[0], forced.mask_logits[0], atol=1e-3, rtol=1e-3)
 
