@@ -40,13 +40,17 @@ def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
     return [list(of_image) for of_image in nested]
 
 
+def content_parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a chat message, whose content may also be plain text."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 def last_user_turn(conversation: list[dict[str, Any]]) -> str:
     """Text of the last user message of a conversation in the format of chat templates."""
     for message in reversed(conversation):
         if message["role"] == "user":
-            content = message["content"]
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            return " ".join(part["text"] for part in parts if part.get("type") == "text").strip()
+            return " ".join(part["text"] for part in content_parts(message) if part.get("type") == "text").strip()
     return ""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import SamModel
 from transformers.utils import ModelOutput
+
+from transformers_litelvlm.models.pruned_inputs import RetainedIndices
 
 
 @dataclass
@@ -35,7 +36,7 @@ class ReferringSegmentationOutput(ModelOutput):
     iou_scores: list[torch.Tensor] | None = None
     low_res_masks: torch.Tensor | None = None
     seg_embeddings: torch.Tensor | None = None
-    retained_indices: torch.Tensor | Sequence[torch.Tensor] | None = None
+    retained_indices: RetainedIndices | None = None
     similarity: torch.Tensor | None = None
     context_scores: torch.Tensor | None = None
     sequences: torch.Tensor | None = None

@@ -1,6 +1,5 @@
 """LLaVA with visual-token pruning: the stock model, told which visual tokens to keep."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,28 @@ class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
     retained_indices: RetainedIndices | None = None
 
 
-class LlavaLiteModel(RemoteCodeMixin, LlavaModel):
+class GuidanceLoadingMixin:
+    """For the model classes: a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+        """As upstream.
+
+        Raises:
+            ValueError: if guidance is missing, and the CLIP that the config names cannot be loaded or does not fit.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        missing = {name for name in info["missing_keys"] if "guidance." in name}
+        if missing:
+            base, config = model.base_model, model.config
+            base.guidance = load_guidance(config.guidance_model, base.vision_tower)
+            config.guidance_text_config = base.guidance.text_model.config
+            config.guidance_projection_dim = base.guidance.text_projection.out_features
+            info["missing_keys"] = info["missing_keys"] - missing
+        return (model, info) if output_loading_info else model
+
+
+class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
     """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens that the pruning method selects.
 
     Modifications: `get_image_features` prunes, `forward` shortens the prompt accordingly, and `guidance` holds the
@@ -52,11 +72,6 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaModel):
             config.guidance_text_config, config.vision_config.hidden_size, config.guidance_projection_dim
         )
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As upstream; a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
-        return with_guidance(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def num_visual_tokens(self, pixel_values: torch.Tensor) -> int:
         """N, the number of visual tokens of one image of `pixel_values` (M, 3, H, W) before pruning."""
@@ -186,7 +201,9 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaModel):
         return LlavaLiteModelOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
 
 
-class LlavaLiteForConditionalGeneration(RemoteCodeMixin, PrunedGenerationMixin, LlavaForConditionalGeneration):
+class LlavaLiteForConditionalGeneration(
+    RemoteCodeMixin, GuidanceLoadingMixin, PrunedGenerationMixin, LlavaForConditionalGeneration
+):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 
     Modifications: `model` is a [`LlavaLiteModel`]; `forward` shortens labels with the prompt; `generate` encodes and
@@ -203,11 +220,6 @@ class LlavaLiteForConditionalGeneration(RemoteCodeMixin, PrunedGenerationMixin, 
         self.model = LlavaLiteModel(config)
         self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As upstream; a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
-        return with_guidance(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any):
         """See [`LlavaLiteModel.get_image_features`]."""
@@ -258,23 +270,6 @@ class LlavaLiteForConditionalGeneration(RemoteCodeMixin, PrunedGenerationMixin, 
         if isinstance(outputs, tuple):
             return outputs
         return LlavaLiteCausalLMOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
-
-
-def with_guidance(load: Callable, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-    """Load a model, and its guidance from the CLIP that its config names where the checkpoint has none.
-
-    Raises:
-        ValueError: if that CLIP cannot be loaded or does not fit.
-    """
-    model, info = load(*args, output_loading_info=True, **kwargs)
-    missing = {name for name in info["missing_keys"] if "guidance." in name}
-    if missing:
-        base, config = model.base_model, model.config
-        base.guidance = load_guidance(config.guidance_model, base.vision_tower)
-        config.guidance_text_config = base.guidance.text_model.config
-        config.guidance_projection_dim = base.guidance.text_projection.out_features
-        info["missing_keys"] = info["missing_keys"] - missing
-    return (model, info) if output_loading_info else model
 
 
 __all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 from transformers.utils import logging
 
 from transformers_litelvlm.models.expressions import (
+    content_parts,
     last_user_text,
     last_user_turn,
     nest_expressions,
@@ -132,7 +133,9 @@ class LlavaLiteProcessor(LlavaProcessor):
         processor_kwargs = dict(processor_kwargs or {})
         if kwargs.get("tokenize") and self.guidance_tokenizer is not None and "expressions" not in processor_kwargs:
             texts = [last_user_turn(turns) for turns in conversations]
-            counts = [sum(p.get("type") == "image" for t in turns for p in _parts(t)) for turns in conversations]
+            counts = [
+                sum(p.get("type") == "image" for t in turns for p in content_parts(t)) for turns in conversations
+            ]
             if all(texts) and sum(counts):
                 processor_kwargs["expressions"] = [[text] for text, n in zip(texts, counts) for _ in range(n)]
         return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
@@ -287,11 +290,6 @@ def _read_images(images):
         return [_read_images(image) for image in images]
     is_picture = isinstance(images, str | os.PathLike) or hasattr(images, "getexif")
     return load_rgb_image(images) if is_picture else images
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 __all__ = ["LlavaLiteProcessor"]
