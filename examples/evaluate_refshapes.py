@@ -31,11 +31,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 import transformers_litelvlm
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.refshapes import decode_mask, load_refshapes
-from transformers_litelvlm.models.guidance import ClipTowerEvidence, encode_until
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
-from transformers_litelvlm.pruning.selection import gather_tokens
 
 
 KINDS = ("attribute", "superlative", "relation")
@@ -83,29 +80,14 @@ def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
 
 def visual_features(model: LlavaLiteForReferringSegmentation, rule: Rule, states: torch.Tensor, inputs: dict):
     """What `get_image_features` gives under a rule, from the shared states `(B, 1+N, C)` of the vision tower."""
-    inner, layer = model.model, model.config.vision_config.num_hidden_layers - 1
     if rule.budget is None:
-        projected = inner.multi_modal_projector(states[:, 1:])
+        projected = model.model.multi_modal_projector(states[:, 1:])
         return BaseModelOutputWithPooling(pooler_output=list(projected * (rule.method == "all")))
     model.config.pruning_config = PruningConfig(
         method=rule.method, budget=rule.budget, method_options=rule.options, **rule.layout
     )
-    evidence = ClipTowerEvidence(
-        inner.vision_tower,
-        layer,
-        states,
-        inner.guidance,
-        inputs["guidance_input_ids"],
-        inputs["guidance_attention_mask"],
-    )
-    indices = model.config.pruning_config.build_pruner().select(evidence, rule.budget).indices
-    if model.config.pruning_config.resolved_token_order == "raster":
-        indices = indices.sort(dim=-1).values
-    return PrunedImageFeatures(
-        last_hidden_state=states,
-        pooler_output=list(inner.multi_modal_projector(gather_tokens(evidence.features, indices))),
-        retained_indices=indices,
-        num_visual_tokens=[evidence.features.shape[1]] * len(indices),
+    return model.model.select_visual_tokens(
+        states, rule.budget, inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
     )
 
 
@@ -128,8 +110,7 @@ def score_batch(model, processor: LlavaLiteProcessor, rows: list[dict], protocol
         [rows[place]["image"] for place, _ in asked],
         [[entry["sentence"] for entry in entries] for _, entries in asked],
     )
-    layer = model.config.vision_config.num_hidden_layers - 1
-    states = encode_until(model.model.vision_tower, pictures["pixel_values"], layer)[places]
+    states = model.model.encode_images(pictures["pixel_values"])[places]
     embeddings = model.encode_for_masks(pictures["mask_pixel_values"])[places]
     truths = [torch.from_numpy(np.stack([decode_mask(entry["mask"]) for entry in entries])) for _, entries in asked]
     names = ("input_ids", "attention_mask", "original_sizes", "reshaped_input_sizes")

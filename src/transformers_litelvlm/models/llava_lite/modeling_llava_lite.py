@@ -115,6 +115,49 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 **kwargs,
             )
         return_dict = kwargs.pop("return_dict", None)
+        states = self.encode_images(pixel_values, vision_feature_layer, vision_feature_select_strategy, **kwargs)
+        output = self.select_visual_tokens(
+            states, budget, guidance_input_ids, guidance_attention_mask, vision_feature_layer=vision_feature_layer
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """First half of pruned `get_image_features`: the vision tower's states (M, 1+N, C), which no sentence changes.
+
+        Raises:
+            ValueError: if the tower, the layer or the strategy is not one that pruning is defined for.
+        """
+        layer_index = self._feature_layer_index(vision_feature_layer, vision_feature_select_strategy)
+        return encode_until(self.vision_tower, pixel_values, layer_index, **kwargs)
+
+    def select_visual_tokens(
+        self,
+        states: torch.Tensor,
+        budget: int,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        vision_feature_layer: int | None = None,
+    ) -> PrunedImageFeatures:
+        """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
+
+        Args:
+            states: (M, 1+N, C) of [`encode_images`].
+            budget: K, with 1 <= K <= N. For K = N the method orders all tokens, where `get_image_features` would leave
+                the model unpruned.
+            guidance_input_ids, guidance_attention_mask: (M, T, L), see [`get_image_features`].
+
+        Returns:
+            [`PrunedImageFeatures`] under `config.pruning_config`.
+
+        Raises:
+            ValueError: if the method needs sentences and there are none.
+        """
         pruner = self.config.pruning_config.build_pruner()
         if pruner.needs_text and guidance_input_ids is None:
             raise ValueError(
@@ -122,24 +165,26 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "`expressions=[...]` to the processor and its whole output to the model, or choose another "
                 "`pruning_method`."
             )
-        layer_index = self._feature_layer_index(vision_feature_layer, vision_feature_select_strategy)
-        states = encode_until(self.vision_tower, pixel_values, layer_index, **kwargs)
         evidence = ClipTowerEvidence(
-            self.vision_tower, layer_index, states, self.guidance, guidance_input_ids, guidance_attention_mask
+            self.vision_tower,
+            self._feature_layer_index(vision_feature_layer, None),
+            states,
+            self.guidance,
+            guidance_input_ids,
+            guidance_attention_mask,
         )
         selection = pruner.select(evidence, budget)
         indices = selection.indices
         if self.config.pruning_config.resolved_token_order == "raster":
             indices = indices.sort(dim=-1).values
-        output = PrunedImageFeatures(
+        return PrunedImageFeatures(
             last_hidden_state=states,
             pooler_output=list(self.multi_modal_projector(gather_tokens(evidence.features, indices))),
             retained_indices=indices,
             similarity=selection.similarity,
             context_scores=selection.context,
-            num_visual_tokens=[num_tokens] * len(indices),
+            num_visual_tokens=[evidence.features.shape[1]] * len(indices),
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
         """How many tower layers make the features; that number is also the index of the layer that reads them."""
