@@ -49,7 +49,7 @@ def test_json_and_files_are_what_the_model_says(litelvlm, picture, tiny_checkpoi
     model = LlavaLiteForReferringSegmentation.from_pretrained(tiny_checkpoint, pruning_budget=5).eval()
     with torch.no_grad():
         expected = model.segment(**processor.segmentation_inputs([Image.open(picture)], [SENTENCES]))
-    assert report["retained_indices"] == expected.retained_indices[0].tolist()
+    assert report["retained_indices"] == expected.retained_indices.tolist()
     assert (report["num_kept_tokens"], report["num_visual_tokens"], report["token_grid"]) == (5, 16, [4, 4])
     assert (report["width"], report["height"], report["method"]) == (64, 40, "litelvlm")
     assert report["comparison"] is None
@@ -68,8 +68,25 @@ def test_json_and_files_are_what_the_model_says(litelvlm, picture, tiny_checkpoi
         "mask_1_the-star-left-of-the-square.png",
         "overlay.png",
     ]
-    for name in ("overlay", "kept_tokens"):
-        assert Image.open(report[name]).width >= 512
+    for file in (report["overlay"], *report["kept_tokens"]):
+        assert Image.open(file).width >= 512
+
+
+def test_a_checkpoint_that_wants_a_dialogue_for_every_sentence(litelvlm, picture, tiny_checkpoint):
+    """LISA: each sentence has tokens of its own, so there is a picture of them for each."""
+    path = Path(tiny_checkpoint, "processor_config.json")
+    config = json.loads(path.read_text())
+    assert config["one_expression_per_dialogue"] is False
+    path.write_text(json.dumps({**config, "one_expression_per_dialogue": True}))
+    try:
+        code, out, _ = litelvlm(picture, *SENTENCES, "--budget", 5, "--json", "--output", "results")
+    finally:
+        path.write_text(json.dumps(config))
+    report = json.loads(out)
+    assert code == 0 and [len(kept) for kept in report["retained_indices"]] == [5, 5]
+    assert report["num_kept_tokens"] == 5 and len(report["masks"]) == 2
+    first, second = (np.asarray(Image.open(file)) for file in report["kept_tokens"])
+    assert not np.array_equal(first, second)
 
 
 def test_text_names_score_tokens_and_files(litelvlm, picture):
@@ -95,11 +112,11 @@ def test_pruning_settings_reach_the_model(litelvlm, picture, arguments, kept, me
     code, out, _ = litelvlm(picture, "the star", "--json", *arguments)
     report = json.loads(out)
     assert (code, report["num_kept_tokens"], report["method"]) == (0, kept, method)
-    assert len(report["retained_indices"]) == kept
+    assert [len(row) for row in report["retained_indices"]] == [kept]
     assert report["dtype"] == ("bfloat16" if "bfloat16" in arguments else "float32")
     if method == "random":
         expected = torch.randperm(16, generator=torch.Generator().manual_seed(3))[:3]
-        assert sorted(report["retained_indices"]) == sorted(expected.tolist())
+        assert sorted(report["retained_indices"][0]) == sorted(expected.tolist())
 
 
 def test_compare(litelvlm, picture):

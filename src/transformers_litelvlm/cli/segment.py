@@ -221,9 +221,10 @@ def _segment(
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
     masks = output.masks[0].cpu().numpy()
     scores = [float(score) for score in output.scores[0]]
-    retained = list(range(total)) if output.retained_indices is None else output.retained_indices[0].tolist()
+    # One row for each dialogue: usually there is one about all sentences.
+    retained = [list(range(total))] if output.retained_indices is None else output.retained_indices.tolist()
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
-    _write(folder, names, image, masks, sentences, scores, retained, (rows, columns), processor)
+    kept_names = _write(folder, names, image, masks, sentences, scores, retained, (rows, columns), processor)
     return {
         "image": str(args.image),
         "width": image.width,
@@ -233,7 +234,7 @@ def _segment(
         "dtype": str(model.dtype).removeprefix("torch."),
         "method": None if output.retained_indices is None else model.config.pruning_config.method,
         "num_visual_tokens": total,
-        "num_kept_tokens": len(retained),
+        "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
         "retained_indices": retained,
         "masks": [
@@ -241,7 +242,7 @@ def _segment(
             for sentence, score, mask, name in zip(sentences, scores, masks, names, strict=True)
         ],
         "overlay": str(folder / "overlay.png"),
-        "kept_tokens": str(folder / "kept_tokens.png"),
+        "kept_tokens": [str(folder / name) for name in kept_names],
         "comparison": comparison,
     }
 
@@ -258,10 +259,11 @@ def _write(
     masks: np.ndarray,
     sentences: list[str],
     scores: list[float],
-    retained: list[int],
+    retained: list[list[int]],
     grid: tuple[int, int],
     processor: Any,
-) -> None:
+) -> list[str]:
+    """Writes all pictures; returns the names of those of the kept tokens, one for each row of `retained`."""
     from PIL import Image
 
     from transformers_litelvlm.utils.files import write_atomically
@@ -272,7 +274,14 @@ def _write(
         for name, mask in zip(names, masks, strict=True):
             Image.fromarray(mask.astype("uint8") * 255).save(staging / name)
         draw_masks(image, masks, sentences, scores).save(staging / "overlay.png")
-        draw_retained_tokens(image, retained, grid, region, masks).save(staging / "kept_tokens.png")
+        if len(retained) == 1:
+            kept_names = ["kept_tokens.png"]
+            draw_retained_tokens(image, retained[0], grid, region, masks).save(staging / kept_names[0])
+        else:  # a dialogue, and so a selection, for each sentence
+            kept_names = [f"kept_tokens_{index}.png" for index in range(len(retained))]
+            for name, kept, mask in zip(kept_names, retained, masks, strict=True):
+                draw_retained_tokens(image, kept, grid, region, mask[None]).save(staging / name)
+    return kept_names
 
 
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:
@@ -323,7 +332,9 @@ def _print_report(report: dict[str, Any]) -> None:
         f"method {report['method']}" if report["method"] else "pruning is off (--budget, --retention-ratio, --preset)"
     )
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
-    print(f"overlay: {report['overlay']}\nkept tokens: {report['kept_tokens']}")
+    print(f"overlay: {report['overlay']}")
+    for file in report["kept_tokens"]:
+        print(f"kept tokens: {file}")
     if comparison:
         low, high = comparison["ratio_interval_95"]
         print(

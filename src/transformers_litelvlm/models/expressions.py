@@ -40,6 +40,22 @@ def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
     return [list(of_image) for of_image in nested]
 
 
+def match_templates(templates: Any, name: str, expressions: list[list[str]], default: str) -> list[list[str]]:
+    """One template for each of the nested `expressions`: `default`, the one given, or those given in the same shape.
+
+    Raises:
+        ValueError: if the templates, the argument `name`, do not have the shape of the expressions.
+    """
+    if templates is None or isinstance(templates, str):
+        return [[templates or default] * len(of_image) for of_image in expressions]
+    if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
+        templates = [templates]
+    nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
+    if [len(of_image) for of_image in nested] != [len(of_image) for of_image in expressions]:
+        raise ValueError(f"`{name}` must be one template, or one for each of the expressions, got {templates!r}.")
+    return nested
+
+
 def content_parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     """The parts of a chat message, whose content may also be plain text."""
     content = message["content"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoModel, CLIPModel, CLIPTextConfig
@@ -29,18 +31,28 @@ class ClipGuidance(nn.Module):
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Projected [EOS] states (M, T, P) of the expressions `input_ids` (M, T, L), not normalised."""
         num_images, num_expressions, length = input_ids.shape
+        input_ids = to_device_of(self.text_projection, input_ids)
         if attention_mask is not None:
-            attention_mask = attention_mask.reshape(-1, length)
+            attention_mask = attention_mask.reshape(-1, length).to(input_ids.device)
             # A missing expression has no token to attend to; its first token stands in, and its result is ignored.
             attention_mask = torch.cat((torch.ones_like(attention_mask[:, :1]), attention_mask[:, 1:]), dim=1)
         states = self.text_model(input_ids=input_ids.reshape(-1, length), attention_mask=attention_mask)
         return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
 
 
+def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` where `module` computes.
+
+    A `device_map` moves the inputs of whole parts of a model, but not those of a layer inside that is called alone. An
+    offloaded layer (on "meta" until it is called) moves its inputs itself.
+    """
+    device = next(module.parameters()).device
+    return tensor if device.type == "meta" else tensor.to(device)
+
+
 def encode_until(tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> torch.Tensor:
     """Hidden states (M, 1+N, C) after the first `num_layers` layers of a CLIP vision tower; later ones do not run."""
-    device = tower.get_parameter("embeddings.patch_embedding.weight").device
-    hidden_states = tower.embeddings(pixel_values.to(device), **kwargs)
+    hidden_states = tower.embeddings(to_device_of(tower.embeddings, pixel_values), **kwargs)
     hidden_states = tower.pre_layrnorm(hidden_states)
     for layer in tower.encoder.layers[:num_layers]:
         hidden_states = layer(hidden_states, None)
@@ -76,18 +88,23 @@ class ClipTowerEvidence(VisualEvidence):
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
     def image_embeds(self) -> torch.Tensor:
-        return self._guidance.visual_projection(self._tower.post_layernorm(self.features))
+        normalised = self._tower.post_layernorm(to_device_of(self._tower.post_layernorm, self.features))
+        projection = self._guidance.visual_projection
+        return projection(to_device_of(projection, normalised)).to(self.features.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds = self._guidance.encode_text(self._input_ids, self._attention_mask)
+        embeds = self._guidance.encode_text(self._input_ids, self._attention_mask).to(self.features.device)
         if self._attention_mask is None:
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
-        return embeds, self._attention_mask.any(dim=-1)
+        return embeds, self._attention_mask.any(dim=-1).to(embeds.device)
 
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        states = self._layer.layer_norm1(self._hidden_states)
+        states = self._layer.layer_norm1(to_device_of(self._layer.layer_norm1, self._hidden_states))
         attention = self._layer.self_attn
-        return attention.q_proj(states[:, 0]), attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])
+        queries = attention.q_proj(states[:, 0])
+        keys, values = attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])
+        device = self.features.device
+        return queries.to(device), keys.to(device), values.to(device)
 
 
 def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
@@ -109,8 +126,11 @@ def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
     for name in ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"):
-        ours, theirs = tower.get_parameter(name).float(), clip.vision_model.get_parameter(name).float()
-        theirs = theirs.to(ours.device)
+        ours: torch.Tensor = tower.get_parameter(name)
+        theirs: torch.Tensor = clip.vision_model.get_parameter(name)
+        if ours.device.type == "meta" and ours.shape == theirs.shape:  # offloaded: its values are not at hand
+            continue
+        ours, theirs = ours.float(), theirs.float().to(ours.device)
         # Copies of the same weights differ by rounding to half precision at most.
         if ours.shape != theirs.shape or (ours - theirs).abs().max() > 0.01 * theirs.abs().max():
             raise ValueError(
@@ -120,4 +140,6 @@ def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
     guidance = ClipGuidance(clip.config.text_config, clip.config.vision_config.hidden_size, clip.config.projection_dim)
     guidance.text_model = clip.text_model
     guidance.text_projection, guidance.visual_projection = clip.text_projection, clip.visual_projection
-    return guidance.to(next(tower.parameters())).eval()
+    parameter = next(tower.parameters())
+    device = "cpu" if parameter.device.type == "meta" else parameter.device
+    return guidance.to(device, parameter.dtype).eval()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import align_module_device
 from transformers import SamModel
 from transformers.utils import ModelOutput
 
@@ -15,8 +17,8 @@ from transformers_litelvlm.models.pruned_inputs import RetainedIndices
 class ReferringSegmentationOutput(ModelOutput):
     """Masks for every sentence of every image.
 
-    Lists have one entry per image; T_i is its number of sentences, (H_i, W_i) its original size. Tensors over the
-    batch are padded to T, the largest T_i.
+    Lists have one entry per image; T_i is its number of sentences, (H_i, W_i) its original size. Tensors have one row
+    for each of the B dialogues, usually one per image, and are padded to T, the largest number of sentences.
 
     Attributes:
         masks: bool (T_i, H_i, W_i), logits > 0.
@@ -72,15 +74,29 @@ def decode_masks(
     batch_size, channels, height, width = image_embeddings.shape
     if prompts.shape[1] == 0:  # no answer had a [SEG]
         return image_embeddings.new_zeros(batch_size, 0, 4 * height, 4 * width), prompts.new_zeros(batch_size, 0)
-    no_mask = mask_model.prompt_encoder.no_mask_embed.weight
-    masks, iou_scores = mask_model.mask_decoder(
-        image_embeddings=image_embeddings,
-        image_positional_embeddings=mask_model.get_image_wide_positional_embeddings().expand(batch_size, -1, -1, -1),
-        sparse_prompt_embeddings=prompts.unsqueeze(2),
-        dense_prompt_embeddings=no_mask.reshape(1, channels, 1, 1).expand(batch_size, -1, height, width),
-        multimask_output=False,
-    )
+    prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
+    with ExitStack() as stack:
+        # These tables are read, not called, so an offloaded model would not bring them in by itself.
+        for table in (prompt_encoder.no_mask_embed, decoder.iou_token, decoder.mask_tokens):
+            stack.enter_context(align_module_device(table))
+        no_mask = prompt_encoder.no_mask_embed.weight.reshape(1, channels, 1, 1)
+        masks, iou_scores = decoder(
+            image_embeddings=image_embeddings,
+            image_positional_embeddings=_positional_encoding(mask_model, image_embeddings),
+            sparse_prompt_embeddings=prompts.unsqueeze(2),
+            dense_prompt_embeddings=no_mask.expand(batch_size, -1, height, width),
+            multimask_output=False,
+        )
     return masks[:, :, 0], iou_scores[:, :, 0]
+
+
+def _positional_encoding(mask_model: SamModel, image_embeddings: torch.Tensor) -> torch.Tensor:
+    """SAM's encoding of the centre of every cell of its grid, shaped as `image_embeddings` (B, C, h, w)."""
+    batch_size, _, height, width = image_embeddings.shape
+    rows = torch.arange(height, device=image_embeddings.device, dtype=image_embeddings.dtype) + 0.5
+    columns = torch.arange(width, device=image_embeddings.device, dtype=image_embeddings.dtype) + 0.5
+    grid = torch.stack(torch.meshgrid(columns / width, rows / height, indexing="xy"), dim=-1)  # (h, w, 2)
+    return mask_model.shared_image_embedding(grid).permute(2, 0, 1).expand(batch_size, -1, -1, -1)
 
 
 def resize_masks(

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from transformers_litelvlm.utils.files import write_atomically
 
 
@@ -68,6 +70,14 @@ def register_remote_class(model_type: str, auto_class: str, cls: type) -> None:
     _AUTO_CLASSES.setdefault(model_type, {})[auto_class] = cls
 
 
+def reference_code(config: PreTrainedConfig) -> list[str]:
+    """Have the config of a checkpoint name the registered classes of its family; returns the modules to write."""
+    classes = _AUTO_CLASSES.get(config.model_type, {})
+    references = {name: class_reference(cls) for name, cls in classes.items()}
+    config.auto_map = {**(getattr(config, "auto_map", None) or {}), **references}
+    return [cls.__module__ for cls in classes.values()]
+
+
 class RemoteCodeMixin:
     """For model classes: `save_pretrained` writes the code beside the weights, under the registered Auto classes."""
 
@@ -91,16 +101,13 @@ class RemoteCodeMixin:
             save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
         """
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
-        classes = _AUTO_CLASSES.get(self.config.model_type, {})
-        auto_map = getattr(self.config, "auto_map", None) or {}
-        if save_code:
-            self.config.auto_map = {**auto_map, **{name: class_reference(cls) for name, cls in classes.items()}}
-        elif hasattr(self.config, "auto_map"):
+        modules = reference_code(self.config) if save_code else []
+        if not save_code and hasattr(self.config, "auto_map"):
             del self.config.auto_map
         # Stock names cannot say what the guidance and mask parts are called, so nothing is renamed back to them.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if save_code and is_main_process:
-            write_code(save_directory, (cls.__module__ for cls in classes.values()))
+            write_code(save_directory, modules)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", os.path.basename(os.fspath(save_directory))), **hub)

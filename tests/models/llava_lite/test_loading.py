@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,7 @@ from tests.models.llava_lite.tiny import (
     save_tiny_checkpoint,
     tiny_config,
 )
+from tests.without_package import run_without_package
 from transformers_litelvlm import (
     AutoModelForReferringSegmentation,
     LlavaLiteConfig,
@@ -157,7 +155,7 @@ def stock(tmp_path_factory):
     return folder, model.eval(), clip.eval()
 
 
-def test_a_stock_checkpoint_loads_with_nothing_random(stock, tmp_path):
+def test_a_stock_checkpoint_loads_with_nothing_random(stock, tmp_path, caplog):
     folder, upstream, clip = stock
     names = set(load_file(folder / "llava" / "model.safetensors"))
     assert "language_model.lm_head.weight" in names  # the names of llava-hf/llava-1.5-7b-hf
@@ -165,6 +163,7 @@ def test_a_stock_checkpoint_loads_with_nothing_random(stock, tmp_path):
         folder / "llava", guidance_model=str(folder / "clip"), pruning_budget=5, output_loading_info=True
     )
     assert not any(info.values()), info
+    assert "MISSING" not in caplog.text  # upstream's report would say so of the guidance
     for name, value in upstream.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
     guidance = model.model.guidance.state_dict()
@@ -238,19 +237,7 @@ def test_a_checkpoint_runs_where_the_package_is_absent(checkpoint, tmp_path):
     model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_budget=5)
     inputs = dict(processor.segmentation_inputs(Image.new("RGB", (40, 30), "red"), ["a dog", "a cat"]))
     torch.save(inputs, tmp_path / "inputs.pt")
-    (tmp_path / "run.py").write_text(ABSENT)
-    site = [path for path in sys.path if path.endswith("site-packages")]
-    blocker = tmp_path / "blocked" / "transformers_litelvlm"
-    blocker.mkdir(parents=True)
-    (blocker / "__init__.py").write_text("raise ImportError('absent')")
-    # The same number of threads, so that sums are made in the same order.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(blocker.parent), *site])}
-    run = subprocess.run(
-        [sys.executable, tmp_path / "run.py", checkpoint, tmp_path / "inputs.pt", tmp_path / "again"],
-        env=environment, capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_without_package(ABSENT, tmp_path, checkpoint, tmp_path / "inputs.pt", tmp_path / "again")
     remote = torch.load(tmp_path / "inputs.pt.out", weights_only=True)
     assert torch.equal(remote[0], model.segment(**inputs).mask_logits[0])
 
@@ -303,3 +290,37 @@ def test_referring_segmentation_pipeline(checkpoint, tmp_path):
     assert [len(of_image) for of_image in several] == [2, 2]
     with pytest.raises(ValueError, match=r"`expressions\[0\]\[0\]` must be a sentence"):
         segmenter(picture(), "")
+
+
+# ---- models that are not in one place -------------------------------------------------------------------------------
+
+PARTS = (
+    "model.vision_tower",
+    "model.multi_modal_projector",
+    "model.language_model",
+    "model.guidance",
+    "lm_head",
+    "text_hidden_fcs",
+    "mask_model",
+)
+
+
+@pytest.mark.parametrize("offloaded", [*PARTS, "everything", "auto"])
+def test_offloaded_parts_compute_the_same(tmp_path, checkpoint, offloaded):
+    """A `device_map` that leaves parts on the disk, as accelerate does where memory is short."""
+    options = {"pruning_budget": 5, "pruning_method_options": {"context_share": 0.5}}
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    inputs = processor.segmentation_inputs(Image.new("RGB", (40, 30), "red"), ["a dog", "a cat"])
+    chat = processor(images=Image.new("RGB", (40, 30)), text="USER: <image>\nWhat? ASSISTANT:", return_tensors="pt")
+    plain = AutoModelForReferringSegmentation.from_pretrained(checkpoint, **options).eval()
+    device_map = {part: "disk" if offloaded in (part, "everything") else "cpu" for part in PARTS}
+    limits = {}
+    if offloaded == "auto":
+        device_map, limits = "auto", {"max_memory": {"cpu": 150_000}}
+    model = AutoModelForReferringSegmentation.from_pretrained(
+        checkpoint, device_map=device_map, offload_folder=tmp_path, **limits, **options
+    ).eval()
+    assert any(parameter.device.type == "meta" for parameter in model.parameters())
+    assert torch.equal(model.segment(**inputs).mask_logits[0], plain.segment(**inputs).mask_logits[0])
+    options = {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(model.generate(**chat, **options), plain.generate(**chat, **options))

@@ -31,7 +31,7 @@ def sentences_of(processor, features):
 
 
 def test_the_dialogue_about_one_picture(processor):
-    features = processor.segmentation_inputs(picture(), ["The RED  circle ", "a dog"])
+    features = processor.segmentation_inputs(picture(), ["The RED circle ", "a dog"])
     text = processor.tokenizer.decode(features["input_ids"][0])
     assert text == (
         "<s>USER: "

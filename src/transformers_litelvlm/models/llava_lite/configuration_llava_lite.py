@@ -20,6 +20,8 @@ PRUNING_ALIASES = {
     "pruning_position_ids": "position_ids",
 }
 
+PROJECTOR_TYPES = ("mlp2x_gelu", "linear")
+
 
 class LlavaLiteConfig(LlavaConfig):
     """Configuration of [`LlavaLiteModel`] and the classes built on it.
@@ -39,9 +41,15 @@ class LlavaLiteConfig(LlavaConfig):
         mask_config (`SamConfig` or `dict`, *optional*): SAM whose decoder turns `[SEG]` states into masks; `None` for
             models without masks.
         seg_token_id (`int`, *optional*): id of `[SEG]`; `None` for models without masks.
+        projector_type (`str`, defaults to `"mlp2x_gelu"`): LLaVA-1.5's projector of two layers, or `"linear"`, the
+            single layer of LLaVA-1.0 and LISA.
+
+    The id of the image placeholder, `image_token_index`, may lie behind the vocabulary: GLaMM and LISA have no row for
+    it in their tables.
 
     Raises:
-        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given.
+        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given, for an unknown
+            `projector_type`, and for the config of a checkpoint in the layout of the original LLaVA code.
     """
 
     model_type = "llava_lite"
@@ -68,10 +76,13 @@ class LlavaLiteConfig(LlavaConfig):
     guidance_model: str = "openai/clip-vit-large-patch14-336"
     mask_config: dict | PreTrainedConfig | None = None
     seg_token_id: int | None = None
+    projector_type: str = "mlp2x_gelu"
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
         super().__post_init__(**kwargs)
+        if self.projector_type not in PROJECTOR_TYPES:
+            raise ValueError(f"`projector_type` must be one of {PROJECTOR_TYPES}, got {self.projector_type!r}.")
         self.set_pruning(**pruning)
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -108,6 +119,12 @@ class LlavaLiteConfig(LlavaConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
+        if "mm_vision_tower" in config_dict:  # also a "llava" by its `model_type`, but flat, with other weight names
+            kind = ", ".join(config_dict.get("architectures") or ["LLaVA"])
+            raise ValueError(
+                f"This is a checkpoint of the original code ({kind}), not of Transformers. Convert it once with "
+                "`litelvlm convert {glamm,lisa} SOURCE TARGET` and load TARGET."
+            )
         names = [name for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs]
         pruning = {name: kwargs.pop(name) for name in names}
         result = super().from_dict(config_dict, **kwargs)

@@ -11,13 +11,19 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until, load_guidance
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
+from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, RetainedIndices, prune_inputs
+from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.pruning.selection import gather_tokens
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^text_hidden_fcs\."]
+
+# Small beside the language model, and what they compute decides which tokens survive and where a mask ends.
+UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"]
 
 
 @dataclass
@@ -35,7 +41,10 @@ class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
 
 
 class GuidanceLoadingMixin:
-    """For the model classes: a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`."""
+    """For the model classes: a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`.
+
+    A `quantization_config` leaves the guidance and the parts that make masks as they are.
+    """
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
@@ -44,15 +53,23 @@ class GuidanceLoadingMixin:
         Raises:
             ValueError: if guidance is missing, and the CLIP that the config names cannot be loaded or does not fit.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        missing = {name for name in info["missing_keys"] if "guidance." in name}
-        if missing:
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], UNQUANTIZED_PARTS)
+        result = super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)  # type: ignore[misc]
+        model = result[0] if output_loading_info else result
+        if model.__dict__.pop("_misses_guidance"):
             base, config = model.base_model, model.config
             base.guidance = load_guidance(config.guidance_model, base.vision_tower)
             config.guidance_text_config = base.guidance.text_model.config
             config.guidance_projection_dim = base.guidance.text_projection.out_features
-            info["missing_keys"] = info["missing_keys"] - missing
-        return (model, info) if output_loading_info else model
+        return result
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        # Upstream's place to say which missing weights are none of its business; `from_pretrained` fetches these.
+        misses_guidance = {name for name in loading_info.missing_keys if "guidance." in name}
+        self._misses_guidance = bool(misses_guidance)
+        loading_info.missing_keys -= misses_guidance
+        super()._adjust_missing_and_unexpected_keys(loading_info)  # type: ignore[misc]
 
 
 class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
@@ -68,6 +85,11 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         super().__init__(config)
+        if config.projector_type == "linear":
+            self.multi_modal_projector = LinearProjector(config)
+        if config.image_token_id >= config.text_config.vocab_size:
+            embedding = PlaceholderEmbedding.in_place_of(self.get_input_embeddings())
+            self.set_input_embeddings(embedding)
         self.guidance = ClipGuidance(
             config.guidance_text_config, config.vision_config.hidden_size, config.guidance_projection_dim
         )
@@ -142,7 +164,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         budget: int,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
-        vision_feature_layer: int | None = None,
+        vision_feature_layer: int | list[int] | None = None,
     ) -> PrunedImageFeatures:
         """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
 

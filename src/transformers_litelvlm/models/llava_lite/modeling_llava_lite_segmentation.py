@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
+from transformers_litelvlm.models.guidance import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
@@ -47,7 +48,9 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
 
     def encode_for_masks(self, mask_pixel_values: torch.Tensor) -> torch.Tensor:
         """SAM's image embeddings (B, C, h, w) of `mask_pixel_values` (B, 3, S, S); the sentences play no part."""
-        return self.mask_model.get_image_embeddings(mask_pixel_values.to(self.mask_model.dtype))
+        encoder = self.mask_model.vision_encoder
+        pixel_values = to_device_of(encoder, mask_pixel_values.to(self.mask_model.dtype))
+        return self.mask_model.get_image_embeddings(pixel_values)
 
     def predict_low_res_masks(
         self, hidden_states: torch.Tensor, input_ids: torch.Tensor, image_embeddings: torch.Tensor
@@ -64,7 +67,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         """
         states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id)
         prompts = self.text_hidden_fcs(states)
-        masks, iou_scores = decode_masks(self.mask_model, image_embeddings, prompts.to(image_embeddings.dtype))
+        masks, iou_scores = decode_masks(self.mask_model, image_embeddings, prompts.to(image_embeddings))
         return masks, iou_scores, prompts, counts
 
     @torch.no_grad()
@@ -80,22 +83,25 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         guidance_attention_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         mask_image_embeddings: torch.Tensor | None = None,
+        dialogue_images: torch.Tensor | None = None,
     ) -> ReferringSegmentationOutput:
         """Masks for all sentences of all images in ONE forward pass: the answers with [SEG] are part of the prompt.
 
-        Takes what [`LlavaLiteProcessor.segmentation_inputs`] returns: one row per image, a dialogue of its sentences.
+        Takes what [`LlavaLiteProcessor.segmentation_inputs`] returns: B dialogues about M pictures. Usually one
+        dialogue holds all sentences of its picture, and B = M.
 
         Args:
             input_ids, attention_mask: (B, L), one [SEG] per sentence.
             pixel_values: (B, 3, H, W) for the vision tower.
-            mask_pixel_values: (B, 3, S, S) for SAM.
-            original_sizes, reshaped_input_sizes: (B, 2) height, width of the picture, and of it inside the square.
+            mask_pixel_values: (M, 3, S, S) for SAM.
+            original_sizes, reshaped_input_sizes: (M, 2) height, width of the picture, and of it inside the square.
             guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
             mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
-            mask_image_embeddings: (B, C, h, w) instead of `mask_pixel_values`, for sweeps.
+            mask_image_embeddings: (M, C, h, w) instead of `mask_pixel_values`, for sweeps.
+            dialogue_images: (B,) the picture that each dialogue is about, where several are about one; ascending.
 
         Returns:
-            [`ReferringSegmentationOutput`].
+            [`ReferringSegmentationOutput`]; its lists have one entry per picture, its tensors one row per dialogue.
 
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing.
@@ -126,6 +132,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             original_sizes=original_sizes,
             reshaped_input_sizes=reshaped_input_sizes,
             features=pruned.features,
+            dialogue_images=dialogue_images,
         )
 
     @torch.no_grad()
@@ -179,6 +186,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         mask_pixel_values: torch.Tensor | None = None,
         mask_image_embeddings: torch.Tensor | None = None,
         features: PrunedImageFeatures | None = None,
+        dialogue_images: torch.Tensor | None = None,
     ) -> ReferringSegmentationOutput:
         if original_sizes is None or reshaped_input_sizes is None:
             raise ValueError("`original_sizes` and `reshaped_input_sizes` are needed; the processor returns both.")
@@ -186,20 +194,28 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             if mask_pixel_values is None:
                 raise ValueError("`mask_pixel_values` is missing: pass `images` to `processor.segmentation_inputs`.")
             mask_image_embeddings = self.encode_for_masks(mask_pixel_values)
+        if dialogue_images is not None:
+            mask_image_embeddings = mask_image_embeddings[dialogue_images.to(mask_image_embeddings.device)]
         low_res, iou_scores, prompts, counts = self.predict_low_res_masks(
             hidden_states, input_ids, mask_image_embeddings
         )
+        # What the dialogues about one picture found, dialogue after dialogue.
+        about = range(len(counts)) if dialogue_images is None else dialogue_images.tolist()
+        found: list[list[Any]] = [[] for _ in original_sizes]
+        for image, masks, scores, count in zip(about, low_res, iou_scores, counts):
+            found[image].append((masks[:count], scores[:count]))
+        merged = [[torch.cat(parts) for parts in zip(*of_image)] for of_image in found]
         side = self.config.mask_config.vision_config.image_size
         sizes = zip(reshaped_input_sizes.tolist(), original_sizes.tolist())
         logits = [
-            resize_masks(masks[:count], side, resized, original)
-            for masks, count, (resized, original) in zip(low_res, counts, sizes)
+            resize_masks(masks, side, resized, original)
+            for (masks, _), (resized, original) in zip(merged, sizes, strict=True)
         ]
         return ReferringSegmentationOutput(
             masks=[mask_logits > 0 for mask_logits in logits],
             mask_logits=logits,
             scores=[foreground_confidence(mask_logits) for mask_logits in logits],
-            iou_scores=[scores[:count].float() for scores, count in zip(iou_scores, counts)],
+            iou_scores=[scores.float() for _, scores in merged],
             low_res_masks=low_res,
             seg_embeddings=prompts,
             retained_indices=None if features is None else features.retained_indices,

@@ -6,6 +6,7 @@ import copy
 import os
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 from transformers.utils import logging
@@ -14,6 +15,7 @@ from transformers_litelvlm.models.expressions import (
     content_parts,
     last_user_text,
     last_user_turn,
+    match_templates,
     nest_expressions,
     tokenize_guidance,
 )
@@ -34,6 +36,8 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{{ ' ASSISTANT:' if add_generation_prompt else '' }}"
 )
+DEFAULT_QUESTION_TEMPLATES = ("Please segment {expression} in this image.",)
+DEFAULT_ANSWER_TEMPLATES = ("It is [SEG].",)
 
 
 class LlavaLiteProcessor(LlavaProcessor):
@@ -50,10 +54,13 @@ class LlavaLiteProcessor(LlavaProcessor):
         num_additional_image_tokens (`int`, defaults to 1): the class token of CLIP.
         guidance_tokenizer: tokenizer of the CLIP text tower; without it there is no guidance.
         mask_image_processor: image processor of the mask decoder; without it there are no masks.
-        question_template (`str`): question about one expression; what CLIP is given, too.
-        answer_template (`str`): answer with one [SEG].
+        question_templates (`list[str]`): questions about one `{expression}` that the checkpoint was trained with, the
+            default one first; what CLIP is given, too.
+        answer_templates (`list[str]`): answers with one [SEG], the default one first.
         seg_token (`str`, defaults to `"[SEG]"`).
         lowercase_expressions (`bool`, defaults to `True`): as LISA and GLaMM do with referring expressions.
+        one_expression_per_dialogue (`bool`, defaults to `False`): ask about every expression in a dialogue of its own,
+            as LISA was trained, not about all expressions of a picture in one.
         user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
             `expressions` is not given.
     """
@@ -69,10 +76,11 @@ class LlavaLiteProcessor(LlavaProcessor):
         num_additional_image_tokens=1,
         guidance_tokenizer=None,
         mask_image_processor=None,
-        question_template="Please segment {expression} in this image.",
-        answer_template="It is [SEG].",
+        question_templates=DEFAULT_QUESTION_TEMPLATES,
+        answer_templates=DEFAULT_ANSWER_TEMPLATES,
         seg_token="[SEG]",
         lowercase_expressions=True,
+        one_expression_per_dialogue=False,
         user_marker="USER:",
         assistant_marker="ASSISTANT:",
         **kwargs,
@@ -82,10 +90,11 @@ class LlavaLiteProcessor(LlavaProcessor):
             mask_image_processor = getattr(transformers, class_name)(**mask_image_processor)
         self.guidance_tokenizer = guidance_tokenizer
         self.mask_image_processor = _on_pil(mask_image_processor)
-        self.question_template = question_template
-        self.answer_template = answer_template
+        self.question_templates = list(question_templates)
+        self.answer_templates = list(answer_templates)
         self.seg_token = seg_token
         self.lowercase_expressions = lowercase_expressions
+        self.one_expression_per_dialogue = one_expression_per_dialogue
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
         super().__init__(
@@ -141,7 +150,14 @@ class LlavaLiteProcessor(LlavaProcessor):
         return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
 
     def segmentation_inputs(
-        self, images, expressions, return_tensors: str = "pt", for_generation: bool = False
+        self,
+        images,
+        expressions,
+        return_tensors: str = "pt",
+        for_generation: bool = False,
+        question_template: str | list | None = None,
+        answer_template: str | list | None = None,
+        lowercase: bool | None = None,
     ) -> BatchFeature:
         """Everything that `model.segment(...)` takes: for every picture one dialogue about its expressions.
 
@@ -150,11 +166,17 @@ class LlavaLiteProcessor(LlavaProcessor):
             expressions: for one picture a sentence or several; for several pictures a list of sentences each.
             return_tensors: only `"pt"`.
             for_generation: leave the answer to the model, for `model.generate_masks(...)`; one expression per picture.
+            question_template: with `{expression}`; one for all, or lists shaped like `expressions`. Default: the first
+                of `question_templates`.
+            answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
+            lowercase: instead of `lowercase_expressions`; `False` for whole sentences, as in ReasonSeg.
 
         Returns:
             `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W),
-            `guidance_input_ids`, `guidance_attention_mask` (B, T, L), `mask_pixel_values` (B, 3, S, S),
-            `original_sizes` and `reshaped_input_sizes` (B, 2), height before width.
+            `guidance_input_ids`, `guidance_attention_mask` (B, T, L), `mask_pixel_values` (M, 3, S, S),
+            `original_sizes` and `reshaped_input_sizes` (M, 2), height before width. B dialogues about M pictures: the
+            same number, unless the checkpoint wants one expression per dialogue and a picture has several. Then
+            `dialogue_images` (B,) says which picture a dialogue is about.
 
         Raises:
             ValueError: for an unreadable picture, an empty expression, one that contains a special token, or numbers
@@ -167,11 +189,23 @@ class LlavaLiteProcessor(LlavaProcessor):
         sentences = nest_expressions(expressions, len(images))
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
             raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
-        questions = [[self._question(sentence) for sentence in of_image] for of_image in sentences]
+        questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
+        answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
+        turns = [
+            [
+                (self.question(sentence, question, lowercase), answer)
+                for sentence, question, answer in zip(*of_image, strict=True)
+            ]
+            for of_image in zip(sentences, questions, answers, strict=True)
+        ]
+        about = list(range(len(images)))
+        if self.one_expression_per_dialogue:
+            about = [image for image, of_image in enumerate(turns) for _ in of_image]
+            turns = [[turn] for of_image in turns for turn in of_image]
         features = self(
-            images=images,
-            text=[self._dialogue(of_image, for_generation) for of_image in questions],
-            expressions=questions,
+            images=[images[image] for image in about],
+            text=[self.dialogue(of_dialogue, for_generation) for of_dialogue in turns],
+            expressions=[[question for question, _ in of_dialogue] for of_dialogue in turns],
             padding=True,
             padding_side="left" if for_generation else "right",
             return_tensors=return_tensors,
@@ -180,30 +214,38 @@ class LlavaLiteProcessor(LlavaProcessor):
         features["mask_pixel_values"] = for_masks["pixel_values"]
         features["original_sizes"] = for_masks["original_sizes"]
         features["reshaped_input_sizes"] = for_masks["reshaped_input_sizes"]
+        if len(about) != len(images):
+            features["dialogue_images"] = torch.tensor(about)
         return features
+
+    def question(self, expression: str, template: str | None = None, lowercase: bool | None = None) -> str:
+        """The question about an expression, stripped and, if so wanted, in lower case; what CLIP is given, too.
+
+        Raises:
+            ValueError: if the expression contains the placeholder of an image or of a mask.
+        """
+        for token in (self.image_token, self.seg_token):
+            if token in expression:
+                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
+        expression = expression.strip()
+        if self.lowercase_expressions if lowercase is None else lowercase:
+            expression = expression.lower()
+        return (template or self.question_templates[0]).replace("{expression}", expression)
+
+    def dialogue(self, turns: list[tuple[str, str]], for_generation: bool = False) -> str:
+        """The prompt that asks about one picture: (question, answer) pairs, the last answer left open or not."""
+        messages: list[dict[str, Any]] = []
+        for question, answer in turns:
+            image = [] if messages else [{"type": "image"}]
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages = messages[:-1] if for_generation else messages
+        return super().apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
     def visual_token_grid(self) -> tuple[int, int]:
         """(rows, columns) of the visual tokens of one picture, before pruning."""
         size = self.image_processor.crop_size
         return size["height"] // self.patch_size, size["width"] // self.patch_size
-
-    def _question(self, expression: str) -> str:
-        for token in (self.image_token, self.seg_token):
-            if token in expression:
-                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
-        expression = " ".join(expression.split())
-        expression = expression.lower() if self.lowercase_expressions else expression
-        return self.question_template.replace("{expression}", expression)
-
-    def _dialogue(self, questions: list[str], for_generation: bool) -> str:
-        messages: list[dict[str, Any]] = []
-        for question in questions:
-            image = [] if messages else [{"type": "image"}]
-            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
-            if not for_generation:
-                answer = {"type": "text", "text": self.answer_template}
-                messages.append({"role": "assistant", "content": [answer]})
-        return super().apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
     def _questions_of_prompts(self, text) -> list[list[str]] | None:
         """The last user turn of the prompt that each picture is in; `None` where one has no words."""

@@ -1,0 +1,95 @@
+"""`litelvlm convert`: a published checkpoint in, a self-contained checkpoint of ours out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.conversion.families import FAMILIES, load_family
+
+
+EPILOG = """\
+examples:
+  litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
+  litelvlm convert lisa xinlai/LISA-7B-v1 LISA-7B-lite --dtype bfloat16
+  litelvlm convert llava ./llava-1.5-7b-hf ./llava-lite --clip ./clip-vit-large-patch14-336
+
+SOURCE and --clip are folders, or ids on the Hub. Weights are .safetensors or .bin; code in them is never run.
+TARGET appears when everything is in it, or not at all. Memory: one file of the source, and a little.
+What became of every tensor stands in TARGET/conversion_report.json.
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="turn a published checkpoint into one that loads here",
+        description="Turn a published checkpoint into a self-contained safetensors checkpoint: model, CLIP guidance,"
+        " processor, tokenizer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("family", metavar="FAMILY", choices=sorted(FAMILIES), help="one of: %(choices)s")
+    parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
+    parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
+    parser.add_argument(
+        "--clip", metavar="PATH_OR_ID", help="the CLIP that the model was trained with (default: the one it names)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="number format of the written weights (default: auto, each as in the source)",
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        type=_size,
+        default="5GB",
+        help="largest size of a written file, such as 500MB (default: %(default)s)",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts, and says what came out and how to load it."""
+    from transformers_litelvlm.conversion.convert import convert_checkpoint
+    from transformers_litelvlm.conversion.errors import ConversionError
+    from transformers_litelvlm.conversion.source import CheckpointSource
+    from transformers_litelvlm.conversion.staging import check_target
+
+    try:
+        # Before anything is fetched.
+        check_target(args.target)
+        conversion = load_family(args.family)(CheckpointSource(args.source), args.clip)
+        report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
+    except (ConversionError, OSError) as error:
+        raise BadInputError(one_line(error)) from error
+    print(report.summary())
+    print(_how_to_load(args.target))
+
+
+def _how_to_load(target: str) -> str:
+    config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
+    model_class = config["architectures"][0]
+    lines = [
+        "Load it:",
+        f"  from transformers_litelvlm import {model_class}",
+        f'  model = {model_class}.from_pretrained("{target}", dtype="auto", pruning_preset="balanced")',
+    ]
+    if model_class.endswith("ForReferringSegmentation"):
+        lines += ["or", f'  litelvlm segment PICTURE "SENTENCE" --model {target} --preset balanced']
+    return "\n".join(lines)
+
+
+def _size(text: str) -> str:
+    """Type of an argparse argument: 5GB, 500 MB."""
+    if not re.fullmatch(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]B", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"must be a size such as 5GB or 500MB, got {text!r}")
+    return text

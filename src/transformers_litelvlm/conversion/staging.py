@@ -1,0 +1,76 @@
+"""A new folder that appears complete or not at all, whatever happens meanwhile: errors, Ctrl-C, `kill -9`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from transformers_litelvlm.conversion.errors import ConversionError
+
+
+@contextmanager
+def new_folder(target: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives an empty folder beside `target` to write into and renames it to `target` at the end, if nothing went wrong.
+
+    The folder `.NAME.converting` and its lock are removed in the end. After `kill -9` they stay, and the next run for
+    the same target replaces them: the operating system releases the lock of a process that is gone.
+
+    Raises:
+        ConversionError: If `target` is anything else than an empty folder, or another process is making it.
+    """
+    target = Path(target).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.converting")
+    lock = FileLock(f"{staging}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConversionError(f"{target} is being written by another conversion: wait for it, or stop it") from error
+    try:
+        check_target(target)
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir()
+        yield staging
+        sync_folder(staging)
+        os.rename(staging, target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        # Before the release: later it could be the file of somebody else's lock. filelock >= 3.21 notices the removal.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for folders.
+        if not (path.is_dir() and error.errno == errno.EINVAL):
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until everything in a folder is on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def check_target(target: str | os.PathLike) -> None:
+    """Raises a [`ConversionError`] if `target` is anything else than an empty folder, or nothing yet."""
+    target = Path(target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConversionError(f"{target} exists already: remove it, or give another target")
