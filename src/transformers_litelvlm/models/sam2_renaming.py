@@ -1,0 +1,118 @@
+"""Names of the original SAM 2 code -> names of [`~transformers.Sam2VideoModel`]."""
+
+from __future__ import annotations
+
+from transformers_litelvlm.conversion.renaming import Rename
+
+
+# A perceptron of three layers: the first and the last have names of their own.
+_THREE_LAYERS = {"0": "proj_in", "1": r"layers.0", "2": "proj_out"}
+_MLP = {"0": "proj_in", "1": "proj_out"}
+
+_RENAMES = [
+    (r"maskmem_tpos_enc", r"memory_temporal_positional_encoding"),
+    (r"no_mem_embed", r"no_memory_embedding"),
+    (r"no_mem_pos_enc", r"no_memory_positional_encoding"),
+    (r"no_obj_ptr", r"no_object_pointer"),
+    (r"no_obj_embed_spatial", r"occlusion_spatial_embedding_parameter"),
+    (r"mask_downsample\.(\w+)", r"mask_downsample.\1"),
+    (r"obj_ptr_tpos_proj\.(\w+)", r"temporal_positional_encoding_projection_layer.\1"),
+    *((rf"obj_ptr_proj\.layers\.{n}\.(\w+)", rf"object_pointer_proj.{name}.\1") for n, name in _THREE_LAYERS.items()),
+    # Image encoder.
+    (r"image_encoder\.trunk\.(pos_embed|pos_embed_window)", r"vision_encoder.backbone.\1"),
+    (r"image_encoder\.trunk\.patch_embed\.proj\.(\w+)", r"vision_encoder.backbone.patch_embed.projection.\1"),
+    *(
+        (
+            rf"image_encoder\.trunk\.blocks\.(\d+)\.mlp\.layers\.{n}\.(\w+)",
+            rf"vision_encoder.backbone.blocks.\1.mlp.{name}.\2",
+        )
+        for n, name in _MLP.items()
+    ),
+    (
+        r"image_encoder\.trunk\.blocks\.(\d+)\.norm([12])\.(\w+)",
+        r"vision_encoder.backbone.blocks.\1.layer_norm\2.\3",
+    ),
+    (r"image_encoder\.trunk\.blocks\.(\d+)\.(attn\.\w+|proj)\.(\w+)", r"vision_encoder.backbone.blocks.\1.\2.\3"),
+    (r"image_encoder\.neck\.convs\.(\d)\.conv\.(\w+)", r"vision_encoder.neck.convs.\1.\2"),
+    # Prompt encoder. One matrix has two names in Sam2VideoModel; the other one is tied to this one.
+    (
+        r"sam_prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix",
+        r"shared_image_embedding.positional_embedding",
+    ),
+    (r"sam_prompt_encoder\.(not_a_point_embed|no_mask_embed)\.weight", r"prompt_encoder.\1.weight"),
+    (r"sam_prompt_encoder\.mask_downscaling\.0\.(\w+)", r"prompt_encoder.mask_embed.conv1.\1"),
+    (r"sam_prompt_encoder\.mask_downscaling\.1\.(\w+)", r"prompt_encoder.mask_embed.layer_norm1.\1"),
+    (r"sam_prompt_encoder\.mask_downscaling\.3\.(\w+)", r"prompt_encoder.mask_embed.conv2.\1"),
+    (r"sam_prompt_encoder\.mask_downscaling\.4\.(\w+)", r"prompt_encoder.mask_embed.layer_norm2.\1"),
+    (r"sam_prompt_encoder\.mask_downscaling\.6\.(\w+)", r"prompt_encoder.mask_embed.conv3.\1"),
+    # Mask decoder.
+    (r"sam_mask_decoder\.(iou_token|mask_tokens|obj_score_token)\.weight", r"mask_decoder.\1.weight"),
+    (r"sam_mask_decoder\.(conv_s[01])\.(\w+)", r"mask_decoder.\1.\2"),
+    (r"sam_mask_decoder\.output_upscaling\.0\.(\w+)", r"mask_decoder.upscale_conv1.\1"),
+    (r"sam_mask_decoder\.output_upscaling\.1\.(\w+)", r"mask_decoder.upscale_layer_norm.\1"),
+    (r"sam_mask_decoder\.output_upscaling\.3\.(\w+)", r"mask_decoder.upscale_conv2.\1"),
+    *(
+        (
+            r"sam_mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
+            rf"\.layers\.{n}\.(\w+)",
+            rf"mask_decoder.\1.{name}.\2",
+        )
+        for n, name in _THREE_LAYERS.items()
+    ),
+    *(
+        (
+            rf"sam_mask_decoder\.transformer\.layers\.(\d)\.mlp\.layers\.{n}\.(\w+)",
+            rf"mask_decoder.transformer.layers.\1.mlp.{name}.\2",
+        )
+        for n, name in _MLP.items()
+    ),
+    (
+        r"sam_mask_decoder\.transformer\.layers\.(\d)\.norm(\d)\.(\w+)",
+        r"mask_decoder.transformer.layers.\1.layer_norm\2.\3",
+    ),
+    (r"sam_mask_decoder\.transformer\.norm_final_attn\.(\w+)", r"mask_decoder.transformer.layer_norm_final_attn.\1"),
+    (r"sam_mask_decoder\.transformer\.(.+attn\w*)\.out_proj\.(\w+)", r"mask_decoder.transformer.\1.o_proj.\2"),
+    (r"sam_mask_decoder\.transformer\.(.+attn\w*)\.([qkv]_proj)\.(\w+)", r"mask_decoder.transformer.\1.\2.\3"),
+    # Memory.
+    (r"memory_attention\.norm\.(\w+)", r"memory_attention.layer_norm.\1"),
+    (r"memory_attention\.layers\.(\d+)\.norm(\d)\.(\w+)", r"memory_attention.layers.\1.layer_norm\2.\3"),
+    (r"memory_attention\.layers\.(\d+)\.(\w+)\.out_proj\.(\w+)", r"memory_attention.layers.\1.\2.o_proj.\3"),
+    (
+        r"memory_attention\.layers\.(\d+)\.(linear[12]|\w+\.[qkv]_proj)\.(\w+)",
+        r"memory_attention.layers.\1.\2.\3",
+    ),
+    (r"memory_encoder\.out_proj\.(\w+)", r"memory_encoder.projection.\1"),
+    (r"memory_encoder\.pix_feat_proj\.(\w+)", r"memory_encoder.feature_projection.\1"),
+    # Convolution, norm, activation, four times; then one convolution more.
+    *(
+        (
+            rf"memory_encoder\.mask_downsampler\.encoder\.{3 * n + part}\.(\w+)",
+            rf"memory_encoder.mask_downsampler.layers.{n}.{name}.\1",
+        )
+        for n in range(4)
+        for part, name in enumerate(("conv", "layer_norm"))
+    ),
+    (r"memory_encoder\.mask_downsampler\.encoder\.12\.(\w+)", r"memory_encoder.mask_downsampler.final_conv.\1"),
+    (
+        r"memory_encoder\.fuser\.layers\.(\d)\.dwconv\.(\w+)",
+        r"memory_encoder.memory_fuser.layers.\1.depthwise_conv.\2",
+    ),
+    (
+        r"memory_encoder\.fuser\.layers\.(\d)\.pwconv([12])\.(\w+)",
+        r"memory_encoder.memory_fuser.layers.\1.pointwise_conv\2.\3",
+    ),
+    (r"memory_encoder\.fuser\.layers\.(\d)\.norm\.(\w+)", r"memory_encoder.memory_fuser.layers.\1.layer_norm.\2"),
+    # SAM 2 calls it `gamma`; UniPixel and VideoGLaMM renamed it, for transformers once replaced that word in names.
+    (r"memory_encoder\.fuser\.layers\.(\d)\.(?:weight|gamma)", r"memory_encoder.memory_fuser.layers.\1.scale"),
+]
+
+
+def sam2_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
+    """Rules for SAM 2's tensors (615 of the base-plus size), found behind `source_prefix` (a regular expression), put
+    behind `target_prefix`."""
+    points = Rename(
+        source_prefix + r"sam_prompt_encoder\.point_embeddings\.(?P<row>\d)\.weight",
+        target_prefix + "prompt_encoder.point_embed.weight",
+        row=r"\g<row>",
+    )
+    return [*(Rename(source_prefix + pattern, target_prefix + target) for pattern, target in _RENAMES), points]

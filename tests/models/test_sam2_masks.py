@@ -1,0 +1,206 @@
+"""SAM 2's names on Transformers' Sam2VideoModel, and masks of images and videos as UniPixel makes them.
+
+tests/fixtures/golden/checkpoints/sam2_reference.safetensors: a tiny SAM 2.1 in the names of UniPixel, inputs, and
+outputs of the original modules.
+"""
+
+import json
+import re
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from safetensors import safe_open
+from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
+
+from tests.models.llava_lite.originals import FIXTURES
+from tests.models.test_sam_renaming import Tensors, assert_close
+from transformers_litelvlm.conversion.renaming import Part, plan_renaming
+from transformers_litelvlm.models.sam2_mask_decoding import (
+    Sam2MaskModel,
+    _start_tracking,
+    decode_hidden_tokens,
+    encode_images,
+    resize_masks,
+    track_hidden_tokens,
+)
+from transformers_litelvlm.models.sam2_renaming import sam2_renames
+
+
+PREFIX = "sam2."
+TIED = "prompt_encoder.shared_embedding.positional_embedding"
+
+
+def tiny_sam2_config(about):
+    config = json.loads(json.dumps(about["hf_config"]))
+    config["vision_config"]["backbone_config"]["model_type"] = "sam2_hiera_det_model"
+    return Sam2VideoConfig(**config)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with safe_open(FIXTURES / "sam2_reference.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        about = {name: json.loads(value) for name, value in file.metadata().items() if value[0] in "{["}
+    floats = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in tensors.items()}
+    return floats, about
+
+
+def load(model_class, golden):
+    tensors, about = golden
+    model = model_class(tiny_sam2_config(about)).eval()
+    weights = {name: value for name, value in tensors.items() if name.startswith(PREFIX)}
+    targets = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = {TIED: "shared_image_embedding.positional_embedding"}
+    plan = plan_renaming([Part("sam2", Tensors(weights), sam2_renames(r"sam2\."))], targets, tied)
+    assert len(plan.moves) == len(weights) == 359
+    state = {name: torch.empty(info.shape) for name, info in plan.targets.items()}
+    for move in plan.moves:
+        whole = state[move.target]
+        (whole if move.row is None else whole[move.row : move.row + 1]).copy_(weights[move.source])
+    state.update({name: state[stored] for name, stored in tied.items()})
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def sam2(golden):
+    return load(Sam2MaskModel, golden)
+
+
+def test_names(golden, sam2):
+    """By value: pieces in their rows, the layer scale that UniPixel calls a weight, the tied matrix."""
+    tensors, _ = golden
+    for row in range(4):
+        original = tensors[f"{PREFIX}sam_prompt_encoder.point_embeddings.{row}.weight"]
+        assert torch.equal(sam2.prompt_encoder.point_embed.weight[row : row + 1], original)
+    for index, layer in enumerate(sam2.memory_encoder.memory_fuser.layers):
+        assert torch.equal(layer.scale, tensors[f"{PREFIX}memory_encoder.fuser.layers.{index}.weight"])
+    assert sam2.all_tied_weights_keys == {TIED: "shared_image_embedding.positional_embedding"}
+    # Keys cancel in the softmax, so no result shows their biases.
+    ours = {name for name in sam2.state_dict() if name.endswith("k_proj.bias")}
+    original = [name for name in tensors if name.endswith("k_proj.bias")]
+    assert len(ours) == len(original) == 11
+    for name in original:
+        renamed = name.removeprefix(PREFIX).replace("sam_mask_decoder", "mask_decoder")
+        assert torch.equal(sam2.state_dict()[renamed], tensors[name])
+
+
+def test_original_sam2_names_the_layer_scale_gamma():
+    matches = [re.fullmatch(rule.pattern, "memory_encoder.fuser.layers.0.gamma") for rule in sam2_renames()]
+    [rule] = [rule for rule, match in zip(sam2_renames(), matches) if match]
+    assert rule.replacement == r"memory_encoder.memory_fuser.layers.\1.scale"
+
+
+@torch.no_grad()
+def test_images(golden, sam2):
+    tensors, about = golden
+    features = encode_images(sam2, tensors["input.image"])
+    for index, name in enumerate(("features_high_res_0", "features_high_res_1", "features")):
+        assert_close(name, features[index], tensors[f"output.image.{name}"], 1e-3)
+    decoded = decode_hidden_tokens(sam2, features, tensors["input.hidden_tokens"][None])
+    assert_close("mask candidates", decoded.candidates[0], tensors["output.image.mask_candidates"], 1e-3)
+    assert_close("predicted IoU", decoded.candidate_scores[0], tensors["output.image.iou"], 1e-4)
+    assert_close("object scores", decoded.object_scores[0, :, None], tensors["output.image.object_score_logits"], 1e-4)
+    assert_close("object pointers", decoded.object_pointers[0], tensors["output.image.object_pointer"], 1e-3)
+    assert_close(
+        "low-resolution masks", decoded.low_res_masks[0, :, None], tensors["output.image.low_res_masks"], 1e-3
+    )
+    assert torch.equal(decoded.candidate_scores[0].argmax(-1), tensors["output.image.best"])
+    assert len(set(tensors["output.image.best"].tolist())) > 1
+    absent = tensors["output.image.object_score_logits"][:, 0] <= 0
+    assert absent.any() and not absent.all()
+    assert (decoded.low_res_masks[0][absent] == -1024).all()
+    masks = resize_masks(decoded.low_res_masks[0], about["original_size"])
+    assert_close("masks at the original size", masks[:, None], tensors["output.image.masks"], 1e-3)
+
+
+@torch.no_grad()
+def test_batch_of_images_is_one_by_one(golden, sam2):
+    tensors, _ = golden
+    pixels = torch.cat((tensors["input.image"], tensors["input.frames"][2:]))
+    tokens = torch.stack([tensors["input.hidden_tokens"].roll(n, dims=0)[:3] for n in range(3)])
+    together = decode_hidden_tokens(sam2, encode_images(sam2, pixels), tokens)
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = decode_hidden_tokens(sam2, encode_images(sam2, pixels[one]), tokens[one])
+        for name in together._fields:
+            assert_close(name, getattr(together, name)[one], getattr(alone, name), 1e-3)
+
+
+@torch.no_grad()
+def test_no_prompts(golden, sam2):
+    tensors, about = golden
+    none = tensors["input.hidden_tokens"][:0]
+    decoded = decode_hidden_tokens(sam2, encode_images(sam2, tensors["input.image"]), none[None])
+    assert decoded.low_res_masks.shape == (1, 0, 32, 32) and decoded.candidate_scores.shape == (1, 0, 3)
+    assert resize_masks(decoded.low_res_masks[0], about["original_size"]).shape == (0, 63, 84)
+    masks, scores, _ = track_hidden_tokens(sam2, tensors["input.frames"], none)
+    assert masks.shape == (0, 4, 32, 32) and scores.shape == (0, 4)
+
+
+@torch.no_grad()
+def test_video(golden, sam2):
+    tensors, about = golden
+    masks, scores, first = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"])
+    expected = tensors["output.video.low_res_masks"]
+    assert_close("video masks", masks, expected.reshape(masks.shape), 5e-3)
+    assert_close("video scores", scores, tensors["output.video.object_score_logits"], 5e-4)
+    assert_close("pointers of frame 0", first.object_pointers[0], tensors["output.video.object_pointer"][:, 0], 1e-3)
+    for index, of_object in enumerate(masks):
+        binary = resize_masks(of_object, about["original_size"]) > 0
+        assert torch.equal(binary, tensors["output.video.masks"][index].bool())
+    changes = (tensors["output.video.object_score_logits"] > 0).sum(1)
+    assert ((changes > 0) & (changes < 4)).any()  # some object vanishes or returns
+
+
+@torch.no_grad()
+def test_video_with_stock_memory(golden):
+    """Stock Sam2VideoModel remembers in bfloat16: masks are compared by the share of changed pixels."""
+    tensors, about = golden
+    stock = load(Sam2VideoModel, golden)
+    masks, scores, _ = track_hidden_tokens(stock, tensors["input.frames"], tensors["input.hidden_tokens"])
+    assert_close("scores, stock memory", scores, tensors["output.video.object_score_logits"], 0.15)
+    binary = torch.stack([resize_masks(of_object, about["original_size"]) > 0 for of_object in masks])
+    changed = (binary != tensors["output.video.masks"].bool()).float().mean().item()
+    difference = (masks - tensors["output.video.low_res_masks"].reshape(masks.shape)).abs().max().item()
+    print(f"stock memory: {changed:.3%} of pixels changed, largest logit difference {difference:.2f}")
+    assert 0 < difference and changed < 0.005
+
+
+@torch.no_grad()
+def test_objects_of_a_video_do_not_meet(golden, sam2):
+    tensors, _ = golden
+    masks, scores, _ = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"])
+    alone, score, _ = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"][2:3])
+    assert_close("one object", alone, masks[2:3], 1e-3)
+    assert_close("its scores", score, scores[2:3], 1e-4)
+
+
+@torch.no_grad()
+def test_long_video_forgets(golden, sam2):
+    """Frames out of the memory's reach are dropped, and that changes nothing."""
+    tensors, _ = golden
+    frames = tensors["input.frames"][[0, 1, 2, 3] * 5]
+    tokens = tensors["input.hidden_tokens"][:1]
+    assert len(frames) > sam2.config.max_object_pointers_in_encoder + 1
+    masks, *_ = track_hidden_tokens(sam2, frames, tokens)
+    session = Sam2VideoInferenceSession(video=frames, dtype=frames.dtype)
+    _start_tracking(sam2, session, tokens)
+    for index in range(1, len(frames)):
+        assert torch.equal(masks[:, index], sam2(session, frame_idx=index).pred_masks[0])
+    assert len(session.output_dict_per_obj[0]["non_cond_frame_outputs"]) == 19
+
+
+@torch.no_grad()
+def test_offloaded(golden, sam2):
+    """Weights that wait elsewhere are brought in for images and videos alike."""
+    tensors, _ = golden
+    pixels, tokens = tensors["input.frames"][:3], tensors["input.hidden_tokens"][:2]
+    here, *_ = track_hidden_tokens(sam2, pixels, tokens)
+    offloaded = cpu_offload(load(Sam2MaskModel, golden), execution_device=torch.device("cpu"), offload_buffers=True)
+    assert offloaded.no_memory_embedding.device.type == "meta"
+    there, *_ = track_hidden_tokens(offloaded, pixels, tokens)
+    assert torch.equal(here, there)
+    decoded = decode_hidden_tokens(offloaded, encode_images(offloaded, pixels[:1]), tokens[None])
+    assert_close("offloaded", decoded.low_res_masks[0], here[:, 0], 1e-3)
