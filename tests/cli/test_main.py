@@ -107,4 +107,6 @@ def test_as_a_process():
     run = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, env={"PYTHONPATH": source, "HOME": "/"}
     )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    # Where torchao is installed, transformers imports it, and torch 2.15 logs that something in it is deprecated.
+    errors = [line for line in run.stderr.splitlines() if "torch/utils/_pytree.py" not in line]
+    assert (run.returncode, run.stdout, errors) == (0, "", [])

@@ -56,7 +56,7 @@ def read_metadata(file: Path) -> dict[str, TensorInfo]:
     with _readable(file):
         if file.suffix == ".safetensors":
             return _safetensors_metadata(file)
-        values = torch.load(file, map_location="meta" if _is_zip(file) else "cpu", weights_only=True)
+        values = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ConversionError(f"{file} holds a {type(values).__name__} instead of a table of named tensors")
     for name, value in values.items():

@@ -572,6 +572,16 @@ def test_tokenizers_of_another_kind(tmp_path, capsys, content, message):
     assert re.search(message, refused(capsys, target, "glamm", source, target, "--clip", source / "clip"))
 
 
+def test_a_clip_that_is_not_there(tmp_path, capsys):
+    """The golden checkpoint names its CLIP "clip", which is no repository on the Hub."""
+    target = tmp_path / "converted"
+    source = write_glamm(tmp_path / "original")
+    error = refused(capsys, target, "glamm", source, target)
+    assert "clip: no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
+    error = refused(capsys, target, "glamm", tmp_path, target)
+    assert f"{tmp_path}: no config.json in that folder; give the folder" in error
+
+
 def test_families_are_not_mixed_up(stock, tmp_path, capsys):
     target = tmp_path / "converted"
     glamm = write_glamm(tmp_path / "original")

@@ -135,7 +135,7 @@ def llava_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
             "For the original GLaMM and LISA use `convert glamm` and `convert lisa`."
         )
     clip_source = CheckpointSource(clip or LlavaLiteConfig.guidance_model)
-    clip_config = CLIPConfig.from_dict(_read_config(clip_source))
+    clip_config = _read_clip_config(clip_source)
     config = LlavaLiteConfig.from_dict({**published, "model_type": LlavaLiteConfig.model_type, "architectures": None})
     _set_guidance(config, clip_source, clip_config)
     processor = LlavaLiteProcessor.from_pretrained(
@@ -180,7 +180,7 @@ def _grounding_conversion(family: str, source: CheckpointSource, clip: str | Non
     published = _read_config(source)
     _check_original(source, published)
     clip_source = CheckpointSource(clip or published["mm_vision_tower"])
-    clip_config = CLIPConfig.from_dict(_read_config(clip_source))
+    clip_config = _read_clip_config(clip_source)
     tokenizer = _tokenizer(source)
     config = grounding_config(source, published, clip_config, tokenizer)
     _set_guidance(config, clip_source, clip_config)
@@ -278,11 +278,16 @@ def _set_guidance(config: LlavaLiteConfig, source: CheckpointSource, clip_config
         config.guidance_model = source.path_or_id
 
 
-def _read_config(source: CheckpointSource) -> dict[str, Any]:
+def _read_config(source: CheckpointSource, way_out: str = "give the folder or the Hub id of a checkpoint") -> dict:
     config = source.read_json("config.json")
     if config is None:
-        raise ConversionError(f"{source} has no config.json: give the folder or the Hub id of a checkpoint.")
+        where = "in that folder" if source.is_local else "on the Hub or in the cache (is there a connection?)"
+        raise ConversionError(f"{source}: no config.json {where}; {way_out}.")
     return config
+
+
+def _read_clip_config(source: CheckpointSource) -> CLIPConfig:
+    return CLIPConfig.from_dict(_read_config(source, "--clip names the CLIP that the vision tower comes from"))
 
 
 def _check_original(source: CheckpointSource, published: dict[str, Any]) -> None:

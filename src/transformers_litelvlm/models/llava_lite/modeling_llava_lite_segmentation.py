@@ -199,29 +199,37 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         low_res, iou_scores, prompts, counts = self.predict_low_res_masks(
             hidden_states, input_ids, mask_image_embeddings
         )
-        # What the dialogues about one picture found, dialogue after dialogue.
-        about = range(len(counts)) if dialogue_images is None else dialogue_images.tolist()
-        found: list[list[Any]] = [[] for _ in original_sizes]
-        for image, masks, scores, count in zip(about, low_res, iou_scores, counts):
-            found[image].append((masks[:count], scores[:count]))
-        merged = [[torch.cat(parts) for parts in zip(*of_image)] for of_image in found]
+        about = list(range(len(counts))) if dialogue_images is None else dialogue_images.tolist()
         side = self.config.mask_config.vision_config.image_size
         sizes = zip(reshaped_input_sizes.tolist(), original_sizes.tolist())
         logits = [
             resize_masks(masks, side, resized, original)
-            for (masks, _), (resized, original) in zip(merged, sizes, strict=True)
+            for masks, (resized, original) in zip(_by_image(low_res, counts, about), sizes, strict=True)
         ]
         return ReferringSegmentationOutput(
             masks=[mask_logits > 0 for mask_logits in logits],
             mask_logits=logits,
             scores=[foreground_confidence(mask_logits) for mask_logits in logits],
-            iou_scores=[scores.float() for _, scores in merged],
+            iou_scores=[scores.float() for scores in _by_image(iou_scores, counts, about)],
             low_res_masks=low_res,
             seg_embeddings=prompts,
             retained_indices=None if features is None else features.retained_indices,
             similarity=None if features is None else features.similarity,
             context_scores=None if features is None else features.context_scores,
         )
+
+
+def _by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
+    """Values (B, T, ...) of the [SEG] of B dialogues as one tensor (T_i, ...) per image, dialogue after dialogue.
+
+    Args:
+        counts: number of [SEG] of each dialogue.
+        about: image of each dialogue, ascending.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in range(about[-1] + 1)]
+    for image, of_dialogue, count in zip(about, values, counts, strict=True):
+        found[image].append(of_dialogue[:count])
+    return [torch.cat(of_image) for of_image in found]
 
 
 def _states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
