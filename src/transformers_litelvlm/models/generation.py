@@ -73,23 +73,21 @@ class PrunedGenerationMixin:
     def _prune_for_generation(
         self, input_ids: torch.Tensor | None, prompt: dict[str, Any], encoder_kwargs: dict[str, Any]
     ) -> PrunedInputs:
-        features = (prompt["mm_encoder_outputs"] or {}).values()
-        to_prune = any(isinstance(output, PrunedImageFeatures) for output in features) or (
-            self.config.pruning_config.is_on and any(prompt.get(name) is not None for name in PIXELS.values())
-        )
-        if to_prune and self.config.resolved_position_ids == "original" and input_ids is not None:
-            # Upstream's own positions of the full prompt, which respect left padding.
+        def full_positions() -> torch.Tensor:
+            """Upstream's own positions of the full prompt, which respect left padding."""
             given = {name: value for name, value in {**prompt, **encoder_kwargs}.items() if value is not None}
             given.setdefault("attention_mask", torch.ones_like(input_ids))
-            if "position_ids" not in given:
-                positions = self._prepare_position_ids_for_generation(input_ids, given)
-                prompt = {**prompt, "position_ids": positions}
-        return self._prune(input_ids=input_ids, prompt=prompt, encoder_kwargs=encoder_kwargs)
+            return self._prepare_position_ids_for_generation(input_ids, given)
 
-    def _prune(
-        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], encoder_kwargs: dict[str, Any]
-    ) -> PrunedInputs:
-        return prune_inputs(self.base_model, input_ids=input_ids, **prompt, image_kwargs=encoder_kwargs)
+        return self._prune(
+            input_ids=input_ids,
+            prompt=prompt,
+            encoder_kwargs=encoder_kwargs,
+            full_positions=None if input_ids is None else full_positions,
+        )
+
+    def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
+        return prune_inputs(self.base_model, **prompt, image_kwargs=encoder_kwargs, **kwargs)
 
 
 def _shorten_limits(kwargs: dict[str, Any], removed: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class PrunedInputs(NamedTuple):
     features: PrunedImageFeatures | None = None
     plan: CompactionPlan | None = None
     video_features: PrunedImageFeatures | None = None
+    full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
 
     @property
     def retained_indices(self) -> RetainedIndices | None:
@@ -72,12 +73,15 @@ def prune_inputs(
     pixel_values_videos: torch.Tensor | None = None,
     video_kwargs: dict[str, Any] | None = None,
     mm_token_type_ids: torch.Tensor | None = None,
+    full_positions: Callable[[], torch.Tensor | None] | None = None,
 ) -> PrunedInputs:
     """Encode and prune the images and videos, and shorten the prompt to the visual tokens that are kept.
 
     Args:
         model: the base model, with `get_image_features` (and `get_video_features`) and a config with pruning settings.
         image_kwargs, video_kwargs: further arguments of `get_image_features` and `get_video_features`.
+        full_positions: computes upstream's positions of the full prompt, where they are needed and not given; default:
+            one after the other.
         The rest as in the model's `forward`.
 
     Returns:
@@ -119,6 +123,8 @@ def prune_inputs(
 
     plan = _plan(model, pruned, input_ids, inputs_embeds, attention_mask)
     if plan is not None:
+        if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
+            position_ids = full_positions()
         inputs.update(
             input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
             inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
@@ -129,7 +135,7 @@ def prune_inputs(
             inputs["labels"] = plan.apply(labels, -100)
         if mm_token_type_ids is not None:
             inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
-    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"))
+    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids)
 
 
 def _plan(

@@ -62,9 +62,9 @@ class IntrinsicEvidence(VisualEvidence):
         return self.features
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds = self._embed_tokens(self._input_ids).float()
-        mask = self._attention_mask
-        mask = torch.ones_like(self._input_ids) if mask is None else mask
+        ids = self._input_ids.to(self.features.device)
+        embeds = self._embed_tokens(ids).to(ids.device).float()
+        mask = torch.ones_like(ids) if self._attention_mask is None else self._attention_mask.to(ids.device)
         counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
         return (embeds * mask.unsqueeze(-1)).sum(dim=2) / counts, mask.any(dim=-1)
 

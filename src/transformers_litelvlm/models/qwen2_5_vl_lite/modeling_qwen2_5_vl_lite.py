@@ -13,7 +13,6 @@ from transformers_litelvlm.models.frame_selection import select_frames
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import SideClip, load_side_clip
 from transformers_litelvlm.models.pruned_inputs import (
-    PIXELS,
     PrunedImageFeatures,
     PrunedInputs,
     RetainedIndices,
@@ -176,6 +175,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         guidance_pixel_values: torch.Tensor | None = None,
+        full_positions: Callable[[], torch.Tensor | None] | None = None,
         **prompt: Any,
     ) -> PrunedInputs:
         """[`prune_inputs`] with guidance divided among images and videos, and M-RoPE positions of the full prompt.
@@ -183,7 +183,11 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
         Args:
             guidance_input_ids, guidance_attention_mask, guidance_pixel_values: those of the images, then those of the
                 videos.
+            full_positions: see [`prune_inputs`]; default: as upstream's `forward`.
             The rest as in `forward`.
+
+        Raises:
+            ValueError: as [`prune_inputs`]; for a prompt with the kept placeholders alone, without `position_ids`.
         """
         image_kwargs: dict[str, Any] = {"image_grid_thw": image_grid_thw}
         video_kwargs: dict[str, Any] = {"video_grid_thw": video_grid_thw}
@@ -196,8 +200,9 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
             if rows is not None:
                 image_kwargs[name] = rows[: len(image_grid_thw)] if both else rows
                 video_kwargs[name] = rows[len(image_grid_thw) :] if both else rows
-        if prompt["position_ids"] is None and self._is_to_be_pruned(prompt):
-            prompt["position_ids"] = self.compute_3d_position_ids(
+
+        def positions() -> torch.Tensor | None:
+            return self.compute_3d_position_ids(
                 input_ids=input_ids,
                 image_grid_thw=image_grid_thw,
                 video_grid_thw=video_grid_thw,
@@ -208,31 +213,36 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
                 second_per_grid_ts=second_per_grid_ts,
                 mm_token_type_ids=prompt["mm_token_type_ids"],
             )
+
         pruned = prune_inputs(
-            self, input_ids=input_ids, image_kwargs=image_kwargs, video_kwargs=video_kwargs, **prompt
+            self,
+            input_ids=input_ids,
+            image_kwargs=image_kwargs,
+            video_kwargs=video_kwargs,
+            full_positions=full_positions or positions,
+            **prompt,
         )
         pruned.model_inputs["second_per_grid_ts"] = second_per_grid_ts
         if pruned.plan is not None:
-            self._continue_after_the_full_prompt(prompt, pruned)
+            self._continue_after_the_full_prompt(pruned)
+        elif (pruned.features or pruned.video_features) and prompt["position_ids"] is None:
+            raise ValueError(
+                "The prompt already holds the placeholders of the kept tokens alone, so their places in the picture "
+                "cannot be told from it. Pass `position_ids`, or a prompt with all placeholders."
+            )
         return pruned
 
-    def _is_to_be_pruned(self, prompt: dict[str, Any]) -> bool:
-        encoded = (prompt["mm_encoder_outputs"] or {}).values()
-        has_pixels = any(prompt[name] is not None for name in PIXELS.values())
-        is_on = has_pixels and self.config.pruning_config.is_on
-        return is_on or any(isinstance(output, PrunedImageFeatures) for output in encoded)
-
-    def _continue_after_the_full_prompt(self, prompt: dict[str, Any], pruned: PrunedInputs) -> None:
+    def _continue_after_the_full_prompt(self, pruned: PrunedInputs) -> None:
         """Adapt what upstream derives from the length of the prompt, which is shorter now than its positions say."""
-        full, short, is_real = prompt["position_ids"], pruned.model_inputs["position_ids"], pruned.plan.is_real
-        if full is None:
+        full, is_real = pruned.full_position_ids, pruned.plan.is_real
+        if full is None or full.ndim < 3:
             return
-        if full.ndim == 3:
-            # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`.
-            self.rope_deltas = (full[-3:].amax(dim=(0, 2)) + 1 - is_real.sum(dim=1)).unsqueeze(1)
-        if full.ndim == 3 and len(full) == 4:
+        # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`.
+        self.rope_deltas = (full[-3:].amax(dim=(0, 2)) + 1 - is_real.sum(dim=1)).unsqueeze(1)
+        if len(full) == 4:
             # Row 0 numbers the tokens for the attention mask, where a gap would mean another, packed sequence.
             numbers = (is_real.long().cumsum(dim=-1) - 1).clamp(min=0)
+            short = pruned.model_inputs["position_ids"]
             pruned.model_inputs["position_ids"] = torch.cat((numbers.unsqueeze(0), short[1:]))
 
     def forward(
@@ -325,10 +335,8 @@ class Qwen2_5_VLLiteForConditionalGeneration(
         """See [`Qwen2_5_VLLiteModel.get_video_features`]."""
         return self.model.get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
 
-    def _prune(
-        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], encoder_kwargs: dict[str, Any]
-    ) -> PrunedInputs:
-        return self.model.prune_prompt(input_ids=input_ids, **prompt, **encoder_kwargs)
+    def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
+        return self.model.prune_prompt(**prompt, **encoder_kwargs, **kwargs)
 
     def forward(
         self,
