@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from tests.models.llava_lite import tiny as llava
 from tests.models.qwen2_5_vl_lite import tiny as qwen
@@ -112,7 +117,11 @@ class LlavaFamily(Family):
     def row(self, index):
         ids, mask = llava.prompt(self.rows[index])
         images = (slice(0, 2), slice(2, 3), slice(0, 0))[index]
-        media = {name: value[images] for name, value in self.lite_inputs().items() if name not in ("input_ids", "attention_mask")}  # fmt: skip
+        media = {
+            name: value[images]
+            for name, value in self.lite_inputs().items()
+            if name not in ("input_ids", "attention_mask")
+        }
         return {"input_ids": ids, "attention_mask": mask, **(media if index < 2 else {})}
 
     def features(self, model, inputs):
@@ -181,12 +190,29 @@ class QwenFamily(Family):
 
     def features(self, model, inputs):
         ids, mask = inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
-        images = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], guidance_input_ids=ids[:2], guidance_attention_mask=mask[:2])  # fmt: skip
-        videos = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], guidance_input_ids=ids[2:], guidance_attention_mask=mask[2:])  # fmt: skip
+        images = model.get_image_features(
+            inputs["pixel_values"],
+            inputs["image_grid_thw"],
+            guidance_input_ids=ids[:2],
+            guidance_attention_mask=mask[:2],
+        )
+        videos = model.get_video_features(
+            inputs["pixel_values_videos"],
+            inputs["video_grid_thw"],
+            guidance_input_ids=ids[2:],
+            guidance_attention_mask=mask[2:],
+        )
         return {qwen.IMAGE: _of_features(images), qwen.VIDEO: _of_features(videos)}
 
     def full_positions(self, stock, inputs):
-        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")  # fmt: skip
+        names = (
+            "input_ids",
+            "mm_token_type_ids",
+            "image_grid_thw",
+            "video_grid_thw",
+            "second_per_grid_ts",
+            "attention_mask",
+        )
         return stock.model.get_rope_index(**{name: inputs.get(name) for name in names})[0]
 
     def shape_positions(self, positions):

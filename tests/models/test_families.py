@@ -55,7 +55,9 @@ def greedy(model, inputs, count=5, **how):
 @pytest.mark.parametrize("budget", [None, "all", "one more", 10**9])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_off_is_upstream_bit_for_bit(family, model, stock, budget, side):
-    model.config.pruning_budget = {"all": family.largest_budget, "one more": family.largest_budget + 1}.get(budget, budget)
+    model.config.pruning_budget = {"all": family.largest_budget, "one more": family.largest_budget + 1}.get(
+        budget, budget
+    )
     inputs = family.inputs(side)
     with torch.no_grad():
         expected = stock(**inputs, labels=inputs["input_ids"])
@@ -350,7 +352,9 @@ def test_wrong_number_of_placeholders(family, model):
     full, kept = (sum(item) for item in zip(*((n, len(k)) for _, k, n in features[placeholder])))
     is_placeholder = inputs["input_ids"] == placeholder
     inputs["input_ids"][0, is_placeholder[0].long().argmax()] = 30
-    message = rf"has \[{is_placeholder[0].sum() - 1}, .* image placeholders per row.* {full} visual.*\({kept} after pruning"
+    message = (
+        rf"has \[{is_placeholder[0].sum() - 1}, .* image placeholders per row.* {full} visual.*\({kept} after pruning"
+    )
     with pytest.raises(ValueError, match=message):
         model(**inputs)
     with pytest.raises(ValueError, match=message):

@@ -151,9 +151,9 @@ class SideClipEvidence(VisualEvidence):
     def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""
         side = math.isqrt(on_patches.shape[1])
-        maps = on_patches.float().transpose(1, 2).unflatten(2, (side, side))
-        maps = torch.nn.functional.interpolate(maps, self._grid, mode="bilinear", antialias=True)
-        return maps.flatten(2).transpose(1, 2)
+        rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self._grid)
+        maps = torch.einsum("yp, xq, bpqc -> byxc", rows, columns, on_patches.float().unflatten(1, (side, side)))
+        return maps.flatten(1, 2)
 
     def image_embeds(self) -> torch.Tensor:
         return self._resample(self._on_patches.image_embeds())
@@ -169,18 +169,31 @@ class SideClipEvidence(VisualEvidence):
         return self._resample(self._on_patches.context_scores().unsqueeze(-1)).squeeze(-1)
 
 
-def load_side_clip(source: str, like: torch.Tensor) -> tuple[SideClip, CLIPConfig]:
-    """A [`SideClip`] with the weights of the CLIP checkpoint `source`, in the dtype and on the device of `like`.
+def bilinear_weights(size: int, new_size: int) -> torch.Tensor:
+    """Weights (new_size, size) of bilinear resampling with antialiasing along one axis, float32; rows sum to 1.
+
+    `torch.nn.functional.interpolate` means the same, but with antialiasing it returns something else for contiguous
+    maps that become one column wide (seen in torch 2.13).
+    """
+    scale = size / new_size
+    centres = (torch.arange(new_size) + 0.5) * scale
+    distance = (torch.arange(size) + 0.5 - centres.unsqueeze(1)).abs() / max(scale, 1.0)
+    weights = (1 - distance).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def load_side_clip(source: str, dtype: torch.dtype, device: torch.device) -> tuple[SideClip, CLIPConfig]:
+    """A [`SideClip`] with the weights of the CLIP checkpoint `source`, and its configuration.
 
     Raises:
         ValueError: if the checkpoint cannot be loaded.
     """
-    clip = _load_clip(source, like.dtype)
+    clip = _load_clip(source, dtype)
     with torch.device("meta"):
         side = SideClip(clip.config)
     for name, module in clip.named_children():
         setattr(side, name, module)
-    return side.to(like.device).eval(), clip.config
+    return side.to(device).eval(), clip.config
 
 
 def _load_clip(source: str, dtype: torch.dtype) -> CLIPModel:
@@ -205,7 +218,7 @@ def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
     Raises:
         ValueError: if the checkpoint cannot be loaded, or its vision tower is another one.
     """
-    clip = _load_clip(source, tower.dtype)
+    clip = _load_clip(source, next(tower.parameters()).dtype)
     for name in ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"):
         ours, theirs = tower.get_parameter(name).float(), clip.vision_model.get_parameter(name).float()
         theirs = theirs.to(ours.device)

@@ -131,8 +131,8 @@ def _images_of_rows(
             return [range(ends[a], ends[b]) for a, b in zip(row_ends, row_ends[1:])] if is_full else None
     raise ValueError(
         f"The prompt has {counts} {modality} placeholders per row, but its {len(num_tokens)} {modality}s have "
-        f"{sum(num_tokens)} visual tokens ({sum(num_kept)} after pruning). Every {modality} needs all placeholders of its own, "
-        f"{list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
+        f"{sum(num_tokens)} visual tokens ({sum(num_kept)} after pruning). Every {modality} needs all placeholders of "
+        f"its own, {list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
         f"{list(num_kept)[:4]}."
     )
 

@@ -29,9 +29,11 @@ class PrunedConfigMixin:
         ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given.
     """
 
+    pruning_config: Any
+
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[misc]
         self.set_pruning(**pruning)
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -43,7 +45,7 @@ class PrunedConfigMixin:
             self.check_pruning(value)
         super().__setattr__(key, value)
 
-    def check_pruning(self, pruning: PruningConfig) -> None:
+    def check_pruning(self, pruning: Any) -> None:
         """Refuse settings that a family cannot follow. Raises ValueError."""
 
     def set_pruning(self, **aliases: Any) -> None:

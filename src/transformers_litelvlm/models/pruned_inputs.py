@@ -35,8 +35,8 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
     """
 
     retained_indices: RetainedIndices | None = None
-    similarity: torch.Tensor | Sequence[torch.Tensor | None] | None = None
-    context_scores: torch.Tensor | Sequence[torch.Tensor | None] | None = None
+    similarity: Any = None
+    context_scores: Any = None
     num_visual_tokens: list[int] | None = None
 
 

@@ -72,7 +72,9 @@ def without_guidance(inputs):
     return {name: value for name, value in inputs.items() if not name.startswith("guidance_")}
 
 
-@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=["greedy", "beam", "static"])
+@pytest.mark.parametrize(
+    "how", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=["greedy", "beam", "static"]
+)
 @pytest.mark.parametrize("media", MEDIA)
 def test_all_tokens_generate_what_upstream_generates(model, stock, media, how):
     inputs = inputs_of(MEDIA[media])
@@ -125,7 +127,14 @@ def columns_that_stay(inputs, output):
 @pytest.mark.parametrize("media", MEDIA)
 def test_positions_are_those_of_the_unpruned_prompt(model, stock, media, pruning):
     inputs = inputs_of(MEDIA[media])
-    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")  # fmt: skip
+    names = (
+        "input_ids",
+        "mm_token_type_ids",
+        "image_grid_thw",
+        "video_grid_thw",
+        "second_per_grid_ts",
+        "attention_mask",
+    )
     full, deltas = stock.model.get_rope_index(**{name: inputs.get(name) for name in names})
     if media == "video":  # the positions do tell places and times apart: columns, rows, and 3 per temporal patch
         start = int(inputs["mm_token_type_ids"][0].argmax())
@@ -170,7 +179,7 @@ def test_decoding_by_hand_on_the_cache_of_forward(model):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_gaps_in_the_positions_are_no_packed_sequences(model, use_cache):
-    """Without a mask, upstream reads jumps of the positions as borders between sequences that must not see each other."""
+    """Without a mask, upstream reads jumps of the positions as borders between packed sequences."""
     model.config.pruning_budget = 3
     inputs = inputs_of(MEDIA["mixed"])
     with torch.no_grad():
@@ -190,7 +199,14 @@ def test_gaps_in_the_positions_are_no_packed_sequences(model, use_cache):
 
 @pytest.mark.parametrize(
     "budget, num_frames, expected",
-    [(8, 4, [2, 2, 2, 2]), (9, 4, [3, 2, 2, 2]), (10, 4, [3, 2, 3, 2]), (1, 4, [1, 0, 0, 0]), (2, 4, [1, 0, 1, 0]), (5, 1, [5])],
+    [
+        (8, 4, [2, 2, 2, 2]),
+        (9, 4, [3, 2, 2, 2]),
+        (10, 4, [3, 2, 3, 2]),
+        (1, 4, [1, 0, 0, 0]),
+        (2, 4, [1, 0, 1, 0]),
+        (5, 1, [5]),
+    ],
 )
 def test_a_video_budget_is_spread_over_its_temporal_patches(budget, num_frames, expected):
     assert spread_budget(budget, num_frames) == expected
@@ -214,7 +230,9 @@ def test_a_video_is_selected_from_as_its_temporal_patches_would_be_alone(model):
     model.config.pruning_config.budget = 3
     repeated = {name: value.expand(4, -1, -1) for name, value in sentence.items()}
     images = model.get_image_features(pixels, torch.tensor([[1, 6, 8]] * 4), **repeated)
-    assert video.retained_indices[0].tolist() == [12 * i + k for i, rows in enumerate(images.retained_indices) for k in rows.tolist()]
+    assert video.retained_indices[0].tolist() == [
+        12 * i + k for i, rows in enumerate(images.retained_indices) for k in rows.tolist()
+    ]
     torch.testing.assert_close(video.pooler_output[0], torch.cat(images.pooler_output))
     torch.testing.assert_close(video.context_scores[0], torch.cat(images.context_scores))
     assert video.similarity[0].shape == (1, 48)
@@ -247,7 +265,9 @@ def test_pictures_of_very_different_size():
     generator = torch.Generator().manual_seed(0)
     grid_thw = torch.tensor([[1, h * 2, w * 2] for _, h, w in grids])
     pixels = torch.randn(int(grid_thw.prod(-1).sum()), 3 * 2 * 14**2, generator=generator)
-    inputs = prompt(*[[9, VISION_START, ("image", h * w), VISION_END, 40 + i, 50] for i, (_, h, w) in enumerate(grids)])
+    inputs = prompt(
+        *[[9, VISION_START, ("image", h * w), VISION_END, 40 + i, 50] for i, (_, h, w) in enumerate(grids)]
+    )
     guidance = random_guidance(4)
     arguments = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
     with torch.no_grad():

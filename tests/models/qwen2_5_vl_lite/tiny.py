@@ -24,7 +24,15 @@ from transformers_litelvlm import (
 )
 
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO = range(len(SPECIAL))
 VOCABULARY = len(SPECIAL) + 256
 PATCH, MERGE, TEMPORAL = 4, 2, 2
@@ -67,12 +75,24 @@ def tiny_config(**kwargs) -> Qwen2_5_VLLiteConfig:
         "bos_token_id": PAD,
         "eos_token_id": END,
     }
-    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END}  # fmt: skip
+    ids = {
+        "image_token_id": IMAGE,
+        "video_token_id": VIDEO,
+        "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END,
+    }
     return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **ids, **kwargs)
 
 
 def stock_config(config: Qwen2_5_VLLiteConfig) -> Qwen2_5_VLConfig:
-    names = ("vision_config", "text_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")  # fmt: skip
+    names = (
+        "vision_config",
+        "text_config",
+        "image_token_id",
+        "video_token_id",
+        "vision_start_token_id",
+        "vision_end_token_id",
+    )
     return Qwen2_5_VLConfig(**{name: config.to_dict()[name] for name in names})
 
 
@@ -90,7 +110,15 @@ def stock_twin(model: Qwen2_5_VLLite) -> Qwen2_5_VLForConditionalGeneration:
 def tiny_clip(seed: int = 7) -> CLIPModel:
     """A CLIP for pictures of 32 pixels in patches of 8, with the vocabulary of `tiny_guidance_tokenizer`."""
     shared = {"intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    text = {**shared, "hidden_size": 24, "vocab_size": 514, "max_position_embeddings": 77, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}  # fmt: skip
+    text = {
+        **shared,
+        "hidden_size": 24,
+        "vocab_size": 514,
+        "max_position_embeddings": 77,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
+        "pad_token_id": 513,
+    }
     vision = {**shared, "hidden_size": 28, "image_size": 32, "patch_size": 8}
     return asymmetric_(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)), seed)
 
@@ -106,8 +134,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
-        extra_special_tokens=dict(zip(("start", "vision_start", "vision_end", "image_token", "video_token"), [SPECIAL[1], *SPECIAL[3:]])),
-    )  # fmt: skip
+        extra_special_tokens=dict(
+            zip(("start", "vision_start", "vision_end", "image_token", "video_token"), [SPECIAL[1], *SPECIAL[3:]])
+        ),
+    )
 
 
 def tiny_processor(with_clip: bool = False) -> Qwen2_5_VLLiteProcessor:
@@ -120,8 +150,10 @@ def tiny_processor(with_clip: bool = False) -> Qwen2_5_VLLiteProcessor:
         video_processor=Qwen2_5_VLLiteVideoProcessor(**settings, size=size),
         chat_template=CHAT_TEMPLATE,
         guidance_tokenizer=tiny_guidance_tokenizer() if with_clip else None,
-        guidance_image_processor=CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False) if with_clip else None,
-    )  # fmt: skip
+        guidance_image_processor=CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False)
+        if with_clip
+        else None,
+    )
 
 
 def random_media(grids: list[tuple[int, int, int]], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,7 +180,9 @@ def prompt(*rows: list, padding_side: str = "left") -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
 
-def random_guidance(num_media: int, num_expressions: int = 1, length: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_guidance(
+    num_media: int, num_expressions: int = 1, length: int = 6, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Sentences of different lengths in the language model's tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(len(SPECIAL), VOCABULARY, (num_media, num_expressions, length), generator=generator)

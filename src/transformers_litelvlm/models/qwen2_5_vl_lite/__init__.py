@@ -31,12 +31,11 @@ for _auto_class, _model_class in (
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoConfig", Qwen2_5_VLLiteConfig)
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoProcessor", Qwen2_5_VLLiteProcessor)
 
-# Names of stock checkpoints are translated by class name, and ours is not upstream's.
-for _ours, _upstream in (
-    ("Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-    ("Qwen2_5_VLLiteModel", "Qwen2_5_VLModel"),
-):
-    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_upstream), overwrite=True)
+# Names of stock checkpoints are translated by class name, and ours is not upstream's. The base model gets the same
+# translation, which knows the names of old and new checkpoints; upstream's own for it takes both for new ones.
+for _name in ("Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"):
+    _mapping = get_checkpoint_conversion_mapping("Qwen2_5_VLForConditionalGeneration")
+    register_checkpoint_conversion_mapping(_name, _mapping, overwrite=True)
 
 __all__ = [
     "Qwen2_5_VLLite",

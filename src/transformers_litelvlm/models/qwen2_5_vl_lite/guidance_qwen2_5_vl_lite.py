@@ -167,7 +167,7 @@ class IntrinsicGuidance(FrameGuidance):
         return IntrinsicEvidence(visual, embed_tokens, features, group.grid, states, *self.sentences(group))
 
     def _states_of_frames(self, encoded: BaseModelOutputWithPooling) -> Sequence[torch.Tensor]:
-        """For every frame (h * w, merge ** 2, C): the tower keeps its patches window by window, not in raster order."""
+        """Of every frame (h * w, merge ** 2, C), in raster order; the tower keeps its patches window by window."""
         [states] = [states for states in encoded.hidden_states if states is not None]
         visual = self.model.visual
         window_index, _ = get_vision_window_index(

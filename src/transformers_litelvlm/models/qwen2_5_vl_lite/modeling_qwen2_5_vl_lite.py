@@ -81,7 +81,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
             ValueError: if it cannot be loaded.
         """
         source = self.config.guidance_model if source is None else source
-        self.guidance, self.config.guidance_config = load_side_clip(source, self.get_input_embeddings().weight)
+        self.guidance, self.config.guidance_config = load_side_clip(source, self.dtype, self.device)
         self.config.guidance_model = source
 
     def get_image_features(

@@ -139,9 +139,7 @@ class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
         return sentences if sentences and all(question for [question] in sentences) else None
 
     def _process_videos(self, videos, **kwargs: Any):
-        return super()._process_videos(
-            videos, **kwargs, return_first_frames=self.guidance_image_processor is not None
-        )
+        return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
 
     @classmethod
     def get_attributes(cls) -> list[str]:

@@ -13,7 +13,7 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata, make_
 from transformers_litelvlm.models.image_io import load_rgb_image
 
 
-class Qwen2_5_VLLiteVideosKwargs(VideosKwargs, total=False):
+class Qwen2_5_VLLiteVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Arguments of [`Qwen2_5_VLLiteVideoProcessor`]; see upstream's `Qwen2VLVideoProcessor` for those not here.
 
     return_first_frames (`bool`, defaults to `False`): also return, per video, the first frame of each temporal patch.
@@ -67,13 +67,17 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
         factor = temporal_patch_size or self.temporal_patch_size
         total = metadata.total_num_frames
         if fps is not None and num_frames is not None:
-            raise ValueError(f"`num_frames` ({num_frames!r}) and `fps` ({fps!r}) exclude each other: give one of them.")
+            raise ValueError(
+                f"`num_frames` ({num_frames!r}) and `fps` ({fps!r}) exclude each other: give one of them."
+            )
         if num_frames is not None:
             count = round(num_frames / factor) * factor
         elif fps is None:
             return np.arange(total)
         elif metadata.fps is None:
-            raise ValueError(f"`fps` ({fps!r}) needs `video_metadata` with the `fps` of the video; or give `num_frames`.")
+            raise ValueError(
+                f"`fps` ({fps!r}) needs `video_metadata` with the `fps` of the video; or give `num_frames`."
+            )
         else:
             most = min(max_frames or self.max_frames, total) // factor * factor
             count = min(max(total / metadata.fps * fps, min_frames or self.min_frames), most)
