@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
@@ -106,9 +106,6 @@ class FrameGuidance(ABC):
         ValueError: if the inputs are not those that this guidance needs, or their numbers do not fit.
     """
 
-    # What the vision tower is called with in addition.
-    encoder_kwargs: dict[str, Any]
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -125,7 +122,11 @@ class FrameGuidance(ABC):
             )
         self.model, self.grids, self.grid_thw = model, grids, grid_thw
         self.input_ids, self.attention_mask, self.pixel_values = input_ids, attention_mask, pixel_values
-        self.encoder_kwargs = {}
+
+    @classmethod
+    def encoder_kwargs(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """What the vision tower is to be called with in addition."""
+        return {}
 
     @abstractmethod
     def evidence(
@@ -155,8 +156,11 @@ class IntrinsicGuidance(FrameGuidance):
                 "reads sentences in the language model's tokens. Set `model.config.guidance = 'clip'` (and load the "
                 "CLIP: `model.base_model.load_guidance()`), or load the processor without `guidance_model`."
             )
+
+    @classmethod
+    def encoder_kwargs(cls, config: PreTrainedConfig) -> dict[str, Any]:
         # Of all hidden states, upstream then keeps this one alone: the input of the block that gives the context.
-        self.encoder_kwargs["output_hidden_states"] = [last_full_attention_block(self.model.config.vision_config)]
+        return {"output_hidden_states": [last_full_attention_block(config.vision_config)]}
 
     def evidence(
         self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling

@@ -1,5 +1,6 @@
 """Qwen2.5-VL with visual-token pruning of images and videos: the stock model, told which visual tokens to keep."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,9 @@ from transformers_litelvlm.models.pruned_inputs import (
     prune_inputs,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE
+from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
+from transformers_litelvlm.pruning.selection import resolve_budget
 
 
 @dataclass
@@ -135,35 +137,89 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, Qwen2_5_VLM
         guidance: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
         **kwargs: Any,
     ) -> tuple | BaseModelOutputWithPooling | PrunedImageFeatures:
-        pruning, merge = self.config.pruning_config, self.visual.spatial_merge_size
+        pruning = self.config.pruning_config
         if not pruning.is_on:
             return encode(pixels, grid_thw, **kwargs)
-        grids = [(t, height // merge, width // merge) for t, height, width in grid_thw.tolist()]
-        sizes = [t * height * width for t, height, width in grids]
-        budgets = [pruning.resolve(size) for size in sizes]
-        if all(budget is None for budget in budgets):
+        grids = self._visual_token_grids(grid_thw)
+        if all(pruning.resolve(math.prod(grid)) is None for grid in grids):
             return encode(pixels, grid_thw, **kwargs)
-
         return_dict = kwargs.pop("return_dict", None)
-        pruner = pruning.build_pruner()
+        source = self._guidance_source(grids, grid_thw, guidance)
+        encoded = encode(pixels, grid_thw, **{**kwargs, **source.encoder_kwargs(self.config), "return_dict": True})
+        output = self._select(encoded, grids, source)
+        return output if return_dict is not False else output.to_tuple()
+
+    def encode_images(
+        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """First half of pruned `get_image_features`: the vision tower's output, which no sentence changes."""
+        return super().get_image_features(pixel_values, image_grid_thw, **self._encoder_kwargs(kwargs))
+
+    def encode_videos(
+        self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """First half of pruned `get_video_features`."""
+        return super().get_video_features(pixel_values_videos, video_grid_thw, **self._encoder_kwargs(kwargs))
+
+    def _encoder_kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, **GUIDANCE[self.config.guidance].encoder_kwargs(self.config), "return_dict": True}
+
+    def select_visual_tokens(
+        self,
+        encoded: BaseModelOutputWithPooling,
+        grid_thw: torch.Tensor,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        guidance_pixel_values: torch.Tensor | None = None,
+    ) -> PrunedImageFeatures:
+        """Second half: select. Sweeps over methods and budgets call it on what they encoded once.
+
+        Args:
+            encoded: output of [`encode_images`] or [`encode_videos`].
+            grid_thw: (M, 3) as given to it.
+            guidance_input_ids, guidance_attention_mask, guidance_pixel_values: see [`get_image_features`].
+
+        Raises:
+            ValueError: if the method needs sentences and there are none, or guidance is not what the config asks for.
+        """
+        grids = self._visual_token_grids(grid_thw)
+        guidance = (guidance_input_ids, guidance_attention_mask, guidance_pixel_values)
+        return self._select(encoded, grids, self._guidance_source(grids, grid_thw, guidance))
+
+    def _visual_token_grids(self, grid_thw: torch.Tensor) -> list[tuple[int, int, int]]:
+        merge = self.visual.spatial_merge_size
+        return [(t, height // merge, width // merge) for t, height, width in grid_thw.tolist()]
+
+    def _guidance_source(
+        self,
+        grids: list[tuple[int, int, int]],
+        grid_thw: torch.Tensor,
+        guidance: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
+    ) -> FrameGuidance:
         source = GUIDANCE[self.config.guidance](self, grids, grid_thw, *guidance)
+        pruner = self.config.pruning_config.build_pruner()
         if pruner.needs_text and source.input_ids is None:
             raise ValueError(
                 f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "
                 "`expressions=[...]` to the processor and its whole output to the model, or choose another "
                 "`pruning_method`."
             )
-        encoded = encode(pixels, grid_thw, **{**kwargs, **source.encoder_kwargs, "return_dict": True})
+        return source
+
+    def _select(
+        self, encoded: BaseModelOutputWithPooling, grids: list[tuple[int, int, int]], source: FrameGuidance
+    ) -> PrunedImageFeatures:
+        pruning = self.config.pruning_config
         output = select_frames(
             torch.cat(encoded.pooler_output),
             grids,
-            [size if budget is None else budget for size, budget in zip(sizes, budgets)],
-            pruner,
+            [resolve_budget(math.prod(grid), pruning.budget, pruning.retention_ratio) for grid in grids],
+            pruning.build_pruner(),
             partial(source.evidence, encoded=encoded),
             self.config.resolved_token_order,
         )
         output.last_hidden_state = encoded.last_hidden_state
-        return output if return_dict is not False else output.to_tuple()
+        return output
 
     def prune_prompt(
         self,
