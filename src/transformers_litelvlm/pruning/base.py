@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from transformers_litelvlm.pruning.scoring import context_scores
+
 
 class VisualEvidence(ABC):
     """What a method may ask about the visual tokens of a batch of images, computed only when it asks.
@@ -32,6 +34,13 @@ class VisualEvidence(ABC):
     @abstractmethod
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query of the class token (B, C), keys and values (B, N, C) of the layer that reads the features."""
+
+    def context_scores(self) -> torch.Tensor:
+        """How much of the scene each token carries, (B, N) float32, higher = keep.
+
+        LiteLVLM's score of the class token's attention; towers without a class token have a measure of their own.
+        """
+        return context_scores(*self.class_attention())
 
 
 class Selection(NamedTuple):
