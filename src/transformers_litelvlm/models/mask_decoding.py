@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
@@ -20,13 +21,17 @@ class ReferringSegmentationOutput(ModelOutput):
     Lists have one entry per image; T_i is its number of sentences, (H_i, W_i) its original size. Tensors have one row
     for each of the B dialogues, usually one per image, and are padded to T, the largest number of sentences.
 
+    Of videos, with F_i frames, `masks` and `mask_logits` are (T_i, F_i, H_i, W_i), `scores` and `object_scores`
+    (T_i, F_i), `iou_scores` those of the first frame, and `low_res_masks` is a list of (T_i, F_i, h, w).
+
     Attributes:
         masks: bool (T_i, H_i, W_i), logits > 0.
         mask_logits: float32 (T_i, H_i, W_i).
         scores: float32 (T_i,), mean probability of the pixels inside the mask; 0 for an empty mask.
         iou_scores: float32 (T_i,), IoU that SAM's own head predicts. LISA and GLaMM do not train that head.
+        object_scores: float32 (T_i,), with SAM 2 only: logit that the object is in the picture at all.
         low_res_masks: (B, T, h, w) logits as the decoder gives them.
-        seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts.
+        seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts; (B, T, 2, C) with SAM 2.
         retained_indices: (B, K) visual tokens that were kept; `None` where pruning was off.
         similarity: (B, T, N) and context_scores: (B, N), where the method computed them.
         sequences: (B, L) generated ids, on the generate route only.
@@ -36,7 +41,8 @@ class ReferringSegmentationOutput(ModelOutput):
     mask_logits: list[torch.Tensor] | None = None
     scores: list[torch.Tensor] | None = None
     iou_scores: list[torch.Tensor] | None = None
-    low_res_masks: torch.Tensor | None = None
+    object_scores: list[torch.Tensor] | None = None
+    low_res_masks: torch.Tensor | list[torch.Tensor] | None = None
     seg_embeddings: torch.Tensor | None = None
     retained_indices: RetainedIndices | None = None
     similarity: torch.Tensor | None = None
@@ -57,6 +63,17 @@ def states_before_seg(
     counts = is_seg.sum(dim=1).tolist()
     positions = (~is_seg).byte().argsort(dim=1, stable=True)[:, : max(counts)]
     return hidden_states.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])), counts
+
+
+def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
+    """Last of the returned hidden states (B, T, D) that predicted the new tokens: one per decoding step of
+    `generate(..., output_hidden_states=True)`, along the chosen beam."""
+    states = torch.stack([step[-1][:, -1] for step in generated.hidden_states[:num_new]], dim=1)
+    beam_indices = getattr(generated, "beam_indices", None)
+    if beam_indices is None:
+        return states
+    rows = beam_indices[:, : states.shape[1]].clamp(min=0)
+    return states[rows, torch.arange(rows.shape[1], device=rows.device)]
 
 
 def decode_masks(

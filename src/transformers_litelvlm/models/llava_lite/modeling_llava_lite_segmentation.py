@@ -15,6 +15,7 @@ from transformers_litelvlm.models.mask_decoding import (
     foreground_confidence,
     resize_masks,
     states_before_seg,
+    states_of_new_tokens,
 )
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, prune_inputs
 
@@ -160,7 +161,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")
         new_ids = generated.sequences[:, input_ids.shape[1] :]
         output = self._decode(
-            _states_of_new_tokens(generated, new_ids.shape[1]),
+            states_of_new_tokens(generated, new_ids.shape[1]),
             # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
             torch.nn.functional.pad(new_ids, (1, 0), value=-1)[:, : new_ids.shape[1] + 1],
             mask_pixel_values=mask_pixel_values,
@@ -230,16 +231,6 @@ def _by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list
     for image, of_dialogue, count in zip(about, values, counts, strict=True):
         found[image].append(of_dialogue[:count])
     return [torch.cat(of_image) for of_image in found]
-
-
-def _states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
-    """Last-layer states (B, T, D) that predicted the new tokens: one per decoding step, along the chosen beam."""
-    states = torch.stack([step[-1][:, -1] for step in generated.hidden_states[:num_new]], dim=1)
-    beam_indices = getattr(generated, "beam_indices", None)
-    if beam_indices is None:
-        return states
-    rows = beam_indices[:, : states.shape[1]].clamp(min=0)
-    return states[rows, torch.arange(rows.shape[1], device=rows.device)]
 
 
 __all__ = ["LlavaLiteForReferringSegmentation"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig
+from transformers import CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig, Sam2VideoConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -30,6 +30,8 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
         guidance_model (`str`, defaults to `"openai/clip-vit-large-patch14-336"`): where that CLIP comes from when a
             checkpoint does not hold it.
         guidance_config (`CLIPConfig` or `dict`, *optional*): its configuration, set when it is loaded.
+        mask_config (`Sam2VideoConfig` or `dict`, *optional*): the mask decoder, for models that write masks.
+        seg_token_id (`int`, *optional*): id of the token that stands for a mask.
 
     Raises:
         ValueError: as [`PruningConfig`] does; for compact positions; for an unknown `guidance`.
@@ -42,6 +44,7 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
         **Qwen2_5_VLConfig.sub_configs_defaults,
         "pruning_config": SubConfigSpec(config_class=PruningConfig),
         "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True),
+        "mask_config": SubConfigSpec(config_class=Sam2VideoConfig, optional=True),
     }
 
     # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
@@ -53,6 +56,8 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
     guidance: str = "intrinsic"
     guidance_model: str = "openai/clip-vit-large-patch14-336"
     guidance_config: dict | PreTrainedConfig | None = None
+    mask_config: dict | PreTrainedConfig | None = None
+    seg_token_id: int | None = None
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "guidance" and value not in GUIDANCE:

@@ -16,6 +16,12 @@ from transformers_litelvlm.models.expressions import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.processor_parts import load_guidance_tokenizer, on_pil, read_images
+from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
+from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
+    ANSWER_TEMPLATES,
+    QUESTION_TEMPLATES,
+    SEG_TOKEN,
+)
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
@@ -25,7 +31,7 @@ from transformers_litelvlm.models.remote_code import class_reference, write_code
 _SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
 
 
-class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
+class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, Qwen2_5_VLProcessor):
     """[`~transformers.Qwen2_5_VLProcessor`] that also prepares the sentences that guide pruning.
 
     Modifications: `processor(images, text, videos, expressions=...)` adds `guidance_input_ids` and
@@ -44,6 +50,12 @@ class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
         guidance_tokenizer, guidance_image_processor: those of the CLIP, for `guidance="clip"` only.
         user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
             `expressions` is not given.
+        mask_image_size (`int`, *optional*): side of the square that the mask decoder sees; without it there are no
+            masks, and no [`segmentation_inputs`].
+        question_templates, answer_templates (`list[str]`): questions about one `{expression}` and answers with one
+            [SEG] that the checkpoint was trained with, the default ones first.
+        seg_token (`str`, defaults to `"<|seg|>"`).
+        normalize_expressions (`bool`, defaults to `True`): as UniPixel does with referring expressions.
     """
 
     skip_tensor_conversion = [*Qwen2_5_VLProcessor.skip_tensor_conversion, "first_frames"]
@@ -58,6 +70,11 @@ class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
         guidance_image_processor=None,
         user_marker="<|im_start|>user",
         assistant_marker="<|im_start|>assistant",
+        mask_image_size=None,
+        question_templates=QUESTION_TEMPLATES,
+        answer_templates=ANSWER_TEMPLATES,
+        seg_token=SEG_TOKEN,
+        normalize_expressions=True,
         **kwargs,
     ):
         if isinstance(guidance_image_processor, dict):  # as saved in processor_config.json
@@ -71,6 +88,11 @@ class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
         self.guidance_image_processor = guidance_image_processor
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
+        self.mask_image_size = mask_image_size
+        self.question_templates = list(question_templates)
+        self.answer_templates = list(answer_templates)
+        self.seg_token = seg_token
+        self.normalize_expressions = normalize_expressions
         super().__init__(on_pil(image_processor), tokenizer, chat_template=chat_template, **kwargs)
 
     def __call__(self, images=None, text=None, videos=None, expressions=None, **kwargs: Any) -> BatchFeature:

@@ -1,0 +1,163 @@
+"""`segmentation_inputs` of the Qwen2.5-VL family: pictures or videos and expressions, prepared as UniPixel does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+from transformers.video_utils import VideoMetadata
+
+from transformers_litelvlm.models.expressions import match_templates, nest_expressions
+from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
+    FRAMES_PER_SECOND,
+    SYSTEM_PROMPT,
+    frames_for_masks,
+    normalize_expression,
+    resize_frames,
+    sample_frames,
+)
+
+
+class SegmentationInputsMixin:
+    """Adds [`segmentation_inputs`] to a processor with the attributes that it reads."""
+
+    mask_image_size: int | None
+    question_templates: list[str]
+    answer_templates: list[str]
+    seg_token: str
+    normalize_expressions: bool
+
+    def segmentation_inputs(
+        self,
+        images=None,
+        expressions=None,
+        videos=None,
+        return_tensors: str = "pt",
+        for_generation: bool = False,
+        question_template: str | list | None = None,
+        answer_template: str | list | None = None,
+        normalize: bool | None = None,
+    ) -> BatchFeature:
+        """Everything that `model.segment(...)` takes: a dialogue for every expression about every picture or video.
+
+        As in UniPixel, a picture is a video of one frame. Of a video, the language model sees up to 16 frames at equal
+        distances, SAM 2 all of them.
+
+        Args:
+            images: one picture or a list; or
+            videos: a list of videos, each a list of frames (pictures or paths) or an array (F, H, W, 3) of uint8.
+            expressions: for one picture or video a sentence or several; for several a list of sentences each.
+            return_tensors: only `"pt"`.
+            for_generation: leave the answer to the model, for `model.generate_masks(...)`.
+            question_template: with `{expression}`, and `{medium}` for "image" or "video"; one for all, or lists shaped
+                like `expressions`. Default: the first of `question_templates`.
+            answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
+            normalize: instead of `normalize_expressions`; `False` for whole sentences, as in ReasonSeg.
+
+        Returns:
+            `BatchFeature` with `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L), `pixel_values_videos`,
+            `video_grid_thw` (B, 3), `second_per_grid_ts` (B,), `guidance_input_ids`, `guidance_attention_mask`
+            (B, 1, L), and for the masks of M pictures or videos `mask_pixel_values` (frames, 3, S, S),
+            `original_sizes` (M, 2), height before width, `dialogue_images` (B,), which of them each dialogue is about,
+            and for videos `mask_num_frames` (M,).
+
+        Raises:
+            ValueError: for an unreadable picture, frames of different sizes, an empty expression, one that contains a
+                special token, or numbers that do not fit; also if the processor's checkpoint writes no masks.
+        """
+        if self.mask_image_size is None:
+            raise ValueError("This processor has no `mask_image_size`: its checkpoint does not write masks.")
+        if (images is None) == (videos is None):
+            raise ValueError("Give either `images` or `videos`.")
+        media = _read_media(images, videos)
+        sentences = nest_expressions(expressions, len(media))
+        questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
+        answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
+        medium = "image" if videos is None else "video"
+        dialogues, about, asked = [], [], []
+        for index, of_medium in enumerate(zip(sentences, questions, answers, strict=True)):
+            for sentence, question, answer in zip(*of_medium, strict=True):
+                asked.append([self.question(sentence, question, medium, normalize)])
+                dialogues.append(self.dialogue(asked[-1][0], None if for_generation else answer))
+                about.append(index)
+        seen = self._frames_for_language_model(media)
+        features = self(  # type: ignore[operator]
+            videos=[seen[index][0] for index in about],
+            text=dialogues,
+            expressions=asked,
+            video_metadata=[seen[index][1] for index in about],
+            do_resize=False,
+            do_sample_frames=False,
+            padding=True,
+            padding_side="left" if for_generation else "right",
+            return_tensors=return_tensors,
+        )
+        features["second_per_grid_ts"] = torch.as_tensor(features["second_per_grid_ts"], dtype=torch.float32)
+        features["mask_pixel_values"] = torch.cat([frames_for_masks(m, self.mask_image_size) for m in media])
+        features["original_sizes"] = torch.tensor([frames[0].size[::-1] for frames in media])
+        features["dialogue_images"] = torch.tensor(about)
+        if videos is not None:
+            features["mask_num_frames"] = torch.tensor([len(frames) for frames in media])
+        return features
+
+    def question(
+        self, expression: str, template: str | None = None, medium: str = "image", normalize: bool | None = None
+    ) -> str:
+        """The question about an expression; what guides pruning, too.
+
+        Raises:
+            ValueError: if the expression contains a placeholder, or nothing is left of it.
+        """
+        for token in (self.image_token, self.video_token, self.seg_token):  # type: ignore[attr-defined]
+            if token in expression:
+                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
+        given, expression = expression, expression.strip()
+        if self.normalize_expressions if normalize is None else normalize:
+            expression = normalize_expression(expression)
+        if not expression:
+            raise ValueError(f"`expressions` must say what to find, got {given!r}.")
+        template = template or self.question_templates[0]
+        return template.replace("{medium}", medium).replace("{expression}", expression)
+
+    def dialogue(self, question: str, answer: str | None = None) -> str:
+        """The prompt about one picture or video, with its answer or open."""
+        turns: list[tuple[str, list[dict[str, Any]]]] = [
+            ("system", [{"type": "text", "text": SYSTEM_PROMPT}]),
+            ("user", [{"type": "video"}, {"type": "text", "text": question}]),
+        ]
+        if answer is not None:
+            turns.append(("assistant", [{"type": "text", "text": answer}]))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return self.apply_chat_template(  # type: ignore[attr-defined]
+            messages, add_generation_prompt=answer is None, tokenize=False
+        )
+
+    def _frames_for_language_model(self, media: list[list]) -> list[tuple[list, VideoMetadata]]:
+        processor = self.video_processor  # type: ignore[attr-defined]
+        factor = processor.patch_size * processor.merge_size
+        chosen = [[frames[index] for index in sample_frames(len(frames))] for frames in media]
+        return [
+            (
+                resize_frames(frames, factor),
+                VideoMetadata(
+                    total_num_frames=len(frames), fps=FRAMES_PER_SECOND, frames_indices=list(range(len(frames)))
+                ),
+            )
+            for frames in chosen
+        ]
+
+
+def _read_media(images, videos) -> list[list]:
+    """Every picture or video as a list of upright RGB frames."""
+    if videos is None:
+        images = images if isinstance(images, list | tuple) else [images]
+        return [[load_rgb_image(image)] for image in images]
+    media = [[load_rgb_image(frame) for frame in video] for video in videos]
+    for index, frames in enumerate(media):
+        sizes = {frame.size for frame in frames}
+        if len(sizes) != 1:
+            what = "no frames" if not sizes else f"frames of different sizes, such as {sorted(sizes)[:2]}"
+            raise ValueError(f"`videos[{index}]` has {what}.")
+    return media
