@@ -190,6 +190,23 @@ def test_generate_is_greedy_decoding_of_the_kept_tokens(family, model, stock, ho
         assert new[row] == expected
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("policy", [0, 1])
+def test_gaps_in_the_positions_are_no_packed_sequences(family, model, policy, use_cache):
+    """Without mask and cache, upstream reads jumps of the positions as borders between packed sequences."""
+    order, positions = family.policies[policy]
+    set_pruning(model, token_order=order, position_ids=positions)
+    inputs = family.row(1)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    new = greedy(model, inputs)
+    mask = inputs.pop("attention_mask")
+    assert mask.all()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs, use_cache=use_cache).logits, expected, atol=1e-5, rtol=1e-4)
+    assert greedy(model, inputs, use_cache=use_cache) == new
+
+
 def test_beams_and_samples_have_upstreams_shape_and_prompt(family, model):
     set_pruning(model)
     inputs = family.lite_inputs()

@@ -55,6 +55,18 @@ class PrunedGenerationMixin:
         result = super().generate(**given, **_shorten_limits(kwargs, removed))
         return _with_full_prompt(result, input_ids, given["input_ids"].shape[1])
 
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As upstream. Without a cache, a mask stays even where it masks nothing.
+
+        `generate` drops such a mask, and without mask and cache gaps in the positions mean packed sequences.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        positions = inputs.get("position_ids")
+        has_neither = inputs.get("attention_mask") is None and inputs.get("past_key_values") is None
+        if has_neither and positions is not None and self.config.pruning_config.is_on:
+            inputs["attention_mask"] = torch.ones_like(positions if positions.ndim == 2 else positions[0])
+        return inputs
+
     def _refuse_a_second_turn(self, input_ids: torch.Tensor | None, prompt: dict[str, Any], cache: Any) -> None:
         """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""
         if cache is None or not self.config.pruning_config.is_on or cache.get_seq_length() == 0:

@@ -125,10 +125,14 @@ def prune_inputs(
     if plan is not None:
         if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
             position_ids = full_positions()
+        mask = plan.attention_mask(attention_mask)
+        if mask is None and model.config.resolved_position_ids == "original":
+            # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
+            mask = plan.is_real.long()
         inputs.update(
             input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
             inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
-            attention_mask=plan.attention_mask(attention_mask),
+            attention_mask=mask,
             position_ids=_positions(model, position_ids, plan, attention_mask, past_key_values),
         )
         if labels is not None:

@@ -177,23 +177,6 @@ def test_decoding_by_hand_on_the_cache_of_forward(model):
     assert new == expected
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_gaps_in_the_positions_are_no_packed_sequences(model, use_cache):
-    """Without a mask, upstream reads jumps of the positions as borders between packed sequences."""
-    model.config.pruning_budget = 3
-    inputs = inputs_of(MEDIA["mixed"])
-    with torch.no_grad():
-        expected = model(**inputs).logits
-        mask = inputs.pop("attention_mask")
-        assert mask.all()
-        torch.testing.assert_close(model(**inputs, use_cache=use_cache).logits, expected, atol=1e-5, rtol=1e-4)
-    arguments = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
-    assert torch.equal(
-        model.generate(**inputs, **arguments, use_cache=use_cache),
-        model.generate(**inputs, attention_mask=mask, **arguments),
-    )
-
-
 # ---- budgets --------------------------------------------------------------------------------------------------------
 
 

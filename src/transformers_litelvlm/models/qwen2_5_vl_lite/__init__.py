@@ -1,16 +1,26 @@
 """The Qwen2.5-VL family: stock weights, images and videos."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMaskGeneration,
+    AutoProcessor,
+)
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
 
+from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteForConditionalGeneration,
     Qwen2_5_VLLiteModel,
+)
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
+    Qwen2_5_VLLiteForReferringSegmentation,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
@@ -24,10 +34,14 @@ AutoProcessor.register(Qwen2_5_VLLiteConfig, Qwen2_5_VLLiteProcessor, exist_ok=T
 for _auto_class, _model_class in (
     (AutoModel, Qwen2_5_VLLiteModel),
     (AutoModelForImageTextToText, Qwen2_5_VLLiteForConditionalGeneration),
+    (AutoModelForMaskGeneration, Qwen2_5_VLLiteForReferringSegmentation),
 ):
     _auto_class.register(Qwen2_5_VLLiteConfig, _model_class, exist_ok=True)
     # The same where only a checkpoint's own code is at hand.
     _model_class.register_for_auto_class(_auto_class)
+AutoModelForReferringSegmentation.register(
+    Qwen2_5_VLLiteConfig, Qwen2_5_VLLiteForReferringSegmentation, exist_ok=True
+)
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoConfig", Qwen2_5_VLLiteConfig)
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoProcessor", Qwen2_5_VLLiteProcessor)
 
@@ -41,6 +55,7 @@ __all__ = [
     "Qwen2_5_VLLite",
     "Qwen2_5_VLLiteConfig",
     "Qwen2_5_VLLiteForConditionalGeneration",
+    "Qwen2_5_VLLiteForReferringSegmentation",
     "Qwen2_5_VLLiteModel",
     "Qwen2_5_VLLiteProcessor",
     "Qwen2_5_VLLiteVideoProcessor",

@@ -156,6 +156,7 @@ class IntrinsicGuidance(FrameGuidance):
                 "reads sentences in the language model's tokens. Set `model.config.guidance = 'clip'` (and load the "
                 "CLIP: `model.base_model.load_guidance()`), or load the processor without `guidance_model`."
             )
+        self._states: Sequence[torch.Tensor] | None = None
 
     @classmethod
     def encoder_kwargs(cls, config: PreTrainedConfig) -> dict[str, Any]:
@@ -165,8 +166,9 @@ class IntrinsicGuidance(FrameGuidance):
     def evidence(
         self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling
     ) -> VisualEvidence:
-        frames = self._states_of_frames(encoded)
-        states = torch.stack([frames[frame] for frame in group.frames])
+        if self._states is None:  # once for all groups
+            self._states = self._states_of_frames(encoded)
+        states = torch.stack([self._states[frame] for frame in group.frames])
         visual, embed_tokens = self.model.visual, self.model.get_input_embeddings()
         return IntrinsicEvidence(visual, embed_tokens, features, group.grid, states, *self.sentences(group))
 

@@ -19,6 +19,10 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.pruned_media_qwen2_5_vl_lite i
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 
 
+# Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
+MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
+
+
 @dataclass
 class Qwen2_5_VLLiteModelOutputWithPast(BaseModelOutputWithPast):
     """[`BaseModelOutputWithPast`], of the shortened prompt, with the retained indices of each image and video."""
@@ -44,7 +48,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
 
     config: Qwen2_5_VLLiteConfig
     # The same folder may hold the heads of the classes built on this one.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
 
     def __init__(self, config: Qwen2_5_VLLiteConfig) -> None:
         super().__init__(config)
@@ -188,6 +192,8 @@ class Qwen2_5_VLLiteForConditionalGeneration(
     """
 
     config: Qwen2_5_VLLiteConfig
+    # The same folder may hold the mask decoder of `Qwen2_5_VLLiteForReferringSegmentation`.
+    _keys_to_ignore_on_load_unexpected = MASK_KEYS
     _prompt_arguments = (
         "attention_mask",
         "position_ids",

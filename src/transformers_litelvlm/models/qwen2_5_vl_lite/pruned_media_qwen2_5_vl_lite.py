@@ -12,11 +12,19 @@ from transformers_litelvlm.models.frame_selection import select_frames
 from transformers_litelvlm.models.guidance import load_side_clip
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
+from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
+# Small beside the language model, and what they compute decides which tokens survive and where a mask ends.
+UNQUANTIZED_PARTS = ["visual", "guidance", "seg_head", "mask_model"]
+
+
 class SideGuidanceLoadingMixin:
-    """For the model classes: with `guidance="clip"`, a checkpoint without a CLIP gets it from `guidance_model`."""
+    """For the model classes: with `guidance="clip"`, a checkpoint without a CLIP gets it from `guidance_model`.
+
+    A `quantization_config` leaves the vision tower, the guidance and the parts that make masks as they are.
+    """
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
@@ -25,6 +33,8 @@ class SideGuidanceLoadingMixin:
         Raises:
             ValueError: if a CLIP is needed, and the one that the config names cannot be loaded.
         """
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], UNQUANTIZED_PARTS)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if model.config.guidance == "clip" and model.base_model.guidance is None:
             model.base_model.load_guidance()
