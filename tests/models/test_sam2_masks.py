@@ -28,7 +28,6 @@ from transformers_litelvlm.models.sam2_renaming import sam2_renames
 
 
 PREFIX = "sam2."
-TIED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def tiny_sam2_config(about):
@@ -51,14 +50,12 @@ def load(model_class, golden):
     model = model_class(tiny_sam2_config(about)).eval()
     weights = {name: value for name, value in tensors.items() if name.startswith(PREFIX)}
     targets = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = {TIED: "shared_image_embedding.positional_embedding"}
-    plan = plan_renaming([Part("sam2", Tensors(weights), sam2_renames(r"sam2\."))], targets, tied)
-    assert len(plan.moves) == len(weights) == 359
+    plan = plan_renaming([Part("sam2", Tensors(weights), sam2_renames(r"sam2\."))], targets)
+    assert {move.source for move in plan.moves} == set(weights) and len(weights) == 359
     state = {name: torch.empty(info.shape) for name, info in plan.targets.items()}
     for move in plan.moves:
         whole = state[move.target]
         (whole if move.row is None else whole[move.row : move.row + 1]).copy_(weights[move.source])
-    state.update({name: state[stored] for name, stored in tied.items()})
     model.load_state_dict(state, strict=True)
     return model
 
@@ -69,14 +66,16 @@ def sam2(golden):
 
 
 def test_names(golden, sam2):
-    """By value: pieces in their rows, the layer scale that UniPixel calls a weight, the tied matrix."""
+    """By value: pieces in their rows, the layer scale that UniPixel calls a weight, the matrix that is there twice."""
     tensors, _ = golden
     for row in range(4):
         original = tensors[f"{PREFIX}sam_prompt_encoder.point_embeddings.{row}.weight"]
         assert torch.equal(sam2.prompt_encoder.point_embed.weight[row : row + 1], original)
     for index, layer in enumerate(sam2.memory_encoder.memory_fuser.layers):
         assert torch.equal(layer.scale, tensors[f"{PREFIX}memory_encoder.fuser.layers.{index}.weight"])
-    assert sam2.all_tied_weights_keys == {TIED: "shared_image_embedding.positional_embedding"}
+    matrix = tensors[f"{PREFIX}sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+    assert torch.equal(sam2.prompt_encoder.shared_embedding.positional_embedding, matrix)
+    assert torch.equal(sam2.shared_image_embedding.positional_embedding, matrix)
     # Keys cancel in the softmax, so no result shows their biases.
     ours = {name for name in sam2.state_dict() if name.endswith("k_proj.bias")}
     original = [name for name in tensors if name.endswith("k_proj.bias")]

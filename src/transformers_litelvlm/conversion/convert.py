@@ -141,20 +141,20 @@ def _check_space(folder: Path, plan: Plan) -> None:
 
 def _write_weights(writer: ShardedWriter, plan: Plan, progress: bool) -> None:
     """Source file by source file, so that never two are mapped."""
-    by_file: dict[tuple[str, Path], dict[str, Move]] = {}
+    by_file: dict[tuple[str, Path], dict[str, list[Move]]] = {}
     for move in plan.moves:
-        by_file.setdefault((move.part.label, move.info.file), {})[move.source] = move
+        by_file.setdefault((move.part.label, move.info.file), {}).setdefault(move.source, []).append(move)
     total = sum(move.info.nbytes for move in plan.moves)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         for (_, file), moves in by_file.items():
             bar.set_description(file.name)
-            source = next(iter(moves.values())).part.source
+            source = next(iter(moves.values()))[0].part.source
             for name, tensor in source.load(file, list(moves)):
-                move = moves[name]
-                if tuple(tensor.shape) != move.info.shape or tensor.dtype != move.info.dtype:
-                    raise ConversionError(f"{file}: `{name}` changed during the conversion: start again")
-                writer.write(move.target, tensor, move.row)
-                bar.update(move.info.nbytes)
+                for move in moves[name]:
+                    if tuple(tensor.shape) != move.info.shape or tensor.dtype != move.info.dtype:
+                        raise ConversionError(f"{file}: `{name}` changed during the conversion: start again")
+                    writer.write(move.target, tensor, move.row)
+                    bar.update(move.info.nbytes)
                 # The loop variable would hold the last tensor, and with it the file, while the next one is opened.
                 del tensor
     writer.finish()

@@ -18,6 +18,7 @@ FAMILIES: dict[str, str] = {
     "llava": "transformers_litelvlm.models.llava_lite.convert_llava_lite:llava_conversion",
     "glamm": "transformers_litelvlm.models.llava_lite.convert_llava_lite:glamm_conversion",
     "lisa": "transformers_litelvlm.models.llava_lite.convert_llava_lite:lisa_conversion",
+    "unipixel": "transformers_litelvlm.models.qwen2_5_vl_lite.convert_unipixel:unipixel_conversion",
 }
 
 

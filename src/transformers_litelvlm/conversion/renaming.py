@@ -21,11 +21,13 @@ class Rename:
         replacement (`str`): Name of the parameter; `\\1` and `\\g<name>` are groups of the pattern.
         row (`str`, *optional*): For parameters stored in pieces, the position of this piece along the first dimension
             (0, 1, ...), usually a group such as `\\1`. All pieces of a parameter have the same shape.
+        copy (`str`, *optional*): Name of a second parameter that gets the same values.
     """
 
     pattern: str
     replacement: str
     row: str | None = None
+    copy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,11 @@ def plan_renaming(
             elif isinstance(rule, Drop):
                 dropped[part.label][key] = rule.reason
             else:
-                move = _move(part, key, info, rule)
-                if move.target in moves:
-                    moves[move.target].append(move)
-                else:
-                    astray.append(f"{key} (to {move.target})")
+                for move in _moves(part, key, info, rule):
+                    if move.target in moves:
+                        moves[move.target].append(move)
+                    else:
+                        astray.append(f"{key} (to {move.target})")
         if unknown:
             raise ConversionError(
                 f"{_name(part)}: no rule for {shortened(unknown)}: is it the kind of checkpoint that was named?"
@@ -132,10 +134,11 @@ def _name(part: Part) -> str:
     return f"{part.label} checkpoint {part.source}"
 
 
-def _move(part: Part, key: str, info: TensorInfo, rule: Rename) -> Move:
+def _moves(part: Part, key: str, info: TensorInfo, rule: Rename) -> list[Move]:
     match = re.fullmatch(rule.pattern, key)
     row = None if rule.row is None else int(match.expand(rule.row))
-    return Move(part, key, info, match.expand(rule.replacement), row)
+    names = [rule.replacement] if rule.copy is None else [rule.replacement, rule.copy]
+    return [Move(part, key, info, match.expand(name), row) for name in names]
 
 
 def _checked_target(name: str, shape: tuple[int, ...], moves: list[Move]) -> TensorInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def write_converted_card(
 
     Args:
         folder: of the converted checkpoint.
-        family: `"llava"`, `"glamm"` or `"lisa"`.
+        family: `"llava"`, `"glamm"`, `"lisa"` or `"unipixel"`.
         sources: the checkpoints it was made from, the main one first.
         config, processor: of the result.
     """
@@ -37,18 +38,20 @@ def write_converted_card(
         base_model=[source.path_or_id for source in sources if not source.is_local] or None,
         tags=["visual-token-pruning", "litelvlm", *(["referring-segmentation"] if writes_masks else [])],
     )
-    rows, columns = processor.visual_token_grid()
+    # A fixed number of visual tokens per image, or one that varies with its size.
+    grid = processor.visual_token_grid() if hasattr(processor, "visual_token_grid") else None
+    num_tokens = None if grid is None else math.prod(grid)
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=_where(sources[0]),
-        family={"llava": "LLaVA", "glamm": "GLaMM", "lisa": "LISA"}.get(family, family),
+        family={"llava": "LLaVA", "glamm": "GLaMM", "lisa": "LISA", "unipixel": "UniPixel"}.get(family, family),
         sources=[_where(source) for source in sources],
         writes_masks=writes_masks,
         model_class=config.architectures[0],
-        num_tokens=rows * columns,
-        grid=(rows, columns),
-        presets=_presets(rows * columns),
+        num_tokens=num_tokens,
+        grid=grid,
+        presets=_presets(config, num_tokens),
         questions=processor.question_templates,
         one_by_one=processor.one_expression_per_dialogue,
         version=__version__,
@@ -56,12 +59,21 @@ def write_converted_card(
     Path(folder, "README.md").write_text(str(card), encoding="utf-8")
 
 
-def _presets(num_tokens: int) -> list[tuple[str, str]]:
-    """Name and meaning of every preset, for a model with `num_tokens` visual tokens per image."""
+def _presets(config: Any, num_tokens: int | None) -> list[tuple[str, str]]:
+    """Name and meaning of every preset that `config` can follow, for images of `num_tokens` visual tokens."""
     described = []
     for name, changes in (PruningConfig().presets or {}).items():
-        budget = PruningConfig().apply_preset(name).resolve(num_tokens)
-        kept = [] if budget is None else [f"{budget} of {num_tokens} visual tokens"]
+        pruning = PruningConfig().apply_preset(name)
+        try:
+            config.check_pruning(pruning)
+        except ValueError:
+            continue
+        if num_tokens is None:
+            kept = [f"{pruning.retention_ratio:.1%} of the visual tokens"] if pruning.retention_ratio else []
+            kept += [f"{pruning.budget} visual tokens"] if pruning.budget else []
+        else:
+            budget = pruning.resolve(num_tokens)
+            kept = [] if budget is None else [f"{budget} of {num_tokens} visual tokens"]
         others = [
             f"{key} = {value}"
             for key, value in changes.items()

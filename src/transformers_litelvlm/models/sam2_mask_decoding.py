@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
+from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE
 
 
@@ -20,17 +20,9 @@ class Sam2MaskModel(Sam2VideoModel):
     """[`~transformers.Sam2VideoModel`] that remembers frames in its own number format.
 
     Modifications: upstream rounds what it remembers of a frame to bfloat16, and makes the mask of a clicked frame 0 or
-    1 first; UniPixel does neither. The positional matrix that upstream has twice is one (tied). May be offloaded.
-    The weights are upstream's.
+    1 first; UniPixel does neither. Works offloaded, too. The
+    weights are upstream's.
     """
-
-    _tied_weights_keys = {
-        "prompt_encoder.shared_embedding.positional_embedding": "shared_image_embedding.positional_embedding"
-    }
-
-    def __init__(self, config: Sam2VideoConfig) -> None:
-        config.tie_word_embeddings = True  # upstream's switch for tying anything
-        super().__init__(config)
 
     def get_image_wide_positional_embeddings(self) -> torch.Tensor:
         """(1, C, h, w), also of an offloaded model: upstream reads the device of a matrix that may be elsewhere."""

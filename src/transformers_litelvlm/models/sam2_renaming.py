@@ -34,11 +34,7 @@ _RENAMES = [
     ),
     (r"image_encoder\.trunk\.blocks\.(\d+)\.(attn\.\w+|proj)\.(\w+)", r"vision_encoder.backbone.blocks.\1.\2.\3"),
     (r"image_encoder\.neck\.convs\.(\d)\.conv\.(\w+)", r"vision_encoder.neck.convs.\1.\2"),
-    # Prompt encoder. One matrix has two names in Sam2VideoModel; the other one is tied to this one.
-    (
-        r"sam_prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix",
-        r"shared_image_embedding.positional_embedding",
-    ),
+    # Prompt encoder.
     (r"sam_prompt_encoder\.(not_a_point_embed|no_mask_embed)\.weight", r"prompt_encoder.\1.weight"),
     (r"sam_prompt_encoder\.mask_downscaling\.0\.(\w+)", r"prompt_encoder.mask_embed.conv1.\1"),
     (r"sam_prompt_encoder\.mask_downscaling\.1\.(\w+)", r"prompt_encoder.mask_embed.layer_norm1.\1"),
@@ -110,9 +106,18 @@ _RENAMES = [
 def sam2_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
     """Rules for SAM 2's tensors (615 of the base-plus size), found behind `source_prefix` (a regular expression), put
     behind `target_prefix`."""
-    points = Rename(
-        source_prefix + r"sam_prompt_encoder\.point_embeddings\.(?P<row>\d)\.weight",
-        target_prefix + "prompt_encoder.point_embed.weight",
-        row=r"\g<row>",
-    )
-    return [*(Rename(source_prefix + pattern, target_prefix + target) for pattern, target in _RENAMES), points]
+    encoder = target_prefix + "prompt_encoder."
+    return [
+        *(Rename(source_prefix + pattern, target_prefix + replacement) for pattern, replacement in _RENAMES),
+        Rename(
+            source_prefix + r"sam_prompt_encoder\.point_embeddings\.(?P<row>\d)\.weight",
+            encoder + "point_embed.weight",
+            row=r"\g<row>",
+        ),
+        # Sam2VideoModel has this matrix twice, and does not tie the two.
+        Rename(
+            source_prefix + r"sam_prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix",
+            target_prefix + "shared_image_embedding.positional_embedding",
+            copy=encoder + "shared_embedding.positional_embedding",
+        ),
+    ]

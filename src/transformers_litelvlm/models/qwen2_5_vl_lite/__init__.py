@@ -39,9 +39,7 @@ for _auto_class, _model_class in (
     _auto_class.register(Qwen2_5_VLLiteConfig, _model_class, exist_ok=True)
     # The same where only a checkpoint's own code is at hand.
     _model_class.register_for_auto_class(_auto_class)
-AutoModelForReferringSegmentation.register(
-    Qwen2_5_VLLiteConfig, Qwen2_5_VLLiteForReferringSegmentation, exist_ok=True
-)
+AutoModelForReferringSegmentation.register(Qwen2_5_VLLiteConfig, Qwen2_5_VLLiteForReferringSegmentation, exist_ok=True)
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoConfig", Qwen2_5_VLLiteConfig)
 register_remote_class(Qwen2_5_VLLiteConfig.model_type, "AutoProcessor", Qwen2_5_VLLiteProcessor)
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL that writes masks: two tokens from each [SEG] state prompt a stock SAM 2, for images and videos (UniPixel)."""
+"""Qwen2.5-VL that writes masks of images and videos: two tokens from each [SEG] state prompt SAM 2 (UniPixel)."""
 
 from typing import Any
 
@@ -70,7 +70,9 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         part."""
         return encode_images(self.mask_model, self._for_mask_model(mask_pixel_values))
 
-    def prompts_for_masks(self, hidden_states: torch.Tensor, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    def prompts_for_masks(
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, list[int]]:
         """Prompts (B, T, 2, C) of every [SEG] of `input_ids` (B, L), and T_i of each row.
 
         Args:

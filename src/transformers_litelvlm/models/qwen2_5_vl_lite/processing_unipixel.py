@@ -23,6 +23,8 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 class SegmentationInputsMixin:
     """Adds [`segmentation_inputs`] to a processor with the attributes that it reads."""
 
+    one_expression_per_dialogue = True
+
     mask_image_size: int | None
     question_templates: list[str]
     answer_templates: list[str]

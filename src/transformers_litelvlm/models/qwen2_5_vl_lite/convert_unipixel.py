@@ -1,0 +1,185 @@
+"""UniPixel (PolyU-ChenLab/UniPixel-3B and -7B) -> one self-contained checkpoint of ours.
+
+Names, shapes and sizes are those of the published files; nothing is retrained. What reads prompts that referring
+segmentation does not have (points, boxes, remembered objects) is left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, Qwen2VLImageProcessorPil, Sam2VideoConfig
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.conversion.convert import Conversion
+from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
+from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.hub.model_card import write_converted_card
+from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
+    NUM_HIDDEN_TOKENS,
+    Qwen2_5_VLLiteForReferringSegmentation,
+)
+from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
+from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TOKEN
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
+    Qwen2_5_VLLiteVideoProcessor,
+)
+from transformers_litelvlm.models.remote_code import reference_code, write_code
+from transformers_litelvlm.models.sam2_renaming import sam2_renames
+
+
+SAM2_CONFIG = "sam2.1_hiera_b+"
+
+# Sizes of another SAM 2 than the one above; the published checkpoints do not have this file.
+SAM2_SIZES_NAME = "sam2_config.json"
+
+_NO_REF = "reads points and boxes (<|ref|>), which referring segmentation does not have"
+_NO_MEM = "reads masks of remembered objects (<|mem|>), which referring segmentation does not have"
+
+# Both the names that transformers 4.53 writes (`visual.`, `model.`) and those of today.
+UNIPIXEL_RULES: list[Rename | Drop] = [
+    Rename(r"lm_head\.weight", "lm_head.weight"),
+    Rename(r"(?:model\.)?visual\.(.+)", r"model.visual.\1"),
+    Rename(r"model\.(?:language_model\.)?((?:embed_tokens|layers|norm)\..+)", r"model.language_model.\1"),
+    Rename(r"seg_head\.([013])\.(weight|bias)", r"seg_head.\1.\2"),
+    *sam2_renames(r"sam2\.", "mask_model."),
+    Drop(r"(ref_encoder|ref_proj|ref_proj_single|ref_proj_double|tem_pe|tem_emb|tem_proj)\..+", _NO_REF),
+    Drop(r"msk_proj\..+", _NO_MEM),
+    Drop(r".*\.rotary_emb\.inv_freq", "a buffer that the config determines"),
+]
+
+
+def sam2_base_plus(side: int) -> dict[str, Any]:
+    """Arguments of [`~transformers.Sam2VideoConfig`] for SAM 2.1 base-plus on squares of `side` pixels."""
+    quarter, eighth, sixteenth = side // 4, side // 8, side // 16
+    return {
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 112,
+                "num_attention_heads": 2,
+                "embed_dim_per_stage": [112, 224, 448, 896],
+                "num_attention_heads_per_stage": [2, 4, 8, 16],
+                "blocks_per_stage": [2, 3, 16, 3],
+                "global_attention_blocks": [12, 16, 20],
+                "window_positional_embedding_background_size": [14, 14],
+                "image_size": [side, side],
+            },
+            "backbone_channel_list": [896, 448, 224, 112],
+            "backbone_feature_sizes": [[quarter, quarter], [eighth, eighth], [sixteenth, sixteenth]],
+        },
+        "prompt_encoder_config": {"image_size": side},
+        "image_size": side,
+        "memory_attention_rope_feat_sizes": [sixteenth, sixteenth],
+        "enable_temporal_pos_encoding_for_object_pointers": True,
+        "enable_occlusion_spatial_embedding": True,
+    }
+
+
+def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Conversion:
+    """How UniPixel becomes a [`Qwen2_5_VLLiteForReferringSegmentation`].
+
+    Args:
+        source: the checkpoint.
+        clip: folder or Hub id of a CLIP to guide pruning, for `guidance="clip"`; it stays beside the checkpoint and is
+            loaded with the model. Default: `guidance="intrinsic"`, without one.
+
+    Raises:
+        ConversionError: if a file is missing, or the config is not one of UniPixel.
+    """
+    published = source.read_json("config.json")
+    if published is None:
+        raise ConversionError(f"{source} has no config.json: give the folder or the Hub id of a checkpoint.")
+    config = unipixel_config(source, published)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.json"):
+        source.file(name)  # from the Hub: into the same snapshot
+    processor = unipixel_processor(source, config, clip)
+    if clip is not None:
+        config.guidance, config.guidance_model = "clip", clip
+    with torch.device("meta"):
+        model = Qwen2_5_VLLiteForReferringSegmentation(config)
+    config.architectures = [type(model).__name__]
+    part = Part("unipixel", source, UNIPIXEL_RULES)
+    generation = _generation_config(source, config)
+
+    def write_rest(folder: Path, dtype: torch.dtype | None) -> None:
+        if dtype is not None:
+            config.dtype = dtype
+        processor.save_pretrained(folder)
+        PruningConfig().save_pretrained(folder)
+        generation.save_pretrained(folder)
+        write_converted_card(folder, "unipixel", [source], config, processor)
+        write_code(folder, reference_code(config))
+        config.save_pretrained(folder)
+
+    tied = dict(model.all_tied_weights_keys)
+    if "lm_head.weight" in source.tensors():  # stored although it is tied to the embeddings, or not tied at all
+        tied.pop("lm_head.weight", None)
+    return Conversion(
+        family="unipixel",
+        parts=[part],
+        targets={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        tied=tied,
+        write_rest=write_rest,
+    )
+
+
+def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen2_5_VLLiteConfig:
+    """[`Qwen2_5_VLLiteConfig`] of a published UniPixel, from its config.json."""
+    if "sam2_config" not in published or "seg_token_id" not in published:
+        raise ConversionError(
+            f"{source}/config.json has no `sam2_config` and `seg_token_id`: it is no checkpoint of UniPixel "
+            f"(model_type {published.get('model_type')!r})."
+        )
+    if published.get("sam2_hidden_tokens", NUM_HIDDEN_TOKENS) != NUM_HIDDEN_TOKENS:
+        raise ConversionError(
+            f"{source}/config.json: sam2_hidden_tokens is {published['sam2_hidden_tokens']!r}, but only "
+            f"{NUM_HIDDEN_TOKENS} can be converted."
+        )
+    sizes = source.read_json(SAM2_SIZES_NAME)
+    if sizes is None:
+        if SAM2_CONFIG not in published["sam2_config"]:
+            raise ConversionError(
+                f"{source}/config.json: sam2_config is {published['sam2_config']!r}, but only {SAM2_CONFIG} is known."
+            )
+        sizes = sam2_base_plus(published.get("sam2_image_size", 768))
+    own = {name: value for name, value in published.items() if not name.startswith("sam2_")}
+    own.update(model_type=Qwen2_5_VLLiteConfig.model_type, architectures=None, mask_config=Sam2VideoConfig(**sizes))
+    own.pop("auto_map", None)
+    return Qwen2_5_VLLiteConfig.from_dict(own)
+
+
+def unipixel_processor(
+    source: CheckpointSource, config: Qwen2_5_VLLiteConfig, clip: str | None = None
+) -> Qwen2_5_VLLiteProcessor:
+    """Processor of UniPixel: Qwen2.5-VL's with the prompts and the preprocessing for masks."""
+    revision = source.commit_hash or source.revision
+    tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, revision=revision, config=config)
+    if tokenizer.convert_tokens_to_ids(SEG_TOKEN) != config.seg_token_id:
+        raise ConversionError(f"{source}: the tokenizer and config.json disagree about the id of {SEG_TOKEN}.")
+    if tokenizer.chat_template is None:
+        raise ConversionError(f"{source} has no chat template: it is in tokenizer_config.json or chat_template.json.")
+    published = source.read_json("preprocessor_config.json")
+    if published is None:
+        raise ConversionError(f"{source} has no preprocessor_config.json.")
+    names = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
+    settings = {name: published[name] for name in names if name in published}
+    return Qwen2_5_VLLiteProcessor(
+        image_processor=Qwen2VLImageProcessorPil.from_dict(published),
+        tokenizer=tokenizer,
+        video_processor=Qwen2_5_VLLiteVideoProcessor(**settings),
+        chat_template=tokenizer.chat_template,
+        mask_image_size=config.mask_config.image_size,
+    )
+
+
+def _generation_config(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -> GenerationConfig:
+    """The published special tokens; greedy, as UniPixel is evaluated."""
+    published = source.read_json("generation_config.json") or {}
+    text = config.text_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: published.get(name, getattr(text, name, None)) for name in names})
