@@ -70,7 +70,8 @@ def make_report(family: str, parts: list[Any], plan: Plan, files: list[str]) -> 
     """The report of a plan that was carried out."""
     mapped: dict[str, dict[str, str]] = {part.label: {} for part in parts}
     for move in plan.moves:
-        mapped[move.part.label][move.source] = move.target
+        names = mapped[move.part.label]
+        names[move.source] = f"{names[move.source]}, {move.target}" if move.source in names else move.target
     dropped: dict[str, dict[str, list[str]]] = {part.label: {} for part in parts}
     for label, reasons in plan.dropped.items():
         for name, reason in reasons.items():

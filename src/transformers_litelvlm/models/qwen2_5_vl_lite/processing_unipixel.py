@@ -45,7 +45,8 @@ class SegmentationInputsMixin:
         """Everything that `model.segment(...)` takes: a dialogue for every expression about every picture or video.
 
         As in UniPixel, a picture is a video of one frame. Of a video, the language model sees up to 16 frames at equal
-        distances, SAM 2 all of them.
+        distances, SAM 2 all of them. Pruning is guided by the expression alone, not by the question around it: that is
+        the same for all expressions, and `guidance="intrinsic"` averages over words.
 
         Args:
             images: one picture or a list; or
@@ -78,17 +79,19 @@ class SegmentationInputsMixin:
         questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
         answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
         medium = "image" if videos is None else "video"
-        dialogues, about, asked = [], [], []
+        dialogues, about, guiding = [], [], []
         for index, of_medium in enumerate(zip(sentences, questions, answers, strict=True)):
             for sentence, question, answer in zip(*of_medium, strict=True):
-                asked.append([self.question(sentence, question, medium, normalize)])
-                dialogues.append(self.dialogue(asked[-1][0], None if for_generation else answer))
+                sentence = self.expression(sentence, normalize)
+                question = question.replace("{medium}", medium).replace("{expression}", sentence)
+                dialogues.append(self.dialogue(question, None if for_generation else answer))
+                guiding.append([sentence])
                 about.append(index)
         seen = self._frames_for_language_model(media)
         features = self(  # type: ignore[operator]
             videos=[seen[index][0] for index in about],
             text=dialogues,
-            expressions=asked,
+            expressions=guiding,
             video_metadata=[seen[index][1] for index in about],
             do_resize=False,
             do_sample_frames=False,
@@ -104,24 +107,20 @@ class SegmentationInputsMixin:
             features["mask_num_frames"] = torch.tensor([len(frames) for frames in media])
         return features
 
-    def question(
-        self, expression: str, template: str | None = None, medium: str = "image", normalize: bool | None = None
-    ) -> str:
-        """The question about an expression; what guides pruning, too.
+    def expression(self, expression: str, normalize: bool | None = None) -> str:
+        """An expression as it stands in the question.
 
         Raises:
-            ValueError: if the expression contains a placeholder, or nothing is left of it.
+            ValueError: if it contains a placeholder, or nothing is left of it.
         """
         for token in (self.image_token, self.video_token, self.seg_token):  # type: ignore[attr-defined]
             if token in expression:
                 raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
-        given, expression = expression, expression.strip()
-        if self.normalize_expressions if normalize is None else normalize:
-            expression = normalize_expression(expression)
-        if not expression:
-            raise ValueError(f"`expressions` must say what to find, got {given!r}.")
-        template = template or self.question_templates[0]
-        return template.replace("{medium}", medium).replace("{expression}", expression)
+        should = self.normalize_expressions if normalize is None else normalize
+        written = normalize_expression(expression) if should else expression.strip()
+        if not written:
+            raise ValueError(f"`expressions` must say what to find, got {expression!r}.")
+        return written
 
     def dialogue(self, question: str, answer: str | None = None) -> str:
         """The prompt about one picture or video, with its answer or open."""

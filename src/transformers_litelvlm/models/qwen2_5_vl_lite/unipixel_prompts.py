@@ -37,7 +37,6 @@ ANSWER_TEMPLATES = (
 NUM_FRAMES = 16
 # The rate that time positions are computed with, whatever the video's own is.
 FRAMES_PER_SECOND = 2.0
-_PIXELS_PER_TOKEN = 28 * 28
 _MIN_TOKENS, _MAX_TOKENS = 128, 256
 
 
@@ -65,8 +64,8 @@ def sample_frames(num_frames: int) -> list[int]:
 
 
 def resized_size(height: int, width: int, num_frames: int, factor: int = 28) -> tuple[int, int]:
-    """(height, width) for the language model: multiples of `factor`, at least 128 tokens per frame, and at most 256
-    times the whole number of times that `num_frames` goes into 16 (a picture is one frame).
+    """(height, width) for the language model: multiples of `factor`, the side of a visual token, and per frame at
+    least 128 and at most 256 * (16 // num_frames) tokens. A picture is one frame.
 
     Raises:
         ValueError: for a side more than 200 times the other.
@@ -75,8 +74,8 @@ def resized_size(height: int, width: int, num_frames: int, factor: int = 28) -> 
         height,
         width,
         factor=factor,
-        min_pixels=_MIN_TOKENS * _PIXELS_PER_TOKEN,
-        max_pixels=_MAX_TOKENS * _PIXELS_PER_TOKEN * (NUM_FRAMES // num_frames),
+        min_pixels=_MIN_TOKENS * factor**2,
+        max_pixels=_MAX_TOKENS * factor**2 * (NUM_FRAMES // num_frames),
     )
 
 
