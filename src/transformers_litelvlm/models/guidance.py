@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, CLIPModel, CLIPTextConfig
 
-from transformers_litelvlm.pruning.base import VisualEvidence
+from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.pruning.base import Between, VisualEvidence
 
 
 class ClipGuidance(nn.Module):
@@ -37,46 +38,41 @@ class ClipGuidance(nn.Module):
         return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
 
 
-def encode_until(tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> torch.Tensor:
-    """Hidden states (M, 1+N, C) after the first `num_layers` layers of a CLIP vision tower; later ones do not run."""
-    device = tower.get_parameter("embeddings.patch_embedding.weight").device
-    hidden_states = tower.embeddings(pixel_values.to(device), **kwargs)
-    hidden_states = tower.pre_layrnorm(hidden_states)
-    for layer in tower.encoder.layers[:num_layers]:
-        hidden_states = layer(hidden_states, None)
-    return hidden_states
-
-
 class ClipTowerEvidence(VisualEvidence):
-    """Evidence for a CLIP vision tower: its features, the layer that would read them, and the sentences.
+    """Evidence for a CLIP vision tower: its features, the layers around them, and the sentences.
 
     Args:
-        tower: the vision tower.
-        layer_index: index of the layer that would read the features; the features are its input.
-        hidden_states: (M, 1+N, C) that input, class token first.
+        states: the vision tower's states (M, 1+N, C) after any number of its layers.
         guidance: the CLIP text tower and projections.
+        projector: (M, N, C) to (M, N, D), from the vision tower to the language model.
         input_ids, attention_mask: (M, T, L) CLIP tokens of the expressions; `None` for methods without text.
     """
 
     def __init__(
         self,
-        tower: nn.Module,
-        layer_index: int,
-        hidden_states: torch.Tensor,
+        states: TowerStates,
         guidance: ClipGuidance,
+        projector: nn.Module,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        self.features = hidden_states[:, 1:]
+        self.grid, self.num_layers = states.grid, states.num_layers
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._tower = tower
-        self._layer = tower.encoder.layers[layer_index]
-        self._hidden_states = hidden_states
+        self._states = states
         self._guidance = guidance
+        self._projector = projector
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
+    @property
+    def features(self) -> torch.Tensor:  # type: ignore[override]
+        return self._states.features[:, 1:]
+
+    @property
+    def class_features(self) -> torch.Tensor:  # type: ignore[override]
+        return self._states.features[:, 0]
+
     def image_embeds(self) -> torch.Tensor:
-        return self._guidance.visual_projection(self._tower.post_layernorm(self.features))
+        return self._guidance.visual_projection(self._states.tower.post_layernorm(self.features))
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         embeds = self._guidance.encode_text(self._input_ids, self._attention_mask)
@@ -84,10 +80,20 @@ class ClipTowerEvidence(VisualEvidence):
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
         return embeds, self._attention_mask.any(dim=-1)
 
+    def projected_features(self) -> torch.Tensor:
+        return self._projector(self.features)
+
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        states = self._layer.layer_norm1(self._hidden_states)
-        attention = self._layer.self_attn
+        layer = self._states.tower.encoder.layers[self.num_layers]
+        states = layer.layer_norm1(self._states.features)
+        attention = layer.self_attn
         return attention.q_proj(states[:, 0]), attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])
+
+    def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._states.class_query_and_keys(self.num_layers + layer)
+
+    def run_layers(self, between: Between) -> torch.Tensor:
+        return self._states.run_layers(between)
 
 
 def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:

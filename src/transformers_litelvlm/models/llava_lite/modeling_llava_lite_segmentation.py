@@ -205,6 +205,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             retained_indices=None if features is None else features.retained_indices,
             similarity=None if features is None else features.similarity,
             context_scores=None if features is None else features.context_scores,
+            merge_weights=None if features is None else features.merge_weights,
         )
 
 
