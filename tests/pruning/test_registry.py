@@ -28,6 +28,7 @@ VARIANTS = {
     ],
     "none": [{}],
     "random": [{}, {"seed": 7}],
+    "uniform": [{}],
 }
 # The image decides how many tokens stay.
 RAGGED: list = []

@@ -13,6 +13,7 @@ from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.uniform import UniformPruner
 
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RandomPruner",
     "Selection",
     "TokenPruner",
+    "UniformPruner",
     "VisualEvidence",
     "build_pruner",
     "get_pruner",
