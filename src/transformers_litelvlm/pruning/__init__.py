@@ -9,6 +9,7 @@ from transformers_litelvlm.pruning.base import (
     list_pruners,
     register_pruner,
 )
+from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.random import RandomPruner
@@ -17,6 +18,7 @@ from transformers_litelvlm.pruning.uniform import UniformPruner
 
 
 __all__ = [
+    "ClassAttentionPruner",
     "LiteLVLMPruner",
     "NoPruner",
     "RandomPruner",
