@@ -29,10 +29,14 @@ VARIANTS = {
     ],
     "none": [{}],
     "random": [{}, {"seed": 7}],
+    "trim": [{}, {"aggregate": False}],
     "uniform": [{}],
 }
 # The image decides how many tokens stay.
-RAGGED: list = []
+RAGGED = [
+    ("trim", {"adaptive": True}),
+    ("trim", {"adaptive": True, "aggregate": False}),
+]
 EVERY = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 METHODS = [(name, options) for name, options in EVERY if name != "none"]
 NUM_REAL = [3, 1, 2]

@@ -14,6 +14,7 @@ from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
 
 
@@ -23,6 +24,7 @@ __all__ = [
     "NoPruner",
     "RandomPruner",
     "Selection",
+    "TRIMPruner",
     "TokenPruner",
     "UniformPruner",
     "VisualEvidence",
