@@ -10,6 +10,7 @@ from transformers_litelvlm.pruning.base import (
     register_pruner,
 )
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
+from transformers_litelvlm.pruning.divprune import DivPrunePruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.random import RandomPruner
@@ -20,6 +21,7 @@ from transformers_litelvlm.pruning.uniform import UniformPruner
 
 __all__ = [
     "ClassAttentionPruner",
+    "DivPrunePruner",
     "LiteLVLMPruner",
     "NoPruner",
     "RandomPruner",
