@@ -17,6 +17,7 @@ from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
 from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
+from transformers_litelvlm.pruning.visionzip import VisionZipPruner
 
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "TRIMPruner",
     "TokenPruner",
     "UniformPruner",
+    "VisionZipPruner",
     "VisualEvidence",
     "build_pruner",
     "get_pruner",
