@@ -32,6 +32,7 @@ VARIANTS = {
     "random": [{}, {"seed": 7}],
     "trim": [{}, {"aggregate": False}],
     "uniform": [{}],
+    "vispruner": [{}, {"important_ratio": 1.0}, {"important_ratio": 0.0, "drop_per_round": 3}],
     "visionzip": [{}, {"contextual_share": 0.0}, {"contextual_share": 1.0}],
 }
 # The image decides how many tokens stay.

@@ -18,6 +18,7 @@ from transformers_litelvlm.pruning.selection import resolve_budget
 from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
 from transformers_litelvlm.pruning.visionzip import VisionZipPruner
+from transformers_litelvlm.pruning.vispruner import VisPruner
 
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TRIMPruner",
     "TokenPruner",
     "UniformPruner",
+    "VisPruner",
     "VisionZipPruner",
     "VisualEvidence",
     "build_pruner",
