@@ -19,6 +19,7 @@ from transformers_litelvlm.pruning.base import _REGISTRY
 
 # Options that change the code path; a test below fails when a registered method is missing here.
 VARIANTS = {
+    "cdpruner": [{}],
     "cls_attention": [{}],
     "divprune": [{}, {"coordinate_weight": 0.5}],
     "litelvlm": [

@@ -9,6 +9,7 @@ from transformers_litelvlm.pruning.base import (
     list_pruners,
     register_pruner,
 )
+from transformers_litelvlm.pruning.cdpruner import CDPruner
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
@@ -22,6 +23,7 @@ from transformers_litelvlm.pruning.vispruner import VisPruner
 
 
 __all__ = [
+    "CDPruner",
     "ClassAttentionPruner",
     "DivPrunePruner",
     "LiteLVLMPruner",
