@@ -30,6 +30,7 @@ VARIANTS = {
         {"context_share": 1.0},
     ],
     "none": [{}],
+    "prumerge_plus": [{}, {"supplement": False}, {"num_neighbours": 0}],
     "random": [{}, {"seed": 7}],
     "trim": [{}, {"aggregate": False}],
     "uniform": [{}],
@@ -38,6 +39,8 @@ VARIANTS = {
 }
 # The image decides how many tokens stay.
 RAGGED = [
+    ("prumerge_plus", {"adaptive": True}),
+    ("prumerge_plus", {"adaptive": True, "supplement": False}),
     ("trim", {"adaptive": True}),
     ("trim", {"adaptive": True, "aggregate": False}),
 ]

@@ -14,6 +14,7 @@ from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
+from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
 from transformers_litelvlm.pruning.trim import TRIMPruner
@@ -28,6 +29,7 @@ __all__ = [
     "DivPrunePruner",
     "LiteLVLMPruner",
     "NoPruner",
+    "PruMergePlusPruner",
     "RandomPruner",
     "Selection",
     "TRIMPruner",
