@@ -32,6 +32,7 @@ VARIANTS = {
     "none": [{}],
     "prumerge_plus": [{}, {"supplement": False}, {"num_neighbours": 0}],
     "random": [{}, {"seed": 7}],
+    "tome": [{}, {"proportional_attention": False}],
     "trim": [{}, {"aggregate": False}],
     "uniform": [{}],
     "vispruner": [{}, {"important_ratio": 1.0}, {"important_ratio": 0.0, "drop_per_round": 3}],

@@ -17,6 +17,7 @@ from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.tome import ToMePruner
 from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
 from transformers_litelvlm.pruning.visionzip import VisionZipPruner
@@ -33,6 +34,7 @@ __all__ = [
     "RandomPruner",
     "Selection",
     "TRIMPruner",
+    "ToMePruner",
     "TokenPruner",
     "UniformPruner",
     "VisPruner",

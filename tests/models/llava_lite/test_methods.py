@@ -187,6 +187,12 @@ def test_a_grid_that_is_not_square(model):
         assert len(set(kept)) == 9 and 0 <= min(kept) and max(kept) < 32
 
 
+def test_a_budget_that_two_layers_cannot_reach(model):
+    set_pruning(model, "tome", {}, budget=3)
+    with pytest.raises(ValueError, match="`budget` 3 of 16 .* 4 to 16 are"):
+        features_of(model)
+
+
 def test_stock_outputs_do_not_change(model):
     """A stock model that is there all the time gives the same bits before and after every method ran."""
     names = ("vision_config", "text_config", "image_token_index", "image_seq_length")
