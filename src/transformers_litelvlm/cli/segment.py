@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int, ratio
+from transformers_litelvlm.cli.methods import sizes_of
 
 
 if TYPE_CHECKING:
@@ -214,8 +215,13 @@ def _segment(
     inputs = inputs.to(model.device, dtype=model.dtype)
     rows, columns = processor.visual_token_grid()
     total = rows * columns
-    if args.compare and model.config.pruning_config.resolve(total) is None:
+    budget = model.config.pruning_config.resolve(total)
+    if args.compare and budget is None:
         raise BadInputError(f"--compare needs pruning: give --budget (below {total}), --retention-ratio or --preset")
+    if budget is not None:
+        with bad_input():  # a budget that the method cannot reach
+            sizes = {**sizes_of(model.config), "num_tokens": total}
+            model.config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
     with torch.inference_mode():
         output = model.segment(**inputs)
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
@@ -223,7 +229,8 @@ def _segment(
     scores = [float(score) for score in output.scores[0]]
     retained = list(range(total)) if output.retained_indices is None else output.retained_indices[0].tolist()
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
-    _write(folder, names, image, masks, sentences, scores, retained, (rows, columns), processor)
+    weights = None if output.merge_weights is None else output.merge_weights[0]
+    _write(folder, names, image, masks, sentences, scores, retained, weights, (rows, columns), processor)
     return {
         "image": str(args.image),
         "width": image.width,
@@ -259,6 +266,7 @@ def _write(
     sentences: list[str],
     scores: list[float],
     retained: list[int],
+    merge_weights: Any,
     grid: tuple[int, int],
     processor: Any,
 ) -> None:
@@ -272,7 +280,7 @@ def _write(
         for name, mask in zip(names, masks, strict=True):
             Image.fromarray(mask.astype("uint8") * 255).save(staging / name)
         draw_masks(image, masks, sentences, scores).save(staging / "overlay.png")
-        draw_retained_tokens(image, retained, grid, region, masks).save(staging / "kept_tokens.png")
+        draw_retained_tokens(image, retained, grid, region, masks, merge_weights).save(staging / "kept_tokens.png")
 
 
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:
