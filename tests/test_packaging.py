@@ -143,12 +143,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.clip import modeling_clip
 from transformers.models.llama import modeling_llama
 from transformers.models.llava import configuration_llava, modeling_llava, processing_llava
+from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl
 from transformers.models.sam import modeling_sam
 from transformers.modeling_utils import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.utils import GenerationMixin
 
 MODULES = [modeling_clip, modeling_llama, modeling_llava, configuration_llava, processing_llava, modeling_sam]
+MODULES += [configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl]
 BASES = [PreTrainedModel, PreTrainedConfig, GenerationMixin]
 
 
@@ -179,7 +181,7 @@ def log_state():
 import torch
 random_state = torch.get_rng_state().clone()
 # Classes are made lazily: touch them first, so that only what our import does is seen.
-modeling_llava.LlavaForConditionalGeneration, modeling_sam.SamModel
+modeling_llava.LlavaForConditionalGeneration, modeling_sam.SamModel, modeling_qwen2_5_vl.Qwen2_5_VLModel
 before, registered_before, logs_before = snapshot(), registered(), log_state()
 filters_before, threads_before = list(warnings.filters), torch.get_num_threads()
 import transformers_litelvlm

@@ -16,6 +16,14 @@ from transformers_litelvlm.models.llava_lite import (
 )
 from transformers_litelvlm.models.mask_decoding import ReferringSegmentationOutput
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.qwen2_5_vl_lite import (
+    Qwen2_5_VLLite,
+    Qwen2_5_VLLiteConfig,
+    Qwen2_5_VLLiteForConditionalGeneration,
+    Qwen2_5_VLLiteModel,
+    Qwen2_5_VLLiteProcessor,
+    Qwen2_5_VLLiteVideoProcessor,
+)
 from transformers_litelvlm.pipelines import ReferringSegmentationPipeline
 from transformers_litelvlm.pruning import (
     LiteLVLMPruner,
@@ -48,6 +56,12 @@ __all__ = [
     "NoPruner",
     "PrunedImageFeatures",
     "PruningConfig",
+    "Qwen2_5_VLLite",
+    "Qwen2_5_VLLiteConfig",
+    "Qwen2_5_VLLiteForConditionalGeneration",
+    "Qwen2_5_VLLiteModel",
+    "Qwen2_5_VLLiteProcessor",
+    "Qwen2_5_VLLiteVideoProcessor",
     "RandomPruner",
     "ReferringSegmentationOutput",
     "ReferringSegmentationPipeline",

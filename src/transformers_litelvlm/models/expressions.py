@@ -70,10 +70,12 @@ def last_user_turn(conversation: list[dict[str, Any]]) -> str:
     return ""
 
 
-def last_user_text(prompt: str, user_marker: str, assistant_marker: str, image_token: str) -> str:
-    """Text of the last user turn of a rendered prompt; all of it where the markers do not occur."""
+def last_user_text(prompt: str, user_marker: str, assistant_marker: str, *special_tokens: str) -> str:
+    """Text of the last user turn of a rendered prompt, without special tokens; all of it where no marker occurs."""
     turn = prompt.rsplit(user_marker, 1)[-1].split(assistant_marker, 1)[0]
-    return " ".join(turn.replace(image_token, " ").split())
+    for token in special_tokens:
+        turn = turn.replace(token, " ")
+    return " ".join(turn.split())
 
 
 def tokenize_guidance(tokenizer, sentences: list[list[str]]) -> dict[str, torch.Tensor]:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import GenerationConfig
 
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
-
-
-# Arguments of `generate` that `prune_inputs` reads and replaces.
-_PROMPT = ("attention_mask", "position_ids", "pixel_values", "inputs_embeds", "mm_encoder_outputs")
-_IMAGE = (
-    "vision_feature_layer",
-    "vision_feature_select_strategy",
-    "image_sizes",
-    "guidance_input_ids",
-    "guidance_attention_mask",
-)
+from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedImageFeatures, PrunedInputs, prune_inputs
 
 
 class PrunedGenerationMixin:
-    """Overrides `generate` of a [`~transformers.GenerationMixin`] whose base model prunes visual tokens."""
+    """Overrides `generate` of a [`~transformers.GenerationMixin`] whose base model prunes visual tokens.
+
+    Attributes:
+        _prompt_arguments: arguments of `generate` that [`prune_inputs`] reads and replaces.
+        _encoder_arguments: further arguments of `get_image_features` and `get_video_features`.
+    """
+
+    _prompt_arguments: ClassVar[tuple[str, ...]] = (
+        "attention_mask",
+        "position_ids",
+        "pixel_values",
+        "inputs_embeds",
+        "mm_encoder_outputs",
+    )
+    _encoder_arguments: ClassVar[tuple[str, ...]] = (
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+        "image_sizes",
+        "guidance_input_ids",
+        "guidance_attention_mask",
+    )
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
@@ -34,10 +43,10 @@ class PrunedGenerationMixin:
         `max_length` counts that prompt in full.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        prompt = {name: kwargs.pop(name, None) for name in _PROMPT}
-        image_kwargs = {name: kwargs.pop(name, None) for name in _IMAGE}
+        prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
+        encoder_kwargs = {name: kwargs.pop(name, None) for name in self._encoder_arguments}
         self._refuse_a_second_turn(input_ids, prompt, kwargs.get("past_key_values"))
-        pruned = self._prune_for_generation(input_ids, prompt, image_kwargs)
+        pruned = self._prune_for_generation(input_ids, prompt, encoder_kwargs)
         given = {name: value for name, value in pruned.model_inputs.items() if value is not None}
         if pruned.plan is None or input_ids is None:
             return super().generate(**given, **kwargs)
@@ -46,14 +55,27 @@ class PrunedGenerationMixin:
         result = super().generate(**given, **_shorten_limits(kwargs, removed))
         return _with_full_prompt(result, input_ids, given["input_ids"].shape[1])
 
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As upstream. Without a cache, a mask stays even where it masks nothing.
+
+        `generate` drops such a mask, and without mask and cache gaps in the positions mean packed sequences.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        positions = inputs.get("position_ids")
+        has_neither = inputs.get("attention_mask") is None and inputs.get("past_key_values") is None
+        if has_neither and positions is not None and self.config.pruning_config.is_on:
+            inputs["attention_mask"] = torch.ones_like(positions if positions.ndim == 2 else positions[0])
+        return inputs
+
     def _refuse_a_second_turn(self, input_ids: torch.Tensor | None, prompt: dict[str, Any], cache: Any) -> None:
         """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""
         if cache is None or not self.config.pruning_config.is_on or cache.get_seq_length() == 0:
             return
-        encoded = (prompt["mm_encoder_outputs"] or {}).get("image")
-        if encoded is not None and not isinstance(encoded, PrunedImageFeatures):
+        encoded = (prompt["mm_encoder_outputs"] or {}).values()
+        if any(not isinstance(output, PrunedImageFeatures) for output in encoded):
             return  # a prompt that was shortened before, as in assisted decoding
-        if input_ids is not None and (input_ids == self.config.image_token_id).any():
+        placeholders = [getattr(self.config, f"{name}_token_id", self.config.image_token_id) for name in PIXELS]
+        if input_ids is not None and any((input_ids == token).any() for token in placeholders):
             raise ValueError(
                 "`past_key_values` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
                 "the question they were kept for, so a new turn needs a new cache: call `generate` without "
@@ -61,16 +83,23 @@ class PrunedGenerationMixin:
             )
 
     def _prune_for_generation(
-        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], image_kwargs: dict[str, Any]
+        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], encoder_kwargs: dict[str, Any]
     ) -> PrunedInputs:
-        original = self.config.pruning_config.resolved_position_ids == "original"
-        if original and prompt["position_ids"] is None and input_ids is not None:
-            # Upstream's own positions of the full prompt, which respect left padding.
-            mask = prompt["attention_mask"]
-            mask = torch.ones_like(input_ids) if mask is None else mask
-            positions = self._prepare_position_ids_for_generation(input_ids, {"attention_mask": mask})
-            prompt = {**prompt, "position_ids": positions}
-        return prune_inputs(self.base_model, input_ids=input_ids, **prompt, image_kwargs=image_kwargs)
+        def full_positions() -> torch.Tensor:
+            """Upstream's own positions of the full prompt, which respect left padding."""
+            given = {name: value for name, value in {**prompt, **encoder_kwargs}.items() if value is not None}
+            given.setdefault("attention_mask", torch.ones_like(input_ids))
+            return self._prepare_position_ids_for_generation(input_ids, given)
+
+        return self._prune(
+            input_ids=input_ids,
+            prompt=prompt,
+            encoder_kwargs=encoder_kwargs,
+            full_positions=None if input_ids is None else full_positions,
+        )
+
+    def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
+        return prune_inputs(self.base_model, **prompt, image_kwargs=encoder_kwargs, **kwargs)
 
 
 def _shorten_limits(kwargs: dict[str, Any], removed: int) -> dict[str, Any]:

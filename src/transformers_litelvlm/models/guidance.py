@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPModel, CLIPTextConfig
+from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.vision_tower import TowerStates
@@ -101,6 +104,125 @@ class ClipTowerEvidence(VisualEvidence):
         return self._states.run_layers(between)
 
 
+class SideClip(ClipGuidance):
+    """A whole CLIP beside a model whose own tower is another one: text tower, vision tower and both projections.
+
+    Args:
+        config: a [`~transformers.CLIPConfig`].
+    """
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__(config.text_config, config.vision_config.hidden_size, config.projection_dim)
+        self.vision_model = AutoModel.from_config(config.vision_config)
+
+
+class SideClipEvidence(VisualEvidence):
+    """Evidence from a [`SideClip`] about the tokens of another tower, on the grid of that tower.
+
+    CLIP sees the whole picture, squeezed into its square without cropping, so its patches and the visual tokens cover
+    the same picture and differ in their grid only. Everything that CLIP says of its patches is resampled (bilinear
+    with antialiasing) to the (h, w) grid of the visual tokens. Resampling is linear, so dot products with resampled
+    embeddings are the resampled similarity map; cosines are taken after resampling.
+
+    Args:
+        clip: the side CLIP.
+        pixel_values: (B, 3, S, S) for CLIP; `None` for methods that ask nothing of it.
+        features: (B, h * w, D) the visual tokens.
+        grid: (h, w).
+        input_ids, attention_mask: (B, T, L) CLIP tokens of the expressions; `None` for methods without text.
+    """
+
+    def __init__(
+        self,
+        clip: SideClip,
+        pixel_values: torch.Tensor | None,
+        features: torch.Tensor,
+        grid: tuple[int, int],
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> None:
+        self.features = features
+        self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
+        self._clip, self._pixel_values, self.grid = clip, pixel_values, grid
+        self._input_ids, self._attention_mask = input_ids, attention_mask
+
+    @cached_property
+    def _on_patches(self) -> ClipTowerEvidence:
+        if self._pixel_values is None:
+            raise ValueError(
+                "With `guidance='clip'` the model needs `guidance_pixel_values`: load the processor with "
+                "`guidance_model=` (a CLIP checkpoint) and pass its whole output to the model."
+            )
+        tower = self._clip.vision_model
+        # As in LLaVA: what the last layer reads.
+        layer_index = len(tower.encoder.layers) - 1
+        pixel_values = self._pixel_values.to(self._clip.visual_projection.weight.dtype)
+        states = TowerStates.of(tower, pixel_values, layer_index)
+        return ClipTowerEvidence(states, self._clip, None, self._input_ids, self._attention_mask)
+
+    def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:
+        """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""
+        side = math.isqrt(on_patches.shape[1])
+        rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self.grid)
+        maps = torch.einsum("yp, xq, bpqc -> byxc", rows, columns, on_patches.float().unflatten(1, (side, side)))
+        return maps.flatten(1, 2)
+
+    def projected_features(self) -> torch.Tensor:
+        return self.features
+
+    def image_embeds(self) -> torch.Tensor:
+        return self._resample(self._on_patches.image_embeds())
+
+    def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._on_patches.text_embeds()
+
+    def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        query, keys, values = self._on_patches.class_attention()
+        return query, self._resample(keys), self._resample(values)
+
+    def context_scores(self) -> torch.Tensor:
+        return self._resample(self._on_patches.context_scores().unsqueeze(-1)).squeeze(-1)
+
+
+def bilinear_weights(size: int, new_size: int) -> torch.Tensor:
+    """Weights (new_size, size) of bilinear resampling with antialiasing along one axis, float32; rows sum to 1.
+
+    `torch.nn.functional.interpolate` means the same, but with antialiasing it returns something else for contiguous
+    maps that become one column wide (seen in torch 2.13).
+    """
+    scale = size / new_size
+    centres = (torch.arange(new_size) + 0.5) * scale
+    distance = (torch.arange(size) + 0.5 - centres.unsqueeze(1)).abs() / max(scale, 1.0)
+    weights = (1 - distance).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def load_side_clip(source: str, dtype: torch.dtype, device: torch.device) -> tuple[SideClip, CLIPConfig]:
+    """A [`SideClip`] with the weights of the CLIP checkpoint `source`, and its configuration.
+
+    Raises:
+        ValueError: if the checkpoint cannot be loaded.
+    """
+    clip = _load_clip(source, dtype)
+    with torch.device("meta"):
+        side = SideClip(clip.config)
+    for name, module in clip.named_children():
+        setattr(side, name, module)
+    return side.to(device).eval(), clip.config
+
+
+def _load_clip(source: str, dtype: torch.dtype) -> CLIPModel:
+    try:
+        return CLIPModel.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint holds no CLIP text tower, and `guidance_model` {source!r} could not be loaded in its "
+            "place. Pass `guidance_model=` with a folder or Hub id of the CLIP that the vision tower comes from, or "
+            "of any CLIP where the vision tower is not one. "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
 def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
     """Guidance for a vision tower, from the CLIP checkpoint that the tower comes from.
 
@@ -111,14 +233,7 @@ def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
     Raises:
         ValueError: if the checkpoint cannot be loaded, or its vision tower is another one.
     """
-    try:
-        clip = CLIPModel.from_pretrained(source, dtype=tower.dtype)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The checkpoint holds no CLIP text tower, and `guidance_model` {source!r} could not be loaded in its "
-            "place. Pass `guidance_model=` with a folder or Hub id of the CLIP that the vision tower comes from. "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+    clip = _load_clip(source, next(tower.parameters()).dtype)
     for name in ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"):
         ours: torch.Tensor = tower.get_parameter(name)
         theirs: torch.Tensor = clip.vision_model.get_parameter(name)

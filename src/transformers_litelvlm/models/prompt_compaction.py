@@ -39,6 +39,15 @@ class CompactionPlan:
         kept = full.gather(1, self.index.unsqueeze(-1).expand(-1, -1, full.shape[-1]))
         return kept.masked_fill(~self.is_real.unsqueeze(-1), 0.0)
 
+    def then(self, later: CompactionPlan) -> CompactionPlan:
+        """This plan, followed by another one for the prompt that it makes."""
+        return CompactionPlan(
+            index=self.index.gather(1, later.index),
+            is_real=self.is_real.gather(1, later.index) & later.is_real,
+            is_ragged=later.is_ragged,
+            full_length=self.full_length,
+        )
+
     def attention_mask(self, full: torch.Tensor | None) -> torch.Tensor | None:
         """The attention mask of the shortened prompt; `None` where there was none and none is needed."""
         if full is None:
@@ -51,6 +60,7 @@ def plan_compaction(
     retained_indices: Sequence[torch.Tensor] | torch.Tensor,
     num_tokens: Sequence[int],
     attention_mask: torch.Tensor | None = None,
+    modality: str = "image",
 ) -> CompactionPlan | None:
     """Plan the removal of the placeholders of pruned visual tokens.
 
@@ -62,6 +72,7 @@ def plan_compaction(
         retained_indices: for every image its K_i kept tokens, 0-based; their order is the order of the features.
         num_tokens: N_i of every image.
         attention_mask: (B, L), as given with the prompt.
+        modality: what the placeholders stand for, `"image"` or `"video"`, for the message of an error.
 
     Returns:
         The plan, or `None` where the prompt already holds exactly the K_i placeholders of the kept tokens.
@@ -75,7 +86,7 @@ def plan_compaction(
     counts, lefts, rights = torch.stack((is_placeholder.sum(1), padding_left.sum(1), padding_right.sum(1))).tolist()
 
     num_kept = [len(indices) for indices in retained_indices]
-    images_of_rows = _images_of_rows(counts, num_tokens, num_kept)
+    images_of_rows = _images_of_rows(counts, num_tokens, num_kept, modality)
     if images_of_rows is None:
         return None
     dropped = [sum(num_tokens[i] - num_kept[i] for i in images) for images in images_of_rows]
@@ -109,7 +120,9 @@ def _end_padding(
     return left, (attended.flip(1).cumsum(1) == 0).flip(1) & ~left
 
 
-def _images_of_rows(counts: list[int], num_tokens: Sequence[int], num_kept: Sequence[int]) -> list[range] | None:
+def _images_of_rows(
+    counts: list[int], num_tokens: Sequence[int], num_kept: Sequence[int], modality: str
+) -> list[range] | None:
     """Which images each row holds, from its number of placeholders; `None` where the prompt is already short."""
     for sizes, is_full in ((num_tokens, True), (num_kept, False)):
         ends = {end: image for image, end in enumerate([0, *accumulate(sizes)])}
@@ -117,9 +130,9 @@ def _images_of_rows(counts: list[int], num_tokens: Sequence[int], num_kept: Sequ
         if row_ends[-1] == sum(sizes) and all(end in ends for end in row_ends):
             return [range(ends[a], ends[b]) for a, b in zip(row_ends, row_ends[1:])] if is_full else None
     raise ValueError(
-        f"The prompt has {counts} image placeholders per row, but its {len(num_tokens)} images have {sum(num_tokens)} "
-        f"visual tokens ({sum(num_kept)} after pruning). Every image needs all placeholders of its own, "
-        f"{list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
+        f"The prompt has {counts} {modality} placeholders per row, but its {len(num_tokens)} {modality}s have "
+        f"{sum(num_tokens)} visual tokens ({sum(num_kept)} after pruning). Every {modality} needs all placeholders of "
+        f"its own, {list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
         f"{list(num_kept)[:4]}."
     )
 

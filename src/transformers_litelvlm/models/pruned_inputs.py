@@ -19,26 +19,31 @@ from transformers_litelvlm.pruning.selection import gather_tokens
 # (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
 RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 
+# Modality -> the argument of `forward` that holds its pixels. In the order in which `generate` encodes them.
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+
 
 @dataclass
 class PrunedImageFeatures(BaseModelOutputWithPooling):
-    """Output of `get_image_features` where pruning is on, for M images of N visual tokens each.
+    """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
 
     Attributes:
-        last_hidden_state: (M, 1+N, C) features of the vision tower, before selection; `None` where tokens were merged
-            inside the tower.
-        pooler_output: list of M tensors (K, D), projected kept tokens.
-        retained_indices: (M, K) long, 0-based raster indices, in the order of `pooler_output`; a list of M tensors
-            (K_i,) where the image decides how many tokens stay.
-        similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them.
+        last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family; `None` where
+            tokens were merged inside the tower.
+        pooler_output: list of M tensors (K_i, D), projected kept tokens.
+        retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
+            `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
+            many tokens stay.
+        similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them; lists of M tensors
+            (T, N_i) and (N_i,) where images differ in size.
         merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;
             `None` where nothing was merged.
-        num_visual_tokens: N of every image.
+        num_visual_tokens: N_i of every image.
     """
 
     retained_indices: RetainedIndices | None = None
-    similarity: torch.Tensor | None = None
-    context_scores: torch.Tensor | None = None
+    similarity: Any = None
+    context_scores: Any = None
     merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     num_visual_tokens: list[int] | None = None
 
@@ -49,10 +54,16 @@ class PrunedInputs(NamedTuple):
     model_inputs: dict[str, Any]
     features: PrunedImageFeatures | None = None
     plan: CompactionPlan | None = None
+    video_features: PrunedImageFeatures | None = None
+    full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
 
     @property
     def retained_indices(self) -> RetainedIndices | None:
         return None if self.features is None else self.features.retained_indices
+
+    @property
+    def retained_video_indices(self) -> RetainedIndices | None:
+        return None if self.video_features is None else self.video_features.retained_indices
 
 
 def project_selection(
@@ -109,70 +120,109 @@ def prune_inputs(
     past_key_values: Any = None,
     mm_encoder_outputs: dict[str, Any] | None = None,
     image_kwargs: dict[str, Any],
+    pixel_values_videos: torch.Tensor | None = None,
+    video_kwargs: dict[str, Any] | None = None,
+    mm_token_type_ids: torch.Tensor | None = None,
+    full_positions: Callable[[], torch.Tensor | None] | None = None,
 ) -> PrunedInputs:
-    """Encode and prune the images, and shorten the prompt to the visual tokens that are kept.
+    """Encode and prune the images and videos, and shorten the prompt to the visual tokens that are kept.
 
     Args:
-        model: the base model, with `get_image_features` and `config.pruning_config`.
-        image_kwargs: further arguments of `get_image_features`.
+        model: the base model, with `get_image_features` (and `get_video_features`) and a config with pruning settings.
+        image_kwargs, video_kwargs: further arguments of `get_image_features` and `get_video_features`.
+        full_positions: computes upstream's positions of the full prompt, where they are needed and not given; default:
+            one after the other.
         The rest as in the model's `forward`.
 
     Returns:
-        [`PrunedInputs`]; the inputs as they came, `pixel_values` included, where there is nothing to prune.
+        [`PrunedInputs`]; the inputs as they came, pixels included, where pruning is off.
     """
-    features = (mm_encoder_outputs or {}).get("image")
-    unchanged = {
+    pixels = {"image": pixel_values, "video": pixel_values_videos}
+    pixels = {modality: values for modality, values in pixels.items() if values is not None}
+    encoder_kwargs = {"image": image_kwargs, "video": video_kwargs or {}}
+    text_inputs = {"labels": labels, "mm_token_type_ids": mm_token_type_ids}
+    inputs: dict[str, Any] = {
         "input_ids": input_ids,
-        "pixel_values": pixel_values,
         "attention_mask": attention_mask,
         "position_ids": position_ids,
         "inputs_embeds": inputs_embeds,
         "mm_encoder_outputs": mm_encoder_outputs,
+        "pixel_values": pixel_values,
+        **{PIXELS[modality]: values for modality, values in pixels.items()},
+        **{name: value for name, value in text_inputs.items() if value is not None},
         # Arguments of upstream's own encoding, which it gets back where it is to encode.
-        **{name: value for name, value in image_kwargs.items() if not name.startswith("guidance_")},
-        **({} if labels is None else {"labels": labels}),
+        **{
+            name: value
+            for kwargs in encoder_kwargs.values()
+            for name, value in kwargs.items()
+            if not name.startswith("guidance_")
+        },
     }
-    if pixel_values is not None:
-        budget = model.config.pruning_config.resolve(model.num_visual_tokens(pixel_values))
-        if budget is None or features is not None:  # off, or a contradiction that upstream reports
-            return PrunedInputs(unchanged)
-        features = model.get_image_features(pixel_values, return_dict=True, **image_kwargs)
-    if not isinstance(features, PrunedImageFeatures):
-        return PrunedInputs(unchanged)
+    encoded = dict(mm_encoder_outputs or {})
+    if pixels:
+        if encoded or not model.config.pruning_config.is_on:  # a contradiction that upstream reports, or off
+            return PrunedInputs(inputs)
+        for modality, values in pixels.items():
+            encode = getattr(model, f"get_{modality}_features")
+            encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
+    pruned = {name: output for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)}
+    if pixels or pruned:
+        # Plain outputs: `generate` expands and slices them, and only knows upstream's fields.
+        plain = {n: BaseModelOutputWithPooling(pooler_output=output.pooler_output) for n, output in pruned.items()}
+        inputs.update({PIXELS[modality]: None for modality in pixels}, mm_encoder_outputs={**encoded, **plain})
 
-    plan = plan_compaction(
-        _placeholder_mask(model, input_ids, inputs_embeds),
-        features.retained_indices,
-        features.num_visual_tokens,
-        attention_mask,
-    )
-    # A plain output: `generate` expands and slices it, and only knows upstream's fields.
-    encoded = {"image": BaseModelOutputWithPooling(pooler_output=features.pooler_output)}
-    inputs = {**unchanged, "pixel_values": None, "mm_encoder_outputs": {**(mm_encoder_outputs or {}), **encoded}}
+    plan = _plan(model, pruned, input_ids, inputs_embeds, attention_mask)
     if plan is not None:
-        positions = _positions(model, position_ids, plan, attention_mask, past_key_values)
+        if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
+            position_ids = full_positions()
+        mask = plan.attention_mask(attention_mask)
+        if mask is None and model.config.resolved_position_ids == "original":
+            # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
+            mask = plan.is_real.long()
         inputs.update(
             input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
             inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
-            attention_mask=plan.attention_mask(attention_mask),
-            position_ids=positions,
+            attention_mask=mask,
+            position_ids=_positions(model, position_ids, plan, attention_mask, past_key_values),
         )
         if labels is not None:
             inputs["labels"] = plan.apply(labels, -100)
-    return PrunedInputs(inputs, features, plan)
+        if mm_token_type_ids is not None:
+            inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
+    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids)
+
+
+def _plan(
+    model: PreTrainedModel,
+    pruned: dict[str, PrunedImageFeatures],
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> CompactionPlan | None:
+    """One plan for all modalities: each is planned on the prompt that the one before it left."""
+    plan = None
+    for modality, features in pruned.items():
+        mask = _placeholder_mask(model, modality, input_ids, inputs_embeds)
+        attended = attention_mask
+        if plan is not None:
+            mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
+        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality)
+        if step is not None:
+            plan = step if plan is None else plan.then(step)
+    return plan
 
 
 def _placeholder_mask(
-    model: PreTrainedModel, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    model: PreTrainedModel, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
 ) -> torch.Tensor:
-    """Image placeholders of the prompt, bool (B, L)."""
-    image_token_id = model.config.image_token_id
+    """Placeholders of a modality in the prompt, bool (B, L)."""
+    token_id = getattr(model.config, f"{modality}_token_id")
     if input_ids is not None:
-        return input_ids == image_token_id
+        return input_ids == token_id
     if inputs_embeds is None:
         raise ValueError("You must specify exactly one of `input_ids` or `inputs_embeds`.")
     # As upstream: a placeholder is recognised by its embedding.
-    token = torch.full((), image_token_id, dtype=torch.long, device=inputs_embeds.device)
+    token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
     return (inputs_embeds == model.get_input_embeddings()(token)).all(-1)
 
 
@@ -190,7 +240,7 @@ def _positions(
     past_key_values: Any,
 ) -> torch.Tensor | None:
     """Position ids of the shortened prompt; `None` leaves them to upstream."""
-    if model.config.pruning_config.resolved_position_ids == "original":
+    if model.config.resolved_position_ids == "original":
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
             length = plan.full_length

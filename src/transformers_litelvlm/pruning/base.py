@@ -10,15 +10,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from transformers_litelvlm.pruning.scoring import context_scores
+
 
 Between = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+NO_CLASS_TOKEN = "This vision tower has no class token and no layers that a pruning method could run one by one."
 
 
 class VisualEvidence(ABC):
     """What a method may ask about the visual tokens of a batch of images, computed only when it asks.
 
     B images, N visual tokens, C channels of the vision tower in H heads of size d, T expressions per image (padded),
-    P the size of CLIP's shared space, D the width of the language model.
+    P the size of CLIP's shared space, D the width of the language model. What a class token tells is undefined, and a
+    ValueError, for towers without one.
     """
 
     features: torch.Tensor  # (B, N, C), what the projector would receive
@@ -39,19 +44,18 @@ class VisualEvidence(ABC):
     def projected_features(self) -> torch.Tensor:
         """Visual tokens as the language model would read them, (B, N, D)."""
 
-    @abstractmethod
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query of the class token (B, C), keys and values (B, N, C) of the layer that reads the features."""
+        raise ValueError(NO_CLASS_TOKEN)
 
-    @abstractmethod
     def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Query of the class token (B, H, d), not scaled, and all keys (B, H, 1+N, d), the class token's own first.
 
         Args:
             layer: counted from the features: -1 is the layer that made them, 0 the one that would read them.
         """
+        raise ValueError(NO_CLASS_TOKEN)
 
-    @abstractmethod
     def run_layers(self, between: Between) -> torch.Tensor:
         """Run the layers that make the features, with `between` called in each, between attention and MLP.
 
@@ -63,6 +67,14 @@ class VisualEvidence(ABC):
         Returns:
             What comes out, (B, 1+m, C).
         """
+        raise ValueError(NO_CLASS_TOKEN)
+
+    def context_scores(self) -> torch.Tensor:
+        """How much of the scene each token carries, (B, N) float32, higher = keep.
+
+        LiteLVLM's score of the class token's attention; towers without a class token have a measure of their own.
+        """
+        return context_scores(*self.class_attention())
 
 
 class Selection(NamedTuple):
@@ -98,6 +110,7 @@ class TokenPruner(ABC):
 
     name: ClassVar[str]
     needs_text: ClassVar[bool] = False
+    needs_class_token: ClassVar[bool] = False  # reads the class token's attention, or runs the tower's layers itself
     official_token_order: ClassVar[str] = "raster"
     official_position_ids: ClassVar[str] = "compact"
     source: ClassVar[str] = ""

@@ -25,6 +25,7 @@ class ClassAttentionPruner(TokenPruner):
     attention matrix from an eager layer in the model's dtype; ties break by lower index.
     """
 
+    needs_class_token: ClassVar[bool] = True
     source: ClassVar[str] = "FasterVLM, Zhang et al., arXiv 2412.01818"
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:

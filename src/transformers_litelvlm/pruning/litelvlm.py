@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
-from transformers_litelvlm.pruning.scoring import context_scores, similarity_scores
+from transformers_litelvlm.pruning.scoring import similarity_scores
 from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
 
 
@@ -71,5 +71,5 @@ class LiteLVLMPruner(TokenPruner):
             # One expression marks the whole budget: nothing is left to fill, so context is not computed.
             context, filler = None, torch.zeros_like(similarity[:, 0])
         else:
-            context = filler = context_scores(*evidence.class_attention())
+            context = filler = evidence.context_scores()
         return Selection(fill_to_budget(marked, filler, budget), similarity, context)

@@ -51,6 +51,7 @@ class PruMergePlusPruner(TokenPruner):
         ValueError: if `num_neighbours` is not a non-negative integer.
     """
 
+    needs_class_token: ClassVar[bool] = True
     official_token_order: ClassVar[str] = "reference"
     source: ClassVar[str] = "Shang et al., ICCV 2025, arXiv 2403.15388"
 

@@ -39,6 +39,7 @@ class ToMePruner(TokenPruner):
         ValueError: if `schedule` is no sequence of non-negative integers; in `select` for a budget out of reach.
     """
 
+    needs_class_token: ClassVar[bool] = True
     source: ClassVar[str] = "Bolya et al., ICLR 2023, arXiv 2210.09461"
 
     proportional_attention: bool = True

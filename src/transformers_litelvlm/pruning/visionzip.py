@@ -42,6 +42,7 @@ class VisionZipPruner(TokenPruner):
         ValueError: if `contextual_share` is not a number in [0, 1].
     """
 
+    needs_class_token: ClassVar[bool] = True
     official_token_order: ClassVar[str] = "reference"
     source: ClassVar[str] = "Yang et al., CVPR 2025, arXiv 2412.04467"
 

@@ -38,6 +38,7 @@ class VisPruner(TokenPruner):
         ValueError: for an option outside its range.
     """
 
+    needs_class_token: ClassVar[bool] = True
     source: ClassVar[str] = "Zhang et al., ICCV 2025, arXiv 2412.01818"
 
     important_ratio: float = 0.5

@@ -1,7 +1,6 @@
 """From a folder to a model: Auto classes, keywords, stock weights, checkpoints with their code, pipelines."""
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,6 @@ from transformers_litelvlm import (
     LlavaLiteForReferringSegmentation,
     LlavaLiteModel,
     LlavaLiteProcessor,
-    PruningConfig,
 )
 
 
@@ -70,59 +68,6 @@ def test_auto_classes_load_every_weight(checkpoint, auto, expected):
 def test_processor_and_config(checkpoint):
     assert type(AutoProcessor.from_pretrained(checkpoint)) is LlavaLiteProcessor
     assert type(AutoConfig.from_pretrained(checkpoint)) is LlavaLiteConfig
-
-
-@pytest.mark.parametrize(
-    "keywords, field, value",
-    [
-        ({"pruning_budget": 7}, "budget", 7),
-        ({"pruning_retention_ratio": 0.5}, "retention_ratio", 0.5),
-        ({"pruning_preset": "fast"}, "retention_ratio", 1 / 9),
-        ({"pruning_preset": "faithful"}, "token_order", "reference"),
-        ({"pruning_method": "random", "pruning_method_options": {"seed": 3}}, "method_options", {"seed": 3}),
-        ({"pruning_position_ids": "original"}, "position_ids", "original"),
-        ({"pruning_config": {"budget": 9}}, "budget", 9),
-        ({"pruning_config": PruningConfig(budget=9)}, "budget", 9),
-    ],
-)
-def test_keywords_of_from_pretrained(checkpoint, keywords, field, value):
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, **keywords)
-    assert getattr(model.config.pruning_config, field) == value
-
-
-@pytest.mark.parametrize(
-    "keywords, message",
-    [
-        ({"pruning_budget": 0}, "`budget` must be a positive integer.*got 0"),
-        ({"pruning_budget": -3}, "got -3"),
-        ({"pruning_budget": "64"}, "got '64'"),
-        ({"pruning_retention_ratio": 1.5}, r"`retention_ratio` must be a number in \(0, 1\].*got 1.5"),
-        (
-            {"pruning_budget": 3, "pruning_retention_ratio": 0.5},
-            r"`pruning_budget` \(3\) and `pruning_retention_ratio`",
-        ),
-        ({"pruning_method": "best"}, "Unknown pruning `method` 'best'. Known methods: "),
-        ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'. Known presets: accurate, balanced"),
-        ({"pruning_method_options": {"x": 1}}, r"`method_options` \['x'\] do not exist.*similarity"),
-    ],
-)
-@pytest.mark.parametrize("auto", [AutoConfig, AutoModelForImageTextToText])
-def test_bad_keywords(checkpoint, auto, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        auto.from_pretrained(checkpoint, **keywords)
-
-
-def test_pruning_settings_travel_with_the_checkpoint(checkpoint, tmp_path):
-    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_preset="balanced")
-    model.config.pruning_method_options = {"context_share": 0.25}
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForReferringSegmentation.from_pretrained(tmp_path)
-    assert loaded.config.pruning_config.to_dict() == model.config.pruning_config.to_dict()
-    assert loaded.config.pruning_retention_ratio == 2 / 9
-    # A new budget replaces the saved ratio.
-    assert AutoConfig.from_pretrained(tmp_path, pruning_budget=3).pruning_retention_ratio is None
-    off = AutoConfig.from_pretrained(tmp_path, pruning_budget=None)
-    assert not off.pruning_config.is_on
 
 
 def test_half_precision_and_device_map(checkpoint):
@@ -242,36 +187,11 @@ def test_a_checkpoint_runs_where_the_package_is_absent(checkpoint, tmp_path):
     assert torch.equal(remote[0], model.segment(**inputs).mask_logits[0])
 
 
-def test_code_is_written_only_where_it_is_wanted(checkpoint, tmp_path):
-    assert json.loads(Path(checkpoint, "config.json").read_text())["auto_map"]["AutoConfig"].endswith(
-        ".LlavaLiteConfig"
-    )
-    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint)
-    model.save_pretrained(tmp_path, save_code=False)
-    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path, save_code=False)
-    assert not list(tmp_path.glob("*.py"))
-    assert "auto_map" not in (tmp_path / "config.json").read_text() + (tmp_path / "processor_config.json").read_text()
-
-
 # ---- pipelines ------------------------------------------------------------------------------------------------------
 
 
 def picture(seed=0):
     return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (40, 60, 3), dtype=np.uint8))
-
-
-@pytest.mark.parametrize("budget", [None, 5])
-def test_image_text_to_text_pipeline(checkpoint, budget):
-    chat = pipeline("image-text-to-text", model=checkpoint, model_kwargs={"pruning_budget": budget})
-    assert type(chat.model) is LlavaLiteForConditionalGeneration and chat.model.config.pruning_budget == budget
-    content = [{"type": "image", "image": picture()}, {"type": "text", "text": "Where is the dog?"}]
-    arguments = {"max_new_tokens": 6, "do_sample": False}
-    text = chat(text=[{"role": "user", "content": content}], return_full_text=False, **arguments)[0]["generated_text"]
-
-    processor = chat.processor
-    inputs = processor(images=picture(), text="USER: <image>\nWhere is the dog? ASSISTANT:", return_tensors="pt")
-    new = chat.model.generate(**inputs, **arguments)[0, inputs["input_ids"].shape[1] :]
-    assert text == processor.decode(new, skip_special_tokens=True)
 
 
 def test_referring_segmentation_pipeline(checkpoint, tmp_path):

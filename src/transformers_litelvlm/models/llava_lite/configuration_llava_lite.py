@@ -8,22 +8,13 @@ from transformers import CLIPTextConfig, LlavaConfig, PreTrainedConfig, SamConfi
 from transformers.configuration_utils import SubConfigSpec
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 
-
-# Keyword of from_pretrained -> field of PruningConfig it sets.
-PRUNING_ALIASES = {
-    "pruning_method": "method",
-    "pruning_budget": "budget",
-    "pruning_retention_ratio": "retention_ratio",
-    "pruning_method_options": "method_options",
-    "pruning_token_order": "token_order",
-    "pruning_position_ids": "position_ids",
-}
 
 PROJECTOR_TYPES = ("mlp2x_gelu", "linear")
 
 
-class LlavaLiteConfig(LlavaConfig):
+class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     """Configuration of [`LlavaLiteModel`] and the classes built on it.
 
     Modifications of [`~transformers.LlavaConfig`]: what to prune and how, the CLIP text tower that guides it, and,
@@ -79,64 +70,17 @@ class LlavaLiteConfig(LlavaConfig):
     projector_type: str = "mlp2x_gelu"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
         super().__post_init__(**kwargs)
         if self.projector_type not in PROJECTOR_TYPES:
             raise ValueError(f"`projector_type` must be one of {PROJECTOR_TYPES}, got {self.projector_type!r}.")
-        self.set_pruning(**pruning)
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        if key in PRUNING_ALIASES or key == "pruning_preset":
-            self.set_pruning(**{key: value})
-            return
-        if key == "pruning_config" and isinstance(value, dict):
-            value = PruningConfig(**value)
-        super().__setattr__(key, value)
-
-    def set_pruning(self, **aliases: Any) -> None:
-        """Change several pruning settings at once, by the names that `from_pretrained` takes.
-
-        Raises:
-            ValueError: if a budget and a ratio are both given, or as [`PruningConfig`] does.
-        """
-        budget, ratio = aliases.get("pruning_budget"), aliases.get("pruning_retention_ratio")
-        if budget is not None and ratio is not None:
-            raise ValueError(
-                f"`pruning_budget` ({budget!r}) and `pruning_retention_ratio` ({ratio!r}) exclude each other: "
-                "give one of them."
-            )
-        pruning = self.pruning_config
-        if aliases.get("pruning_preset") is not None:
-            pruning = pruning.apply_preset(aliases["pruning_preset"])
-        changes = {field: aliases[name] for name, field in PRUNING_ALIASES.items() if name in aliases}
-        # An explicit "no budget" means: off, also where the checkpoint's own setting is a ratio.
-        if "budget" in changes and budget is None and ratio is None:
-            changes["retention_ratio"] = None
-        if changes:
-            pruning = pruning.replace(**changes)
-        self.pruning_config = pruning
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
+        """As upstream, but refuses the config of a checkpoint in the layout of the original LLaVA code."""
         if "mm_vision_tower" in config_dict:  # also a "llava" by its `model_type`, but flat, with other weight names
             kind = ", ".join(config_dict.get("architectures") or ["LLaVA"])
             raise ValueError(
                 f"This is a checkpoint of the original code ({kind}), not of Transformers. Convert it once with "
                 "`litelvlm convert {glamm,lisa} SOURCE TARGET` and load TARGET."
             )
-        names = [name for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs]
-        pruning = {name: kwargs.pop(name) for name in names}
-        result = super().from_dict(config_dict, **kwargs)
-        config = result[0] if isinstance(result, tuple) else result
-        config.set_pruning(**pruning)
-        return result
-
-
-def _alias(field: str) -> property:
-    # Only the getter: __setattr__ above handles assignment.
-    return property(lambda self: getattr(self.pruning_config, field))
-
-
-for _name, _field in PRUNING_ALIASES.items():
-    setattr(LlavaLiteConfig, _name, _alias(_field))
+        return super().from_dict(config_dict, **kwargs)

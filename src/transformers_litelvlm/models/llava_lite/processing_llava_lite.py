@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
-from transformers.utils import logging
 
 from transformers_litelvlm.models.expressions import (
     content_parts,
@@ -20,10 +19,9 @@ from transformers_litelvlm.models.expressions import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.processor_parts import load_guidance_tokenizer, on_pil, read_images
 from transformers_litelvlm.models.remote_code import class_reference, write_code
 
-
-logger = logging.get_logger(__name__)
 
 # Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.
 DEFAULT_CHAT_TEMPLATE = (
@@ -89,7 +87,7 @@ class LlavaLiteProcessor(LlavaProcessor):
             class_name = mask_image_processor.get("image_processor_type", "SamImageProcessorPil")
             mask_image_processor = getattr(transformers, class_name)(**mask_image_processor)
         self.guidance_tokenizer = guidance_tokenizer
-        self.mask_image_processor = _on_pil(mask_image_processor)
+        self.mask_image_processor = on_pil(mask_image_processor)
         self.question_templates = list(question_templates)
         self.answer_templates = list(answer_templates)
         self.seg_token = seg_token
@@ -98,7 +96,7 @@ class LlavaLiteProcessor(LlavaProcessor):
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
         super().__init__(
-            _on_pil(image_processor),
+            on_pil(image_processor),
             tokenizer,
             patch_size=patch_size,
             vision_feature_select_strategy=vision_feature_select_strategy,
@@ -124,7 +122,7 @@ class LlavaLiteProcessor(LlavaProcessor):
         Raises:
             ValueError: for an empty sentence, or a number of sentences that does not fit the pictures.
         """
-        images = _read_images(images)
+        images = read_images(images)
         features = super().__call__(images=images, text=text, **kwargs)
         if images is None or self.guidance_tokenizer is None:
             return features
@@ -299,39 +297,9 @@ class LlavaLiteProcessor(LlavaProcessor):
         if isinstance(guidance_tokenizer, str | os.PathLike):
             guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer)
         elif guidance_tokenizer is None:
-            guidance_tokenizer = _load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
+            guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
         processor.guidance_tokenizer = guidance_tokenizer
         return processor
-
-
-def _load_guidance_tokenizer(source, kwargs: dict[str, Any]):
-    """The tokenizer in the sub-folder of a checkpoint, `None` where there is none (stock LLaVA)."""
-    hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    arguments = {name: kwargs[name] for name in hub if name in kwargs}
-    arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(source, **arguments)
-    except (OSError, ValueError) as error:
-        logger.warning(
-            f"{source} has no guidance tokenizer, so prompts get no `guidance_input_ids` and methods that read the "
-            f"sentence cannot run. Pass `guidance_tokenizer=` to `from_pretrained`. ({type(error).__name__})"
-        )
-        return None
-
-
-def _on_pil(processor):
-    """The same image processor on its PIL backend, where it has one."""
-    name = type(processor).__name__
-    twin = None if name.endswith("Pil") else getattr(transformers, f"{name}Pil", None)
-    return processor if processor is None or twin is None else twin(**processor.to_dict())
-
-
-def _read_images(images):
-    """Paths and PIL pictures, however nested, as upright RGB; anything else is left to upstream."""
-    if isinstance(images, list | tuple):
-        return [_read_images(image) for image in images]
-    is_picture = isinstance(images, str | os.PathLike) or hasattr(images, "getexif")
-    return load_rgb_image(images) if is_picture else images
 
 
 __all__ = ["LlavaLiteProcessor"]

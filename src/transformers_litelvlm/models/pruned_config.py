@@ -1,0 +1,101 @@
+"""What the configs of all model families share: pruning settings, as one sub-config and as keywords."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+
+
+# Keyword of from_pretrained -> field of PruningConfig it sets.
+PRUNING_ALIASES = {
+    "pruning_method": "method",
+    "pruning_budget": "budget",
+    "pruning_retention_ratio": "retention_ratio",
+    "pruning_method_options": "method_options",
+    "pruning_token_order": "token_order",
+    "pruning_position_ids": "position_ids",
+}
+
+
+class PrunedConfigMixin:
+    """For configs with a `pruning_config` field: its settings are keywords and attributes of the config, too.
+
+    `pruning_budget`, `pruning_retention_ratio`, `pruning_method`, `pruning_method_options`, `pruning_token_order`,
+    `pruning_position_ids` and `pruning_preset` are accepted as keywords by the config and by `from_pretrained`, and as
+    attributes; they set fields of `pruning_config`.
+
+    Raises:
+        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given.
+    """
+
+    pruning_config: Any
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.set_pruning(**pruning)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in PRUNING_ALIASES or key == "pruning_preset":
+            self.set_pruning(**{key: value})
+            return
+        if key == "pruning_config" and value is not None:
+            value = PruningConfig(**value) if isinstance(value, dict) else value
+            self.check_pruning(value)
+        super().__setattr__(key, value)
+
+    def check_pruning(self, pruning: Any) -> None:
+        """Refuse settings that a family cannot follow. Raises ValueError."""
+
+    def set_pruning(self, **aliases: Any) -> None:
+        """Change several pruning settings at once, by the names that `from_pretrained` takes.
+
+        Raises:
+            ValueError: if a budget and a ratio are both given, or as [`PruningConfig`] does.
+        """
+        budget, ratio = aliases.get("pruning_budget"), aliases.get("pruning_retention_ratio")
+        if budget is not None and ratio is not None:
+            raise ValueError(
+                f"`pruning_budget` ({budget!r}) and `pruning_retention_ratio` ({ratio!r}) exclude each other: "
+                "give one of them."
+            )
+        pruning = self.pruning_config
+        if aliases.get("pruning_preset") is not None:
+            pruning = pruning.apply_preset(aliases["pruning_preset"])
+        changes = {field: aliases[name] for name, field in PRUNING_ALIASES.items() if name in aliases}
+        # An explicit "no budget" means: off, also where the checkpoint's own setting is a ratio.
+        if "budget" in changes and budget is None and ratio is None:
+            changes["retention_ratio"] = None
+        if changes:
+            pruning = pruning.replace(**changes)
+        self.pruning_config = pruning
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
+        names = [name for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs]
+        pruning = {name: kwargs.pop(name) for name in names}
+        result = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        config = result[0] if isinstance(result, tuple) else result
+        config.set_pruning(**pruning)
+        return result
+
+    @property
+    def resolved_token_order(self) -> str:
+        """`"raster"` or `"reference"`: the setting, or else what the family or the method says."""
+        return self.pruning_config.resolved_token_order
+
+    @property
+    def resolved_position_ids(self) -> str:
+        """`"original"` or `"compact"`: the setting, or else what the family or the method says."""
+        return self.pruning_config.resolved_position_ids
+
+
+def _alias(field: str) -> property:
+    # Only the getter: __setattr__ above handles assignment.
+    return property(lambda self: getattr(self.pruning_config, field))
+
+
+for _name, _field in PRUNING_ALIASES.items():
+    setattr(PrunedConfigMixin, _name, _alias(_field))

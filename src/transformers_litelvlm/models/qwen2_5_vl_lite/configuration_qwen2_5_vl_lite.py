@@ -1,0 +1,77 @@
+"""Configuration of the Qwen2.5-VL family with visual-token pruning."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+
+
+GUIDANCE = ("intrinsic", "clip")
+
+
+class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
+    """Configuration of [`Qwen2_5_VLLiteModel`] and the classes built on it.
+
+    Modifications of [`~transformers.Qwen2_5_VLConfig`]: what to prune and how, and what guides it. The keywords and
+    attributes `pruning_budget`, `pruning_retention_ratio`, ... set fields of `pruning_config`, as in
+    [`LlavaLiteConfig`]. Kept tokens stay in raster order and keep their positions, whatever the method's published
+    code does: M-RoPE positions are places in the picture, which renumbering (`position_ids="compact"`) would erase.
+
+    Args:
+        pruning_config (`PruningConfig` or `dict`, *optional*): see [`PruningConfig`]; default: pruning is off. A
+            budget counts the tokens of an image, or of a whole video.
+        guidance (`str`, defaults to `"intrinsic"`): what tells the methods about sentences and visual tokens.
+            `"intrinsic"`: the model itself, without a second one. `"clip"`: a CLIP beside it.
+        guidance_model (`str`, defaults to `"openai/clip-vit-large-patch14-336"`): where that CLIP comes from when a
+            checkpoint does not hold it.
+        guidance_config (`CLIPConfig` or `dict`, *optional*): its configuration, set when it is loaded.
+
+    Raises:
+        ValueError: as [`PruningConfig`] does; for compact positions; for an unknown `guidance`.
+    """
+
+    model_type = "qwen2_5_vl_lite"
+
+    # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock model.
+    sub_configs_defaults = {
+        **Qwen2_5_VLConfig.sub_configs_defaults,
+        "pruning_config": SubConfigSpec(config_class=PruningConfig),
+        "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True),
+    }
+
+    # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
+    sub_configs: ClassVar[dict[str, type]] = {
+        name: spec.config_class for name, spec in sub_configs_defaults.items() if name != "pruning_config"
+    }
+
+    pruning_config: dict | PreTrainedConfig | None = None
+    guidance: str = "intrinsic"
+    guidance_model: str = "openai/clip-vit-large-patch14-336"
+    guidance_config: dict | PreTrainedConfig | None = None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "guidance" and value not in GUIDANCE:
+            raise ValueError(f"`guidance` must be one of {', '.join(map(repr, GUIDANCE))}, got {value!r}.")
+        super().__setattr__(key, value)
+
+    def check_pruning(self, pruning: Any) -> None:
+        if pruning.position_ids == "compact":
+            raise ValueError(
+                "`position_ids='compact'` is not defined for Qwen2.5-VL: its positions are places in the picture (and "
+                "in time), and renumbering them would erase the places. Use 'original', or None. The preset "
+                "'faithful' asks for compact positions, too."
+            )
+
+    @property
+    def resolved_token_order(self) -> str:
+        return self.pruning_config.token_order or "raster"
+
+    @property
+    def resolved_position_ids(self) -> str:
+        self.check_pruning(self.pruning_config)  # it may have been changed in place
+        return "original"

@@ -1,0 +1,283 @@
+"""Qwen2.5-VL with visual-token pruning of images and videos: the stock model, told which visual tokens to keep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from transformers_litelvlm.models.generation import PrunedGenerationMixin
+from transformers_litelvlm.models.guidance import SideClip
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs, RetainedIndices, prune_inputs
+from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen2_5_vl_lite.pruned_media_qwen2_5_vl_lite import (
+    PrunedMediaMixin,
+    SideGuidanceLoadingMixin,
+)
+from transformers_litelvlm.models.remote_code import RemoteCodeMixin
+
+
+@dataclass
+class Qwen2_5_VLLiteModelOutputWithPast(BaseModelOutputWithPast):
+    """[`BaseModelOutputWithPast`], of the shortened prompt, with the retained indices of each image and video."""
+
+    retained_indices: RetainedIndices | None = None
+    retained_video_indices: RetainedIndices | None = None
+
+
+@dataclass
+class Qwen2_5_VLLiteCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """[`CausalLMOutputWithPast`], of the shortened prompt, with the retained indices of each image and video."""
+
+    retained_indices: RetainedIndices | None = None
+    retained_video_indices: RetainedIndices | None = None
+
+
+class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMediaMixin, Qwen2_5_VLModel):
+    """[`~transformers.Qwen2_5_VLModel`] whose `get_image_features` and `get_video_features` keep selected tokens.
+
+    Modifications: both prune, `forward` shortens the prompt accordingly, and `guidance` holds a CLIP where
+    `config.guidance` is `"clip"`. With pruning off it is the stock model, bit for bit.
+    """
+
+    config: Qwen2_5_VLLiteConfig
+    # The same folder may hold the heads of the classes built on this one.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: Qwen2_5_VLLiteConfig) -> None:
+        super().__init__(config)
+        self.guidance = None if config.guidance_config is None else SideClip(config.guidance_config)
+        self.post_init()
+
+    def prune_prompt(
+        self,
+        *,
+        input_ids: torch.Tensor | None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        guidance_pixel_values: torch.Tensor | None = None,
+        full_positions: Callable[[], torch.Tensor | None] | None = None,
+        **prompt: Any,
+    ) -> PrunedInputs:
+        """[`prune_inputs`] with guidance divided among images and videos, and M-RoPE positions of the full prompt.
+
+        Args:
+            guidance_input_ids, guidance_attention_mask, guidance_pixel_values: those of the images, then those of the
+                videos.
+            full_positions: see [`prune_inputs`]; default: as upstream's `forward`.
+            The rest as in `forward`.
+
+        Raises:
+            ValueError: as [`prune_inputs`]; for a prompt with the kept placeholders alone, without `position_ids`.
+        """
+        image_kwargs: dict[str, Any] = {"image_grid_thw": image_grid_thw}
+        video_kwargs: dict[str, Any] = {"video_grid_thw": video_grid_thw}
+        both = image_grid_thw is not None and video_grid_thw is not None
+        for name, rows in (
+            ("guidance_input_ids", guidance_input_ids),
+            ("guidance_attention_mask", guidance_attention_mask),
+            ("guidance_pixel_values", guidance_pixel_values),  # of an image one, so they divide like the sentences
+        ):
+            if rows is not None:
+                image_kwargs[name] = rows[: len(image_grid_thw)] if both else rows
+                video_kwargs[name] = rows[len(image_grid_thw) :] if both else rows
+
+        def positions() -> torch.Tensor | None:
+            return self.compute_3d_position_ids(
+                input_ids=input_ids,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                # Upstream only reads the size and device of these.
+                inputs_embeds=input_ids.unsqueeze(-1) if input_ids is not None else prompt["inputs_embeds"],
+                attention_mask=prompt["attention_mask"],
+                past_key_values=prompt.get("past_key_values"),
+                second_per_grid_ts=second_per_grid_ts,
+                mm_token_type_ids=prompt["mm_token_type_ids"],
+            )
+
+        pruned = prune_inputs(
+            self,
+            input_ids=input_ids,
+            image_kwargs=image_kwargs,
+            video_kwargs=video_kwargs,
+            full_positions=full_positions or positions,
+            **prompt,
+        )
+        pruned.model_inputs["second_per_grid_ts"] = second_per_grid_ts
+        if pruned.plan is not None:
+            self._continue_after_the_full_prompt(pruned)
+        elif (pruned.features or pruned.video_features) and prompt["position_ids"] is None:
+            raise ValueError(
+                "The prompt already holds the placeholders of the kept tokens alone, so their places in the picture "
+                "cannot be told from it. Pass `position_ids`, or a prompt with all placeholders."
+            )
+        return pruned
+
+    def _continue_after_the_full_prompt(self, pruned: PrunedInputs) -> None:
+        """Adapt what upstream derives from the length of the prompt, which is shorter now than its positions say."""
+        full, is_real = pruned.full_position_ids, pruned.plan.is_real
+        if full is None or full.ndim < 3:
+            return
+        # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`.
+        self.rope_deltas = (full[-3:].amax(dim=(0, 2)) + 1 - is_real.sum(dim=1)).unsqueeze(1)
+        if len(full) == 4:
+            # Row 0 numbers the tokens for the attention mask, where a gap would mean another, packed sequence.
+            numbers = (is_real.long().cumsum(dim=-1) - 1).clamp(min=0)
+            short = pruned.model_inputs["position_ids"]
+            pruned.model_inputs["position_ids"] = torch.cat((numbers.unsqueeze(0), short[1:]))
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        guidance_pixel_values: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | Qwen2_5_VLLiteModelOutputWithPast:
+        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D)."""
+        pruned = self.prune_prompt(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            second_per_grid_ts=second_per_grid_ts,
+            mm_encoder_outputs=mm_encoder_outputs,
+            guidance_input_ids=guidance_input_ids,
+            guidance_attention_mask=guidance_attention_mask,
+            guidance_pixel_values=guidance_pixel_values,
+        )
+        outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
+        if isinstance(outputs, tuple):
+            return outputs
+        return Qwen2_5_VLLiteModelOutputWithPast(
+            **outputs,
+            retained_indices=pruned.retained_indices,
+            retained_video_indices=pruned.retained_video_indices,
+        )
+
+
+class Qwen2_5_VLLiteForConditionalGeneration(
+    RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedGenerationMixin, Qwen2_5_VLForConditionalGeneration
+):
+    """[`~transformers.Qwen2_5_VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
+
+    Modifications: `model` is a [`Qwen2_5_VLLiteModel`]; `forward` shortens labels with the prompt; `generate` encodes
+    and prunes once, and returns the full prompt in front of the new tokens, as upstream does. Loads stock weights.
+    """
+
+    config: Qwen2_5_VLLiteConfig
+    _prompt_arguments = (
+        "attention_mask",
+        "position_ids",
+        "pixel_values",
+        "pixel_values_videos",
+        "inputs_embeds",
+        "mm_encoder_outputs",
+        "mm_token_type_ids",
+    )
+    _encoder_arguments = (
+        "image_grid_thw",
+        "video_grid_thw",
+        "second_per_grid_ts",
+        "guidance_input_ids",
+        "guidance_attention_mask",
+        "guidance_pixel_values",
+    )
+
+    def __init__(self, config: Qwen2_5_VLLiteConfig) -> None:
+        # Upstream's constructor would build a stock Qwen2_5_VLModel only to throw it away.
+        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
+        self.model = Qwen2_5_VLLiteModel(config)
+        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor, image_grid_thw: Any = None, **kwargs: Any):
+        """See [`Qwen2_5_VLLiteModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, image_grid_thw, **kwargs)
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor, video_grid_thw: Any = None, **kwargs: Any):
+        """See [`Qwen2_5_VLLiteModel.get_video_features`]."""
+        return self.model.get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
+
+    def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
+        return self.model.prune_prompt(**prompt, **encoder_kwargs, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        guidance_pixel_values: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | Qwen2_5_VLLiteCausalLMOutputWithPast:
+        """As upstream; where pruning is on, logits are those of the shortened prompt (B, L', vocabulary)."""
+        pruned = self.model.prune_prompt(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            second_per_grid_ts=second_per_grid_ts,
+            mm_encoder_outputs=mm_encoder_outputs,
+            guidance_input_ids=guidance_input_ids,
+            guidance_attention_mask=guidance_attention_mask,
+            guidance_pixel_values=guidance_pixel_values,
+        )
+        if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
+            raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
+        outputs = super().forward(
+            **pruned.model_inputs, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **kwargs
+        )
+        if isinstance(outputs, tuple):
+            return outputs
+        return Qwen2_5_VLLiteCausalLMOutputWithPast(
+            **outputs,
+            retained_indices=pruned.retained_indices,
+            retained_video_indices=pruned.retained_video_indices,
+        )
+
+
+Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration
+
+__all__ = ["Qwen2_5_VLLite", "Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"]

@@ -1,0 +1,213 @@
+"""Processor of the Qwen2.5-VL family: the prompt, images, videos and the sentences that guide pruning."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwen2_5_VLProcessor
+
+from transformers_litelvlm.models.expressions import (
+    content_parts,
+    last_user_text,
+    last_user_turn,
+    nest_expressions,
+    tokenize_guidance,
+)
+from transformers_litelvlm.models.processor_parts import load_guidance_tokenizer, on_pil, read_images
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
+    Qwen2_5_VLLiteVideoProcessor,
+)
+from transformers_litelvlm.models.remote_code import class_reference, write_code
+
+
+_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
+
+
+class Qwen2_5_VLLiteProcessor(Qwen2_5_VLProcessor):
+    """[`~transformers.Qwen2_5_VLProcessor`] that also prepares the sentences that guide pruning.
+
+    Modifications: `processor(images, text, videos, expressions=...)` adds `guidance_input_ids` and
+    `guidance_attention_mask`, (M, T, L) for M images and videos, those of the images first. Prompts keep upstream's
+    full number of placeholders, whatever the pruning. Pictures are turned upright (EXIF) and converted to RGB. Images
+    and videos run on PIL backends, so that results do not depend on whether torchvision is installed, and videos work
+    without it.
+
+    Sentences are in the language model's tokens, which is what a model with `guidance="intrinsic"` (the default)
+    reads. For `guidance="clip"` load the processor with `guidance_model=`: then they are in CLIP's tokens, and
+    `guidance_pixel_values` (frames, 3, S, S) holds every image and the first frame of every temporal patch of a video,
+    squeezed into CLIP's square without cropping.
+
+    Args:
+        image_processor, tokenizer, video_processor, chat_template: upstream's.
+        guidance_tokenizer, guidance_image_processor: those of the CLIP, for `guidance="clip"` only.
+        user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
+            `expressions` is not given.
+    """
+
+    skip_tensor_conversion = [*Qwen2_5_VLProcessor.skip_tensor_conversion, "first_frames"]
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        chat_template=None,
+        guidance_tokenizer=None,
+        guidance_image_processor=None,
+        user_marker="<|im_start|>user",
+        assistant_marker="<|im_start|>assistant",
+        **kwargs,
+    ):
+        if isinstance(guidance_image_processor, dict):  # as saved in processor_config.json
+            guidance_image_processor = CLIPImageProcessorPil(**guidance_image_processor)
+        if not isinstance(video_processor, Qwen2_5_VLLiteVideoProcessor):
+            settings = {} if video_processor is None else video_processor
+            settings = settings if isinstance(settings, dict) else settings.to_dict()
+            video_processor = Qwen2_5_VLLiteVideoProcessor(**settings)
+        self.video_processor = video_processor
+        self.guidance_tokenizer = guidance_tokenizer
+        self.guidance_image_processor = guidance_image_processor
+        self.user_marker = user_marker
+        self.assistant_marker = assistant_marker
+        super().__init__(on_pil(image_processor), tokenizer, chat_template=chat_template, **kwargs)
+
+    def __call__(self, images=None, text=None, videos=None, expressions=None, **kwargs: Any) -> BatchFeature:
+        """As upstream, with the sentences for guidance.
+
+        Args:
+            images, text, videos: as upstream; paths and PIL images are turned upright and made RGB.
+            expressions (`str`, `list[str]` or `list[list[str]]`, *optional*): what to find: one sentence for all, for
+                one image or video its sentences, for several one sentence each, or a list of sentences for each;
+                images first, then videos. Default: the last user turn of each prompt.
+
+        Returns:
+            `BatchFeature` with upstream's keys, `guidance_input_ids`, `guidance_attention_mask`, and
+            `guidance_pixel_values` where this processor has a CLIP's.
+
+        Raises:
+            ValueError: for an empty sentence, or a number of sentences that does not fit.
+        """
+        images = read_images(images)
+        features = super().__call__(images=images, text=text, videos=videos, **kwargs)
+        frames = features.pop("first_frames", [])
+        if images is None and videos is None:
+            return features
+        num_media = len(features.get("image_grid_thw", ())) + len(features.get("video_grid_thw", ()))
+        sentences = self._questions(text) if expressions is None else nest_expressions(expressions, num_media)
+        if sentences is not None:
+            features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, sentences))
+        if self.guidance_image_processor is not None:
+            pictures = [*_flat(images), *frames]
+            features.update(_for_clip(self.guidance_image_processor, pictures))
+        return features
+
+    def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
+        """As upstream; when it tokenizes, the text of the last user turn guides pruning."""
+        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
+        processor_kwargs = dict(processor_kwargs or {})
+        if kwargs.get("tokenize") and "expressions" not in processor_kwargs:
+            sentences = [
+                [last_user_turn(turns)]
+                for kind in ("image", "video")
+                for turns in conversations
+                for turn in turns
+                for part in content_parts(turn)
+                if part.get("type") == kind
+            ]
+            if sentences and all(sentence for [sentence] in sentences):
+                processor_kwargs["expressions"] = sentences
+        return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
+
+    def visual_token_grids(self, features: BatchFeature) -> list[tuple[int, int, int]]:
+        """(frames, rows, columns) of the visual tokens of every image, then of every video, before pruning."""
+        merge = self.image_processor.merge_size
+        grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in features.get(name, [])]
+        return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
+
+    def _questions(self, text) -> list[list[str]] | None:
+        """The last user turn of the prompt that each image, then each video is in; `None` where one has no words."""
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        special = (self.image_token, self.video_token, *_SPECIAL)
+        sentences = [
+            [last_user_text(prompt, self.user_marker, self.assistant_marker, *special)]
+            for token in (self.image_token, self.video_token)
+            for prompt in prompts
+            for _ in range(prompt.count(token))
+        ]
+        return sentences if sentences and all(question for [question] in sentences) else None
+
+    def _process_videos(self, videos, **kwargs: Any):
+        return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Upstream loads these two; the others are ours to load. Upstream's video processor needs torchvision."""
+        return ["image_processor", "tokenizer"]
+
+    def to_dict(self) -> dict[str, Any]:
+        shallow = copy.copy(self)
+        del shallow.guidance_tokenizer  # saved in files of its own
+        output = super(Qwen2_5_VLLiteProcessor, shallow).to_dict()
+        if output.get("auto_map") is None:
+            output.pop("auto_map", None)
+        return output
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
+        """As upstream; a guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
+
+        Args:
+            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
+        """
+        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
+        if self.guidance_tokenizer is not None:
+            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
+        files = super().save_pretrained(save_directory, **kwargs)
+        if save_code:
+            write_code(save_directory, [type(self).__module__])
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+        return files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, guidance_model=None, **kwargs: Any):
+        """As upstream.
+
+        Args:
+            guidance_model: folder or Hub id of the CLIP of a model with `guidance="clip"`. Not needed where the
+                checkpoint was saved with it.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        arguments = {name: kwargs[name] for name in hub if name in kwargs}
+        processor.video_processor = Qwen2_5_VLLiteVideoProcessor.from_pretrained(
+            pretrained_model_name_or_path, **arguments
+        )
+        if guidance_model is not None:
+            processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model)
+            processor.guidance_image_processor = _without_cropping(guidance_model)
+        elif processor.guidance_image_processor is not None:
+            processor.guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
+        return processor
+
+
+def _without_cropping(source) -> CLIPImageProcessorPil:
+    """A CLIP's image processor that squeezes the whole picture into CLIP's square."""
+    processor = CLIPImageProcessorPil.from_pretrained(source)
+    settings = processor.to_dict()
+    side = dict(settings["crop_size"])
+    return CLIPImageProcessorPil(**{**settings, "size": side, "do_center_crop": False})
+
+
+def _for_clip(image_processor, pictures: list) -> dict[str, Any]:
+    return {"guidance_pixel_values": image_processor(pictures, return_tensors="pt")["pixel_values"]}
+
+
+def _flat(images) -> list:
+    if isinstance(images, list | tuple):
+        return [picture for image in images for picture in _flat(image)]
+    return [] if images is None else [images]
+
+
+__all__ = ["Qwen2_5_VLLiteProcessor"]

@@ -1,0 +1,47 @@
+"""The benchmark measures what it says: the selection of the real model, and its whole unpruned prefill."""
+
+import json
+
+import pytest
+import torch
+
+from tests.models.qwen2_5_vl_lite.tiny import tiny_config
+from transformers_litelvlm import Qwen2_5_VLLite
+from transformers_litelvlm.benchmark import intrinsic_guidance
+from transformers_litelvlm.benchmark.__main__ import main
+
+
+def test_the_shape_is_that_of_the_3b_model():
+    config = intrinsic_guidance.qwen2_5_vl_3b_config()
+    with torch.device("meta"):
+        model = Qwen2_5_VLLite(config)
+    # Qwen/Qwen2.5-VL-3B-Instruct has 3,754,622,976 parameters, its output layer tied to the embeddings.
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_754_622_976
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    config = tiny_config()
+    config.text_config.vocab_size, config.image_token_id = 151_936, 151_655
+    monkeypatch.setattr(intrinsic_guidance, "qwen2_5_vl_3b_config", lambda: config)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_command(tiny, capsys, as_json):
+    arguments = ["intrinsic-guidance", "--rows", "4", "--columns", "6", "--pairs", "2", "--dtype", "float32"]
+    assert main([*arguments, "--json"] if as_json else arguments) == 0
+    printed = capsys.readouterr().out
+    if as_json:
+        result = json.loads(printed)
+        assert (result["kept"], result["num_visual_tokens"], result["pairs"]) == (6, 24, 2)
+        assert result["ratio"] == pytest.approx(result["median_ms_selection"] / result["median_ms_prefill"])
+    else:
+        assert "6 of 24 visual tokens" in printed and "unpruned prefill" in printed and "transformers 5." in printed
+
+
+def test_the_limit_is_checked(tiny, capsys):
+    # A tiny model's prefill is so short that choosing is far more than 3 % of it.
+    assert (
+        main(["intrinsic-guidance", "--rows", "4", "--columns", "6", "--pairs", "2", "--dtype", "float32", "--check"])
+        == 1
+    )

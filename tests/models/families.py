@@ -1,0 +1,261 @@
+"""The model families, as the tests that hold for all of them need them: tiny models, inputs, and what is stock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from tests.models.llava_lite import tiny as llava
+from tests.models.qwen2_5_vl_lite import tiny as qwen
+from transformers_litelvlm import (
+    LlavaLiteConfig,
+    LlavaLiteForConditionalGeneration,
+    LlavaLiteModel,
+    LlavaLiteProcessor,
+    Qwen2_5_VLLite,
+    Qwen2_5_VLLiteConfig,
+    Qwen2_5_VLLiteModel,
+    Qwen2_5_VLLiteProcessor,
+)
+
+
+# Inputs of a batch that divide by image or video and not by row.
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family has to say for itself; `rows` are those of its test batch, with two, one and no image."""
+
+    name: str
+    config_class: type
+    model_class: type
+    base_class: type
+    processor_class: type
+    stock_class: type
+    stock_config_class: type
+    policies: tuple[tuple[str, str], ...]  # token order, positions
+    largest_budget: int  # what no image or video of the batch exceeds
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+
+    def model(self) -> Any:
+        raise NotImplementedError
+
+    def inputs(self, side: str = "left") -> Inputs:
+        """A padded batch of three rows, for the stock class."""
+        raise NotImplementedError
+
+    def row(self, index: int) -> Inputs:
+        """A row of the batch alone, with its guidance."""
+        raise NotImplementedError
+
+    def guidance(self, num_expressions: int = 2) -> Inputs:
+        raise NotImplementedError
+
+    def save(self, folder: Any, **kwargs: Any) -> str:
+        """A whole checkpoint, model and processor, for text answers."""
+        raise NotImplementedError
+
+    def lite_inputs(self, side: str = "left", num_expressions: int = 2) -> Inputs:
+        return {**self.inputs(side), **self.guidance(num_expressions)}
+
+    def stock(self, model: Any) -> Any:
+        """The stock class with the weights of `model`."""
+        raise NotImplementedError
+
+    def features(self, model: Any, inputs: Inputs) -> dict[int, list[tuple[torch.Tensor, torch.Tensor, int]]]:
+        """Placeholder id -> for every image or video its kept features (K, D), their indices, and N."""
+        raise NotImplementedError
+
+    def full_positions(self, stock: Any, inputs: Inputs) -> torch.Tensor:
+        """Upstream's positions of the unpruned prompt, (number of axes, B, L); at padding they mean nothing."""
+        raise NotImplementedError
+
+    def shape_positions(self, positions: torch.Tensor) -> torch.Tensor:
+        """(number of axes, 1, L) as upstream's `forward` takes it."""
+        raise NotImplementedError
+
+    def prompt(self, question: str) -> str:
+        """A rendered prompt about one image."""
+        raise NotImplementedError
+
+
+def _of_features(features: Any) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    return list(zip(features.pooler_output, features.retained_indices, features.num_visual_tokens))
+
+
+class LlavaFamily(Family):
+    rows: ClassVar[tuple] = ([1, 5, "image", 6, "image", 7, 8], [1, 9, "image", 10, 11, 12], [1, 13, 14])
+
+    def model(self):
+        return llava.asymmetric_(LlavaLiteForConditionalGeneration(llava.tiny_config()))
+
+    def stock(self, model):
+        names = ("vision_config", "text_config", "image_token_index", "image_seq_length")
+        upstream = LlavaForConditionalGeneration(LlavaConfig(**{n: model.config.to_dict()[n] for n in names})).eval()
+        upstream.load_state_dict({n: v for n, v in model.state_dict().items() if ".guidance." not in n})
+        return upstream
+
+    def inputs(self, side="left"):
+        ids, mask = llava.prompt(*self.rows, padding_side=side)
+        return {"input_ids": ids, "attention_mask": mask, "pixel_values": llava.random_pixels(3)}
+
+    def guidance(self, num_expressions=2):
+        ids, mask = llava.random_guidance(3, num_expressions)
+        return {"guidance_input_ids": ids, "guidance_attention_mask": mask}
+
+    def row(self, index):
+        ids, mask = llava.prompt(self.rows[index])
+        images = (slice(0, 2), slice(2, 3), slice(0, 0))[index]
+        media = {
+            name: value[images]
+            for name, value in self.lite_inputs().items()
+            if name not in ("input_ids", "attention_mask")
+        }
+        return {"input_ids": ids, "attention_mask": mask, **(media if index < 2 else {})}
+
+    def features(self, model, inputs):
+        guidance = {name: value for name, value in inputs.items() if name.startswith("guidance_")}
+        return {llava.IMAGE_TOKEN: _of_features(model.get_image_features(inputs["pixel_values"], **guidance))}
+
+    def full_positions(self, stock, inputs):
+        return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0).unsqueeze(0)
+
+    def shape_positions(self, positions):
+        return positions[0]
+
+    def save(self, folder, **kwargs):
+        model = llava.tiny_grounding_model(**kwargs)
+        model.save_pretrained(folder)
+        llava.tiny_processor().save_pretrained(folder)
+        return str(folder)
+
+    def prompt(self, question):
+        return f"USER: <image>\n{question} ASSISTANT:"
+
+
+class QwenFamily(Family):
+    """Images of 4 x 4 and 2 x 6 visual tokens and a video of 3 x 2 x 4, in this order over the rows."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+    _v: ClassVar[tuple[int, int]] = (qwen.VISION_START, qwen.VISION_END)
+    rows: ClassVar[tuple] = (
+        [10, _v[0], ("image", 16), _v[1], 11, _v[0], ("video", 24), _v[1], 12, 13],
+        [14, _v[0], ("image", 12), _v[1], 15, 16, 17],
+        [18, 19],
+    )
+    seconds: ClassVar[torch.Tensor] = torch.tensor([0.5])
+
+    def model(self):
+        return qwen.tiny_model()
+
+    def stock(self, model):
+        return qwen.stock_twin(model)
+
+    def _media(self, images=True, first=True, video=True):
+        grids = ([(1, 4, 4)] if first else []) + ([(1, 2, 6)] if images else [])
+        pixels, grid = qwen.random_media([(1, 4, 4), (1, 2, 6)])
+        start, end = (0 if first else 64), (112 if images else 64)
+        media = {"pixel_values": pixels[start:end], "image_grid_thw": grid[0 if first else 1 : 1 + images]}
+        assert len(media["image_grid_thw"]) == len(grids)
+        if video:
+            values, grid = qwen.random_media([(3, 2, 4)], seed=1)
+            media.update(pixel_values_videos=values, video_grid_thw=grid, second_per_grid_ts=self.seconds)
+        return media
+
+    def inputs(self, side="left"):
+        return {**qwen.prompt(*self.rows, padding_side=side), **self._media()}
+
+    def guidance(self, num_expressions=2):
+        # A seed for which every sentence keeps other tokens, so that a mix-up of sentences shows.
+        return qwen.random_guidance(3, num_expressions, seed=1)
+
+    def row(self, index):
+        alone = qwen.prompt(self.rows[index])
+        if index == 2:
+            return alone
+        # The sentences of the images come before those of the videos.
+        sentences = {name: value[[0, 2] if index == 0 else [1]] for name, value in self.guidance().items()}
+        media = self._media(images=index == 1, first=index == 0, video=index == 0)
+        return {**alone, **media, **sentences}
+
+    def features(self, model, inputs):
+        ids, mask = inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
+        images = model.get_image_features(
+            inputs["pixel_values"],
+            inputs["image_grid_thw"],
+            guidance_input_ids=ids[:2],
+            guidance_attention_mask=mask[:2],
+        )
+        videos = model.get_video_features(
+            inputs["pixel_values_videos"],
+            inputs["video_grid_thw"],
+            guidance_input_ids=ids[2:],
+            guidance_attention_mask=mask[2:],
+        )
+        return {qwen.IMAGE: _of_features(images), qwen.VIDEO: _of_features(videos)}
+
+    def full_positions(self, stock, inputs):
+        names = (
+            "input_ids",
+            "mm_token_type_ids",
+            "image_grid_thw",
+            "video_grid_thw",
+            "second_per_grid_ts",
+            "attention_mask",
+        )
+        return stock.model.get_rope_index(**{name: inputs.get(name) for name in names})[0]
+
+    def shape_positions(self, positions):
+        return positions
+
+    def save(self, folder, **kwargs):
+        qwen.tiny_model(**kwargs).save_pretrained(folder)
+        qwen.tiny_processor().save_pretrained(folder)
+        return str(folder)
+
+    def prompt(self, question):
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        return qwen.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+FAMILIES = [
+    LlavaFamily(
+        name="llava",
+        config_class=LlavaLiteConfig,
+        model_class=LlavaLiteForConditionalGeneration,
+        base_class=LlavaLiteModel,
+        processor_class=LlavaLiteProcessor,
+        stock_class=LlavaForConditionalGeneration,
+        stock_config_class=LlavaConfig,
+        policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
+        largest_budget=llava.NUM_TOKENS,
+    ),
+    QwenFamily(
+        name="qwen2_5_vl",
+        config_class=Qwen2_5_VLLiteConfig,
+        model_class=Qwen2_5_VLLite,
+        base_class=Qwen2_5_VLLiteModel,
+        processor_class=Qwen2_5_VLLiteProcessor,
+        stock_class=Qwen2_5_VLForConditionalGeneration,
+        stock_config_class=Qwen2_5_VLConfig,
+        policies=(("raster", "original"), ("reference", "original")),
+        largest_budget=24,
+    ),
+]
+
+
+def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 255, (height, width, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(values.numpy())
