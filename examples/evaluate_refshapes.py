@@ -33,6 +33,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.refshapes import decode_mask, load_refshapes
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 KINDS = ("attribute", "superlative", "relation")
@@ -78,10 +79,10 @@ def rules(budgets: list[int], random_seeds: int) -> list[Rule]:
     return chosen
 
 
-def visual_features(model: LlavaLiteForReferringSegmentation, rule: Rule, states: torch.Tensor, inputs: dict):
-    """What `get_image_features` gives under a rule, from the shared states `(B, 1+N, C)` of the vision tower."""
+def visual_features(model: LlavaLiteForReferringSegmentation, rule: Rule, states: TowerStates, inputs: dict):
+    """What `get_image_features` gives under a rule, from the shared states of the vision tower."""
     if rule.budget is None:
-        projected = model.model.multi_modal_projector(states[:, 1:])
+        projected = model.model.multi_modal_projector(states.features[:, 1:])
         return BaseModelOutputWithPooling(pooler_output=list(projected * (rule.method == "all")))
     model.config.pruning_config = PruningConfig(
         method=rule.method, budget=rule.budget, method_options=rule.options, **rule.layout

@@ -43,7 +43,7 @@ BAD = [
     ({"budget": True}, "got True"),
     ({"retention_ratio": 0}, r"`retention_ratio` must be a number in \(0, 1\].*got 0"),
     ({"retention_ratio": 1.01}, "got 1.01"),
-    ({"method": "best"}, "'best'. Known methods: litelvlm, none, random"),
+    ({"method": "best"}, "'best'. Known methods: "),
     ({"method": None}, "`method` must be the name"),
     ({"token_order": "spiral"}, "`token_order` must be None or one of 'raster', 'reference', got 'spiral'"),
     ({"position_ids": "new"}, "`position_ids` must be None or one of 'original', 'compact', got 'new'"),

@@ -130,6 +130,21 @@ def test_kept_patches_are_bright_and_the_others_dim_or_hatched(size):
         assert 100 < corner.min() <= corner.max() < 249 and np.ptp(corner) == 0
 
 
+def test_merged_patches_are_as_bright_as_their_share():
+    image = Image.new("RGB", (64, 64), (250, 250, 250))
+    # Token 0 alone; 1 and 2 half each; 3 with a ninth; the rest nowhere.
+    weights = torch.zeros(3, 16)
+    weights[0, 0], weights[1, 1:3], weights[2, 3:12] = 2.0, 0.5, 0.1
+    drawing = draw_retained_tokens(image, [0, 1, 3], (4, 4), merge_weights=weights)
+    brightness = [
+        scaled(drawing, image, 7.5 + 16 * (token % 4), 7.5 + 16 * (token // 4)).mean() for token in range(16)
+    ]
+    dim, full = brightness[15], brightness[0]
+    assert full >= 249 and dim <= 100
+    for token, share in ((1, 0.5), (2, 0.5), (3, 1 / 9), (11, 1 / 9)):
+        assert brightness[token] == pytest.approx(dim + share**0.5 * (full - dim), abs=2), token
+
+
 def test_all_kept_and_indices_out_of_range():
     image = Image.new("RGB", (32, 32), (250, 250, 250))
     drawing = draw_retained_tokens(image, None, (4, 4))

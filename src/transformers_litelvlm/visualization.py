@@ -137,9 +137,13 @@ def draw_retained_tokens(
     grid: tuple[int, int],
     region: tuple[float, float, float, float] | None = None,
     masks: Any = None,
+    merge_weights: Any = None,
 ) -> Image.Image:
     """
     Draws which visual tokens were kept: their patches as they are, pruned ones dimmed, the rest hatched.
+
+    Where tokens were merged, a patch is as bright as the square root of its share in the kept token it has the largest
+    share in: half of a token is still easy to see, one of hundreds is not.
 
     Args:
         image (`PIL.Image.Image`): The picture, in any mode and size. It is not changed.
@@ -149,13 +153,15 @@ def draw_retained_tokens(
         region (`tuple[float, float, float, float]`, *optional*): What the vision tower saw, (left, top, right, bottom)
             in pixels of the image, see [`seen_region`]. Defaults to the whole image.
         masks (*optional*): As in [`draw_masks`]; their contours are drawn.
+        merge_weights (`np.ndarray` or `torch.Tensor`, *optional*): How much of each visual token is in each kept one,
+            shape (kept tokens, visual tokens).
 
     Returns:
         `PIL.Image.Image`: The drawing, RGB.
     """
     rows, columns = grid
-    total = rows * columns
-    kept = np.ones(total, dtype=bool)
+    total = num_kept = rows * columns
+    level = np.ones(total)
     if retained_indices is not None:
         indices = np.asarray(_to_array(retained_indices), dtype=np.int64).reshape(-1)
         if indices.size and not (0 <= indices.min() and indices.max() < total):
@@ -163,18 +169,21 @@ def draw_retained_tokens(
                 f"`retained_indices` must lie in [0, {total}) for a grid of {rows} x {columns} visual tokens, got"
                 f" {indices.min()} to {indices.max()}."
             )
-        kept = np.isin(np.arange(total), indices)
+        num_kept = len(np.unique(indices))
+        level = np.isin(np.arange(total), indices).astype(float)
+    if merge_weights is not None:
+        weights = _to_array(merge_weights).astype(float)
+        level = np.sqrt((weights / weights.sum(axis=1, keepdims=True).clip(min=1e-9)).max(axis=0))
     canvas = _canvas(image)
     cell = _cells(canvas.size, image.size, grid, region or (0, 0, *image.size))
     seen = cell >= 0
-    shown = seen & kept[cell.clip(min=0)]
-    canvas.paste(_token_picture(np.asarray(canvas), cell, seen, shown))
+    canvas.paste(_token_picture(np.asarray(canvas), cell, seen, level[cell.clip(min=0)]))
     for index, mask in enumerate(masks if masks is not None else ()):
         _outline(canvas, _resize_mask(_to_bool_array(mask), canvas.size), mask_colour(index))
-    num_kept = int(kept.sum())
     entries = [((250, 250, 250), f"{num_kept} of {total} visual tokens kept", f"{num_kept / total:.0%}")]
     if num_kept < total:
-        entries.append(((52, 54, 60), f"{total - num_kept} pruned", ""))
+        what = "pruned" if merge_weights is None else "merged into them (the brighter, the more) or pruned"
+        entries.append(((52, 54, 60), f"{total - num_kept} {what}", ""))
     if not seen.all():
         entries.append((NEVER_SEEN, "never seen by the vision tower (cropped away before it)", ""))
     return _with_legend(canvas, entries)
@@ -293,10 +302,12 @@ def _cells(
     return np.where((row >= 0) & (column >= 0), row * grid[1] + column, -1)
 
 
-def _token_picture(pixels: np.ndarray, cell: np.ndarray, seen: np.ndarray, shown: np.ndarray) -> Image.Image:
+def _token_picture(pixels: np.ndarray, cell: np.ndarray, seen: np.ndarray, level: np.ndarray) -> Image.Image:
+    """Patches between dimmed (level 0) and as they are (level 1)."""
     grey = pixels.mean(axis=-1, keepdims=True)
     dimmed = 0.28 * (0.6 * grey + 0.4 * pixels) + 14
-    picture = np.where(shown[..., None], pixels, dimmed)
+    picture = dimmed + level[..., None] * (pixels - dimmed)
+    shown = seen & (level > 0.5)
     y, x = np.indices(cell.shape)
     stripe = (((x + y) // 6) % 2 == 0)[..., None]
     hatched = np.where(stripe, 0.4 * grey + 90, 0.4 * grey + 140)

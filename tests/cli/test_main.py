@@ -80,6 +80,32 @@ def test_methods_are_read_from_the_registry(capsys, monkeypatch):
     assert 'similarity="dot"' in table and "  fast: retention_ratio=0.1111" in table
 
 
+def test_methods_at_a_budget(capsys, tiny_checkpoint):
+    assert main(["methods", "--budget", "192"]) == 0
+    table = capsys.readouterr().out.partition(
+        "\nAT BUDGET 192 of 576 visual tokens, 32 language model layers, 23 vision"
+    )[2]
+    rows = {line.split()[0]: line.split()[1:] for line in table.partition("\n\n")[0].splitlines()[2:]}
+    assert sorted(rows) == list_pruners()
+    assert rows.pop("none") == ["576", "576"]
+    assert all(row == ["192", "192"] for row in rows.values())
+    # Two layers of the tiny tower halve 16 tokens twice.
+    assert main(["methods", "--budget", "3", "--model", tiny_checkpoint]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("tome: not reachable: `budget` 3 of 16") and "4 to 16 are" in line for line in lines)
+    assert "tome           not reachable" in lines and "uniform        3              3" in lines
+    assert main(["methods", "--budget", "3", "--model", tiny_checkpoint, "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known["sizes"] == {"num_tokens": 16, "num_layers": 2, "num_tower_layers": 2}
+    counted = {method["name"]: method["at_budget"] for method in known["methods"]}
+    assert counted["trim"] == {"retained": 3, "per_layer": 3.0} and counted["tome"]["retained"] is None
+
+
+def test_methods_of_a_model_that_is_not_there(capsys, tmp_path):
+    assert main(["methods", "--budget", "3", "--model", str(tmp_path)]) == 2
+    assert f"--model {tmp_path}" in capsys.readouterr().err
+
+
 def test_env(capsys):
     assert main(["env"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())

@@ -15,6 +15,7 @@ from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.cli.segment import mask_file_name
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+from transformers_litelvlm.pruning import list_pruners
 
 
 SENTENCES = ["the red circle", "the star left of the square"]
@@ -38,6 +39,24 @@ def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
 
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("method", list_pruners())
+def test_every_method(litelvlm, picture, method):
+    code, out, _ = litelvlm(picture, *SENTENCES, "--method", method, "--budget", 5, "--json", "--output", "results")
+    report = json.loads(out)
+    kept = 16 if method == "none" else 5
+    assert code == 0 and report["num_kept_tokens"] == len(set(report["retained_indices"][0])) == kept
+    assert report["method"] == (None if method == "none" else method)
+    assert Image.open(report["kept_tokens"][0]).size[0] >= 480
+
+
+def test_a_method_where_the_image_decides(litelvlm, picture):
+    """The budget switches pruning on; fewer or more tokens may stay."""
+    options = ("--method", "trim", "--method-option", "adaptive=true")
+    code, out, _ = litelvlm(picture, *SENTENCES, *options, "--budget", 5, "--json", "--output", "results")
+    report = json.loads(out)
+    assert code == 0 and report["num_kept_tokens"] == len(set(report["retained_indices"][0])) != 5
 
 
 def test_json_and_files_are_what_the_model_says(litelvlm, picture, tiny_checkpoint):
@@ -191,7 +210,7 @@ BAD_INPUT = {
         ["PICTURE", "the star", "--budget", "3", "--retention-ratio", "0.5"],
         "not allowed with argument --budget",
     ),
-    "method": (["PICTURE", "the star", "--method", "magic"], "'magic'. Known methods: litelvlm, none, random"),
+    "method": (["PICTURE", "the star", "--method", "magic"], "'magic'. Known methods: "),
     "option": (["PICTURE", "the star", "--method", "random", "--method-option", "sed=1"], "Its options: seed"),
     "option value": (["PICTURE", "the star", "--method-option", "context_share=4"], "in [0, 1], got 4"),
     "option form": (["PICTURE", "the star", "--method-option", "seed"], "NAME=VALUE"),
@@ -199,6 +218,7 @@ BAD_INPUT = {
         ["PICTURE", "the star", "--preset", "warp"],
         "'warp'. Known presets: accurate, balanced, faithful, fast",
     ),
+    "out of reach": (["PICTURE", "the star", "--method", "tome", "--budget", "3"], "`budget` 3 of 16 visual tokens"),
     "device": (["PICTURE", "the star", "--device", "quantum"], "--device quantum"),
     "compare nothing": (["PICTURE", "the star", "--compare"], "--compare needs pruning"),
     "output": (["PICTURE", "the star", "--output", "notes.txt"], "is a file, not a folder"),

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from tests.models.qwen2_5_vl_lite.tiny import prompt, random_media, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
-from transformers_litelvlm.models.guidance import ClipTowerEvidence, SideClip, SideClipEvidence, encode_until
+from transformers_litelvlm.models.guidance import ClipTowerEvidence, SideClip, SideClipEvidence
+from transformers_litelvlm.models.vision_tower import TowerStates
 from transformers_litelvlm.pruning.scoring import context_scores, similarity_scores
 
 
@@ -30,7 +31,7 @@ def test_maps_are_resampled_to_the_grid(clip, grid):
     pixels, ids, mask = inputs(2)
     evidence = SideClipEvidence(clip, pixels, torch.zeros(2, grid[0] * grid[1], 5), grid, ids, mask)
     # CLIP's own maps on its 4 x 4 patches, from what its last layer of three reads.
-    own = ClipTowerEvidence(clip.vision_model, 2, encode_until(clip.vision_model, pixels, 2), clip, ids, mask)
+    own = ClipTowerEvidence(TowerStates.of(clip.vision_model, pixels, 2), clip, None, ids, mask)
     text, is_real = own.text_embeds()
     similarity = similarity_scores(own.image_embeds(), text)
     context = context_scores(*own.class_attention())

@@ -11,7 +11,7 @@ def by_hand(similarity, context, evidence=None):
     """Evidence whose similarity is exactly `similarity` (B, T, N) and whose context ranks tokens like `context`."""
     similarity, context = torch.tensor(similarity), torch.tensor(context)
     batch, num_texts, num_tokens = similarity.shape
-    made = RandomEvidence([num_texts] * batch, num_tokens=num_tokens, width=num_texts)
+    made = RandomEvidence([num_texts] * batch, grid=(1, num_tokens), width=num_texts)
     made.image, made.text = similarity.transpose(1, 2), torch.eye(num_texts).expand(batch, -1, -1)
     # Equal keys: attention is uniform, and the norm of the value decides.
     made.keys = torch.ones_like(made.keys)

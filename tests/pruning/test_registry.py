@@ -19,6 +19,9 @@ from transformers_litelvlm.pruning.base import _REGISTRY
 
 # Options that change the code path; a test below fails when a registered method is missing here.
 VARIANTS = {
+    "cdpruner": [{}],
+    "cls_attention": [{}],
+    "divprune": [{}, {"coordinate_weight": 0.5}],
     "litelvlm": [
         {},
         {"similarity": "cosine"},
@@ -27,81 +30,156 @@ VARIANTS = {
         {"context_share": 1.0},
     ],
     "none": [{}],
+    "prumerge_plus": [{}, {"supplement": False}, {"num_neighbours": 0}],
     "random": [{}, {"seed": 7}],
+    "tome": [{}, {"proportional_attention": False}],
+    "trim": [{}, {"aggregate": False}],
+    "uniform": [{}],
+    "vispruner": [{}, {"important_ratio": 1.0}, {"important_ratio": 0.0, "drop_per_round": 3}],
+    "visionzip": [{}, {"contextual_share": 0.0}, {"contextual_share": 1.0}],
 }
+# The image decides how many tokens stay.
+RAGGED = [
+    ("prumerge_plus", {"adaptive": True}),
+    ("prumerge_plus", {"adaptive": True, "supplement": False}),
+    ("trim", {"adaptive": True}),
+    ("trim", {"adaptive": True, "aggregate": False}),
+]
 EVERY = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 METHODS = [(name, options) for name, options in EVERY if name != "none"]
 NUM_REAL = [3, 1, 2]
+NUM_TOKENS = 30
 
 
 def select(name, options, evidence, budget):
     return build_pruner(name, **options).select(evidence, budget)
 
 
+def assert_same(actual, expected):
+    """Equal indices, and features up to what sums of another batch size differ by."""
+    assert actual.indices.tolist() == expected.indices.tolist()
+    for field in ("features", "weights"):
+        torch.testing.assert_close(getattr(actual, field), getattr(expected, field), atol=1e-5, rtol=1e-5)
+
+
+def assert_well_formed(selection, num_images, budget):
+    indices = selection.indices
+    assert indices.shape == (num_images, budget) and indices.dtype == torch.long
+    assert indices.min() >= 0 and indices.max() < NUM_TOKENS
+    assert all(len(set(row)) == budget for row in indices.tolist())
+    assert (selection.features is None) == (selection.weights is None)
+    if selection.features is not None:
+        assert selection.features.shape == (num_images, budget, 8)
+        assert selection.weights.shape == (num_images, budget, NUM_TOKENS) and selection.weights.min() >= 0
+
+
 def test_every_registered_method_is_exercised():
     assert sorted(VARIANTS) == list_pruners()
+
+
+def test_every_option_is_exercised():
+    for name in list_pruners():
+        tried = {option for other, options in EVERY + RAGGED if other == name for option in options}
+        assert tried == set(get_pruner(name).option_names()) - {"schedule"}, name  # that one contradicts budgets
 
 
 @pytest.mark.parametrize("name, options", METHODS)
 @pytest.mark.parametrize("budget", [1, 2, 7, 29])
 def test_exact_count_unique_and_in_range(name, options, budget):
-    indices = select(name, options, RandomEvidence(NUM_REAL), budget).indices
-    assert indices.shape == (3, budget) and indices.dtype == torch.long
-    assert indices.min() >= 0 and indices.max() < 30
-    assert all(len(set(row)) == budget for row in indices.tolist())
+    assert_well_formed(select(name, options, RandomEvidence(NUM_REAL), budget), 3, budget)
+    counted = build_pruner(name, **options).tokens_per_layer(NUM_TOKENS, budget, num_layers=4, num_tower_layers=6)
+    assert counted == [budget] * 4
+
+
+@pytest.mark.parametrize("name, options", RAGGED)
+def test_a_ragged_selection_is_one_per_image_and_does_not_depend_on_the_batch(name, options):
+    together = select(name, options, RandomEvidence(NUM_REAL, extra=2), 7)
+    assert len(together) == 3
+    for image, selection in enumerate(together):
+        assert_well_formed(selection, 1, selection.indices.shape[1])
+        (alone,) = select(name, options, RandomEvidence(NUM_REAL, extra=2).only(image), 29)
+        assert_same(selection, alone)
+    pruner = build_pruner(name, **options)
+    assert pruner.tokens_per_layer(NUM_TOKENS, 7, num_layers=4, num_tower_layers=6) is None
 
 
 @pytest.mark.parametrize("name, options", EVERY)
 def test_the_whole_budget_keeps_every_token(name, options):
-    indices = select(name, options, RandomEvidence(NUM_REAL), 30).indices
-    assert indices.sort(dim=-1).values.tolist() == [list(range(30))] * 3
+    evidence = RandomEvidence(NUM_REAL)
+    selection = select(name, options, evidence, NUM_TOKENS).in_raster_order()
+    assert selection.indices.tolist() == [list(range(NUM_TOKENS))] * 3
+    if name == "trim" and selection.features is not None:  # the mean of one token is that token
+        assert torch.equal(selection.features, evidence.features)
+    if name == "tome":
+        unmerged = evidence.run_layers(lambda states, keys: (states, None))[:, 1:]
+        assert torch.equal(selection.features, unmerged)
 
 
 @pytest.mark.parametrize("name, options", METHODS)
-def test_a_batch_equals_its_images_one_by_one(name, options):
+@pytest.mark.parametrize("budget", [7, 20])
+def test_a_batch_equals_its_images_one_by_one(name, options, budget):
     """With different numbers of expressions, so that padding of the text is at work too."""
-    together = select(name, options, RandomEvidence(NUM_REAL, extra=2), 7).indices
-    alone = [select(name, options, RandomEvidence(NUM_REAL, extra=2).only(image), 7).indices for image in range(3)]
-    assert together.tolist() == torch.cat(alone).tolist()
+    together = select(name, options, RandomEvidence(NUM_REAL, extra=2), budget)
+    for image in range(3):
+        alone = select(name, options, RandomEvidence(NUM_REAL, extra=2).only(image), budget)
+        rows = (None if tensor is None else tensor[image : image + 1] for tensor in together[3:])
+        assert_same(Selection(together.indices[image : image + 1], None, None, *rows), alone)
 
 
 @pytest.mark.parametrize("name, options", METHODS)
+def test_raster_order_is_the_same_tokens_sorted(name, options):
+    selection = select(name, options, RandomEvidence(NUM_REAL), 7)
+    raster = selection.in_raster_order()
+    for image in range(3):
+        order = sorted(range(7), key=selection.indices[image].tolist().__getitem__)
+        assert raster.indices[image].tolist() == selection.indices[image][order].tolist()
+        if selection.features is not None:
+            assert torch.equal(raster.features[image], selection.features[image][order])
+            assert torch.equal(raster.weights[image], selection.weights[image][order])
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
 def test_deterministic_and_the_global_random_state_is_untouched(name, options):
+    def chosen():
+        selection = select(name, options, RandomEvidence(NUM_REAL), 7)
+        return [
+            row.tolist() for part in (selection if isinstance(selection, list) else [selection]) for row in part[0]
+        ]
+
     before = torch.get_rng_state()
-    first = select(name, options, RandomEvidence(NUM_REAL), 7).indices
+    first = chosen()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(123)
-    assert torch.equal(select(name, options, RandomEvidence(NUM_REAL), 7).indices, first)
+    assert chosen() == first
 
 
 @pytest.mark.parametrize("name, options", METHODS)
-def test_bfloat16_keeps_the_float32_set_on_well_separated_scores(name, options):
-    """Integers up to 128 are exact in bfloat16, so every score is the same number in both types."""
+def test_bfloat16_keeps_the_float32_set_and_returns_its_own_dtype(name, options):
+    """Every number a method reads is exact in bfloat16, so scores in float32 are the same in both types."""
 
     def evidence(dtype):
-        made = RandomEvidence([1])
-        made.image = (torch.arange(30.0).roll(11) * 4 % 120)[None, :, None] * torch.eye(8)[0]
-        made.text = torch.eye(8)[None, :1]
-        made.query = made.keys = torch.eye(8)[0].expand(1, 30, 8)
-        made.query = made.query[:, 0]
-        made.values = made.image
-        return made.to(dtype)
+        made = RandomEvidence(NUM_REAL, num_layers=1)
+        made.layers = torch.eye(8)[None]  # keys inside the tower are exact too
+        return made.to(torch.bfloat16).to(dtype)
 
-    options = {**options, "similarity": "dot"} if name == "litelvlm" else options
-    full = select(name, options, evidence(torch.float32), 7).indices
-    assert select(name, options, evidence(torch.bfloat16), 7).indices.tolist() == full.tolist()
+    full = select(name, options, evidence(torch.float32), 20)
+    half = select(name, options, evidence(torch.bfloat16), 20)
+    assert half.indices.tolist() == full.indices.tolist()
+    for scores in (half.similarity, half.context, half.weights):
+        assert scores is None or scores.dtype == torch.float32
+    if half.features is not None:
+        assert half.features.dtype == torch.bfloat16
+        torch.testing.assert_close(half.features.float(), full.features, atol=0.1, rtol=0.05)
 
 
 @pytest.mark.parametrize("name, options", METHODS)
 def test_nothing_is_read_back_from_the_device(name, options):
     """The meta device holds no values: `.item()`, `nonzero` or a mask of unknown size would raise here."""
-    evidence = RandomEvidence(NUM_REAL)
-    evidence._each(lambda tensor: tensor.to("meta"))
-    indices = select(name, options, evidence, 7).indices
+    indices = select(name, options, RandomEvidence(NUM_REAL).to("meta"), 7).indices
     assert indices.shape == (3, 7) and indices.device.type == "meta"
 
 
-@pytest.mark.parametrize("name, options", EVERY)
+@pytest.mark.parametrize("name, options", EVERY + RAGGED)
 def test_a_method_pickles_and_is_frozen(name, options):
     pruner = build_pruner(name, **options)
     assert pickle.loads(pickle.dumps(pruner)) == pruner
@@ -110,7 +188,7 @@ def test_a_method_pickles_and_is_frozen(name, options):
 
 
 def test_unknown_names_and_options_list_what_there_is():
-    with pytest.raises(ValueError, match=r"'nope'.*litelvlm, none, random"):
+    with pytest.raises(ValueError, match=r"'nope'.*litelvlm, none, .*random"):
         get_pruner("nope")
     with pytest.raises(ValueError, match=r"\['shade'\].*'random'.*seed"):
         build_pruner("random", shade=1)

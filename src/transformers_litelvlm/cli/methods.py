@@ -8,6 +8,8 @@ import inspect
 import json
 from typing import Any
 
+from transformers_litelvlm.cli.errors import bad_input, positive_int
+
 
 def register(subparsers: Any) -> None:
     """Adds the sub-command."""
@@ -17,6 +19,19 @@ def register(subparsers: Any) -> None:
         description="List the pruning methods that are registered, with their options and defaults, and the presets.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--budget",
+        type=positive_int,
+        metavar="K",
+        help="also print how many visual tokens each method passes to the language model at this budget, with its "
+        "default options, or why it cannot",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="folder or Hub id whose config.json says how many visual tokens and layers there are, for --budget "
+        "(default: LLaVA 1.5 7B, 576 tokens)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.set_defaults(func=run)
 
@@ -24,13 +39,27 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the methods and presets."""
     methods, presets = describe_methods(), describe_presets()
+    sizes = None if args.budget is None else sizes_of(_read_config(args.model))
+    if sizes is not None:
+        for method in methods:
+            method["at_budget"] = count_tokens(method["name"], args.budget, sizes)
     if args.json:
-        print(json.dumps({"methods": methods, "presets": presets}, indent=2))
+        sized = {} if sizes is None else {"budget": args.budget, "sizes": sizes}
+        print(json.dumps({"methods": methods, "presets": presets, **sized}, indent=2))
         return
     rows = [["NAME", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
     for method in methods:
         rows.append([method["name"], "yes" if method["needs_text"] else "no", method["source"], method["what"]])
     print(_table(rows))
+    if sizes is not None:
+        print(
+            f"\nAT BUDGET {args.budget} of {sizes['num_tokens']} visual tokens, {sizes['num_layers']} language model "
+            f"layers, {sizes['num_tower_layers']} vision tower layers"
+        )
+        print(_table([["NAME", "RETAINED", "PER LAYER"], *(_counted(method) for method in methods)]))
+        for method in methods:
+            if "unreachable" in method["at_budget"]:
+                print(f"{method['name']}: not reachable: {method['at_budget']['unreachable']}")
     print("\nOPTIONS (--method-option NAME=VALUE, or `pruning_method_options` in Python), with defaults")
     for method in methods:
         options = ", ".join(f"{name}={json.dumps(default)}" for name, default in method["options"].items())
@@ -63,6 +92,42 @@ def describe_methods() -> list[dict[str, Any]]:
     return described
 
 
+def _read_config(model: str | None) -> Any:
+    from transformers import AutoConfig
+
+    from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+
+    with bad_input(f"--model {model}: "):
+        return LlavaLiteConfig() if model is None else AutoConfig.from_pretrained(model)
+
+
+def sizes_of(config: Any) -> dict[str, int]:
+    """Visual tokens of an image, layers of the language model, and layers of the tower that make the features."""
+    vision, layer = config.vision_config, config.vision_feature_layer
+    return {
+        "num_tokens": (vision.image_size // vision.patch_size) ** 2,
+        "num_layers": config.get_text_config().num_hidden_layers,
+        "num_tower_layers": layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+    }
+
+
+def count_tokens(name: str, budget: int, sizes: dict[str, int]) -> dict[str, Any]:
+    """`retained` after the last point where a method prunes, and `per_layer`, the mean over the layers.
+
+    Both are `None` where the image decides; `unreachable` says why the method cannot keep so many.
+    """
+    from transformers_litelvlm.pruning import build_pruner, resolve_budget
+
+    budget = resolve_budget(sizes["num_tokens"], budget)
+    try:
+        counts = build_pruner(name).tokens_per_layer(budget=budget, **sizes)
+    except ValueError as error:
+        return {"retained": None, "per_layer": None, "unreachable": str(error)}
+    if counts is None:
+        return {"retained": None, "per_layer": None}
+    return {"retained": counts[-1], "per_layer": sum(counts) / len(counts)}
+
+
 def describe_presets() -> dict[str, dict[str, Any]]:
     """The presets that every configuration starts with; a checkpoint may bring its own."""
     from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -74,6 +139,13 @@ def _default(field: dataclasses.Field) -> Any:
     if field.default is not dataclasses.MISSING:
         return field.default
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+
+
+def _counted(method: dict[str, Any]) -> list[str]:
+    counts = method["at_budget"]
+    if counts["retained"] is None:
+        return [method["name"], "not reachable" if "unreachable" in counts else "the image decides", ""]
+    return [method["name"], str(counts["retained"]), _short(counts["per_layer"])]
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int, ratio
+from transformers_litelvlm.cli.methods import sizes_of
 
 
 if TYPE_CHECKING:
@@ -214,17 +215,26 @@ def _segment(
     inputs = inputs.to(model.device, dtype=model.dtype)
     rows, columns = processor.visual_token_grid()
     total = rows * columns
-    if args.compare and model.config.pruning_config.resolve(total) is None:
+    budget = model.config.pruning_config.resolve(total)
+    if args.compare and budget is None:
         raise BadInputError(f"--compare needs pruning: give --budget (below {total}), --retention-ratio or --preset")
+    if budget is not None:
+        with bad_input():  # a budget that the method cannot reach
+            sizes = {**sizes_of(model.config), "num_tokens": total}
+            model.config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
     with torch.inference_mode():
         output = model.segment(**inputs)
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
     masks = output.masks[0].cpu().numpy()
     scores = [float(score) for score in output.scores[0]]
     # One row for each dialogue: usually there is one about all sentences.
-    retained = [list(range(total))] if output.retained_indices is None else output.retained_indices.tolist()
+    retained = [list(range(total))]
+    if output.retained_indices is not None:
+        retained = [row.tolist() for row in output.retained_indices]
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
-    kept_names = _write(folder, names, image, masks, sentences, scores, retained, (rows, columns), processor)
+    kept_names = _write(
+        folder, names, image, masks, sentences, scores, retained, output.merge_weights, (rows, columns), processor
+    )
     return {
         "image": str(args.image),
         "width": image.width,
@@ -260,6 +270,7 @@ def _write(
     sentences: list[str],
     scores: list[float],
     retained: list[list[int]],
+    merge_weights: Any,
     grid: tuple[int, int],
     processor: Any,
 ) -> list[str]:
@@ -275,12 +286,15 @@ def _write(
             Image.fromarray(mask.astype("uint8") * 255).save(staging / name)
         draw_masks(image, masks, sentences, scores).save(staging / "overlay.png")
         if len(retained) == 1:
-            kept_names = ["kept_tokens.png"]
-            draw_retained_tokens(image, retained[0], grid, region, masks).save(staging / kept_names[0])
+            kept_names, shown = ["kept_tokens.png"], [masks]
         else:  # a dialogue, and so a selection, for each sentence
-            kept_names = [f"kept_tokens_{index}.png" for index in range(len(retained))]
-            for name, kept, mask in zip(kept_names, retained, masks, strict=True):
-                draw_retained_tokens(image, kept, grid, region, mask[None]).save(staging / name)
+            kept_names, shown = (
+                [f"kept_tokens_{row}.png" for row in range(len(retained))],
+                [mask[None] for mask in masks],
+            )
+        for row, name in enumerate(kept_names):
+            weights = None if merge_weights is None else merge_weights[row]
+            draw_retained_tokens(image, retained[row], grid, region, shown[row], weights).save(staging / name)
     return kept_names
 
 

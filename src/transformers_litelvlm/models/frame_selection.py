@@ -6,8 +6,9 @@ evenly over its frames, because a ranking across time would leave whole stretche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -79,26 +80,24 @@ def select_frames(
     groups = group_frames(grids, budgets)
     num_frames = sum(len(group.frames) for group in groups)
     frames = tokens.split([height * width for t, height, width in grids for _ in range(t)])
-    kept: list[torch.Tensor] = [tokens] * num_frames
-    indices: list[torch.Tensor] = [tokens] * num_frames
-    similarity: list[torch.Tensor | None] = [None] * num_frames
-    context: list[torch.Tensor | None] = [None] * num_frames
+    chosen: list[Selection] = [Selection(tokens)] * num_frames
     for group in groups:
         features = torch.stack([frames[frame] for frame in group.frames])
-        selection = _select(group, features, pruner, evidence)
-        chosen = selection.indices.sort(dim=-1).values if token_order == "raster" else selection.indices
-        for row, (frame, survivors) in enumerate(zip(group.frames, gather_tokens(features, chosen))):
-            kept[frame], indices[frame] = survivors, chosen[row]
-            similarity[frame] = None if selection.similarity is None else selection.similarity[row]
-            context[frame] = None if selection.context is None else selection.context[row]
+        for frame, selection in zip(group.frames, _one_by_one(_select(group, features, pruner, evidence))):
+            chosen[frame] = selection.in_raster_order() if token_order == "raster" else selection
+    kept = [
+        gather_tokens(frame[None], selection.indices) if selection.features is None else selection.features
+        for frame, selection in zip(frames, chosen)
+    ]
 
     counts = [t for t, _, _ in grids]
     offsets = [index * height * width for t, height, width in grids for index in range(t)]
     return PrunedImageFeatures(
-        pooler_output=_join(kept, counts, dim=0),
-        retained_indices=_join([rows + offset for rows, offset in zip(indices, offsets)], counts),
-        similarity=_join(similarity, counts),
-        context_scores=_join(context, counts),
+        pooler_output=_join(kept, counts, partial(torch.cat, dim=0)),
+        retained_indices=_join([part.indices + offset for part, offset in zip(chosen, offsets)], counts),
+        similarity=_join([part.similarity for part in chosen], counts),
+        context_scores=_join([part.context for part in chosen], counts),
+        merge_weights=_join([part.weights for part in chosen], counts, lambda parts: torch.block_diag(*parts)),
         num_visual_tokens=[t * height * width for t, height, width in grids],
     )
 
@@ -108,7 +107,7 @@ def _select(
     features: torch.Tensor,
     pruner: TokenPruner,
     evidence: Callable[[FrameGroup, torch.Tensor], VisualEvidence],
-) -> Selection:
+) -> Selection | list[Selection]:
     """Methods are defined for 1 <= K < N; the rest needs none."""
     if 0 < group.budget < features.shape[1]:
         return pruner.select(evidence(group, features), group.budget)
@@ -116,11 +115,28 @@ def _select(
     return Selection(everything.expand(len(features), -1))
 
 
-def _join(of_frames: list, counts: Sequence[int], dim: int = -1) -> list:
-    """What belongs to the frames of one image or video, in one tensor; `None` where a frame has nothing."""
+_CAT = partial(torch.cat, dim=-1)
+
+
+def _one_by_one(selection: Selection | list[Selection]) -> Iterator[Selection]:
+    """The selections of single frames, each a batch of one."""
+    if isinstance(selection, list):
+        yield from selection
+        return
+    for row in range(len(selection.indices)):
+        yield Selection(*(None if value is None else value[row : row + 1] for value in selection))
+
+
+def _join(of_frames: list, counts: Sequence[int], join: Callable[[list], torch.Tensor] = _CAT) -> list | None:
+    """What belongs to the frames of one image or video (each a batch of one), in one tensor.
+
+    `None` where a frame has nothing, and for all where none has anything.
+    """
+    if all(part is None for part in of_frames):
+        return None
     joined, start = [], 0
     for count in counts:
         parts = of_frames[start : start + count]
-        joined.append(None if any(part is None for part in parts) else torch.cat(parts, dim=dim))
+        joined.append(None if any(part is None for part in parts) else join([part[0] for part in parts]))
         start += count
     return joined

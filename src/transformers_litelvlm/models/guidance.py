@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
-from transformers_litelvlm.pruning.base import VisualEvidence
+from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.pruning.base import Between, VisualEvidence
 
 
 class ClipGuidance(nn.Module):
@@ -42,56 +43,42 @@ class ClipGuidance(nn.Module):
         return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
 
 
-def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` where `module` computes.
-
-    A `device_map` moves the inputs of whole parts of a model, but not those of a layer inside that is called alone. An
-    offloaded layer (on "meta" until it is called) moves its inputs itself.
-    """
-    device = next(module.parameters()).device
-    return tensor if device.type == "meta" else tensor.to(device)
-
-
-def encode_until(tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> torch.Tensor:
-    """Hidden states (M, 1+N, C) after the first `num_layers` layers of a CLIP vision tower; later ones do not run."""
-    hidden_states = tower.embeddings(to_device_of(tower.embeddings, pixel_values), **kwargs)
-    hidden_states = tower.pre_layrnorm(hidden_states)
-    for layer in tower.encoder.layers[:num_layers]:
-        hidden_states = layer(hidden_states, None)
-    return hidden_states
-
-
 class ClipTowerEvidence(VisualEvidence):
-    """Evidence for a CLIP vision tower: its features, the layer that would read them, and the sentences.
+    """Evidence for a CLIP vision tower: its features, the layers around them, and the sentences.
 
     Args:
-        tower: the vision tower.
-        layer_index: index of the layer that would read the features; the features are its input.
-        hidden_states: (M, 1+N, C) that input, class token first.
+        states: the vision tower's states (M, 1+N, C) after any number of its layers.
         guidance: the CLIP text tower and projections.
+        projector: (M, N, C) to (M, N, D), from the vision tower to the language model.
         input_ids, attention_mask: (M, T, L) CLIP tokens of the expressions; `None` for methods without text.
     """
 
     def __init__(
         self,
-        tower: nn.Module,
-        layer_index: int,
-        hidden_states: torch.Tensor,
+        states: TowerStates,
         guidance: ClipGuidance,
+        projector: nn.Module,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> None:
-        self.features = hidden_states[:, 1:]
+        self.grid, self.num_layers = states.grid, states.num_layers
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._tower = tower
-        self._layer = tower.encoder.layers[layer_index]
-        self._hidden_states = hidden_states
+        self._states = states
         self._guidance = guidance
+        self._projector = projector
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
+    @property
+    def features(self) -> torch.Tensor:  # type: ignore[override]
+        return self._states.features[:, 1:]
+
+    @property
+    def class_features(self) -> torch.Tensor:  # type: ignore[override]
+        return self._states.features[:, 0]
+
     def image_embeds(self) -> torch.Tensor:
-        normalised = self._tower.post_layernorm(to_device_of(self._tower.post_layernorm, self.features))
-        projection = self._guidance.visual_projection
+        post_layernorm, projection = self._states.tower.post_layernorm, self._guidance.visual_projection
+        normalised = post_layernorm(to_device_of(post_layernorm, self.features))
         return projection(to_device_of(projection, normalised)).to(self.features.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,13 +87,21 @@ class ClipTowerEvidence(VisualEvidence):
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
         return embeds, self._attention_mask.any(dim=-1).to(embeds.device)
 
+    def projected_features(self) -> torch.Tensor:
+        return self._projector(self.features)
+
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        states = self._layer.layer_norm1(to_device_of(self._layer.layer_norm1, self._hidden_states))
-        attention = self._layer.self_attn
-        queries = attention.q_proj(states[:, 0])
-        keys, values = attention.k_proj(states[:, 1:]), attention.v_proj(states[:, 1:])
-        device = self.features.device
-        return queries.to(device), keys.to(device), values.to(device)
+        layer = self._states.tower.encoder.layers[self.num_layers]
+        states = layer.layer_norm1(to_device_of(layer.layer_norm1, self._states.features))
+        attention, device = layer.self_attn, self.features.device
+        query = attention.q_proj(states[:, 0]).to(device)
+        return query, attention.k_proj(states[:, 1:]).to(device), attention.v_proj(states[:, 1:]).to(device)
+
+    def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._states.class_query_and_keys(self.num_layers + layer)
+
+    def run_layers(self, between: Between) -> torch.Tensor:
+        return self._states.run_layers(between)
 
 
 class SideClip(ClipGuidance):
@@ -148,7 +143,7 @@ class SideClipEvidence(VisualEvidence):
     ) -> None:
         self.features = features
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._clip, self._pixel_values, self._grid = clip, pixel_values, grid
+        self._clip, self._pixel_values, self.grid = clip, pixel_values, grid
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
     @cached_property
@@ -161,15 +156,19 @@ class SideClipEvidence(VisualEvidence):
         tower = self._clip.vision_model
         # As in LLaVA: what the last layer reads.
         layer_index = len(tower.encoder.layers) - 1
-        states = encode_until(tower, self._pixel_values.to(self._clip.visual_projection.weight.dtype), layer_index)
-        return ClipTowerEvidence(tower, layer_index, states, self._clip, self._input_ids, self._attention_mask)
+        pixel_values = self._pixel_values.to(self._clip.visual_projection.weight.dtype)
+        states = TowerStates.of(tower, pixel_values, layer_index)
+        return ClipTowerEvidence(states, self._clip, None, self._input_ids, self._attention_mask)
 
     def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""
         side = math.isqrt(on_patches.shape[1])
-        rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self._grid)
+        rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self.grid)
         maps = torch.einsum("yp, xq, bpqc -> byxc", rows, columns, on_patches.float().unflatten(1, (side, side)))
         return maps.flatten(1, 2)
+
+    def projected_features(self) -> torch.Tensor:
+        return self.features
 
     def image_embeds(self) -> torch.Tensor:
         return self._resample(self._on_patches.image_embeds())

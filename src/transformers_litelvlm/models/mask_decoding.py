@@ -34,6 +34,7 @@ class ReferringSegmentationOutput(ModelOutput):
         seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts; (B, T, 2, C) with SAM 2.
         retained_indices: (B, K) visual tokens that were kept; `None` where pruning was off.
         similarity: (B, T, N) and context_scores: (B, N), where the method computed them.
+        merge_weights: (B, K, N) how much of each visual token is in each kept one; `None` where nothing was merged.
         sequences: (B, L) generated ids, on the generate route only.
     """
 
@@ -47,6 +48,7 @@ class ReferringSegmentationOutput(ModelOutput):
     retained_indices: RetainedIndices | None = None
     similarity: torch.Tensor | None = None
     context_scores: torch.Tensor | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     sequences: torch.Tensor | None = None
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
+from transformers_litelvlm.pruning.base import Selection, VisualEvidence
+from transformers_litelvlm.pruning.selection import gather_tokens
 
 
 # (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
@@ -25,18 +28,23 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
     """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
 
     Attributes:
-        last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family.
+        last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family; `None` where
+            tokens were merged inside the tower.
         pooler_output: list of M tensors (K_i, D), projected kept tokens.
         retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
-            `pooler_output`; (M, K) in the LLaVA family, a list of M tensors (K_i,) where images differ in size.
+            `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
+            many tokens stay.
         similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them; lists of M tensors
             (T, N_i) and (N_i,) where images differ in size.
+        merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;
+            `None` where nothing was merged.
         num_visual_tokens: N_i of every image.
     """
 
     retained_indices: RetainedIndices | None = None
     similarity: Any = None
     context_scores: Any = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     num_visual_tokens: list[int] | None = None
 
 
@@ -56,6 +64,48 @@ class PrunedInputs(NamedTuple):
     @property
     def retained_video_indices(self) -> RetainedIndices | None:
         return None if self.video_features is None else self.video_features.retained_indices
+
+
+def project_selection(
+    selection: Selection | list[Selection], evidence: VisualEvidence, projector: nn.Module, *, in_raster_order: bool
+) -> PrunedImageFeatures:
+    """Gather or take the tokens that a method retained, order them, and project them.
+
+    Args:
+        selection: of all images, or a list with one of each.
+        evidence: what the method selected from.
+        projector: (M, K, C) to (M, K, D).
+        in_raster_order: by position in the image, else as the method put them.
+    """
+    is_ragged = isinstance(selection, list)
+    parts = selection if isinstance(selection, list) else [selection]
+    if in_raster_order:
+        parts = [part.in_raster_order() for part in parts]
+    projected: list[torch.Tensor] = []
+    for image, part in enumerate(parts):
+        tokens = part.features
+        if tokens is None:
+            tokens = gather_tokens(
+                evidence.features[image : image + 1] if is_ragged else evidence.features, part.indices
+            )
+        projected.extend(projector(tokens))
+
+    def joined(name: str, join: Callable[[list[torch.Tensor]], Any]) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return join(values) if is_ragged and values[0] is not None else values[0]
+
+    def unbatched(values: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [value[0] for value in values]
+
+    rows, columns = evidence.grid
+    return PrunedImageFeatures(
+        pooler_output=projected,
+        retained_indices=joined("indices", unbatched),
+        similarity=joined("similarity", torch.cat),
+        context_scores=joined("context", torch.cat),
+        merge_weights=joined("weights", unbatched),
+        num_visual_tokens=[rows * columns] * len(projected),
+    )
 
 
 def prune_inputs(

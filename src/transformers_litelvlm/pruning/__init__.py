@@ -9,18 +9,36 @@ from transformers_litelvlm.pruning.base import (
     list_pruners,
     register_pruner,
 )
+from transformers_litelvlm.pruning.cdpruner import CDPruner
+from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
+from transformers_litelvlm.pruning.divprune import DivPrunePruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
+from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.tome import ToMePruner
+from transformers_litelvlm.pruning.trim import TRIMPruner
+from transformers_litelvlm.pruning.uniform import UniformPruner
+from transformers_litelvlm.pruning.visionzip import VisionZipPruner
+from transformers_litelvlm.pruning.vispruner import VisPruner
 
 
 __all__ = [
+    "CDPruner",
+    "ClassAttentionPruner",
+    "DivPrunePruner",
     "LiteLVLMPruner",
     "NoPruner",
+    "PruMergePlusPruner",
     "RandomPruner",
     "Selection",
+    "TRIMPruner",
+    "ToMePruner",
     "TokenPruner",
+    "UniformPruner",
+    "VisPruner",
+    "VisionZipPruner",
     "VisualEvidence",
     "build_pruner",
     "get_pruner",

@@ -13,14 +13,23 @@ import torch
 from transformers_litelvlm.pruning.scoring import context_scores
 
 
+Between = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+NO_CLASS_TOKEN = "This vision tower has no class token and no layers that a pruning method could run one by one."
+
+
 class VisualEvidence(ABC):
     """What a method may ask about the visual tokens of a batch of images, computed only when it asks.
 
-    B images, N visual tokens, C channels of the vision tower, T expressions per image (padded), P the size of CLIP's
-    shared space.
+    B images, N visual tokens, C channels of the vision tower in H heads of size d, T expressions per image (padded),
+    P the size of CLIP's shared space, D the width of the language model. What a class token tells is undefined, and a
+    ValueError, for towers without one.
     """
 
     features: torch.Tensor  # (B, N, C), what the projector would receive
+    class_features: torch.Tensor  # (B, C), the class token beside them
+    grid: tuple[int, int]  # rows and columns of visual tokens; N is their product
+    num_layers: int  # how many layers of the tower make the features
     max_expressions: int  # T, known without looking at the device; 0 where there is no text
 
     @abstractmethod
@@ -32,8 +41,33 @@ class VisualEvidence(ABC):
         """Expressions in the shared space, (B, T, P), and which of them are real, bool (B, T)."""
 
     @abstractmethod
+    def projected_features(self) -> torch.Tensor:
+        """Visual tokens as the language model would read them, (B, N, D)."""
+
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query of the class token (B, C), keys and values (B, N, C) of the layer that reads the features."""
+        raise ValueError(NO_CLASS_TOKEN)
+
+    def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query of the class token (B, H, d), not scaled, and all keys (B, H, 1+N, d), the class token's own first.
+
+        Args:
+            layer: counted from the features: -1 is the layer that made them, 0 the one that would read them.
+        """
+        raise ValueError(NO_CLASS_TOKEN)
+
+    def run_layers(self, between: Between) -> torch.Tensor:
+        """Run the layers that make the features, with `between` called in each, between attention and MLP.
+
+        Args:
+            between: receives the states (B, 1+n, C), class token first, and the layer's keys (B, H, 1+n, d); returns
+                the states (B, 1+m, C) to go on with, and what to add to the attention logits of their keys in later
+                layers, (B, 1+m) or `None`.
+
+        Returns:
+            What comes out, (B, 1+m, C).
+        """
+        raise ValueError(NO_CLASS_TOKEN)
 
     def context_scores(self) -> torch.Tensor:
         """How much of the scene each token carries, (B, N) float32, higher = keep.
@@ -44,11 +78,26 @@ class VisualEvidence(ABC):
 
 
 class Selection(NamedTuple):
-    """The visual tokens that a method retains, and the scores it computed on the way."""
+    """The visual tokens that a method retains, and the scores it computed on the way.
 
-    indices: torch.Tensor  # (B, K) long, 0-based raster indices, in the method's own order
+    A method that merges tokens returns the merged `features`, and in `indices` the raster index that stands for each
+    of them: it decides the position in the prompt.
+    """
+
+    indices: torch.Tensor  # (B, K) long, 0-based raster indices without repetition, in the method's own order
     similarity: torch.Tensor | None = None  # (B, T, N) float32, as CLIP gives it (not negated)
     context: torch.Tensor | None = None  # (B, N) float32, higher = keep
+    features: torch.Tensor | None = None  # (B, K, C), where they are not those at `indices`
+    weights: torch.Tensor | None = None  # (B, K, N) float32, how much of each visual token went into each of them
+
+    def in_raster_order(self) -> Selection:
+        """The same tokens by ascending index."""
+        indices, order = self.indices.sort(dim=-1)
+
+        def rows(tokens: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tokens is None else tokens.gather(1, order[..., None].expand_as(tokens))
+
+        return self._replace(indices=indices, features=rows(self.features), weights=rows(self.weights))
 
 
 @dataclass(frozen=True)
@@ -61,12 +110,13 @@ class TokenPruner(ABC):
 
     name: ClassVar[str]
     needs_text: ClassVar[bool] = False
+    needs_class_token: ClassVar[bool] = False  # reads the class token's attention, or runs the tower's layers itself
     official_token_order: ClassVar[str] = "raster"
     official_position_ids: ClassVar[str] = "compact"
     source: ClassVar[str] = ""
 
     @abstractmethod
-    def select(self, evidence: VisualEvidence, budget: int) -> Selection:
+    def select(self, evidence: VisualEvidence, budget: int) -> Selection | list[Selection]:
         """Choose `budget` of the N visual tokens of every image.
 
         Args:
@@ -74,8 +124,31 @@ class TokenPruner(ABC):
             budget: K, with 1 <= K < N.
 
         Returns:
-            [`Selection`] with unique indices of shape (B, K).
+            [`Selection`] with unique indices of shape (B, K). Where the image decides how many tokens stay, a list of
+            B selections of one image each.
+
+        Raises:
+            ValueError: if the method cannot keep exactly `budget` tokens.
         """
+
+    def tokens_per_layer(
+        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
+    ) -> list[int] | None:
+        """Visual tokens that reach each layer of the language model.
+
+        Args:
+            num_tokens: N.
+            budget: K, with 1 <= K <= N.
+            num_layers: layers of the language model.
+            num_tower_layers: layers of the vision tower that make the features.
+
+        Returns:
+            One number per layer of the language model; `None` where the image decides.
+
+        Raises:
+            ValueError: if the method cannot reach the budget; the message says which it can.
+        """
+        return [budget] * num_layers
 
     @classmethod
     def option_names(cls) -> list[str]:

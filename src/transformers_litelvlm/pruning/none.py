@@ -20,3 +20,8 @@ class NoPruner(TokenPruner):
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_images, num_tokens = evidence.features.shape[:2]
         return Selection(torch.arange(num_tokens, device=evidence.features.device).expand(num_images, -1))
+
+    def tokens_per_layer(
+        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
+    ) -> list[int] | None:
+        return [num_tokens] * num_layers

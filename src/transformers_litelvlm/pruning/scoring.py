@@ -41,3 +41,25 @@ def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     keys = torch.nn.functional.normalize(keys.float(), dim=-1)
     logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[-1] ** 0.5
     return (logits.softmax(dim=-1).unsqueeze(-1) * values.float()).norm(dim=-1)
+
+
+def class_attention_scores(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Attention that the class token pays to the visual tokens, averaged over the heads.
+
+    The softmax runs over all keys, the class token's own included, as in the layer itself.
+
+    Args:
+        query: (B, H, d) of the class token, not scaled.
+        keys: (B, H, 1+N, d), the class token's first.
+
+    Returns:
+        (B, N) float32, higher = keep.
+    """
+    logits = torch.einsum("bhd,bhnd->bhn", query.float(), keys.float()) * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1).mean(dim=1)[:, 1:]
+
+
+def mean_over_expressions(scores: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """(B, N) mean of `scores` (B, T, N) over the expressions of each image that are real, (B, T) bool."""
+    total = scores.masked_fill(~is_real.unsqueeze(-1), 0.0).sum(dim=1)
+    return total / is_real.sum(dim=1, keepdim=True).clamp(min=1)

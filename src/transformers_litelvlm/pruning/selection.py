@@ -97,3 +97,35 @@ def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> t
 def gather_tokens(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Rows (B, K, C) of `tokens` (B, N, C) at `indices` (B, K)."""
     return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def one_hot(indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Rows (B, K, N) float32 with a one at `indices` (B, K)."""
+    return (indices.unsqueeze(-1) == torch.arange(num_tokens, device=indices.device)).float()
+
+
+def merge_tokens(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Weighted sums (B, K, C) of `tokens` (B, N, C), in their dtype, summed in float32; `weights` is (B, K, N)."""
+    return (weights @ tokens.float()).to(tokens.dtype)
+
+
+def free_index(taken: torch.Tensor, num_tokens: int, last: bool = False) -> torch.Tensor:
+    """The lowest (or `last`: highest) raster index that is not among `taken` (B, K), (B, 1); needs K < N.
+
+    A place for a token that stands for the whole image, so that no two tokens share a position.
+    """
+    is_free = one_hot(taken, num_tokens).sum(dim=1) == 0
+    if last:
+        return num_tokens - 1 - is_free.flip(-1).byte().argmax(dim=-1, keepdim=True)
+    return is_free.byte().argmax(dim=-1, keepdim=True)
+
+
+def count_outliers(scores: torch.Tensor) -> list[int]:
+    """How many scores (B, N) of each image lie above its third quartile by more than 1.5 interquartile ranges.
+
+    The numbers decide sizes, so this reads them back from the device. Never less than one.
+    """
+    quartiles = torch.tensor([0.25, 0.75], device=scores.device)
+    low, high = scores.float().quantile(quartiles, dim=-1)
+    bound = high + 1.5 * (high - low)
+    return (scores > bound[:, None]).sum(dim=-1).clamp(min=1).tolist()

@@ -76,8 +76,8 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As upstream; refuses the original GLaMM and LISA, whose `model_type` is a "llava", too."""
-        if "mm_vision_tower" in config_dict:  # flat, with other weight names
+        """As upstream, but refuses the config of a checkpoint in the layout of the original LLaVA code."""
+        if "mm_vision_tower" in config_dict:  # also a "llava" by its `model_type`, but flat, with other weight names
             kind = ", ".join(config_dict.get("architectures") or ["LLaVA"])
             raise ValueError(
                 f"This is a checkpoint of the original code ({kind}), not of Transformers. Convert it once with "

@@ -9,14 +9,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
-from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, encode_until, load_guidance
+from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, RetainedIndices, prune_inputs
+from transformers_litelvlm.models.pruned_inputs import (
+    PrunedImageFeatures,
+    RetainedIndices,
+    project_selection,
+    prune_inputs,
+)
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
-from transformers_litelvlm.pruning.selection import gather_tokens
+from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -120,8 +125,8 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
 
         Returns:
             Upstream's output where pruning is off. Otherwise [`PrunedImageFeatures`]: `pooler_output` is a list of M
-            tensors (K, D), `last_hidden_state` (M, 1+N, C) holds the tower's features before selection. Later tower
-            layers do not run, so there is no other hidden state.
+            tensors (K, D), `last_hidden_state` (M, 1+N, C) holds the tower's features before selection (`None` for a
+            method that merges inside the tower). Later tower layers do not run, so there is no other hidden state.
 
         Raises:
             ValueError: if the method needs sentences and there are none, or the tower is not one it is defined for.
@@ -138,9 +143,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             )
         return_dict = kwargs.pop("return_dict", None)
         states = self.encode_images(pixel_values, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        output = self.select_visual_tokens(
-            states, budget, guidance_input_ids, guidance_attention_mask, vision_feature_layer=vision_feature_layer
-        )
+        output = self.select_visual_tokens(states, budget, guidance_input_ids, guidance_attention_mask)
         return output if return_dict is not False else output.to_tuple()
 
     def encode_images(
@@ -149,27 +152,29 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        """First half of pruned `get_image_features`: the vision tower's states (M, 1+N, C), which no sentence changes.
+    ) -> TowerStates:
+        """First half of pruned `get_image_features`: the vision tower's states, which no sentence changes.
+
+        A layer runs when a method first asks for its output. Indexed with the places of images, the result is the
+        states of those images.
 
         Raises:
             ValueError: if the tower, the layer or the strategy is not one that pruning is defined for.
         """
         layer_index = self._feature_layer_index(vision_feature_layer, vision_feature_select_strategy)
-        return encode_until(self.vision_tower, pixel_values, layer_index, **kwargs)
+        return TowerStates.of(self.vision_tower, pixel_values, layer_index, **kwargs)
 
     def select_visual_tokens(
         self,
-        states: torch.Tensor,
+        states: TowerStates,
         budget: int,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
     ) -> PrunedImageFeatures:
         """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
 
         Args:
-            states: (M, 1+N, C) of [`encode_images`].
+            states: what [`encode_images`] returned, or some of it.
             budget: K, with 1 <= K <= N. For K = N the method orders all tokens, where `get_image_features` would leave
                 the model unpruned.
             guidance_input_ids, guidance_attention_mask: (M, T, L), see [`get_image_features`].
@@ -178,7 +183,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             [`PrunedImageFeatures`] under `config.pruning_config`.
 
         Raises:
-            ValueError: if the method needs sentences and there are none.
+            ValueError: if the method needs sentences and there are none, or cannot keep exactly `budget` tokens.
         """
         pruner = self.config.pruning_config.build_pruner()
         if pruner.needs_text and guidance_input_ids is None:
@@ -188,25 +193,16 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "`pruning_method`."
             )
         evidence = ClipTowerEvidence(
-            self.vision_tower,
-            self._feature_layer_index(vision_feature_layer, None),
-            states,
-            self.guidance,
-            guidance_input_ids,
-            guidance_attention_mask,
+            states, self.guidance, self.multi_modal_projector, guidance_input_ids, guidance_attention_mask
         )
-        selection = pruner.select(evidence, budget)
-        indices = selection.indices
-        if self.config.pruning_config.resolved_token_order == "raster":
-            indices = indices.sort(dim=-1).values
-        return PrunedImageFeatures(
-            last_hidden_state=states,
-            pooler_output=list(self.multi_modal_projector(gather_tokens(evidence.features, indices))),
-            retained_indices=indices,
-            similarity=selection.similarity,
-            context_scores=selection.context,
-            num_visual_tokens=[evidence.features.shape[1]] * len(indices),
+        features = project_selection(
+            pruner.select(evidence, budget),
+            evidence,
+            self.multi_modal_projector,
+            in_raster_order=self.config.pruning_config.resolved_token_order == "raster",
         )
+        features.last_hidden_state = states.known_features
+        return features
 
     def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
         """How many tower layers make the features; that number is also the index of the layer that reads them."""

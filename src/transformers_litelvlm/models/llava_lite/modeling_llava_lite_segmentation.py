@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from transformers_litelvlm.models.guidance import to_device_of
+from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
@@ -217,6 +217,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             retained_indices=None if features is None else features.retained_indices,
             similarity=None if features is None else features.similarity,
             context_scores=None if features is None else features.context_scores,
+            merge_weights=None if features is None else features.merge_weights,
         )
 
 

@@ -55,7 +55,7 @@ class IntrinsicEvidence(VisualEvidence):
         self.features = features
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
         self._visual, self._embed_tokens = visual, embed_tokens
-        self._grid, self._states = grid, states
+        self.grid, self._states = grid, states
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
     def image_embeds(self) -> torch.Tensor:
@@ -68,17 +68,14 @@ class IntrinsicEvidence(VisualEvidence):
         counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
         return (embeds * mask.unsqueeze(-1)).sum(dim=2) / counts, mask.any(dim=-1)
 
-    def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        raise ValueError(
-            "Qwen2.5-VL's vision tower has no class token, so methods that read its attention are not defined with "
-            "`guidance='intrinsic'`. Use `guidance='clip'`, or another `pruning_method`."
-        )
+    def projected_features(self) -> torch.Tensor:
+        return self.features
 
     def context_scores(self) -> torch.Tensor:
         """(B, h * w) float32; over the tokens of a frame they sum to 1."""
         frames, _, merged, _ = self._states.shape
         merge = self._visual.spatial_merge_size
-        size = torch.tensor([[1, self._grid[0] * merge, self._grid[1] * merge]])
+        size = torch.tensor([[1, self.grid[0] * merge, self.grid[1] * merge]])
         positions = get_vision_position_ids(size, merge).to(self._states.device, non_blocking=True)
         states = self._states.flatten(1, 2)
         rotary = self._visual.rotary_pos_emb(states, positions)

@@ -13,6 +13,7 @@ from transformers_litelvlm.models.guidance import load_side_clip
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
+from transformers_litelvlm.pruning.base import get_pruner, list_pruners
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
@@ -169,6 +170,12 @@ class PrunedMediaMixin:
     ) -> FrameGuidance:
         source = GUIDANCE[self.config.guidance](self, grids, grid_thw, *guidance)
         pruner = self.config.pruning_config.build_pruner()
+        if pruner.needs_class_token:
+            defined = [name for name in list_pruners() if not get_pruner(name).needs_class_token]
+            raise ValueError(
+                f"The pruning method {pruner.name!r} reads the class token or the layers of a CLIP tower, which "
+                f"Qwen2.5-VL does not have. Methods that are defined here: {', '.join(defined)}."
+            )
         if pruner.needs_text and source.input_ids is None:
             raise ValueError(
                 f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "

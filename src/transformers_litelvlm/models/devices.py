@@ -1,0 +1,17 @@
+"""Tensors on the device of the layer that reads them, in models whose parts are in several places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` where `module` computes.
+
+    A `device_map` moves the inputs of whole parts of a model, but not those of a layer inside that is called alone. An
+    offloaded layer (on "meta" until it is called) moves its inputs itself.
+    """
+    device = next(module.parameters()).device
+    return tensor if device.type == "meta" else tensor.to(device)

@@ -1,0 +1,97 @@
+"""A CLIP vision tower run layer by layer, only as far as somebody asks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.pruning.base import Between
+
+
+class TowerStates:
+    """Hidden states (M, 1+N, C) of a CLIP vision tower, class token first, computed when asked for and remembered.
+
+    `states[places]` are the states of some of the images; what is computed for them is computed once for all.
+
+    Attributes:
+        num_layers: how many layers make the features that LLaVA reads.
+        grid: rows and columns of visual tokens.
+    """
+
+    def __init__(self, tower: nn.Module, num_layers: int, grid: tuple[int, int], embeddings: torch.Tensor) -> None:
+        self.tower, self.num_layers, self.grid = tower, num_layers, grid
+        self._known = {0: embeddings}
+        self._whole: TowerStates | None = None
+        self._places: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, tower: nn.Module, pixel_values: torch.Tensor, num_layers: int, **kwargs) -> TowerStates:
+        """States of `pixel_values` (M, 3, H, W); `kwargs` go to the tower's embeddings."""
+        weight = tower.get_parameter("embeddings.patch_embedding.weight")
+        embeddings = tower.pre_layrnorm(tower.embeddings(to_device_of(tower.embeddings, pixel_values), **kwargs))
+        rows, columns = (side // patch for side, patch in zip(pixel_values.shape[-2:], weight.shape[-2:]))
+        return cls(tower, num_layers, (rows, columns), embeddings)
+
+    def __getitem__(self, places: torch.Tensor) -> TowerStates:
+        part = TowerStates(self.tower, self.num_layers, self.grid, self._known[0][places])
+        part._whole, part._places = self, places
+        return part
+
+    @property
+    def features(self) -> torch.Tensor:
+        """What LLaVA reads, with the class token, (M, 1+N, C)."""
+        return self.after(self.num_layers)
+
+    @property
+    def known_features(self) -> torch.Tensor | None:
+        """The features, if they were computed."""
+        return self._known.get(self.num_layers)
+
+    def after(self, num_layers: int) -> torch.Tensor:
+        """States after the first `num_layers` layers; later layers do not run."""
+        if num_layers not in self._known and self._whole is not None:
+            self._known[num_layers] = self._whole.after(num_layers)[self._places]
+        if num_layers not in self._known:
+            start = max(known for known in self._known if known < num_layers)
+            states = self._known[start]
+            for layer in self.tower.encoder.layers[start:num_layers]:
+                before, states = states, layer(states, None)
+            # What the last layer read stays at hand too: several methods look at that layer's attention.
+            self._known.update({num_layers - 1: before, num_layers: states})
+        return self._known[num_layers]
+
+    def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query of the class token (M, H, d), not scaled, and all keys (M, H, 1+N, d) of a layer."""
+        block = self.tower.encoder.layers[layer]
+        states = block.layer_norm1(to_device_of(block.layer_norm1, self.after(layer)))
+        query, keys = (
+            _split_heads(project(tokens), block.self_attn.head_dim)
+            for project, tokens in ((block.self_attn.q_proj, states[:, :1]), (block.self_attn.k_proj, states))
+        )
+        return query[:, :, 0], keys
+
+    def run_layers(self, between: Between) -> torch.Tensor:
+        """See [`VisualEvidence.run_layers`]. Attention is SDPA: FlashAttention takes no bias."""
+        states, bias = self._known[0], None
+        for layer in self.tower.encoder.layers[: self.num_layers]:
+            attention = layer.self_attn
+            states = to_device_of(layer.layer_norm1, states)
+            normed = layer.layer_norm1(states)
+            query, keys, values = (
+                _split_heads(project(normed), attention.head_dim)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            mask = None if bias is None else bias[:, None, None, :].to(query.dtype)
+            mixed = nn.functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, scale=attention.scale
+            )
+            states = states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+            states, bias = between(states, keys)
+            states = states + layer.mlp(layer.layer_norm2(states))
+        return states
+
+
+def _split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """(M, t, C) as (M, H, t, d)."""
+    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)

@@ -1,0 +1,117 @@
+"""PruMerge and PruMerge+: outliers of class attention, a grid, and neighbours merged into both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.scoring import class_attention_scores
+from transformers_litelvlm.pruning.selection import (
+    count_outliers,
+    descending,
+    free_index,
+    gather_tokens,
+    merge_tokens,
+    one_hot,
+)
+
+
+@register_pruner("prumerge_plus")
+@dataclass(frozen=True)
+class PruMergePlusPruner(TokenPruner):
+    """Tokens with the most class attention and evenly spaced ones, each with its neighbours merged in.
+
+    Class attention and keys are those of the layer that reads the features, as ONE head over all channels. To every
+    kept token the 32 tokens with the most similar keys (cosine) are added, weighted by their attention; a last token
+    sums up the removed ones, weighted likewise.
+
+    Source: Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", ICCV 2025
+    (arXiv 2403.15388), adaptive token selection, token supplement and PruMerge+, and the released code
+    (github.com/42Shawn/LLaVA-PruMerge): `adaptive` is its default rule, the fixed one its rule "for training".
+
+    The last token counts: a budget K keeps K - 1 tokens, half by attention and half on the grid. The order is the
+    released one: by falling attention, then the grid, then the last token. Merged tokens have the raster index of the
+    token they grew from, the last one the highest index that no other has.
+
+    Deviations, fixed rule: no token comes twice, attention fills up (released: a token of the grid that is also among
+    the best comes twice, and removed ones get lost instead). The grid has exactly the points it is to have, also where
+    their number does not divide N. Adaptive rule: counted image by image; at least one outlier and a grid step of one
+    (released: division by zero, or an error, outside of that); any N (released: 576).
+
+    Args:
+        adaptive: outliers by the interquartile rule decide how many tokens stay. The budget then only switches pruning
+            on, and images keep different numbers of tokens. Default `False`.
+        supplement: add the grid, which is PruMerge+ (default); `False` is PruMerge.
+        num_neighbours: tokens merged into each kept one, default 32 as released, fewer where there are fewer.
+
+    Raises:
+        ValueError: if `num_neighbours` is not a non-negative integer.
+    """
+
+    needs_class_token: ClassVar[bool] = True
+    official_token_order: ClassVar[str] = "reference"
+    source: ClassVar[str] = "Shang et al., ICCV 2025, arXiv 2403.15388"
+
+    adaptive: bool = False
+    supplement: bool = True
+    num_neighbours: int = 32
+
+    def __post_init__(self) -> None:
+        count = self.num_neighbours
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"`num_neighbours` must be a non-negative integer, got {count!r}.")
+
+    def select(self, evidence: VisualEvidence, budget: int) -> Selection | list[Selection]:
+        query, keys = evidence.class_query_and_keys(0)
+        query, keys = query.flatten(1), keys.transpose(1, 2).flatten(2)
+        scores = class_attention_scores(query[:, None], keys[:, None])
+        metric = torch.nn.functional.normalize(keys[:, 1:].float(), dim=-1)
+        if not self.adaptive:
+            return self._merge(self._fixed(scores, budget - 1), scores, metric, evidence.features)
+        return [
+            self._merge(self._adaptive(one[0], count), *one)
+            for count, *one in zip(
+                count_outliers(scores), scores.split(1), metric.split(1), evidence.features.split(1)
+            )
+        ]
+
+    def _fixed(self, scores: torch.Tensor, count: int) -> torch.Tensor:
+        """(B, count) kept tokens."""
+        num_tokens, num_grid = scores.shape[-1], count // 2 if self.supplement else 0
+        place = torch.arange(num_grid, device=scores.device)
+        grid = ((2 * place + 1) * num_tokens // (2 * max(num_grid, 1))).expand(len(scores), -1)
+        # Points of the grid are taken anyway, so they leave the ranking.
+        best = descending(scores.scatter(1, grid, -torch.inf))[:, : count - num_grid]
+        return torch.cat((best, grid), dim=1)
+
+    def _adaptive(self, scores: torch.Tensor, num_outliers: int) -> torch.Tensor:
+        """(1, count) kept tokens of one image with scores (1, N)."""
+        num_tokens = scores.shape[-1]
+        best = descending(scores)[:, :num_outliers]
+        if not self.supplement:
+            return best
+        step = max(1, num_tokens // num_outliers // 3)
+        grid = torch.arange(0, num_tokens - 1, step, device=scores.device)
+        return torch.cat((best, grid[~torch.isin(grid, best)].unsqueeze(0)), dim=1)
+
+    def _merge(
+        self, kept: torch.Tensor, scores: torch.Tensor, metric: torch.Tensor, features: torch.Tensor
+    ) -> Selection:
+        num_tokens = scores.shape[-1]
+        rows = one_hot(kept, num_tokens)
+        similarity = (gather_tokens(metric, kept) @ metric.transpose(1, 2)).masked_fill(rows.bool(), -torch.inf)
+        neighbours = descending(similarity)[..., : min(self.num_neighbours, num_tokens - 1)]
+        weights = rows + torch.zeros_like(rows).scatter(-1, neighbours, 1.0) * scores.unsqueeze(1)
+        if kept.shape[1] < num_tokens:
+            removed = (1 - rows.sum(dim=1, keepdim=True)) * scores.unsqueeze(1)
+            weights = torch.cat((weights, removed), dim=1)
+            kept = torch.cat((kept, free_index(kept, num_tokens, last=True)), dim=1)
+        return Selection(kept, context=scores, features=merge_tokens(weights, features), weights=weights)
+
+    def tokens_per_layer(
+        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
+    ) -> list[int] | None:
+        return None if self.adaptive else [budget] * num_layers

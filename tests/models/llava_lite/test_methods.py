@@ -1,0 +1,227 @@
+"""Every registered method in the tiny model: prompts, batches, attention kernels, and an upstream left alone."""
+
+import pytest
+import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from tests.models.llava_lite.tiny import (
+    NUM_TOKENS,
+    asymmetric_,
+    prompt,
+    random_guidance,
+    random_pixels,
+    tiny_config,
+)
+from tests.pruning.test_registry import METHODS, RAGGED
+from tests.test_packaging import UPSTREAM_SNAPSHOT, run_python
+from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
+from transformers_litelvlm.models.vision_tower import TowerStates
+
+
+BUDGET = 5
+ROWS = ([1, 5, "image", 6, "image", 7, 8], [1, 9, "image", 10, 11, 12])
+NUM_IMAGES = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return asymmetric_(LlavaLiteForConditionalGeneration(tiny_config()))
+
+
+def inputs():
+    ids, mask = prompt(*ROWS)
+    guidance, guidance_mask = random_guidance(NUM_IMAGES, 2)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "pixel_values": random_pixels(NUM_IMAGES),
+        "guidance_input_ids": guidance,
+        "guidance_attention_mask": guidance_mask,
+    }
+
+
+def set_pruning(model, name, options, **kwargs):
+    model.config.pruning_config = PruningConfig(**{"method": name, "budget": BUDGET, **kwargs}, method_options=options)
+
+
+def features_of(model, places=slice(None)):
+    given = {name: value[places] for name, value in inputs().items() if name.startswith(("pixel", "guidance"))}
+    with torch.no_grad():
+        return model.model.get_image_features(**given)
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
+def test_images_alone_are_the_images_of_a_batch(model, name, options):
+    set_pruning(model, name, options)
+    together = features_of(model)
+    for image in range(NUM_IMAGES):
+        alone = features_of(model, slice(image, image + 1))
+        assert alone.retained_indices[0].tolist() == together.retained_indices[image].tolist()
+        torch.testing.assert_close(alone.pooler_output[0], together.pooler_output[image], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
+def test_attention_kernels_agree(model, name, options):
+    set_pruning(model, name, options)
+    sdpa = features_of(model)
+    model.set_attn_implementation("eager")
+    try:
+        eager = features_of(model)
+    finally:
+        model.set_attn_implementation("sdpa")
+    for image in range(NUM_IMAGES):
+        assert eager.retained_indices[image].tolist() == sdpa.retained_indices[image].tolist()
+        torch.testing.assert_close(eager.pooler_output[image], sdpa.pooler_output[image], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("order", ["raster", "reference"])
+def test_forward_and_generate(model, name, options, positions, order):
+    """Rows with two images and one, so that ragged counts are padded again."""
+    set_pruning(model, name, options, position_ids=positions, token_order=order)
+    given = inputs()
+    with torch.no_grad():
+        output = model(**given)
+        new = model.generate(**given, max_new_tokens=3, do_sample=False)
+    kept = [len(indices) for indices in output.retained_indices]
+    rows = [kept[0] + kept[1], kept[2]]
+    texts = [len(row) - row.count("image") for row in ROWS]
+    assert output.logits.shape[1] == max(row + text for row, text in zip(rows, texts))
+    assert output.logits.isfinite().all() and new.shape[1] == given["input_ids"].shape[1] + 3
+    assert new[:, -3].tolist() == output.logits[:, -1].argmax(-1).tolist()
+    if order == "raster":
+        assert all(indices.tolist() == sorted(indices.tolist()) for indices in output.retained_indices)
+
+
+@pytest.mark.parametrize("name, options", METHODS)
+def test_what_is_projected(model, name, options):
+    """What is projected is the selection's features, or the tower's at its indices."""
+    set_pruning(model, name, options)
+    output = features_of(model)
+    if output.merge_weights is None:
+        tokens = torch.stack(
+            [states[1:][kept] for states, kept in zip(output.last_hidden_state, output.retained_indices)]
+        )
+        projected = model.model.multi_modal_projector(tokens)
+        torch.testing.assert_close(torch.stack(output.pooler_output), projected, atol=1e-6, rtol=1e-6)
+    else:
+        assert output.merge_weights.shape == (NUM_IMAGES, BUDGET, NUM_TOKENS)
+        assert (output.last_hidden_state is None) == (name == "tome")
+
+
+@pytest.fixture
+def layer_runs(model):
+    """How often each layer of the vision tower ran."""
+    layers = model.model.vision_tower.encoder.layers
+    counts = [0] * len(layers)
+
+    def count(index):
+        def hook(*args):
+            counts[index] += 1
+
+        return hook
+
+    handles = [layer.register_forward_hook(count(index)) for index, layer in enumerate(layers)]
+    yield counts
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
+def test_no_layer_runs_for_nothing(model, layer_runs, name, options):
+    """Of three layers two make the features; each runs once, the last never, and merging replaces the stock run."""
+    set_pruning(model, name, options)
+    features_of(model)
+    assert layer_runs == ([0, 0, 0] if name == "tome" else [1, 1, 0])
+
+
+def test_a_sweep_over_methods_runs_each_layer_once(model, layer_runs):
+    """Whichever method comes first: `random` reads the features before `visionzip` asks what the last layer read."""
+    given = inputs()
+    guidance = given["guidance_input_ids"], given["guidance_attention_mask"]
+    with torch.no_grad():
+        states = model.model.encode_images(given["pixel_values"])
+        for name, options in sorted(METHODS, key=lambda method: method[0] != "random"):
+            set_pruning(model, name, options)
+            swept = model.model.select_visual_tokens(states, BUDGET, *guidance)
+            assert len(swept.pooler_output) == NUM_IMAGES
+    assert layer_runs == [1, 1, 0]
+
+
+def test_running_layers_with_nothing_between_is_the_tower(model):
+    tower = model.model.vision_tower
+    states = TowerStates.of(tower, random_pixels(2), 2)
+    calls = []
+
+    def between(states, keys):
+        calls.append(keys.shape)
+        return states, None
+
+    with torch.no_grad():
+        expected = tower(random_pixels(2), output_hidden_states=True).hidden_states
+        torch.testing.assert_close(states.run_layers(between), expected[2], atol=1e-5, rtol=1e-5)
+        assert calls == [(2, 4, 1 + NUM_TOKENS, 8)] * 2
+        for layer in range(3):
+            torch.testing.assert_close(states.after(layer), expected[layer], atol=1e-6, rtol=1e-6)
+        # A part of the images is computed with the whole, in whatever order it is asked for.
+        whole = TowerStates.of(tower, random_pixels(2), 2)
+        part = whole[torch.tensor([1, 1, 0])]
+        torch.testing.assert_close(part.features, expected[2][[1, 1, 0]], atol=1e-6, rtol=1e-6)
+        assert whole.known_features is not None
+
+
+def test_a_grid_that_is_not_square(model):
+    """64 x 32 pixels, 8 x 4 tokens."""
+    guidance, mask = random_guidance(1)
+    for name, options in METHODS:
+        set_pruning(model, name, options, budget=9)
+        with torch.no_grad():
+            output = model.model.get_image_features(
+                torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0)),
+                guidance_input_ids=guidance,
+                guidance_attention_mask=mask,
+                interpolate_pos_encoding=True,
+            )
+        kept = output.retained_indices[0].tolist()
+        assert len(set(kept)) == 9 and 0 <= min(kept) and max(kept) < 32
+
+
+def test_a_budget_that_two_layers_cannot_reach(model):
+    set_pruning(model, "tome", {}, budget=3)
+    with pytest.raises(ValueError, match="`budget` 3 of 16 .* 4 to 16 are"):
+        features_of(model)
+
+
+def test_stock_outputs_do_not_change(model):
+    """A stock model that is there all the time gives the same bits before and after every method ran."""
+    names = ("vision_config", "text_config", "image_token_index", "image_seq_length")
+    stock = LlavaForConditionalGeneration(LlavaConfig(**{n: model.config.to_dict()[n] for n in names})).eval()
+    stock.load_state_dict({name: value for name, value in model.state_dict().items() if ".guidance." not in name})
+    given = {name: value for name, value in inputs().items() if not name.startswith("guidance")}
+    with torch.no_grad():
+        before = stock(**given).logits
+        for name, options in METHODS + RAGGED:
+            set_pruning(model, name, options)
+            model(**inputs())
+        assert torch.equal(stock(**given).logits, before)
+
+
+USE_EVERY_METHOD = """
+from tests.models.llava_lite import test_methods as here
+from tests.models.llava_lite.tiny import asymmetric_, tiny_config
+from transformers_litelvlm import LlavaLiteForConditionalGeneration
+model = asymmetric_(LlavaLiteForConditionalGeneration(tiny_config()))
+before = snapshot()
+for name, options in here.METHODS + here.RAGGED:
+    here.set_pruning(model, name, options)
+    model(**here.inputs())
+after = snapshot()
+print(json.dumps({"size": len(before), "changed": [key for key in before if before[key] != after.get(key)]}))
+"""
+
+
+def test_no_upstream_class_or_function_is_altered_by_any_method():
+    setup = UPSTREAM_SNAPSHOT.partition("import torch\nrandom_state")[0]
+    result = run_python(setup + USE_EVERY_METHOD)
+    assert result["size"] > 1000 and result["changed"] == []
