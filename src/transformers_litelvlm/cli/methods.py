@@ -102,11 +102,15 @@ def _read_config(model: str | None) -> Any:
 
 
 def sizes_of(config: Any) -> dict[str, int]:
-    """Visual tokens of an image, layers of the language model, and layers of the tower that make the features."""
-    vision, layer = config.vision_config, config.vision_feature_layer
+    """Visual tokens of an image, where all have as many, layers of the language model, and layers of the tower that
+    make the features."""
+    vision, num_layers = config.vision_config, config.get_text_config().num_hidden_layers
+    if not hasattr(config, "vision_feature_layer"):  # the number of tokens varies with the image
+        return {"num_layers": num_layers, "num_tower_layers": vision.depth}
+    layer = config.vision_feature_layer
     return {
         "num_tokens": (vision.image_size // vision.patch_size) ** 2,
-        "num_layers": config.get_text_config().num_hidden_layers,
+        "num_layers": num_layers,
         "num_tower_layers": layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
     }
 

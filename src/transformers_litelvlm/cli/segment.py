@@ -213,7 +213,7 @@ def _segment(
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
     inputs = inputs.to(model.device, dtype=model.dtype)
-    rows, columns = processor.visual_token_grid()
+    (rows, columns), region = _grid_and_region(processor, inputs, image)
     total = rows * columns
     budget = model.config.pruning_config.resolve(total)
     if args.compare and budget is None:
@@ -233,7 +233,7 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     kept_names = _write(
-        folder, names, image, masks, sentences, scores, retained, output.merge_weights, (rows, columns), processor
+        folder, names, image, masks, sentences, scores, retained, output.merge_weights, (rows, columns), region
     )
     return {
         "image": str(args.image),
@@ -257,6 +257,19 @@ def _segment(
     }
 
 
+def _grid_and_region(
+    processor: Any, inputs: Any, image: Image.Image
+) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
+    """(rows, columns) of the visual tokens, and the part of the picture that they cover."""
+    if hasattr(processor, "visual_token_grids"):  # they follow the shape of the picture, all of it
+        _, rows, columns = processor.visual_token_grids(inputs)[0]
+        return (rows, columns), (0.0, 0.0, float(image.width), float(image.height))
+    from transformers_litelvlm.visualization import seen_region
+
+    grid = processor.visual_token_grid()
+    return grid, seen_region(image.size, processor.image_processor, grid, processor.patch_size)
+
+
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
     area = int(mask.sum())
     return {"sentence": sentence, "score": score, "area": area, "area_fraction": area / mask.size, "file": str(path)}
@@ -272,15 +285,14 @@ def _write(
     retained: list[list[int]],
     merge_weights: Any,
     grid: tuple[int, int],
-    processor: Any,
+    region: tuple[float, float, float, float],
 ) -> list[str]:
     """Writes all pictures; returns the names of those of the kept tokens, one for each row of `retained`."""
     from PIL import Image
 
     from transformers_litelvlm.utils.files import write_atomically
-    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens, seen_region
+    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens
 
-    region = seen_region(image.size, processor.image_processor, grid, processor.patch_size)
     with write_atomically(folder) as staging:
         for name, mask in zip(names, masks, strict=True):
             Image.fromarray(mask.astype("uint8") * 255).save(staging / name)

@@ -78,6 +78,19 @@ def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
     return states[rows, torch.arange(rows.shape[1], device=rows.device)]
 
 
+def by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
+    """Values (B, T, ...) of the [SEG] of B dialogues as one tensor (T_i, ...) per image, dialogue after dialogue.
+
+    Args:
+        counts: number of [SEG] of each dialogue.
+        about: image of each dialogue, ascending.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in range(about[-1] + 1)]
+    for image, of_dialogue, count in zip(about, values, counts, strict=True):
+        found[image].append(of_dialogue[:count])
+    return [torch.cat(of_image) for of_image in found]
+
+
 def decode_masks(
     mask_model: SamModel, image_embeddings: torch.Tensor, prompts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ from transformers_litelvlm.models.llava_lite.configuration_llava_lite import Lla
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
+    by_image,
     decode_masks,
     foreground_confidence,
     resize_masks,
@@ -205,13 +206,13 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         sizes = zip(reshaped_input_sizes.tolist(), original_sizes.tolist())
         logits = [
             resize_masks(masks, side, resized, original)
-            for masks, (resized, original) in zip(_by_image(low_res, counts, about), sizes, strict=True)
+            for masks, (resized, original) in zip(by_image(low_res, counts, about), sizes, strict=True)
         ]
         return ReferringSegmentationOutput(
             masks=[mask_logits > 0 for mask_logits in logits],
             mask_logits=logits,
             scores=[foreground_confidence(mask_logits) for mask_logits in logits],
-            iou_scores=[scores.float() for scores in _by_image(iou_scores, counts, about)],
+            iou_scores=[scores.float() for scores in by_image(iou_scores, counts, about)],
             low_res_masks=low_res,
             seg_embeddings=prompts,
             retained_indices=None if features is None else features.retained_indices,
@@ -219,19 +220,6 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             context_scores=None if features is None else features.context_scores,
             merge_weights=None if features is None else features.merge_weights,
         )
-
-
-def _by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
-    """Values (B, T, ...) of the [SEG] of B dialogues as one tensor (T_i, ...) per image, dialogue after dialogue.
-
-    Args:
-        counts: number of [SEG] of each dialogue.
-        about: image of each dialogue, ascending.
-    """
-    found: list[list[torch.Tensor]] = [[] for _ in range(about[-1] + 1)]
-    for image, of_dialogue, count in zip(about, values, counts, strict=True):
-        found[image].append(of_dialogue[:count])
-    return [torch.cat(of_image) for of_image in found]
 
 
 __all__ = ["LlavaLiteForReferringSegmentation"]

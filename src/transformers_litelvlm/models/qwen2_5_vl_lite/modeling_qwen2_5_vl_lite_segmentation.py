@@ -9,6 +9,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 from transformers_litelvlm.models.guidance import to_device_of
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
+    by_image,
     foreground_confidence,
     states_before_seg,
     states_of_new_tokens,
@@ -200,7 +201,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         if mask_image_features is None and mask_pixel_values is None:
             raise ValueError("`mask_pixel_values` is missing: use `processor.segmentation_inputs`.")
         prompts, counts = self.prompts_for_masks(hidden_states, input_ids)
-        about = torch.arange(len(prompts)) if dialogue_images is None else dialogue_images
+        about = list(range(len(prompts))) if dialogue_images is None else dialogue_images.tolist()
         sizes = [(height, width) for height, width in original_sizes.tolist()]
         if mask_num_frames is None:
             if mask_image_features is None:
@@ -214,6 +215,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         if features is not None:
             output.retained_indices = features.retained_indices
             output.similarity, output.context_scores = features.similarity, features.context_scores
+            output.merge_weights = features.merge_weights
         return output
 
     def _decode_images(
@@ -221,14 +223,13 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         features: list[torch.Tensor],
         prompts: torch.Tensor,
         counts: list[int],
-        about: torch.Tensor,
+        about: list[int],
         sizes: list[tuple[int, int]],
     ) -> ReferringSegmentationOutput:
         """Masks of all dialogues at once."""
-        about = about.to(features[0].device)
         decoded = decode_hidden_tokens(self.mask_model, [level[about] for level in features], prompts)
         of_dialogues = (decoded.low_res_masks, decoded.iou_scores.float(), decoded.object_scores.float())
-        low_res, iou_scores, object_scores = (_by_medium(rows, counts, about, len(sizes)) for rows in of_dialogues)
+        low_res, iou_scores, object_scores = (by_image(rows, counts, about) for rows in of_dialogues)
         logits = [resize_masks(masks, size) for masks, size in zip(low_res, sizes, strict=True)]
         return ReferringSegmentationOutput(
             masks=[mask_logits > 0 for mask_logits in logits],
@@ -244,12 +245,11 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         frames: tuple[torch.Tensor, ...],
         prompts: torch.Tensor,
         counts: list[int],
-        about: torch.Tensor,
+        about: list[int],
         sizes: list[tuple[int, int]],
     ) -> ReferringSegmentationOutput:
         """Masks of each video, frame after frame."""
-        prompts = prompts.to(frames[0])
-        of_videos = _by_medium(prompts, counts, about, len(sizes))
+        of_videos = by_image(prompts.to(frames[0]), counts, about)
         tracked = [track_hidden_tokens(self.mask_model, *video) for video in zip(frames, of_videos, strict=True)]
         logits = [
             resize_masks(masks.flatten(0, 1), size).unflatten(0, masks.shape[:2])
@@ -263,14 +263,6 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
             object_scores=[scores.float() for _, scores, _ in tracked],
             low_res_masks=[masks for masks, _, _ in tracked],
         )
-
-
-def _by_medium(rows: torch.Tensor, counts: list[int], about: torch.Tensor, num_media: int) -> list[torch.Tensor]:
-    """What B dialogues found, (B, T, ...) of which T_i are real, as M tensors: dialogue after dialogue about each."""
-    found: list[list[torch.Tensor]] = [[rows[0, :0]] for _ in range(num_media)]
-    for medium, row, count in zip(about.tolist(), rows, counts, strict=True):
-        found[medium].append(row[:count])
-    return [torch.cat(parts) for parts in found]
 
 
 __all__ = ["Qwen2_5_VLLiteForReferringSegmentation"]
