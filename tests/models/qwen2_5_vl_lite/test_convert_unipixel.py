@@ -8,11 +8,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList, Sam2VideoConfig, Sam2VideoModel
+from transformers import (
+    AutoProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    pipeline,
+)
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
 from tests.models.llava_lite.originals import FIXTURES
 from tests.models.qwen2_5_vl_lite.unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
+from tests.without_package import run_without_package
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
@@ -383,6 +391,76 @@ def test_generated_answer_gives_the_masks_of_the_same_answer(model, processor, b
         assert close(ours, theirs, 5e-3)
     nothing = model.generate_masks(**inputs, max_new_tokens=3)
     assert [tuple(masks.shape) for masks in nothing.masks] == [(0, 40, 56), (0, 64, 30)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("on_disk", [["mask_model"], ["model", "lm_head", "seg_head"]])
+def test_offloaded(tiny, model, processor, on_disk, tmp_path):
+    device_map = {
+        part: "disk" if part in on_disk else "cpu" for part in ("model", "lm_head", "seg_head", "mask_model")
+    }
+    offloaded, _ = load(tiny, device_map=device_map, offload_folder=tmp_path, offload_buffers=True)
+    for inputs in (
+        questions(processor),
+        processor.segmentation_inputs(
+            videos=[[picture(40, 56, seed=n) for n in range(3)]], expressions=[["cat", "dog"]]
+        ),
+    ):
+        here, there = model.segment(**inputs), offloaded.segment(**inputs)
+        assert all(torch.equal(a, b) for a, b in zip(here.mask_logits, there.mask_logits))
+
+
+def test_bfloat16(tiny, model, processor):
+    half, _ = load(tiny, dtype=torch.bfloat16)
+    for inputs in (
+        questions(processor),
+        processor.segmentation_inputs(videos=[[picture(40, 56)] * 3], expressions=["cat"]),
+    ):
+        whole, rounded = model.segment(**inputs), half.segment(**inputs.to("cpu", dtype=torch.bfloat16))
+        assert rounded.mask_logits[0].dtype == torch.float32
+        agree = [(a == b).float().mean().item() for a, b in zip(whole.masks, rounded.masks)]
+        print("share of equal pixels:", agree)
+        assert min(agree) > 0.8
+
+
+def test_command_and_pipeline(tiny, model, processor, tmp_path, capsys):
+    picture(60, 90).save(tmp_path / "picture.png")
+    sentences = ["The red mug.", "cat"]
+    arguments = ["--model", str(tiny), "--budget", "20", "--output", str(tmp_path / "out"), "--json"]
+    assert main(["segment", str(tmp_path / "picture.png"), *sentences, *arguments]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows, columns = report["token_grid"]
+    assert rows * columns >= 128 and [len(kept) for kept in report["retained_indices"]] == [20, 20]
+    assert (tmp_path / "out" / "kept_tokens_1.png").is_file()
+    model.config.pruning_budget = 20
+    expected = model.segment(**processor.segmentation_inputs([tmp_path / "picture.png"], [sentences]))
+    assert [mask["area"] for mask in report["masks"]] == expected.masks[0].sum((1, 2)).tolist()
+    results = pipeline("referring-segmentation", model=str(tiny), model_kwargs={"pruning_budget": 20})(
+        str(tmp_path / "picture.png"), sentences
+    )
+    assert [result["label"] for result in results] == sentences
+    assert all(np.array_equal(np.array(r["mask"]) > 0, mask) for r, mask in zip(results, expected.masks[0].numpy()))
+
+
+WITHOUT_PACKAGE = """
+import sys
+from PIL import Image
+import torch
+from transformers import AutoModelForMaskGeneration, AutoProcessor
+
+folder, picture, target = sys.argv[1:]
+model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+output = model.segment(**processor.segmentation_inputs([Image.open(picture)], ["cat"]))
+torch.save(output.low_res_masks, target)
+"""
+
+
+def test_runs_without_this_package(tiny, model, processor, tmp_path):
+    picture(40, 56).save(tmp_path / "picture.png")
+    run_without_package(WITHOUT_PACKAGE, tmp_path, tiny, tmp_path / "picture.png", tmp_path / "masks.pt")
+    expected = model.segment(**processor.segmentation_inputs([tmp_path / "picture.png"], ["cat"]))
+    assert close(torch.load(tmp_path / "masks.pt"), expected.low_res_masks)
 
 
 def test_no_seg_in_the_prompt(model, processor):
