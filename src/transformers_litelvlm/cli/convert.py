@@ -16,6 +16,7 @@ EPILOG = """\
 examples:
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
   litelvlm convert lisa xinlai/LISA-7B-v1 LISA-7B-lite --dtype bfloat16
+  litelvlm convert unipixel PolyU-ChenLab/UniPixel-3B UniPixel-3B-lite
   litelvlm convert llava ./llava-1.5-7b-hf ./llava-lite --clip ./clip-vit-large-patch14-336
 
 SOURCE and --clip are folders, or ids on the Hub. Weights are .safetensors or .bin; code in them is never run.
@@ -29,7 +30,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
         help="turn a published checkpoint into one that loads here",
-        description="Turn a published checkpoint into a self-contained safetensors checkpoint: model, CLIP guidance,"
+        description="Turn a published checkpoint into a self-contained safetensors checkpoint: model, guidance,"
         " processor, tokenizer.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,7 +40,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
     parser.add_argument(
-        "--clip", metavar="PATH_OR_ID", help="the CLIP that the model was trained with (default: the one it names)"
+        "--clip",
+        metavar="PATH_OR_ID",
+        help="the CLIP that the model was trained with (default: the one it names); for unipixel a CLIP that guides"
+        " pruning (default: none)",
     )
     parser.add_argument(
         "--dtype",

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
+    CLIPImageProcessorPil,
     LogitsProcessor,
     LogitsProcessorList,
     Sam2VideoConfig,
@@ -19,6 +20,8 @@ from transformers import (
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
 from tests.models.llava_lite.originals import FIXTURES
+from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
+from tests.models.qwen2_5_vl_lite.tiny import tiny_clip
 from tests.models.qwen2_5_vl_lite.unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
 from tests.without_package import run_without_package
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
@@ -269,6 +272,29 @@ def processor(loaded):
     return loaded[1]
 
 
+@torch.no_grad()
+def test_with_a_clip(tmp_path, model, processor):
+    source, clip = write_unipixel(tmp_path / "source"), tmp_path / "clip"
+    tiny_clip().save_pretrained(clip)
+    tiny_guidance_tokenizer().save_pretrained(clip)
+    side = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side).save_pretrained(clip)
+    assert main(["convert", "unipixel", str(source), str(tmp_path / "lite"), "--clip", str(clip)]) == 0
+    shutil.rmtree(clip)
+    guided, with_clip = load(tmp_path / "lite")
+    assert guided.config.guidance == "clip"
+    weights = tiny_clip().vision_model.state_dict()
+    assert all(torch.equal(value, weights[n]) for n, value in guided.model.guidance.vision_model.state_dict().items())
+    inputs = questions(with_clip)
+    assert inputs["guidance_pixel_values"].shape == (3, 3, 32, 32)
+    assert torch.equal(guided.segment(**inputs).low_res_masks, model.segment(**questions(processor)).low_res_masks)
+    guided.config.pruning_budget = model.config.pruning_budget = 10
+    kept, intrinsic = guided.segment(**inputs).retained_indices, model.segment(**questions(processor)).retained_indices
+    assert [len(of_dialogue) for of_dialogue in kept] == [10] * 3 and not torch.equal(kept[0], intrinsic[0])
+    video = with_clip.segmentation_inputs(videos=[[picture(40, 56, seed=n) for n in range(4)]], expressions=["cat"])
+    assert guided.segment(**video).masks[0].shape == (1, 4, 40, 56)
+
+
 def test_files(tiny):
     card = (tiny / "README.md").read_text()
     assert "UniPixel" in card and "The number of visual tokens varies" in card and "faithful" not in card
@@ -480,6 +506,11 @@ def test_bad_sources(tmp_path):
 
     assert "no checkpoint of UniPixel" in error(sam2_config=None)
     assert "sam2_hidden_tokens is 3" in error(sam2_hidden_tokens=3)
+    template = (source / "chat_template.jinja").read_text()
+    (source / "chat_template.jinja").unlink()
+    assert "has no chat template" in error()
+    (source / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    unipixel_conversion(CheckpointSource(source))
     assert "disagree about the id of <|seg|>" in error(seg_token_id=7)
     (source / "sam2_config.json").unlink()
     assert "only sam2.1_hiera_b+ is known" in error(sam2_config="configs/sam2.1_hiera_l")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, Qwen2VLImageProcessorPil, Sam2VideoConfig
+from transformers import AutoTokenizer, CLIPConfig, GenerationConfig, Qwen2VLImageProcessorPil, Sam2VideoConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.conversion.convert import Conversion
@@ -23,7 +23,10 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segme
     NUM_HIDDEN_TOKENS,
     Qwen2_5_VLLiteForReferringSegmentation,
 )
-from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
+from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import (
+    Qwen2_5_VLLiteProcessor,
+    without_cropping,
+)
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TOKEN
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
@@ -50,6 +53,13 @@ UNIPIXEL_RULES: list[Rename | Drop] = [
     Drop(r"(ref_encoder|ref_proj|ref_proj_single|ref_proj_double|tem_pe|tem_emb|tem_proj)\..+", _NO_REF),
     Drop(r"msk_proj\..+", _NO_MEM),
     Drop(r".*\.rotary_emb\.inv_freq", "a buffer that the config determines"),
+]
+
+
+_CLIP_RULES: list[Rename | Drop] = [
+    Drop(r".*\.position_ids", "a buffer that counts from 0"),
+    Drop("logit_scale", "scales CLIP's contrastive loss, which nothing here computes"),
+    Rename(r"(text_model|vision_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
 ]
 
 
@@ -85,8 +95,8 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
 
     Args:
         source: the checkpoint.
-        clip: folder or Hub id of a CLIP to guide pruning, for `guidance="clip"`; it stays beside the checkpoint and is
-            loaded with the model. Default: `guidance="intrinsic"`, without one.
+        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`).
+            Default: `guidance="intrinsic"`, without one.
 
     Raises:
         ConversionError: if a file is missing, or the config is not one of UniPixel.
@@ -95,15 +105,15 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     if published is None:
         raise ConversionError(f"{source} has no config.json: give the folder or the Hub id of a checkpoint.")
     config = unipixel_config(source, published)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         source.file(name)  # from the Hub: into the same snapshot
-    processor = unipixel_processor(source, config, clip)
+    processor = unipixel_processor(source, config)
+    parts = [Part("unipixel", source, UNIPIXEL_RULES)]
     if clip is not None:
-        config.guidance, config.guidance_model = "clip", clip
+        parts.append(_add_clip(CheckpointSource(clip), config, processor))
     with torch.device("meta"):
         model = Qwen2_5_VLLiteForReferringSegmentation(config)
     config.architectures = [type(model).__name__]
-    part = Part("unipixel", source, UNIPIXEL_RULES)
     generation = _generation_config(source, config)
 
     def write_rest(folder: Path, dtype: torch.dtype | None) -> None:
@@ -112,7 +122,7 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
         processor.save_pretrained(folder)
         PruningConfig().save_pretrained(folder)
         generation.save_pretrained(folder)
-        write_converted_card(folder, "unipixel", [source], config, processor)
+        write_converted_card(folder, "unipixel", [part.source for part in parts], config, processor)
         write_code(folder, reference_code(config))
         config.save_pretrained(folder)
 
@@ -121,7 +131,7 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
         tied.pop("lm_head.weight", None)
     return Conversion(
         family="unipixel",
-        parts=[part],
+        parts=parts,
         targets={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         tied=tied,
         write_rest=write_rest,
@@ -153,15 +163,15 @@ def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen
     return Qwen2_5_VLLiteConfig.from_dict(own)
 
 
-def unipixel_processor(
-    source: CheckpointSource, config: Qwen2_5_VLLiteConfig, clip: str | None = None
-) -> Qwen2_5_VLLiteProcessor:
+def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -> Qwen2_5_VLLiteProcessor:
     """Processor of UniPixel: Qwen2.5-VL's with the prompts and the preprocessing for masks."""
     revision = source.commit_hash or source.revision
     tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, revision=revision, config=config)
     if tokenizer.convert_tokens_to_ids(SEG_TOKEN) != config.seg_token_id:
         raise ConversionError(f"{source}: the tokenizer and config.json disagree about the id of {SEG_TOKEN}.")
-    if tokenizer.chat_template is None:
+    # Older versions of transformers kept it in a file of its own.
+    chat_template = tokenizer.chat_template or (source.read_json("chat_template.json") or {}).get("chat_template")
+    if chat_template is None:
         raise ConversionError(f"{source} has no chat template: it is in tokenizer_config.json or chat_template.json.")
     published = source.read_json("preprocessor_config.json")
     if published is None:
@@ -172,9 +182,24 @@ def unipixel_processor(
         image_processor=Qwen2VLImageProcessorPil.from_dict(published),
         tokenizer=tokenizer,
         video_processor=Qwen2_5_VLLiteVideoProcessor(**settings),
-        chat_template=tokenizer.chat_template,
+        chat_template=chat_template,
         mask_image_size=config.mask_config.image_size,
     )
+
+
+def _add_clip(source: CheckpointSource, config: Qwen2_5_VLLiteConfig, processor: Qwen2_5_VLLiteProcessor) -> Part:
+    """Have config and processor use a CLIP for guidance; returns its weights."""
+    published = source.read_json("config.json")
+    if published is None or source.file("preprocessor_config.json") is None:
+        raise ConversionError(f"{source} is no CLIP checkpoint: it lacks config.json or preprocessor_config.json.")
+    config.guidance, config.guidance_config = "clip", CLIPConfig.from_dict(published)
+    if not source.is_local:
+        config.guidance_model = source.path_or_id
+    processor.guidance_tokenizer = AutoTokenizer.from_pretrained(
+        source.path_or_id, revision=source.commit_hash or source.revision
+    )
+    processor.guidance_image_processor = without_cropping(source.path_or_id)
+    return Part("clip", source, _CLIP_RULES)
 
 
 def _generation_config(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -> GenerationConfig:

@@ -208,13 +208,13 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, Qwen2_5_VLProcessor):
         )
         if guidance_model is not None:
             processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model)
-            processor.guidance_image_processor = _without_cropping(guidance_model)
+            processor.guidance_image_processor = without_cropping(guidance_model)
         elif processor.guidance_image_processor is not None:
             processor.guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
         return processor
 
 
-def _without_cropping(source) -> CLIPImageProcessorPil:
+def without_cropping(source) -> CLIPImageProcessorPil:
     """A CLIP's image processor that squeezes the whole picture into CLIP's square."""
     processor = CLIPImageProcessorPil.from_pretrained(source)
     settings = processor.to_dict()

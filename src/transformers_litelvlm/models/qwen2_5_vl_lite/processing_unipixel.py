@@ -88,7 +88,7 @@ class SegmentationInputsMixin:
                 guiding.append([sentence])
                 about.append(index)
         seen = self._frames_for_language_model(media)
-        features = self(  # type: ignore[operator]
+        features = self(
             videos=[seen[index][0] for index in about],
             text=dialogues,
             expressions=guiding,
