@@ -147,8 +147,10 @@ def test_video(golden, sam2):
     assert_close("video scores", scores, tensors["output.video.object_score_logits"], 5e-4)
     assert_close("pointers of frame 0", first.object_pointers[0], tensors["output.video.object_pointer"][:, 0], 1e-3)
     for index, of_object in enumerate(masks):
-        binary = resize_masks(of_object, about["original_size"]) > 0
-        assert torch.equal(binary, tensors["output.video.masks"][index].bool())
+        logits = resize_masks(of_object, about["original_size"])
+        changed = (logits > 0) != tensors["output.video.masks"][index].bool()
+        print(f"object {index}: {int(changed.sum())} of {changed.numel()} pixels changed")
+        assert not (changed & (logits.abs() > 5e-3)).any()
     changes = (tensors["output.video.object_score_logits"] > 0).sum(1)
     assert ((changes > 0) & (changes < 4)).any()  # some object vanishes or returns
 

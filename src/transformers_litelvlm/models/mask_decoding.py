@@ -69,7 +69,7 @@ def states_before_seg(
 
 def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
     """Last of the returned hidden states (B, T, D) that predicted the new tokens: one per decoding step of
-    `generate(..., output_hidden_states=True)`, along the chosen beam."""
+    `generate` with `output_hidden_states`, along the chosen beam."""
     states = torch.stack([step[-1][:, -1] for step in generated.hidden_states[:num_new]], dim=1)
     beam_indices = getattr(generated, "beam_indices", None)
     if beam_indices is None:

@@ -300,6 +300,11 @@ def test_files(tiny):
     assert "UniPixel" in card and "The number of visual tokens varies" in card and "faithful" not in card
     report = json.loads((tiny / "conversion_report.json").read_text())
     assert json.dumps(report).count("msk_proj") == 1
+    places = report["mapped"]["unipixel"]["sam2.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+    assert places.split(", ") == [
+        "mask_model.shared_image_embedding.positional_embedding",
+        "mask_model.prompt_encoder.shared_embedding.positional_embedding",
+    ]
     generation = json.loads((tiny / "generation_config.json").read_text())
     assert generation["eos_token_id"] == 2 and not generation.get("do_sample")
 
@@ -340,6 +345,8 @@ def test_long_video(processor):
         ({"expressions": ["cat"]}, "either `images` or `videos`"),
         ({"images": [picture(40, 56)], "expressions": ["<|seg|>"]}, "special token <|seg|>"),
         ({"images": [picture(40, 56)], "expressions": ["."]}, "must say what to find, got '.'"),
+        ({"videos": ["video.mp4"], "expressions": ["cat"]}, "must be a list of videos"),
+        ({"videos": [picture(40, 56)] * 3, "expressions": ["cat"]}, "must be a list of videos"),
         ({"videos": [[]], "expressions": ["cat"]}, r"`videos\[0\]` has no frames"),
         ({"videos": [[picture(40, 56), picture(41, 56)]], "expressions": ["cat"]}, "frames of different sizes"),
     ],

@@ -158,7 +158,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         """
         if kwargs.get("generation_config") is None:
             kwargs = {"do_sample": False, "max_new_tokens": 512, **kwargs}
-        kwargs.update(return_dict_in_generate=True, output_hidden_states=True)
+        kwargs.update(return_dict_in_generate=True, output_hidden_states=[-1])  # the last layer's alone
         generated = self.generate(input_ids=input_ids, **kwargs)
         if len(generated.sequences) != len(input_ids):
             raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 from transformers.video_utils import VideoMetadata
 
@@ -155,6 +157,11 @@ def _read_media(images, videos) -> list[list]:
     if videos is None:
         images = images if isinstance(images, list | tuple) else [images]
         return [[load_rgb_image(image)] for image in images]
+    if any(isinstance(video, str | os.PathLike | Image.Image) for video in videos):
+        raise ValueError(
+            "`videos` must be a list of videos, each a list of frames or an array (F, H, W, 3); video files are to be "
+            "read into frames first."
+        )
     media = [[load_rgb_image(frame) for frame in video] for video in videos]
     for index, frames in enumerate(media):
         sizes = {frame.size for frame in frames}
