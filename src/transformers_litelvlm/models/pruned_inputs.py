@@ -50,9 +50,18 @@ class PrunedInputs(NamedTuple):
     features: PrunedImageFeatures | None = None
     plan: CompactionPlan | None = None
 
-    @property
-    def retained_indices(self) -> RetainedIndices | None:
-        return None if self.features is None else self.features.retained_indices
+    def what_stayed(self, stages: Sequence[Selection] = ()) -> dict[str, Any]:
+        """Fields of the models' outputs about the visual tokens that stayed.
+
+        Args:
+            stages: in terms of the N tokens of an image, what each layer of the language model left that pruned.
+        """
+        last = stages[-1] if stages else None
+        return {
+            "retained_indices": getattr(self.features, "retained_indices", None) if last is None else last.indices,
+            "merge_weights": getattr(self.features, "merge_weights", None) if last is None else last.weights,
+            "retained_stages": tuple(stage.indices for stage in stages) or None,
+        }
 
 
 def project_selection(
@@ -118,7 +127,8 @@ def prune_inputs(
         The rest as in the model's `forward`.
 
     Returns:
-        [`PrunedInputs`]; the inputs as they came, `pixel_values` included, where there is nothing to prune.
+        [`PrunedInputs`]; the inputs as they came, `pixel_values` included, where there is nothing to prune. Where
+        tokens leave inside the language model, the prompt as it came, and the encoded images.
     """
     features = (mm_encoder_outputs or {}).get("image")
     unchanged = {
@@ -137,6 +147,7 @@ def prune_inputs(
         if budget is None or features is not None:  # off, or a contradiction that upstream reports
             return PrunedInputs(unchanged)
         features = model.get_image_features(pixel_values, return_dict=True, **image_kwargs)
+        unchanged.update(pixel_values=None, mm_encoder_outputs=_encoded(mm_encoder_outputs, features))
     if not isinstance(features, PrunedImageFeatures):
         return PrunedInputs(unchanged)
 
@@ -146,9 +157,7 @@ def prune_inputs(
         features.num_visual_tokens,
         attention_mask,
     )
-    # A plain output: `generate` expands and slices it, and only knows upstream's fields.
-    encoded = {"image": BaseModelOutputWithPooling(pooler_output=features.pooler_output)}
-    inputs = {**unchanged, "pixel_values": None, "mm_encoder_outputs": {**(mm_encoder_outputs or {}), **encoded}}
+    inputs = {**unchanged, "mm_encoder_outputs": _encoded(mm_encoder_outputs, features)}
     if plan is not None:
         positions = _positions(model, position_ids, plan, attention_mask, past_key_values)
         inputs.update(
@@ -160,6 +169,11 @@ def prune_inputs(
         if labels is not None:
             inputs["labels"] = plan.apply(labels, -100)
     return PrunedInputs(inputs, features, plan)
+
+
+def _encoded(mm_encoder_outputs: dict[str, Any] | None, features: BaseModelOutputWithPooling) -> dict[str, Any]:
+    """With a plain output for the images: `generate` expands and slices it, and only knows upstream's fields."""
+    return {**(mm_encoder_outputs or {}), "image": BaseModelOutputWithPooling(pooler_output=features.pooler_output)}
 
 
 def _placeholder_mask(

@@ -1,6 +1,7 @@
 """Which visual tokens survive. Pure tensors: this package imports torch and nothing else."""
 
 from transformers_litelvlm.pruning.base import (
+    Pruner,
     Selection,
     TokenPruner,
     VisualEvidence,
@@ -12,6 +13,8 @@ from transformers_litelvlm.pruning.base import (
 from transformers_litelvlm.pruning.cdpruner import CDPruner
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner
+from transformers_litelvlm.pruning.fastv import FastVPruner
+from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
@@ -28,9 +31,13 @@ __all__ = [
     "CDPruner",
     "ClassAttentionPruner",
     "DivPrunePruner",
+    "FastVPruner",
+    "LayerEvidence",
+    "LayerPruner",
     "LiteLVLMPruner",
     "NoPruner",
     "PruMergePlusPruner",
+    "Pruner",
     "RandomPruner",
     "Selection",
     "TRIMPruner",
