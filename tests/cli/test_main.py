@@ -90,6 +90,8 @@ def test_methods_at_a_budget(capsys, tiny_checkpoint):
     assert rows.pop("none") == ["576", "576", "8.5", "TFLOPs,", "100.0%"]
     # In layers 0 and 1 all 576, in 30 layers 192.
     assert rows.pop("fastv") == ["192", "216", "3.67", "TFLOPs,", "43.2%"]
+    # The authors' table for 192, counted by what layers compute on.
+    assert rows.pop("sparsevlm")[:2] == ["113", "206.5"]
     assert all(row == ["192", "192", "3.35", "TFLOPs,", "39.4%"] for row in rows.values())
     # Two layers of the tiny tower halve 16 tokens twice.
     assert main(["methods", "--budget", "3", "--model", tiny_checkpoint]) == 0

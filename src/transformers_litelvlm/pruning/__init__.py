@@ -20,6 +20,7 @@ from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.sparsevlm import SparseVLMPruner
 from transformers_litelvlm.pruning.tome import ToMePruner
 from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
@@ -40,6 +41,7 @@ __all__ = [
     "Pruner",
     "RandomPruner",
     "Selection",
+    "SparseVLMPruner",
     "TRIMPruner",
     "ToMePruner",
     "TokenPruner",
