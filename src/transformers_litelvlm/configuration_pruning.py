@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from transformers_litelvlm.pruning import TokenPruner, build_pruner, get_pruner, resolve_budget
+from transformers_litelvlm.pruning import Pruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
 from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.version import __version__
@@ -149,7 +149,7 @@ class PruningConfig(PreTrainedConfig):
         budget = resolve_budget(num_tokens, self.budget, self.retention_ratio)
         return None if budget >= num_tokens else budget
 
-    def build_pruner(self) -> TokenPruner:
+    def build_pruner(self) -> Pruner:
         return build_pruner(self.method, **self.method_options)
 
     @property

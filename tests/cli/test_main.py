@@ -87,18 +87,28 @@ def test_methods_at_a_budget(capsys, tiny_checkpoint):
     )[2]
     rows = {line.split()[0]: line.split()[1:] for line in table.partition("\n\n")[0].splitlines()[2:]}
     assert sorted(rows) == list_pruners()
-    assert rows.pop("none") == ["576", "576"]
-    assert all(row == ["192", "192"] for row in rows.values())
+    assert rows.pop("none") == ["576", "576", "8.5", "TFLOPs,", "100.0%"]
+    # In layers 0 and 1 all 576, in 30 layers 192.
+    assert rows.pop("fastv") == ["192", "216", "3.67", "TFLOPs,", "43.2%"]
+    # The authors' table for 192, counted by what layers compute on.
+    assert rows.pop("sparsevlm")[:2] == ["113", "206.5"]
+    assert all(row == ["192", "192", "3.35", "TFLOPs,", "39.4%"] for row in rows.values())
     # Two layers of the tiny tower halve 16 tokens twice.
     assert main(["methods", "--budget", "3", "--model", tiny_checkpoint]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("tome: not reachable: `budget` 3 of 16") and "4 to 16 are" in line for line in lines)
-    assert "tome           not reachable" in lines and "uniform        3              3" in lines
+    assert any(line.split() == ["tome", "not", "reachable"] for line in lines)
+    assert any(line.split()[:3] == ["uniform", "3", "3"] for line in lines)
     assert main(["methods", "--budget", "3", "--model", tiny_checkpoint, "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
     assert known["sizes"] == {"num_tokens": 16, "num_layers": 2, "num_tower_layers": 2}
     counted = {method["name"]: method["at_budget"] for method in known["methods"]}
-    assert counted["trim"] == {"retained": 3, "per_layer": 3.0} and counted["tome"]["retained"] is None
+    assert counted["trim"]["retained"] == counted["trim"]["per_layer"] == 3 and counted["tome"]["retained"] is None
+    assert "`layer` must be below 2" in counted["fastv"]["unreachable"] and counted["fastv"]["prefill_flops"] is None
+    assert main(["methods", "--budget", "3", "--model", tiny_checkpoint, "--json", "--text-tokens", "6"]) == 0
+    fewer = json.loads(capsys.readouterr().out)
+    assert fewer["text_tokens"] == 6
+    assert fewer["methods"][0]["at_budget"]["prefill_ratio"] < known["methods"][0]["at_budget"]["prefill_ratio"] < 1
 
 
 def test_methods_of_a_model_that_is_not_there(capsys, tmp_path):

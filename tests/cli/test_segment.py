@@ -41,12 +41,19 @@ def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
     torch.set_num_threads(threads)
 
 
+# For a language model of two layers; SparseVLM leaves 8 + 1 and then 4 + 1 tokens.
+OPTIONS = {"fastv": ["layer=1"], "sparsevlm": ["layers=[0, 1]", "keep=[8, 4]"]}
+
+
 @pytest.mark.parametrize("method", list_pruners())
 def test_every_method(litelvlm, picture, method):
-    code, out, _ = litelvlm(picture, *SENTENCES, "--method", method, "--budget", 5, "--json", "--output", "results")
+    options = [part for option in OPTIONS.get(method, []) for part in ("--method-option", option)]
+    arguments = ("--method", method, *options, "--budget", 5, "--json", "--output", "results")
+    code, out, err = litelvlm(picture, *SENTENCES, *arguments)
+    assert code == 0, err
     report = json.loads(out)
     kept = 16 if method == "none" else 5
-    assert code == 0 and report["num_kept_tokens"] == len(set(report["retained_indices"][0])) == kept
+    assert report["num_kept_tokens"] == len(set(report["retained_indices"][0])) == kept
     assert report["method"] == (None if method == "none" else method)
     assert Image.open(report["kept_tokens"][0]).size[0] >= 480
 

@@ -1,7 +1,7 @@
 """The golden data of the rivals: what the authors' published code returned for random inputs. Data only.
 
 Kinds of cases: `direct` cases hold what the selection itself reads; `tower` cases hold a whole tiny CLIP, which runs
-through the evidence that models use.
+through the evidence that models use; `llm` cases a whole tiny Llama.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
 from tests.pruning.evidence import RandomEvidence
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence
@@ -69,6 +69,21 @@ def tower_evidence(tensors: dict[str, torch.Tensor], about: dict, attention: str
     mask = tensors.get("clip_attention_mask")
     mask = None if mask is None else mask[:, None]
     return ClipTowerEvidence(states, guidance, projector, tensors["clip_input_ids"][:, None], mask)
+
+
+def llm_of(tensors: dict[str, torch.Tensor], about: dict, attention: str = "sdpa") -> LlamaModel:
+    """The stored language model."""
+    config = LlamaConfig(**about["llm"])
+    config._attn_implementation = attention
+    model = LlamaModel(config).eval()
+    model.load_state_dict({name.removeprefix("llm."): tensors[name] for name in tensors if name.startswith("llm.")})
+    return model
+
+
+def visual_mask(about: dict) -> torch.Tensor:
+    """Where the visual tokens are in the stored prompt, bool (1, L)."""
+    place = torch.arange(about["seq_len"])[None] - about["image_start"]
+    return (place >= 0) & (place < about["num_image_tokens"])
 
 
 def assert_close(name: str, actual: torch.Tensor, expected: torch.Tensor) -> None:

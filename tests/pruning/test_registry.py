@@ -38,6 +38,13 @@ VARIANTS = {
     "vispruner": [{}, {"important_ratio": 1.0}, {"important_ratio": 0.0, "drop_per_round": 3}],
     "visionzip": [{}, {"contextual_share": 0.0}, {"contextual_share": 1.0}],
 }
+# Inside the language model; their own properties are in test_layer_methods.py.
+LAYER_VARIANTS = {
+    "fastv": [{"layer": 1}, {"layer": 2, "match": "average"}],
+    # Tables for 4 and 12 of 36 tokens; 12 of 16 with a merge of two tokens.
+    "sparsevlm": [{"layers": [0, 1, 2]}, {"layers": [0, 2], "keep": [12, 11]}],
+}
+LAYER_METHODS = [(name, options) for name, variants in LAYER_VARIANTS.items() for options in variants]
 # The image decides how many tokens stay.
 RAGGED = [
     ("prumerge_plus", {"adaptive": True}),
@@ -74,12 +81,12 @@ def assert_well_formed(selection, num_images, budget):
 
 
 def test_every_registered_method_is_exercised():
-    assert sorted(VARIANTS) == list_pruners()
+    assert sorted({**VARIANTS, **LAYER_VARIANTS}) == list_pruners()
 
 
 def test_every_option_is_exercised():
     for name in list_pruners():
-        tried = {option for other, options in EVERY + RAGGED if other == name for option in options}
+        tried = {option for other, options in EVERY + RAGGED + LAYER_METHODS if other == name for option in options}
         assert tried == set(get_pruner(name).option_names()) - {"schedule"}, name  # that one contradicts budgets
 
 
@@ -179,7 +186,7 @@ def test_nothing_is_read_back_from_the_device(name, options):
     assert indices.shape == (3, 7) and indices.device.type == "meta"
 
 
-@pytest.mark.parametrize("name, options", EVERY + RAGGED)
+@pytest.mark.parametrize("name, options", EVERY + RAGGED + LAYER_METHODS)
 def test_a_method_pickles_and_is_frozen(name, options):
     pruner = build_pruner(name, **options)
     assert pickle.loads(pickle.dumps(pruner)) == pruner

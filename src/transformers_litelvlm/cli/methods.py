@@ -23,8 +23,15 @@ def register(subparsers: Any) -> None:
         "--budget",
         type=positive_int,
         metavar="K",
-        help="also print how many visual tokens each method passes to the language model at this budget, with its "
-        "default options, or why it cannot",
+        help="also print how many visual tokens each method leaves at this budget, with its default options, how many "
+        "the language model's layers compute on in the mean, and what they cost; or why it cannot",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=positive_int,
+        default=64,
+        metavar="T",
+        help="text tokens of the prompt whose cost --budget prints (default: 64)",
     )
     parser.add_argument(
         "--model",
@@ -39,12 +46,15 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the methods and presets."""
     methods, presets = describe_methods(), describe_presets()
-    sizes = None if args.budget is None else sizes_of(_read_config(args.model))
-    if sizes is not None:
+    sizes = None
+    if args.budget is not None:
+        config = _read_config(args.model)
+        sizes = sizes_of(config)
         for method in methods:
-            method["at_budget"] = count_tokens(method["name"], args.budget, sizes)
+            counts = tokens_per_layer(method["name"], args.budget, sizes)
+            method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
-        sized = {} if sizes is None else {"budget": args.budget, "sizes": sizes}
+        sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
         print(json.dumps({"methods": methods, "presets": presets, **sized}, indent=2))
         return
     rows = [["NAME", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
@@ -54,9 +64,10 @@ def run(args: argparse.Namespace) -> None:
     if sizes is not None:
         print(
             f"\nAT BUDGET {args.budget} of {sizes['num_tokens']} visual tokens, {sizes['num_layers']} language model "
-            f"layers, {sizes['num_tower_layers']} vision tower layers"
+            f"layers, {sizes['num_tower_layers']} vision tower layers. PREFILL: the former, with {args.text_tokens} "
+            "text tokens, and its share of unpruned"
         )
-        print(_table([["NAME", "RETAINED", "PER LAYER"], *(_counted(method) for method in methods)]))
+        print(_table([["NAME", "RETAINED", "PER LAYER", "PREFILL"], *(_counted(method) for method in methods)]))
         for method in methods:
             if "unreachable" in method["at_budget"]:
                 print(f"{method['name']}: not reachable: {method['at_budget']['unreachable']}")
@@ -115,21 +126,41 @@ def sizes_of(config: Any) -> dict[str, int]:
     }
 
 
-def count_tokens(name: str, budget: int, sizes: dict[str, int]) -> dict[str, Any]:
-    """`retained` after the last point where a method prunes, and `per_layer`, the mean over the layers.
-
-    Both are `None` where the image decides; `unreachable` says why the method cannot keep so many.
-    """
+def tokens_per_layer(name: str, budget: int, sizes: dict[str, int]) -> list[int] | str | None:
+    """Visual tokens that each layer computes on; `None` where the image decides, or why the budget is out of reach."""
     from transformers_litelvlm.pruning import build_pruner, resolve_budget
 
-    budget = resolve_budget(sizes["num_tokens"], budget)
     try:
-        counts = build_pruner(name).tokens_per_layer(budget=budget, **sizes)
+        return build_pruner(name).tokens_per_layer(budget=resolve_budget(sizes["num_tokens"], budget), **sizes)
     except ValueError as error:
-        return {"retained": None, "per_layer": None, "unreachable": str(error)}
-    if counts is None:
-        return {"retained": None, "per_layer": None}
-    return {"retained": counts[-1], "per_layer": sum(counts) / len(counts)}
+        return str(error)
+
+
+def describe_counts(
+    counts: list[int] | str | None, text_config: Any, text_tokens: int, sizes: dict[str, int]
+) -> dict[str, Any]:
+    """What [`tokens_per_layer`] says, for a prompt with one image.
+
+    Returns:
+        `retained` behind the last point where a method prunes; `per_layer`, the mean over the layers; `prefill_flops`
+        of the layers, and `prefill_ratio`, that relative to the unpruned model. All `None` where the image decides;
+        `unreachable` says why the method cannot keep so many.
+    """
+    from transformers_litelvlm.models.decoder_flops import prefill_flops
+
+    nothing = dict.fromkeys(("retained", "per_layer", "prefill_flops", "prefill_ratio"))
+    if not isinstance(counts, list):
+        return nothing if counts is None else {**nothing, "unreachable": counts}
+    flops, unpruned = (
+        prefill_flops(text_config, [text_tokens + count for count in visual])
+        for visual in (counts, [sizes["num_tokens"]] * len(counts))
+    )
+    return {
+        "retained": counts[-1],
+        "per_layer": sum(counts) / len(counts),
+        "prefill_flops": flops,
+        "prefill_ratio": flops / unpruned,
+    }
 
 
 def describe_presets() -> dict[str, dict[str, Any]]:
@@ -148,8 +179,9 @@ def _default(field: dataclasses.Field) -> Any:
 def _counted(method: dict[str, Any]) -> list[str]:
     counts = method["at_budget"]
     if counts["retained"] is None:
-        return [method["name"], "not reachable" if "unreachable" in counts else "the image decides", ""]
-    return [method["name"], str(counts["retained"]), _short(counts["per_layer"])]
+        return [method["name"], "not reachable" if "unreachable" in counts else "the image decides"]
+    cost = f"{counts['prefill_flops'] / 1e12:.3g} TFLOPs, {counts['prefill_ratio']:.1%}"
+    return [method["name"], str(counts["retained"]), _short(counts["per_layer"]), cost]
 
 
 def _short(value: Any) -> str:
@@ -157,6 +189,7 @@ def _short(value: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
+    rows = [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

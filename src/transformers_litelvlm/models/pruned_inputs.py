@@ -57,6 +57,19 @@ class PrunedInputs(NamedTuple):
     video_features: PrunedImageFeatures | None = None
     full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
 
+    def what_stayed(self, stages: Sequence[Selection] = ()) -> dict[str, Any]:
+        """Fields of the models' outputs about the visual tokens that stayed.
+
+        Args:
+            stages: in terms of the N tokens of an image, what each layer of the language model left that pruned.
+        """
+        last = stages[-1] if stages else None
+        return {
+            "retained_indices": self.retained_indices if last is None else last.indices,
+            "merge_weights": getattr(self.features, "merge_weights", None) if last is None else last.weights,
+            "retained_stages": tuple(stage.indices for stage in stages) or None,
+        }
+
     @property
     def retained_indices(self) -> RetainedIndices | None:
         return None if self.features is None else self.features.retained_indices
@@ -135,7 +148,8 @@ def prune_inputs(
         The rest as in the model's `forward`.
 
     Returns:
-        [`PrunedInputs`]; the inputs as they came, pixels included, where pruning is off.
+        [`PrunedInputs`]; the inputs as they came, pixels included, where pruning is off. Where tokens leave inside the
+        language model, the prompt as it came, and the encoded images.
     """
     pixels = {"image": pixel_values, "video": pixel_values_videos}
     pixels = {modality: values for modality, values in pixels.items() if values is not None}

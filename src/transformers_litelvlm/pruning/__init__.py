@@ -1,6 +1,7 @@
 """Which visual tokens survive. Pure tensors: this package imports torch and nothing else."""
 
 from transformers_litelvlm.pruning.base import (
+    Pruner,
     Selection,
     TokenPruner,
     VisualEvidence,
@@ -12,11 +13,14 @@ from transformers_litelvlm.pruning.base import (
 from transformers_litelvlm.pruning.cdpruner import CDPruner
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner
+from transformers_litelvlm.pruning.fastv import FastVPruner
+from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
 from transformers_litelvlm.pruning.prumerge_plus import PruMergePlusPruner
 from transformers_litelvlm.pruning.random import RandomPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.pruning.sparsevlm import SparseVLMPruner
 from transformers_litelvlm.pruning.tome import ToMePruner
 from transformers_litelvlm.pruning.trim import TRIMPruner
 from transformers_litelvlm.pruning.uniform import UniformPruner
@@ -28,11 +32,16 @@ __all__ = [
     "CDPruner",
     "ClassAttentionPruner",
     "DivPrunePruner",
+    "FastVPruner",
+    "LayerEvidence",
+    "LayerPruner",
     "LiteLVLMPruner",
     "NoPruner",
     "PruMergePlusPruner",
+    "Pruner",
     "RandomPruner",
     "Selection",
+    "SparseVLMPruner",
     "TRIMPruner",
     "ToMePruner",
     "TokenPruner",

@@ -101,11 +101,11 @@ class Selection(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenPruner(ABC):
+class Pruner(ABC):
     """A published method as a frozen set of its hyper-parameters.
 
-    A subclass implements [`select`]; budgets, token order, positions and gathering belong to the caller, so that they
-    mean the same for every method.
+    Budgets, token order, positions and gathering belong to the caller, so that they mean the same for every method. A
+    method is a [`TokenPruner`], before the language model, or a [`LayerPruner`], inside it.
     """
 
     name: ClassVar[str]
@@ -114,6 +114,33 @@ class TokenPruner(ABC):
     official_token_order: ClassVar[str] = "raster"
     official_position_ids: ClassVar[str] = "compact"
     source: ClassVar[str] = ""
+
+    @abstractmethod
+    def tokens_per_layer(
+        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
+    ) -> list[int] | None:
+        """Visual tokens of an image that each layer of the language model computes on.
+
+        Args:
+            num_tokens: N.
+            budget: K, with 1 <= K <= N.
+            num_layers: layers of the language model.
+            num_tower_layers: layers of the vision tower that make the features.
+
+        Returns:
+            One number per layer of the language model; `None` where the image decides.
+
+        Raises:
+            ValueError: if the method cannot reach the budget; the message says which it can.
+        """
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls)]
+
+
+class TokenPruner(Pruner):
+    """A method that selects or merges what the vision tower gives. A subclass implements [`select`]."""
 
     @abstractmethod
     def select(self, evidence: VisualEvidence, budget: int) -> Selection | list[Selection]:
@@ -134,32 +161,14 @@ class TokenPruner(ABC):
     def tokens_per_layer(
         self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
     ) -> list[int] | None:
-        """Visual tokens that reach each layer of the language model.
-
-        Args:
-            num_tokens: N.
-            budget: K, with 1 <= K <= N.
-            num_layers: layers of the language model.
-            num_tower_layers: layers of the vision tower that make the features.
-
-        Returns:
-            One number per layer of the language model; `None` where the image decides.
-
-        Raises:
-            ValueError: if the method cannot reach the budget; the message says which it can.
-        """
         return [budget] * num_layers
 
-    @classmethod
-    def option_names(cls) -> list[str]:
-        return [field.name for field in dataclasses.fields(cls)]
+
+_REGISTRY: dict[str, type[Pruner]] = {}
 
 
-_REGISTRY: dict[str, type[TokenPruner]] = {}
-
-
-def register_pruner(name: str) -> Callable[[type[TokenPruner]], type[TokenPruner]]:
-    """Class decorator that makes a [`TokenPruner`] available under `name`. Open to third parties.
+def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
+    """Class decorator that makes a [`Pruner`] available under `name`. Open to third parties.
 
     Raises:
         ValueError: if the name is taken by another class or is not a lower-case identifier.
@@ -168,7 +177,7 @@ def register_pruner(name: str) -> Callable[[type[TokenPruner]], type[TokenPruner
     if not name.isidentifier() or name != name.lower():
         raise ValueError(f"`name` of a pruning method must be a lower-case identifier, got {name!r}.")
 
-    def register(cls: type[TokenPruner]) -> type[TokenPruner]:
+    def register(cls: type[Pruner]) -> type[Pruner]:
         known = _REGISTRY.get(name)
         # A class that is defined again under the same name (module reload, remote code) replaces itself.
         if known is not None and known.__qualname__ != cls.__qualname__:
@@ -185,7 +194,7 @@ def list_pruners() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get_pruner(name: str) -> type[TokenPruner]:
+def get_pruner(name: str) -> type[Pruner]:
     """The class registered under `name`.
 
     Raises:
@@ -196,7 +205,7 @@ def get_pruner(name: str) -> type[TokenPruner]:
     return _REGISTRY[name]
 
 
-def build_pruner(name: str, **options: Any) -> TokenPruner:
+def build_pruner(name: str, **options: Any) -> Pruner:
     """An instance of the method registered under `name`.
 
     Raises:

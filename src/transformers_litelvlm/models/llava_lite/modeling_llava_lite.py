@@ -8,6 +8,7 @@ from transformers import LlavaForConditionalGeneration, LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
+from transformers_litelvlm.models.decoder_forward import forward_in_decoder
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
@@ -22,6 +23,8 @@ from transformers_litelvlm.models.pruned_inputs import (
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.pruning.base import Selection
+from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -33,16 +36,29 @@ UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"
 
 @dataclass
 class LlavaLiteModelOutputWithPast(LlavaModelOutputWithPast):
-    """[`LlavaModelOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
+    """[`LlavaModelOutputWithPast`] of the shortened prompt, with what stayed of its M images.
+
+    Where a method prunes inside the language model, hidden states have the length of the whole prompt, with zeros for
+    tokens that left.
+
+    Attributes:
+        retained_indices: (M, K), see [`PrunedImageFeatures`]. Inside the language model: what is left in the end.
+        merge_weights: (M, K, N) how much of each visual token is in each of them; `None` where nothing was merged.
+        retained_stages: inside the language model, what was left behind each layer that pruned, (M, K') each.
+    """
 
     retained_indices: RetainedIndices | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_stages: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
-    """[`LlavaCausalLMOutputWithPast`], of the shortened prompt, with the (M, K) `retained_indices` of its M images."""
+    """[`LlavaCausalLMOutputWithPast`] of the shortened prompt, further as [`LlavaLiteModelOutputWithPast`]."""
 
     retained_indices: RetainedIndices | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_stages: tuple[torch.Tensor, ...] | None = None
 
 
 class GuidanceLoadingMixin:
@@ -124,16 +140,17 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             guidance_attention_mask: (M, T, L); an expression that an image does not have is all zero.
 
         Returns:
-            Upstream's output where pruning is off. Otherwise [`PrunedImageFeatures`]: `pooler_output` is a list of M
-            tensors (K, D), `last_hidden_state` (M, 1+N, C) holds the tower's features before selection (`None` for a
-            method that merges inside the tower). Later tower layers do not run, so there is no other hidden state.
+            Upstream's output where pruning is off, or happens inside the language model. Otherwise
+            [`PrunedImageFeatures`]: `pooler_output` is a list of M tensors (K, D), `last_hidden_state` (M, 1+N, C)
+            holds the tower's features before selection (`None` for a method that merges inside the tower). Later
+            tower layers do not run, so there is no other hidden state.
 
         Raises:
             ValueError: if the method needs sentences and there are none, or the tower is not one it is defined for.
         """
         num_tokens = self.num_visual_tokens(pixel_values)
         budget = self.config.pruning_config.resolve(num_tokens)
-        if budget is None:
+        if budget is None or isinstance(self.config.pruning_config.build_pruner(), LayerPruner):
             return super().get_image_features(
                 pixel_values,
                 vision_feature_layer=vision_feature_layer,
@@ -170,7 +187,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         budget: int,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
-    ) -> PrunedImageFeatures:
+    ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
         """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
 
         Args:
@@ -180,12 +197,15 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             guidance_input_ids, guidance_attention_mask: (M, T, L), see [`get_image_features`].
 
         Returns:
-            [`PrunedImageFeatures`] under `config.pruning_config`.
+            [`PrunedImageFeatures`] under `config.pruning_config`. For a method that prunes inside the language model
+            a plain output with all tokens: `forward` prunes them by the config's own budget.
 
         Raises:
             ValueError: if the method needs sentences and there are none, or cannot keep exactly `budget` tokens.
         """
         pruner = self.config.pruning_config.build_pruner()
+        if isinstance(pruner, LayerPruner):
+            return BaseModelOutputWithPooling(pooler_output=list(self.multi_modal_projector(states.features[:, 1:])))
         if pruner.needs_text and guidance_input_ids is None:
             raise ValueError(
                 f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "
@@ -238,9 +258,15 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         mm_encoder_outputs: dict[str, Any] | None = None,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
+        decoder_stages: list[Selection] | None = None,
         **kwargs: Any,
     ) -> tuple | LlavaLiteModelOutputWithPast:
-        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D)."""
+        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
+
+        Args:
+            decoder_stages: gets what stayed behind each layer that pruned, for callers that see no output of ours.
+            The rest as upstream, and in [`get_image_features`].
+        """
         pruned = prune_inputs(
             self,
             input_ids=input_ids,
@@ -258,10 +284,22 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
-        if isinstance(outputs, tuple):
-            return outputs
-        return LlavaLiteModelOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
+        in_decoder = forward_in_decoder(self, pruned.model_inputs, past_key_values, **kwargs)
+        if in_decoder is None:
+            outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
+            if isinstance(outputs, tuple):
+                return outputs
+            return LlavaLiteModelOutputWithPast(**outputs, **pruned.what_stayed())
+        decoder_stages = [] if decoder_stages is None else decoder_stages
+        decoder_stages.extend(in_decoder.stages)
+        output = LlavaLiteModelOutputWithPast(
+            last_hidden_state=in_decoder.last_hidden_state,
+            past_key_values=in_decoder.past_key_values,
+            hidden_states=in_decoder.hidden_states,
+            image_hidden_states=in_decoder.image_hidden_states,
+            **pruned.what_stayed(decoder_stages),
+        )
+        return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
 
 class LlavaLiteForConditionalGeneration(
@@ -327,12 +365,17 @@ class LlavaLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
+        stages: list[Selection] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
-            **pruned.model_inputs, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **kwargs
+            **pruned.model_inputs,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            decoder_stages=stages,
+            **kwargs,
         )
         if isinstance(outputs, tuple):
             return outputs
-        return LlavaLiteCausalLMOutputWithPast(**outputs, retained_indices=pruned.retained_indices)
+        return LlavaLiteCausalLMOutputWithPast(**outputs, **pruned.what_stayed(stages))
 
 
 __all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

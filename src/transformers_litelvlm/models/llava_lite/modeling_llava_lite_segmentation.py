@@ -125,15 +125,16 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        states = self.model(**pruned.model_inputs, use_cache=False).last_hidden_state
+        outputs = self.model(**pruned.model_inputs, use_cache=False)
         return self._decode(
-            states,
+            outputs.last_hidden_state,
             pruned.model_inputs["input_ids"],
             mask_pixel_values=mask_pixel_values,
             mask_image_embeddings=mask_image_embeddings,
             original_sizes=original_sizes,
             reshaped_input_sizes=reshaped_input_sizes,
-            features=pruned.features,
+            features=pruned.features
+            or PrunedImageFeatures(retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights),
             dialogue_images=dialogue_images,
         )
 

@@ -13,7 +13,7 @@ from transformers_litelvlm.models.guidance import load_side_clip
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
-from transformers_litelvlm.pruning.base import get_pruner, list_pruners
+from transformers_litelvlm.pruning.base import Pruner, TokenPruner, get_pruner, list_pruners
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
@@ -170,11 +170,11 @@ class PrunedMediaMixin:
     ) -> FrameGuidance:
         source = GUIDANCE[self.config.guidance](self, grids, grid_thw, *guidance)
         pruner = self.config.pruning_config.build_pruner()
-        if pruner.needs_class_token:
-            defined = [name for name in list_pruners() if not get_pruner(name).needs_class_token]
+        if not _is_defined(type(pruner)):
+            defined = ", ".join(name for name in list_pruners() if _is_defined(get_pruner(name)))
             raise ValueError(
-                f"The pruning method {pruner.name!r} reads the class token or the layers of a CLIP tower, which "
-                f"Qwen2.5-VL does not have. Methods that are defined here: {', '.join(defined)}."
+                f"The pruning method {pruner.name!r} is not defined for Qwen2.5-VL: it reads the class token or the "
+                f"layers of a CLIP tower, or prunes inside another language model. Methods that are: {defined}."
             )
         if pruner.needs_text and source.input_ids is None:
             raise ValueError(
@@ -198,3 +198,8 @@ class PrunedMediaMixin:
         )
         output.last_hidden_state = encoded.last_hidden_state
         return output
+
+
+def _is_defined(pruner: type[Pruner]) -> bool:
+    """Whether a method can select from this family's visual tokens, before the language model."""
+    return issubclass(pruner, TokenPruner) and not pruner.needs_class_token

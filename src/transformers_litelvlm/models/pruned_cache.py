@@ -1,0 +1,93 @@
+"""Keys and values of a decoder whose later layers saw fewer tokens of the prompt."""
+
+from __future__ import annotations
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class PrunedPromptLayer(DynamicLayer):
+    """[`~transformers.cache_utils.DynamicLayer`] of a decoder layer that got part of the prompt only.
+
+    Args:
+        mask: (B, P) bool, which of the P entries that the prompt leaves here are no padding; `None` where all are.
+        length: P.
+        first: the first decoder layer that got this part of the prompt.
+        is_compact: whether positions here count the entries of this layer, or those of the unpruned sequence.
+    """
+
+    def __init__(self, mask: torch.Tensor | None, length: int, *, first: int, is_compact: bool) -> None:
+        super().__init__()
+        self.mask, self.length, self.first, self.is_compact = mask, length, first, is_compact
+
+    def attention_mask(self, full: torch.Tensor | None, num_new: int) -> torch.Tensor | None:
+        """Mask over the entries here and `num_new` to come, from `full`, (B, unpruned length), of the caller."""
+        if full is None and self.mask is None:
+            return None
+        num_later = self.get_seq_length() + num_new - self.length
+        prompt = self.mask
+        if prompt is None:
+            prompt = full.new_ones(len(full), self.length, dtype=torch.bool)
+        later = (
+            prompt.new_ones(len(prompt), num_later) if full is None else full[:, full.shape[1] - num_later :].bool()
+        )
+        return torch.cat((prompt, later.to(prompt.device)), dim=1)
+
+    def positions(self, mask: torch.Tensor | None, unpruned: torch.Tensor) -> torch.Tensor:
+        """Positions of new tokens here, from [`attention_mask`] and their positions in the unpruned sequence."""
+        if not self.is_compact:
+            return unpruned
+        num_new = unpruned.shape[1]
+        if mask is None:
+            return torch.arange(num_new, device=unpruned.device).unsqueeze(0) + self.get_seq_length()
+        return mask.long().cumsum(dim=1)[:, -num_new:].to(unpruned.device) - 1
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(repeats, dim=0)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.mask is not None:
+            self.mask = self.mask[rows.to(self.mask.device)]
+
+
+def holds_pruned_prompt(cache: Cache | None) -> bool:
+    """Whether a prompt that was shortened inside the decoder is in `cache`."""
+    return cache is not None and any(isinstance(layer, PrunedPromptLayer) for layer in cache.layers)
+
+
+def check_cache(cache: Cache | None) -> None:
+    """Raises ValueError unless decoder layers may put prompts of different length into `cache`."""
+    if cache is None:
+        return
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        kinds = sorted({type(layer).__name__ for layer in cache.layers})
+        raise ValueError(
+            "A method that prunes inside the language model needs a DynamicCache of full attention, since layers keep "
+            f"different numbers of tokens; `past_key_values` is a {type(cache).__name__} of {kinds}. Leave "
+            "`cache_implementation` and `past_key_values` out."
+        )
+    if cache.get_seq_length() > 0:
+        raise ValueError(
+            f"`past_key_values` already holds {cache.get_seq_length()} tokens. A method that prunes inside the "
+            "language model needs the whole prompt with its images in one call, and a new cache."
+        )
+
+
+def replace_layer(cache: Cache | None, index: int, layer: PrunedPromptLayer) -> None:
+    """Put an empty layer into the place that decoder layer `index` will write to."""
+    if cache is None:
+        return
+    while len(cache.layers) <= index:  # a cache made without a config grows as it is used
+        cache.layers.append(DynamicLayer())
+    cache.layers[index] = layer

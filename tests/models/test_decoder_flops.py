@@ -1,0 +1,53 @@
+"""The formula against PyTorch's own counter, on tiny models."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaModel
+
+from transformers_litelvlm.models.decoder_flops import prefill_flops
+from transformers_litelvlm.models.decoder_pruning import prefill
+from transformers_litelvlm.pruning import build_pruner
+
+
+def decoder(heads=4, groups=2, head_dim=12):
+    config = LlamaConfig(
+        vocab_size=9,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+        attn_implementation="eager",
+    )
+    return LlamaModel(config).eval()
+
+
+def counted_in_layers(run) -> int:
+    """What ran inside whole decoder layers: a method's own projections run outside of them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    # The counter names a layer by its place in the model, or by its class where it is called alone.
+    names = counter.get_flop_counts()
+    layers = [name for name in names if name == "LlamaDecoderLayer" or name.split(".")[-1].isdigit()]
+    return sum(sum(counter.get_flop_counts()[name].values()) for name in layers)
+
+
+@pytest.mark.parametrize("heads, groups, head_dim", [(4, 4, 12), (4, 2, 12), (3, 1, 20)])
+def test_a_stock_decoder(heads, groups, head_dim):
+    model = decoder(heads, groups, head_dim)
+    counted = counted_in_layers(lambda: model(inputs_embeds=torch.randn(1, 21, 48), use_cache=False))
+    # The counter also sees the rotary embedding's table, which is outside of the layers.
+    assert counted == prefill_flops(model.config, [21] * 3)
+
+
+def test_a_decoder_that_prunes():
+    model, is_visual = decoder(), torch.arange(21)[None] < 16
+    pruner = build_pruner("fastv", layer=1)
+    embeds = torch.randn(1, 21, 48)
+    given = {"inputs_embeds": embeds, "is_visual": is_visual, "num_images": 1, "num_visual": 16}
+    counted = counted_in_layers(lambda: prefill(model, pruner, 4, **given))
+    per_layer = pruner.tokens_per_layer(16, 4, num_layers=3, num_tower_layers=2)
+    assert counted == prefill_flops(model.config, [5 + count for count in per_layer])
+    assert counted < prefill_flops(model.config, [21] * 3)
