@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.evaluation.arguments import EvaluationArguments, add_arguments, from_namespace
+from transformers_litelvlm.evaluation.arguments import add_arguments, as_command_line, from_namespace
 
 
 EPILOG = """\
@@ -37,7 +37,10 @@ def register(subparsers: Any) -> None:
     )
     add_arguments(parser)
     parser.add_argument(
-        "--processes", metavar="N", type=positive_int, help="processes on this machine (default: one per GPU, else one)"
+        "--processes",
+        metavar="N",
+        type=positive_int,
+        help="processes on this machine (default: one per GPU, else one)",
     )
     parser.set_defaults(func=run)
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *_as_command_line(options)]
+        command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
         code = subprocess.run(command).returncode
         if code:
             raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
@@ -66,13 +69,3 @@ def _num_devices() -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
-
-
-def _as_command_line(options: EvaluationArguments) -> list[str]:
-    """The options as [`add_arguments`] reads them."""
-    words = []
-    for name, value in vars(options).items():
-        if value is not None:
-            words.append("--" + name.replace("_", "-"))
-            words += map(str, value) if isinstance(value, list) else [str(value)]
-    return words

@@ -118,5 +118,15 @@ def from_namespace(namespace: argparse.Namespace) -> EvaluationArguments:
     )
 
 
+def as_command_line(args: EvaluationArguments) -> list[str]:
+    """Words that [`add_arguments`] reads as these options."""
+    words = []
+    for name, value in vars(args).items():
+        if value is not None:
+            words.append("--" + name.replace("_", "-"))
+            words += map(str, value) if isinstance(value, list) else [str(value)]
+    return words
+
+
 def _number(text: str) -> int | float:
     return int(text) if text.isdigit() else float(text)
