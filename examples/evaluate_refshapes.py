@@ -30,7 +30,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import transformers_litelvlm
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.data.refshapes import decode_mask, load_refshapes
+from transformers_litelvlm.data.masks import decode_mask
+from transformers_litelvlm.data.refshapes import load_refshapes
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.models.vision_tower import TowerStates
