@@ -18,7 +18,9 @@ from transformers_litelvlm.evaluation.runner import evaluate
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
 
 
-METHODS, BUDGETS, SEEDS = ["litelvlm", "random"], [48, 32, 16, 8], [0, 1, 2]
+METHODS = ["litelvlm", "random"]
+BUDGETS: list[int | float] = [48, 32, 16, 8]
+SEEDS = [0, 1, 2]
 
 
 def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False)
         Seconds of both, their ratio, and whether the records are identical.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = {"max_images": images, "protocol": protocol}
+        options: dict[str, Any] = {"max_images": images, "protocol": protocol}
         sweep = EvaluationArguments(
             output_dir=f"{folder}/sweep", methods=METHODS, budgets=BUDGETS, seeds=SEEDS, **options
         )

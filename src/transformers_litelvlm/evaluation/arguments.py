@@ -22,8 +22,8 @@ def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any)
 @dataclass(frozen=True)
 class EvaluationArguments:
     """
-    What to measure. Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices and
-    processes are those of `accelerate launch`.
+    What to measure. Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices
+    and processes are those of `accelerate launch`.
 
     Args:
         output_dir (`str`): Folder of the results. A run that was interrupted goes on there.
@@ -40,8 +40,8 @@ class EvaluationArguments:
             of an image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
         max_images (`int`, *optional*): Only the first images.
         batch_size (`int`): Images that one process takes, and saves, at a time. No result depends on it.
-        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences count as wrong
-            and are flagged.
+        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences count as
+            wrong and are flagged.
 
     Raises:
         ValueError: An option is out of range; names it and its value.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError
+from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError, VideoSample
 from transformers_litelvlm.data.splits import count_samples
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import score_masks
@@ -58,7 +58,10 @@ class BatchRecords:
 
 
 def measure_batch(
-    samples: list[tuple[int, ImageSample]], segmenter: SweepSegmenter, runs: list[Run], args: EvaluationArguments
+    samples: list[tuple[int, ImageSample | VideoSample]],
+    segmenter: SweepSegmenter,
+    runs: list[Run],
+    args: EvaluationArguments,
 ) -> BatchRecords:
     """
     Segments a batch under every run.

@@ -78,7 +78,7 @@ def write_report(
     rows = sorted((row for batch in batches for row in batch["rows"]), key=lambda row: order[row[0]])
     table = to_table(rows)
     scores = _scores(rows, runs)
-    results = {
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "model": _describe_model(args, segmenter),
         "dataset": _describe_dataset(args, split, batches, table),
@@ -115,11 +115,10 @@ def _scores(rows: list[list[Any]], runs: list[Run]) -> dict[str, Scores]:
         by_run[row[0]].append(row)
     return {
         run_id: Scores(
-            *(
-                np.array([[row[column] for row in of_run]], dtype)
-                for column, dtype in ((4, int), (5, int), (6, float))
-            ),
-            np.array([row[1] for row in of_run]),
+            intersections=np.array([[row[4] for row in of_run]]),
+            unions=np.array([[row[5] for row in of_run]]),
+            ious=np.array([[row[6] for row in of_run]]),
+            image_ids=np.array([row[1] for row in of_run]),
         )
         for run_id, of_run in by_run.items()
     }
@@ -128,7 +127,10 @@ def _scores(rows: list[list[Any]], runs: list[Run]) -> dict[str, Scores]:
 def _joined(parts: Sequence[Scores]) -> Scores:
     """Seeds of one setting together: as many sentences of each image, in the same order."""
     return Scores(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Scores._fields[:3]), parts[0][3]
+        intersections=np.concatenate([part.intersections for part in parts]),
+        unions=np.concatenate([part.unions for part in parts]),
+        ious=np.concatenate([part.ious for part in parts]),
+        image_ids=parts[0].image_ids,
     )
 
 
@@ -301,11 +303,10 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [_table_row(group, model["num_visual_tokens"]) for group in results["groups"]]
     if results["comparisons"]:
         lines += ["", "| tokens | difference | of | value | 95 % | p (permutation) |", "|---|---|---|---|---|---|"]
-        lines += [
-            f"| {entry['budget'] or entry['retention_ratio']} | {entry['method']} - {entry['baseline']} | "
-            f"{entry['metric']} | {entry['difference']:+.4f} | {_range(entry['interval'], '+.4f')} | {entry['p_value']:.4f} |"
-            for entry in results["comparisons"]
-        ]
+        for entry in results["comparisons"]:
+            size, names = entry["budget"] or entry["retention_ratio"], f"{entry['method']} - {entry['baseline']}"
+            numbers = f"{entry['difference']:+.4f} | {_range(entry['interval'], '+.4f')} | {entry['p_value']:.4f}"
+            lines.append(f"| {size} | {names} | {entry['metric']} | {numbers} |")
     lines += [f"\nLeft out: {entry['run_id']}: {entry['reason']}" for entry in results["skipped"]]
     return "\n".join(lines) + "\n"
 

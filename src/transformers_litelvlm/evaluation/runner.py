@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 from transformers import AutoProcessor
 from transformers.utils import logging
@@ -39,8 +40,8 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
     Runs a sweep, or what is missing of it, and writes `results.json`, `results.md` and `records.parquet`.
 
     The vision tower and SAM's encoder run once per image, whatever the number of runs. Images are processed one at a
-    time and, on the CPU, by one thread per process: the number of threads and what an image is batched with would change
-    the last bits of its result. Batches are dealt to the processes of `accelerate launch` in turn.
+    time and, on the CPU, by one thread per process: the number of threads, and what an image is batched with, would
+    change the last bits of its result. Batches are dealt to the processes of `accelerate launch` in turn.
 
     Args:
         args: The options.
@@ -55,8 +56,7 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
         ValueError: An option is wrong, or the data is.
     """
     planned = plan_runs(args)
-    # The first process may be done hours before the last.
-    state = PartialState(timeout=datetime.timedelta(days=7))
+    state = _processes()
     with _one_thread(state.device):
         split = open_split(args)
         segmenter = _load(args, state.device)
@@ -65,6 +65,10 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
         skipped = [(run, reasons[run.run_id]) for run in planned if reasons[run.run_id] is not None]
         for run, reason in skipped if state.is_main_process else ():
             logger.warning(f"{run.run_id} is left out: {reason}")
+        if not runs or not len(split):
+            raise ValueError(
+                "There is nothing to run: no image, or none of the `methods` reaches any of the `budgets`."
+            )
         store = RecordStore(args.output_dir)
         with state.main_process_first():
             store.claim(_settings(args, segmenter.model))
@@ -82,7 +86,9 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
 def open_split(args: EvaluationArguments) -> ReferringSplit:
     """The data, by number."""
     # Generated scenes do not depend on how many there are.
-    options = {"num_scenes": args.max_images} if args.dataset == "refshapes" and args.max_images else {}
+    options: dict[str, Any] = (
+        {"num_scenes": args.max_images} if args.dataset == "refshapes" and args.max_images else {}
+    )
     return load_split(args.dataset, args.split, args.source, **options)
 
 
@@ -110,6 +116,14 @@ def _fill(
                 "gIoU " + ", ".join(f"{run_id} {np.mean(ious[run_id]):.3f}" for run_id in list(ious)[:4])
             )
             bar.update(len(store.done()) - bar.n)  # of all processes
+
+
+def _processes() -> PartialState:
+    """The processes that were launched together."""
+    # Unless it is told, accelerate does not see the processes of torchrun where there is no accelerator.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    # The first process may be done hours before the last.
+    return PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
 
 
 @contextmanager
