@@ -30,7 +30,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import transformers_litelvlm
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.data.refshapes import decode_mask, load_refshapes
+from transformers_litelvlm.data.masks import decode_mask
+from transformers_litelvlm.data.refshapes import load_refshapes
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.models.vision_tower import TowerStates
@@ -215,7 +216,8 @@ def main() -> None:
     processor = LlavaLiteProcessor.from_pretrained(args.checkpoint)
     rows = load_refshapes("test", args.num_scenes, num_objects=tuple(args.num_objects))
     chosen = rules(args.budgets, args.random_seeds)
-    state = PartialState()
+    # Unless it is told, accelerate does not see the processes of torchrun where there is no accelerator.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     with state.split_between_processes(list(range(len(rows)))) as numbers:
         for start in tqdm(range(0, len(numbers), args.batch_size), disable=not state.is_main_process):
             batch = [rows[number] for number in numbers[start : start + args.batch_size]]

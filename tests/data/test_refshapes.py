@@ -10,7 +10,8 @@ import math
 import numpy as np
 import pytest
 
-from transformers_litelvlm.data.refshapes import decode_mask, encode_mask, generate_scene, load_refshapes
+from transformers_litelvlm.data.masks import decode_mask, encode_mask
+from transformers_litelvlm.data.refshapes import generate_scene, load_refshapes
 from transformers_litelvlm.data.refshapes_rendering import COLOURS, SCENE_SIZE, SceneObject, draw_object, shape_region
 
 

@@ -40,7 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     intrinsic.add_argument("--warmup", type=int, default=1, help="untimed runs of each before")
     intrinsic.add_argument("--device", default="cpu")
     intrinsic.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    sweep = subparsers.add_parser(
+        "sweep",
+        help="an evaluation of many runs in one launch against the same runs one by one, embedded checkpoint",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    sweep.add_argument("--images", type=int, default=24, help="scenes of RefShapes")
+    sweep.add_argument("--protocol", default="all", choices=("all", "glamm"))
+    sweep.add_argument("--in-process", action="store_true", help="leave the start of Python out of both")
     for benchmark, check in (
+        (sweep, "exit with 1 where the sweep takes more than 60 %% of the time"),
         (tower, "exit with 1 where the pruned median is the slower one"),
         (intrinsic, "exit with 1 where the selection is 3 %% of the prefill or more"),
     ):
@@ -66,6 +75,10 @@ def _benchmark(name: str) -> tuple[Any, Any, float]:
         from transformers_litelvlm.benchmark.intrinsic_guidance import run_intrinsic_guidance
 
         return run_intrinsic_guidance, intrinsic_summary, 0.03
+    if name == "sweep":
+        from transformers_litelvlm.benchmark.sweep import run_sweep, sweep_summary
+
+        return run_sweep, sweep_summary, 0.6
     from transformers_litelvlm.benchmark.vision_tower import run_vision_tower
 
     return run_vision_tower, summary, 1.0

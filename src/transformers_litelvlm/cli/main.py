@@ -9,17 +9,18 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from transformers_litelvlm.cli import convert, env, methods, segment
+from transformers_litelvlm.cli import convert, env, evaluate, methods, segment
 from transformers_litelvlm.cli.errors import BadInputError, one_line
 
 
-SUBCOMMANDS = (segment, convert, methods, env)
+SUBCOMMANDS = (segment, evaluate, convert, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
 examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
+  litelvlm evaluate --output-dir results --max-images 100
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
   litelvlm methods
   litelvlm env

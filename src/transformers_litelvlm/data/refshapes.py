@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import datasets
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.data.refshapes_queries import (
     Query,
     sample_queries,
@@ -218,33 +218,6 @@ def _row(index: int, scene: Scene) -> dict:
     objects = [{**asdict(item), "size": item.size} for item in scene.objects]
     image = Image.fromarray(scene.image)
     return {"image": image, "image_id": index, "expressions": expressions, "objects": objects}
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """
-    COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
-
-    Args:
-        mask (`np.ndarray`): `(height, width)` booleans.
-
-    Returns:
-        `dict`: `size`, the two lengths, and `counts`.
-    """
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-def decode_mask(encoded: dict) -> np.ndarray:
-    """
-    The mask that `encode_mask` was given.
-
-    Args:
-        encoded (`dict`): `size` and `counts`.
-
-    Returns:
-        `np.ndarray`: `(height, width)` booleans.
-    """
-    return coco_mask.decode({"size": list(encoded["size"]), "counts": encoded["counts"].encode("ascii")}).astype(bool)
 
 
 def _sample_objects(rng: np.random.Generator, num_objects: tuple[int, int]) -> tuple[SceneObject, ...]:

@@ -51,6 +51,7 @@ class ClipTowerEvidence(VisualEvidence):
         guidance: the CLIP text tower and projections.
         projector: (M, N, C) to (M, N, D), from the vision tower to the language model.
         input_ids, attention_mask: (M, T, L) CLIP tokens of the expressions; `None` for methods without text.
+        text_embeds: (M, T, P) of the expressions, where they are known already.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ClipTowerEvidence(VisualEvidence):
         projector: nn.Module,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
     ) -> None:
         self.grid, self.num_layers = states.grid, states.num_layers
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
@@ -67,6 +69,7 @@ class ClipTowerEvidence(VisualEvidence):
         self._guidance = guidance
         self._projector = projector
         self._input_ids, self._attention_mask = input_ids, attention_mask
+        self._text_embeds = text_embeds
 
     @property
     def features(self) -> torch.Tensor:  # type: ignore[override]
@@ -82,7 +85,10 @@ class ClipTowerEvidence(VisualEvidence):
         return projection(to_device_of(projection, normalised)).to(self.features.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds = self._guidance.encode_text(self._input_ids, self._attention_mask).to(self.features.device)
+        embeds = self._text_embeds
+        if embeds is None:
+            embeds = self._guidance.encode_text(self._input_ids, self._attention_mask)
+        embeds = embeds.to(self.features.device)
         if self._attention_mask is None:
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
         return embeds, self._attention_mask.any(dim=-1).to(embeds.device)

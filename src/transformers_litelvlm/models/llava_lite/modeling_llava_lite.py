@@ -187,6 +187,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         budget: int,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
     ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
         """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
 
@@ -195,6 +196,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             budget: K, with 1 <= K <= N. For K = N the method orders all tokens, where `get_image_features` would leave
                 the model unpruned.
             guidance_input_ids, guidance_attention_mask: (M, T, L), see [`get_image_features`].
+            text_embeds: (M, T, P) of `guidance.encode_text`, where they are known already.
 
         Returns:
             [`PrunedImageFeatures`] under `config.pruning_config`. For a method that prunes inside the language model
@@ -213,7 +215,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "`pruning_method`."
             )
         evidence = ClipTowerEvidence(
-            states, self.guidance, self.multi_modal_projector, guidance_input_ids, guidance_attention_mask
+            states, self.guidance, self.multi_modal_projector, guidance_input_ids, guidance_attention_mask, text_embeds
         )
         features = project_selection(
             pruner.select(evidence, budget),

@@ -18,7 +18,7 @@ from transformers_litelvlm.models.mask_decoding import (
     states_before_seg,
     states_of_new_tokens,
 )
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, prune_inputs
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
 
 
 class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
@@ -108,6 +108,43 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing.
         """
+        pruned, states = self.read_dialogues(
+            input_ids,
+            attention_mask,
+            pixel_values=pixel_values,
+            guidance_input_ids=guidance_input_ids,
+            guidance_attention_mask=guidance_attention_mask,
+            mm_encoder_outputs=mm_encoder_outputs,
+        )
+        return self.decode_dialogues(
+            states,
+            pruned.model_inputs["input_ids"],
+            mask_pixel_values=mask_pixel_values,
+            mask_image_embeddings=mask_image_embeddings,
+            original_sizes=original_sizes,
+            reshaped_input_sizes=reshaped_input_sizes,
+            features=pruned.features,
+            dialogue_images=dialogue_images,
+        )
+
+    def read_dialogues(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+    ) -> tuple[PrunedInputs, torch.Tensor]:
+        """First half of [`segment`], whose arguments it has: what the language model makes of the dialogues.
+
+        Returns:
+            The shortened prompt, with what stayed in its `features`, and its states (B, L', D) after the final norm.
+
+        Raises:
+            ValueError: if a row of the prompt has no [SEG].
+        """
         if not (input_ids == self.config.seg_token_id).any(dim=1).all():
             raise ValueError(
                 "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
@@ -126,17 +163,12 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             },
         )
         outputs = self.model(**pruned.model_inputs, use_cache=False)
-        return self._decode(
-            outputs.last_hidden_state,
-            pruned.model_inputs["input_ids"],
-            mask_pixel_values=mask_pixel_values,
-            mask_image_embeddings=mask_image_embeddings,
-            original_sizes=original_sizes,
-            reshaped_input_sizes=reshaped_input_sizes,
-            features=pruned.features
-            or PrunedImageFeatures(retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights),
-            dialogue_images=dialogue_images,
-        )
+        if pruned.features is None:  # what stayed is known only now, where tokens left inside the language model
+            stayed = PrunedImageFeatures(
+                retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights
+            )
+            pruned = pruned._replace(features=stayed)
+        return pruned, outputs.last_hidden_state
 
     @torch.no_grad()
     def generate_masks(
@@ -162,7 +194,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         if len(generated.sequences) != len(input_ids):
             raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")
         new_ids = generated.sequences[:, input_ids.shape[1] :]
-        output = self._decode(
+        output = self.decode_dialogues(
             states_of_new_tokens(generated, new_ids.shape[1]),
             # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
             torch.nn.functional.pad(new_ids, (1, 0), value=-1)[:, : new_ids.shape[1] + 1],
@@ -179,7 +211,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             kwargs.pop(name, None)
         return super().generate(inputs, **kwargs)
 
-    def _decode(
+    def decode_dialogues(
         self,
         hidden_states: torch.Tensor,
         input_ids: torch.Tensor,
@@ -191,6 +223,12 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         features: PrunedImageFeatures | None = None,
         dialogue_images: torch.Tensor | None = None,
     ) -> ReferringSegmentationOutput:
+        """Second half of [`segment`], whose arguments it has: masks from the states before each [SEG].
+
+        Args:
+            hidden_states, input_ids: (B, L', D) and (B, L') of the shortened prompt.
+            features: what was kept of the images, for the output.
+        """
         if original_sizes is None or reshaped_input_sizes is None:
             raise ValueError("`original_sizes` and `reshaped_input_sizes` are needed; the processor returns both.")
         if mask_image_embeddings is None:

@@ -1,0 +1,95 @@
+"""What a sweep saves: two methods at four budgets with three seeds in one launch, against the same runs one by one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments, as_command_line
+from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.evaluation.runs import Run, plan_runs
+
+
+METHODS = ["litelvlm", "random"]
+BUDGETS: list[int | float] = [48, 32, 16, 8]
+SEEDS = [0, 1, 2]
+
+
+def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False) -> dict[str, Any]:
+    """
+    Times both on RefShapes with the embedded checkpoint, and compares their records.
+
+    Under the protocol `"all"` a method without chance is one run per budget, in the sweep and alone: 16 runs. Under
+    `"glamm"` the sentences are drawn by the seed, so there are 24.
+
+    Args:
+        images: Scenes of the test split.
+        protocol: Of the evaluation.
+        in_process: Everything in this process, so that the start of Python and its imports, which the runs alone pay
+            again and again, counts for neither.
+
+    Returns:
+        Seconds of both, their ratio, and whether the records are identical.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"max_images": images, "protocol": protocol}
+        sweep = EvaluationArguments(
+            output_dir=f"{folder}/sweep", methods=METHODS, budgets=BUDGETS, seeds=SEEDS, **options
+        )
+        alone = {run.run_id: _alone(f"{folder}/{place}", run, options) for place, run in enumerate(plan_runs(sweep))}
+        if in_process:  # what the first evaluation of a process costs more
+            evaluate(_alone(f"{folder}/warm", plan_runs(sweep)[0], {**options, "max_images": 1}))
+        seconds_sweep = _seconds(sweep, in_process)
+        seconds_alone = [_seconds(args, in_process) for args in alone.values()]
+        swept = pq.read_table(Path(folder, "sweep", "records.parquet"))
+        identical = all(
+            _records(Path(args.output_dir)).equals(swept.filter(pc.equal(swept["run_id"], run_id)))
+            for run_id, args in alone.items()
+        )
+    return {
+        "images": images,
+        "protocol": protocol,
+        "in_process": in_process,
+        "runs": len(alone),
+        "seconds_sweep": seconds_sweep,
+        "seconds_alone": sum(seconds_alone),
+        "ratio": seconds_sweep / sum(seconds_alone),
+        "identical_records": identical,
+    }
+
+
+def sweep_summary(result: dict[str, Any]) -> str:
+    """What a person wants to know of it."""
+    where = "start of Python excluded" if result["in_process"] else "every run a launch of its own"
+    return (
+        f"{result['runs']} runs on {result['images']} scenes, protocol {result['protocol']}, {where}\n"
+        f"  one sweep {result['seconds_sweep']:.1f} s   one by one {result['seconds_alone']:.1f} s\n"
+        f"  ratio {result['ratio']:.3f}, records {'identical' if result['identical_records'] else 'DIFFERENT'}"
+    )
+
+
+def _alone(folder: str, run: Run, options: dict[str, Any]) -> EvaluationArguments:
+    seeds = SEEDS[:1] if run.seed is None else [run.seed]
+    return EvaluationArguments(output_dir=folder, methods=[run.name], budgets=[run.budget], seeds=seeds, **options)
+
+
+def _seconds(args: EvaluationArguments, in_process: bool) -> float:
+    started = time.perf_counter()
+    if in_process:
+        evaluate(args)
+    else:
+        command = [sys.executable, "-m", "transformers_litelvlm.evaluation", *as_command_line(args)]
+        subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def _records(folder: Path) -> pa.Table:
+    return pq.read_table(folder / "records.parquet")

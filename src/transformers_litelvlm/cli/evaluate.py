@@ -1,0 +1,71 @@
+"""`litelvlm evaluate`: methods, budgets and seeds on a data set, with all devices of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
+from transformers_litelvlm.evaluation.arguments import add_arguments, as_command_line, from_namespace
+
+
+EPILOG = """\
+examples:
+  litelvlm evaluate --output-dir results --max-images 100
+  litelvlm evaluate --output-dir results --methods none litelvlm random --budgets 48 32 16
+  litelvlm evaluate --output-dir results --model glamm-refseg --dataset refcoco --split val --protocol glamm
+  litelvlm evaluate --output-dir results --methods litelvlm litelvlm:context_share=0.5 tome
+
+Started again with the same options it goes on where it was. On several machines, launch it yourself:
+  accelerate launch -m transformers_litelvlm.evaluation --output-dir results ...
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure pruning methods on a data set",
+        description="Measure pruning methods at several budgets on a data set for referring segmentation. Writes"
+        " results.json, a Markdown table, and one record per sentence.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        type=positive_int,
+        help="processes on this machine (default: one per GPU, else one)",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates, here or in processes of its own, and prints the table."""
+    with bad_input():
+        options = from_namespace(args)
+    processes = args.processes or _num_devices()
+    if processes == 1:
+        from transformers_litelvlm.evaluation.runner import evaluate
+
+        with bad_input():
+            evaluate(options)
+    else:
+        # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
+        code = subprocess.run(command).returncode
+        if code:
+            raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
+    print(Path(options.output_dir, "results.md").read_text(encoding="utf-8"), end="")
+
+
+def _num_devices() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())

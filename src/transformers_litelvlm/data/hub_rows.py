@@ -1,0 +1,70 @@
+"""Rows of a data set on the Hub, in a folder or in a parquet file, with pictures left encoded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def open_rows(source: Any, split: str, streaming: bool = False, revision: str | None = None) -> Any:
+    """
+    Opens rows with the `datasets` library. Pictures are not decoded: a row has them as `bytes` or `path`.
+
+    Args:
+        source: A Hub id, a folder laid out like one (`data/<split>-00000-of-00001.parquet`), a parquet or JSON file,
+            which is taken whole, a list of dicts, or an open `Dataset` or `IterableDataset`.
+        split (`str`): Name of the split in the source; unused for a single file and for open rows.
+        streaming (`bool`, defaults to `False`): Read while iterating instead of downloading first and keeping a copy.
+        revision (`str`, *optional*): Version of the data set on the Hub.
+
+    Returns:
+        `Dataset`, `IterableDataset` or `list`: The rows.
+
+    Raises:
+        FileNotFoundError: A path that does not exist.
+        ValueError: The source is damaged, or does not have the split; names the source.
+    """
+    import datasets
+
+    if isinstance(source, list):
+        return source
+    if not isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        source = _load(os.fspath(source), split, streaming, revision)
+    for name, feature in (source.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            source = source.cast_column(name, datasets.Image(decode=False))
+    return source
+
+
+def _load(source: str, split: str, streaming: bool, revision: str | None) -> Any:
+    import datasets
+
+    path = Path(source)
+    file_kind = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}.get(path.suffix)
+    if not path.exists() and (file_kind or path.is_absolute()):
+        raise FileNotFoundError(f"`source` {source} does not exist.")
+    if path.exists() and not path.is_dir() and file_kind is None:
+        raise ValueError(f"`source` {source} must be a folder, a .parquet, .json or .jsonl file, or a Hub id.")
+    try:
+        if file_kind:
+            return datasets.load_dataset(file_kind, data_files=source, split="train", streaming=streaming)
+        return datasets.load_dataset(source, split=split, streaming=streaming, revision=revision)
+    except Exception as error:  # pyarrow, fsspec and huggingface_hub all have their own
+        reason = error.__cause__ or error
+        raise ValueError(f"Split {split!r} of {source} cannot be read: {type(reason).__name__}: {reason}") from error
+
+
+def require_columns(rows: Any, expected: set[str], source: Any, advice: str) -> None:
+    """
+    Raises a `ValueError` that names the missing columns, where the rows tell their columns.
+
+    Args:
+        rows: What `open_rows` gave.
+        expected (`set[str]`): Columns that must be there.
+        source: What to call the rows.
+        advice (`str`): What to do instead, at the end of the message.
+    """
+    columns = set(rows[0]) if isinstance(rows, list) and rows else set(getattr(rows, "column_names", None) or expected)
+    if missing := sorted(expected - columns):
+        raise ValueError(f"{source} has no column {', '.join(missing)}, only {', '.join(sorted(columns))}. {advice}")

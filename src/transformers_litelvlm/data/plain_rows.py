@@ -1,0 +1,106 @@
+"""Rows of anybody's own data, in the columns one would expect; RefShapes too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformers_litelvlm.data.hub_rows import open_rows, require_columns
+from transformers_litelvlm.data.masks import decode_mask, decode_segmentation
+from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
+
+
+TEXT_COLUMNS = ("sentences", "sentence", "text")
+MASK_COLUMNS = ("mask", "segmentation")
+ADVICE = (
+    "A row has `image`; `text`, `sentence` or `sentences`; `mask` or `segmentation`; optionally `ignore`, `image_id`."
+    " Or `image` and `expressions`, a list of such entries without `image`."
+)
+
+
+def open_plain_rows(
+    name: str,
+    source: Any,
+    split: str,
+    streaming: bool = False,
+    image_root: str | os.PathLike | None = None,
+    revision: str | None = None,
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """
+    Rows and reader of data in plain columns, see `ADVICE`.
+
+    A mask is a picture or an array whose nonzero pixels are the object, a COCO run-length encoding, polygons in
+    pixels, or `None` where nothing is meant. The sentences of a row or entry share its mask.
+
+    Args:
+        name (`str`): What to call it.
+        source: A list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
+        split (`str`): Name of the split in a folder or on the Hub.
+        streaming (`bool`, defaults to `False`): Read while iterating.
+        image_root (`str` or `os.PathLike`, *optional*): Folder that relative paths of pictures start from.
+        revision (`str`, *optional*): Version of the data set on the Hub.
+
+    Returns:
+        Rows, the function that reads one, and notes.
+    """
+    rows = open_rows(source, split, streaming, revision)
+    require_columns(rows, {"image"}, source if isinstance(source, str) else "`source`", ADVICE)
+    return rows, partial(_read_row, Path(image_root) if image_root is not None else None), ()
+
+
+def _read_row(image_root: Path | None, index: int, row: dict) -> ImageSample:
+    picture = row["image"]
+    if image_root is not None:
+        path = picture["path"] if isinstance(picture, Mapping) else picture
+        picture = image_root / path if isinstance(path, str | os.PathLike) else picture
+    image_id = str(row.get("image_id", index))
+    entries = row.get("expressions")
+    entries = [row] if entries is None else entries
+    sentences = [
+        sentence
+        for place, entry in enumerate(entries)
+        for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}")
+    ]
+    if not sentences:
+        raise ValueError(f"Row {index} (image {image_id}) has no sentence.")
+    return ImageSample(image_id, picture, tuple(sentences))
+
+
+def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str) -> list[ReferringSentence]:
+    texts = entry[_column(entry, TEXT_COLUMNS)]
+    mask = entry[_column(entry, MASK_COLUMNS)]
+    ignore = entry.get("ignore")
+    details = {key: entry[key] for key in ("kind", "category", "is_sentence") if key in entry}
+    return [
+        ReferringSentence(
+            f"{object_id}/{place}",
+            text,
+            partial(_decode, mask, picture, name),
+            None if ignore is None else partial(_decode, ignore, picture, name),
+            object_id,
+            details,
+        )
+        for place, text in enumerate([texts] if isinstance(texts, str) else texts)
+    ]
+
+
+def _column(entry: Mapping, names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in entry:
+            return name
+    raise KeyError(f"no column {' or '.join(names)} among {', '.join(entry)}")
+
+
+def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
+    """The mask of whatever a row has; the picture is opened only where its size is needed."""
+    if isinstance(mask, Mapping) and "counts" in mask:
+        return decode_mask(dict(mask))
+    if isinstance(mask, Mapping | str | os.PathLike):  # a picture of a mask, as `datasets` stores it
+        mask = np.asarray(read_picture(mask, f"the mask of {name}").convert("L"))
+    width, height = read_picture(picture, name).size
+    return decode_segmentation(mask, height, width)

@@ -1,0 +1,185 @@
+"""What every reader gives: an image with its sentences, or a video with its expressions. Pixels are read on demand."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transformers_litelvlm.models.image_io import load_rgb_image
+
+
+class UnreadableImageError(ValueError):
+    """
+    A picture that is missing or damaged.
+
+    Args:
+        name (`str`): The image, or the video and frame, that it belongs to.
+        reason (`str`): What is wrong, with the path.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"The picture of {name} cannot be read: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.name, self.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferringSentence:
+    """
+    One sentence about an image, and the pixels it means.
+
+    Args:
+        sentence_id (`str`): Unique in its split, and the same in every run.
+        sentence (`str`): The wording.
+        load_mask (`Callable[[], np.ndarray]`): Makes the mask, see `mask`.
+        load_ignore (`Callable[[], np.ndarray]`, *optional*): Makes the ignore region, see `ignore`.
+        object_id (`str`, *optional*): The object meant; sentences about the same object share it.
+        details (`dict`): What else the source says, under its own names (`is_sentence`, `kind`, `category`).
+    """
+
+    sentence_id: str
+    sentence: str
+    load_mask: Callable[[], np.ndarray] = field(repr=False)
+    load_ignore: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+    object_id: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(height, width)` booleans, all false where nothing is meant. Decoded at every access."""
+        return self.load_mask()
+
+    @property
+    def ignore(self) -> np.ndarray | None:
+        """`(height, width)` booleans of pixels that must not count, or `None`. Decoded at every access."""
+        return None if self.load_ignore is None else self.load_ignore()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSample:
+    """
+    An image with all its sentences, so that it is encoded once.
+
+    Args:
+        image_id (`str`): Unique in its split.
+        image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `dict`): Where the picture is; a dict holds
+            `bytes` or `path`, as `datasets` stores pictures.
+        sentences (`tuple[ReferringSentence, ...]`): At least one, in the order of the source.
+    """
+
+    image_id: str
+    image: Any = field(repr=False)
+    sentences: tuple[ReferringSentence, ...]
+
+    def load_image(self) -> Image.Image:
+        """
+        The picture, upright and in RGB.
+
+        Raises:
+            UnreadableImageError: It is missing or damaged; names the image and the file.
+        """
+        return read_picture(self.image, f"image {self.image_id}")
+
+
+@dataclass(frozen=True, eq=False)
+class VideoExpression:
+    """
+    One expression about a video, and the pixels it means in every frame.
+
+    Args:
+        expression_id (`str`): Unique in its video.
+        sentence (`str`): The wording.
+        object_ids (`tuple[str, ...]`): The objects meant, empty where the source hides them.
+        load_mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a frame, given its number; `None` where the
+            masks are not public.
+    """
+
+    expression_id: str
+    sentence: str
+    object_ids: tuple[str, ...] = ()
+    load_mask: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
+
+    def mask(self, frame: int) -> np.ndarray:
+        """
+        Union of the objects' masks in a frame.
+
+        Args:
+            frame (`int`): Number of the frame in `VideoSample.frame_names`.
+
+        Returns:
+            `np.ndarray`: `(height, width)` booleans.
+
+        Raises:
+            ValueError: The masks of this split are not public.
+        """
+        if self.load_mask is None:
+            raise ValueError(
+                f"Expression {self.expression_id} has no masks: they are not public for this split. Write a submission"
+                " with `transformers_litelvlm.evaluation.submissions` instead."
+            )
+        return self.load_mask(frame)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoSample:
+    """
+    A video with all its expressions.
+
+    Args:
+        video_id (`str`): Unique in its split.
+        frame_names (`tuple[str, ...]`): Names of the frames in order, without ending.
+        frame_paths (`tuple[str, ...]`): Their files.
+        expressions (`tuple[VideoExpression, ...]`): At least one, in the order of the source.
+        load_objects (`Callable[[int], np.ndarray]`, *optional*): The annotated object numbers of a frame, `(height,
+            width)` uint8, 0 for background and 255 for void. Only where the source has such pictures.
+    """
+
+    video_id: str
+    frame_names: tuple[str, ...] = field(repr=False)
+    frame_paths: tuple[str, ...] = field(repr=False)
+    expressions: tuple[VideoExpression, ...]
+    load_objects: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
+
+    def load_frame(self, frame: int) -> Image.Image:
+        """
+        A frame in RGB.
+
+        Args:
+            frame (`int`): Number of the frame.
+
+        Raises:
+            UnreadableImageError: It is missing or damaged; names the video, the frame and the file.
+        """
+        return read_picture(self.frame_paths[frame], f"video {self.video_id}, frame {self.frame_names[frame]}")
+
+
+def read_picture(source: Any, name: str) -> Image.Image:
+    """
+    A picture from wherever it is, upright and in RGB.
+
+    Args:
+        source: A path, a picture, an array, or a dict with `bytes` or `path`.
+        name (`str`): What to call it in an error.
+
+    Raises:
+        UnreadableImageError: It is missing or damaged.
+    """
+    try:
+        if isinstance(source, Mapping):
+            if source.get("bytes") is not None:
+                return load_rgb_image(Image.open(io.BytesIO(source["bytes"])))
+            source = source.get("path")
+        if isinstance(source, str | os.PathLike | Image.Image | np.ndarray):
+            return load_rgb_image(source)
+    except (OSError, ValueError) as error:
+        raise UnreadableImageError(name, str(error)) from error
+    raise UnreadableImageError(name, f"neither a path nor a picture, but {type(source).__name__}")

@@ -1,0 +1,156 @@
+"""A split of a data set as samples, read one by one, and its size compared with the official one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError, VideoSample
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """
+    How much a split holds; `None` where that is not known.
+
+    Args:
+        samples (`int`, *optional*): Images, or videos.
+        objects (`int`, *optional*): Objects referred to ("refs" in the RefCOCO family).
+        sentences (`int`, *optional*): Sentences, or expressions.
+    """
+
+    samples: int | None = None
+    objects: int | None = None
+    sentences: int | None = None
+
+    def agrees_with(self, other: SplitCounts) -> bool:
+        """Whether all numbers known to both are equal."""
+        pairs = zip(vars(self).values(), vars(other).values())
+        return all(mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value} {name}" for name, value in vars(self).items() if value is not None) or "unknown"
+
+
+def count_samples(samples: Iterable[ImageSample | VideoSample]) -> SplitCounts:
+    """
+    Counts samples, objects and sentences; no pixel is decoded.
+
+    Args:
+        samples: A split, or any samples; an iterator is used up.
+
+    Returns:
+        `SplitCounts`: `objects` is `None` where the source does not name them, and for videos.
+    """
+    num_samples = sentences = 0
+    objects: set[tuple[str, str]] | None = set()
+    for sample in samples:
+        num_samples += 1
+        if isinstance(sample, VideoSample):
+            sentences += len(sample.expressions)
+            objects = None
+            continue
+        sentences += len(sample.sentences)
+        if any(entry.object_id is None for entry in sample.sentences):
+            objects = None
+        elif objects is not None:
+            objects.update((sample.image_id, entry.object_id) for entry in sample.sentences)
+    return SplitCounts(num_samples, None if objects is None else len(objects), sentences)
+
+
+@dataclass(frozen=True)
+class CountReport:
+    """
+    What was counted beside what the split officially has.
+
+    Args:
+        name (`str`): Data set and split.
+        counted (`SplitCounts`): What was read.
+        official (`tuple[SplitCounts, ...]`): Published sizes, one per version of the data set; empty where none is
+            known.
+    """
+
+    name: str
+    counted: SplitCounts
+    official: tuple[SplitCounts, ...]
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether the split is complete; `None` where no official size is known."""
+        return any(self.counted.agrees_with(entry) for entry in self.official) if self.official else None
+
+    def __str__(self) -> str:
+        if self.matches is None:
+            return f"{self.name}: {self.counted}; no official size is known"
+        verdict = "the official size" if self.matches else "NOT the official size, which is"
+        tail = "" if self.matches else " " + " or ".join(map(str, self.official))
+        return f"{self.name}: {self.counted}; {verdict}{tail}"
+
+    def require(self) -> None:
+        """Raises a `ValueError` unless the split is known to be complete."""
+        if not self.matches:
+            raise ValueError(f"The split is not complete. {self}.")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferringSplit:
+    """
+    A split of a data set: iterate it, or take samples by number where the source is not streamed.
+
+    Args:
+        name (`str`): Name of the data set, as in `load_split`.
+        split (`str`): Name of the split.
+        source (`str`): Where it was read from: a folder, a file or a Hub id.
+        rows: The rows of the source, a sequence or (streamed) an iterable.
+        read (`Callable[[int, Any], ImageSample | VideoSample]`): Makes a sample of a row and its number.
+        official (`tuple[SplitCounts, ...]`): Published sizes.
+        notes (`tuple[str, ...]`): What to know before comparing numbers; belongs into every report of results.
+    """
+
+    name: str
+    split: str
+    source: str
+    rows: Any = field(repr=False)
+    read: Callable[[int, Any], Any] = field(repr=False)
+    official: tuple[SplitCounts, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageSample | VideoSample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be between 0 and {len(self) - 1}, got {index}.")
+        return self._read(index, self.rows[index])
+
+    def __iter__(self) -> Iterator[ImageSample | VideoSample]:
+        rows, index = iter(self.rows), 0
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # pyarrow, fsspec and huggingface_hub all have their own
+                raise ValueError(f"Row {index} of {self.source} cannot be read: {error}") from error
+            yield self._read(index, row)
+            index += 1
+
+    def _read(self, index: int, row: Any) -> ImageSample | VideoSample:
+        try:
+            return self.read(index, row)
+        except UnreadableImageError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"Row {index} of {self.source} is not as `{self.name}` has it: {type(error).__name__}: {error}"
+            ) from error
+
+    def check_counts(self) -> CountReport:
+        """
+        Reads the whole split, without decoding pixels, and compares its size with the official one.
+
+        Returns:
+            `CountReport`: Print it; `require()` makes a difference an error.
+        """
+        return CountReport(f"{self.name} {self.split}", count_samples(self), self.official)

@@ -1,0 +1,1 @@
+"""Evaluation: scores, statistics, and the files that servers score."""

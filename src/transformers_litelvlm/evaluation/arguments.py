@@ -1,0 +1,132 @@
+"""The options of an evaluation: one dataclass, from which the command line is made."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+PROTOCOLS = ("all", "glamm")
+ON_UNREADABLE = ("stop", "continue")
+
+
+def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    metadata["help"] = help_text
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class EvaluationArguments:
+    """
+    What to measure. Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices
+    and processes are those of `accelerate launch`.
+
+    Args:
+        output_dir (`str`): Folder of the results. A run that was interrupted goes on there.
+        model (`str`, *optional*): Checkpoint folder or Hub id; the embedded checkpoint by default.
+        dataset (`str`): A data set of [`load_split`].
+        split (`str`): Its split.
+        source (`str`, *optional*): Folder, file or Hub id of the data; the data set's own by default.
+        methods (`list[str]`): `NAME` or `NAME:KEY=VALUE,...`, the values in JSON. Keys are options of the method, or
+            `token_order` and `position_ids` of [`PruningConfig`]. `"none"` is the unpruned model, which the others
+            are compared with; the first other one is tested against the rest.
+        budgets (`list[int | float]`): Visual tokens kept per image, or, below 1, the fraction of them.
+        seeds (`list[int]`): One run each for methods with a `seed`; under the protocol `"glamm"` for every method.
+        protocol (`str`): `"all"`: every sentence, in a dialogue of its own. `"glamm"`: at most three random sentences
+            of an image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
+        max_images (`int`, *optional*): Only the first images.
+        batch_size (`int`): Images that one process takes, and saves, at a time. No result depends on it.
+        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences count as
+            wrong and are flagged.
+
+    Raises:
+        ValueError: An option is out of range; names it and its value.
+    """
+
+    output_dir: str = _option("folder of the results; an interrupted run goes on there", metavar="DIR")
+    model: str | None = _option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
+    dataset: str = _option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
+    split: str = _option("its split", "test", metavar="NAME")
+    source: str | None = _option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
+    methods: list[str] = _option(
+        "pruning methods, NAME or NAME:KEY=VALUE,... ; none is the unpruned model",
+        ["none", "litelvlm", "random"],
+        metavar="METHOD",
+    )
+    budgets: list[int | float] = _option(
+        "visual tokens kept per image; below 1, the fraction of them", [0.3333, 0.2222, 0.1111], metavar="N"
+    )
+    seeds: list[int] = _option("one run each where anything is random", [0, 1, 2], metavar="SEED")
+    protocol: str = _option(
+        "every sentence in its own dialogue, or at most three random ones per image in one dialogue",
+        "all",
+        choices=PROTOCOLS,
+    )
+    max_images: int | None = _option("only the first images", None, metavar="N")
+    batch_size: int = _option("images that a process takes, and saves, at a time", 8, metavar="N")
+    on_unreadable: str = _option(
+        "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
+    )
+
+    def __post_init__(self) -> None:
+        for name, choices in (("protocol", PROTOCOLS), ("on_unreadable", ON_UNREADABLE)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in ("max_images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        for name in ("methods", "budgets", "seeds"):
+            values = getattr(self, name)
+            if not isinstance(values, list) or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` must be a list without repetition, got {values!r}.")
+        if not self.methods:
+            raise ValueError("`methods` is empty: name at least one, `none` for the unpruned model.")
+        for budget in self.budgets:
+            if not (type(budget) is int and budget >= 1 or type(budget) is float and 0 < budget < 1):
+                raise ValueError(f"`budgets` must be integers of at least 1 or fractions below 1, got {budget!r}.")
+        if any(type(seed) is not int or seed < 0 for seed in self.seeds) or not self.seeds:
+            raise ValueError(f"`seeds` must be one or more non-negative integers, got {self.seeds!r}.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for every field of [`EvaluationArguments`]."""
+    kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int, "int": int, "int | None": int}
+    for entry in dataclasses.fields(EvaluationArguments):
+        keywords: dict[str, Any] = dict(entry.metadata)
+        if str(entry.type).startswith("list"):
+            keywords["nargs"] = "+"
+        if entry.default_factory is not dataclasses.MISSING:
+            keywords["default"] = entry.default_factory()
+        else:
+            keywords["required"] = entry.default is dataclasses.MISSING
+            keywords["default"] = None if keywords["required"] else entry.default
+        if keywords["default"] is not None:
+            keywords["help"] += " (default: %(default)s)"
+        keywords["type"] = kinds.get(str(entry.type), str)
+        parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
+
+
+def from_namespace(namespace: argparse.Namespace) -> EvaluationArguments:
+    """The options that [`add_arguments`] parsed."""
+    return EvaluationArguments(
+        **{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(EvaluationArguments)}
+    )
+
+
+def as_command_line(args: EvaluationArguments) -> list[str]:
+    """Words that [`add_arguments`] reads as these options."""
+    words = []
+    for name, value in vars(args).items():
+        if value is not None:
+            words.append("--" + name.replace("_", "-"))
+            words += map(str, value) if isinstance(value, list) else [str(value)]
+    return words
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)

@@ -1,0 +1,81 @@
+"""What a result depends on beside its options: the model's weights, versions, the machine."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import transformers_litelvlm
+from transformers_litelvlm.version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the masks."""
+    return {
+        "transformers_litelvlm": __version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the package, with `+` after it where files were changed; `None` outside a repository."""
+    folder = Path(transformers_litelvlm.__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
+    try:
+        # An installed package can lie inside somebody else's repository.
+        if not git("ls-files", "__init__.py"):
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
+    """The machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "device": name,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "num_processes": num_processes,
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """
+    A short digest of some values of every weight: other weights under the same path are another model.
+
+    Weights that are not in memory (offloaded) count by their name and shape.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.device.type != "meta" and weight.is_floating_point():
+            sample = weight.flatten()[:: max(1, weight.numel() // 64)]
+            digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

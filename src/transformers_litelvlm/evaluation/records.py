@@ -1,0 +1,166 @@
+"""Records of an evaluation on disk: one file per batch, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from transformers_litelvlm.utils.files import write_atomically
+
+
+SETTINGS_NAME = "settings.json"
+BATCHES_NAME = "batches"
+
+RECORD_SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("image_id", pa.string()),
+        ("expression_id", pa.string()),
+        ("sentence", pa.string()),
+        ("intersection", pa.int64()),
+        ("union", pa.int64()),
+        ("iou", pa.float64()),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+
+
+class OtherConfigurationError(ValueError):
+    """The folder holds results of another configuration."""
+
+
+class RecordStore:
+    """
+    The files of one evaluation.
+
+    A batch is written when all its runs are done, and a file appears whole or not at all (it is renamed into place).
+    So a file that exists is a batch that is done, whoever did it and whenever.
+
+    Args:
+        folder (`str` or `os.PathLike`): Folder of the results.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """
+        Makes the folder that of a configuration, or checks that it is.
+
+        Args:
+            settings: Everything that results depend on, as JSON.
+
+        Raises:
+            OtherConfigurationError: It belongs to another one; names what differs.
+        """
+        path = self.folder / SETTINGS_NAME
+        settings = json.loads(json.dumps(settings))
+        if not path.exists():
+            with space_needed(self.folder), write_atomically(self.folder) as staging:
+                (staging / SETTINGS_NAME).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OtherConfigurationError(f"{path} is not readable ({error}): choose another folder.") from error
+        differences = _differences(found, settings)
+        if differences:
+            raise OtherConfigurationError(
+                f"{self.folder} holds results of another configuration: {'; '.join(differences)}. Choose another "
+                "`output_dir`, or delete that folder."
+            )
+
+    def has(self, batch: int) -> bool:
+        return self._path(batch).exists()
+
+    def write(self, batch: int, content: dict[str, Any]) -> None:
+        """
+        Saves a batch: `rows` in the order of `RECORD_SCHEMA`, and whatever else belongs to it.
+
+        Raises:
+            OSError: No space is left; what was saved before is kept.
+        """
+        path = self._path(batch)
+        with space_needed(self.folder), write_atomically(path.parent) as staging:
+            (staging / path.name).write_text(json.dumps(content), encoding="utf-8")
+
+    def done(self) -> set[int]:
+        """Numbers of the batches that are saved."""
+        folder = self.folder / BATCHES_NAME
+        found = [re.fullmatch(r"(\d+)\.json", name) for name in (os.listdir(folder) if folder.exists() else [])]
+        return {int(match.group(1)) for match in found if match}
+
+    def read(self, num_batches: int) -> Iterator[dict[str, Any]]:
+        """
+        All batches in order.
+
+        Raises:
+            ValueError: One is missing or damaged; names its file.
+        """
+        for batch in range(num_batches):
+            path = self._path(batch)
+            try:
+                yield json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is missing or damaged ({error}). Delete it if it is there, and start the same "
+                    "evaluation again: it makes this file and uses the others. On several machines, `output_dir` must "
+                    "be a folder that all of them see."
+                ) from error
+
+    def _path(self, batch: int) -> Path:
+        return self.folder / BATCHES_NAME / f"{batch:06d}.json"
+
+
+def to_table(rows: list[list[Any]]) -> pa.Table:
+    """
+    Rows of `RECORD_SCHEMA` as a table.
+
+    Raises:
+        ValueError: A sentence has two records in one run.
+    """
+    keys = [(row[0], row[2]) for row in rows]
+    if len(set(keys)) != len(keys):
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise ValueError(f"The sentence {twice[1]} has two records in the run {twice[0]}: its id is not unique.")
+    columns = list(zip(*rows)) if rows else [()] * len(RECORD_SCHEMA)
+    return pa.table(
+        [pa.array(column, kind) for column, kind in zip(columns, RECORD_SCHEMA.types)], schema=RECORD_SCHEMA
+    )
+
+
+@contextmanager
+def space_needed(folder: Path) -> Iterator[None]:
+    """Says what to do where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"No space left for the results in {folder}. Make room and start the same evaluation again: it goes on "
+            "with the batches that are not saved yet",
+        ) from error
+
+
+def _differences(found: Any, wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: there X, now Y` for every value that differs."""
+    if not isinstance(found, dict):
+        return [f"{SETTINGS_NAME} is not one of an evaluation"]
+    texts = []
+    for name in sorted({*found, *wanted}):
+        there, now = found.get(name), wanted.get(name)
+        if isinstance(there, dict) and isinstance(now, dict):
+            texts += _differences(there, now, f"{prefix}{name}.")
+        elif there != now:
+            texts.append(f"{prefix}{name}: there {there!r}, now {now!r}")
+    return texts

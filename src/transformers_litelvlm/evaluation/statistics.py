@@ -1,0 +1,268 @@
+"""
+How sure a score is: intervals, tests between methods, retention. For scores that are a ratio of sums over sentences.
+
+gIoU is the sum of the IoUs over the number of sentences, cIoU the sum of the intersections over that of the unions,
+precision the number of hits over that of sentences, J&F likewise over expressions. Sentences about one image are not
+independent, so whole images are drawn, not sentences. Everything is seeded; no global random state is read or changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transformers_litelvlm.evaluation.metrics import sentence_ious
+
+
+RESAMPLES = 2000
+PERMUTATIONS = 10_000
+# Draws that are held in memory at a time, as numbers of images times resamples.
+_CHUNK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """
+    A value and the interval it lies in.
+
+    Args:
+        value (`float`): What was measured.
+        low (`float`): Lower end.
+        high (`float`): Upper end.
+        confidence (`float`): Of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Two methods on the same sentences.
+
+    Args:
+        difference (`Interval`): First minus second.
+        p_value (`float`): Two-sided, of the permutation test.
+    """
+
+    difference: Interval
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class RatioOfSums:
+    """
+    A score by image: what is summed above and below the line.
+
+    Make one with [`giou`], [`ciou`], [`precision`] or [`mean`]. Scores are compared when their images are the same.
+
+    Args:
+        numerators (`np.ndarray`): `(images,)` float64.
+        denominators (`np.ndarray`): `(images,)` float64.
+        images (`np.ndarray`): `(images,)` their ids, sorted.
+        value_of_seeds (`tuple[float, ...]`): The score of each seed; `value` is of all together.
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+    images: np.ndarray
+    value_of_seeds: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        return float(self.numerators.sum() / self.denominators.sum())
+
+    @property
+    def seed_deviation(self) -> float:
+        """Standard deviation over the seeds (n - 1); NaN with a single one."""
+        return float(np.std(self.value_of_seeds, ddof=1)) if len(self.value_of_seeds) > 1 else float("nan")
+
+
+def ratio_of_sums(numerators: Any, denominators: Any, image_ids: Any) -> RatioOfSums:
+    """
+    Any score that is a ratio of sums over sentences.
+
+    Args:
+        numerators (`np.ndarray`): `(sentences,)`, or `(seeds, sentences)` where anything was random. Seeds are
+            averaged per sentence before anything else: intervals are over images, for the seeds that were run.
+        denominators (`np.ndarray`): Of the same shape.
+        image_ids (`Sequence`): `(sentences,)`, the image (or video) of each sentence.
+
+    Raises:
+        ValueError: Shapes do not fit, a number is not finite, or there is nothing to divide by.
+    """
+    above, below = (np.atleast_2d(np.asarray(values, np.float64)) for values in (numerators, denominators))
+    images, place = np.unique(np.asarray(image_ids), return_inverse=True)
+    if above.ndim != 2 or above.shape != below.shape or above.shape[1:] != place.shape:
+        raise ValueError(
+            "`numerators` and `denominators` must have shape (sentences,) or (seeds, sentences) with as many sentences"
+            f" as `image_ids`, got {np.shape(numerators)}, {np.shape(denominators)} and {place.shape}."
+        )
+    if not (np.isfinite(above).all() and np.isfinite(below).all()):
+        raise ValueError("`numerators` and `denominators` must be finite.")
+    if not (below.sum(1) > 0).all():
+        raise ValueError("`denominators` must have a positive sum.")
+    numerator, denominator = (np.bincount(place, values.mean(0), len(images)) for values in (above, below))
+    return RatioOfSums(numerator, denominator, images, tuple((above.sum(1) / below.sum(1)).tolist()))
+
+
+def mean(values: Any, image_ids: Any) -> RatioOfSums:
+    """Mean over sentences of any value, `(sentences,)` or `(seeds, sentences)`: J&F, seconds, ..."""
+    return ratio_of_sums(values, np.ones_like(values, np.float64), image_ids)
+
+
+def giou(intersections: Any, unions: Any, image_ids: Any, empty_iou: float = 1.0) -> RatioOfSums:
+    """gIoU from pixels, `(sentences,)` or `(seeds, sentences)`; `empty_iou` as in `metrics.summarize`."""
+    return mean(sentence_ious(intersections, unions, empty_iou), image_ids)
+
+
+def ciou(intersections: Any, unions: Any, image_ids: Any) -> RatioOfSums:
+    """cIoU from pixels, `(sentences,)` or `(seeds, sentences)`: sums run over the seeds too."""
+    return ratio_of_sums(intersections, unions, image_ids)
+
+
+def precision(
+    intersections: Any, unions: Any, image_ids: Any, threshold: float = 0.5, empty_iou: float = 1.0
+) -> RatioOfSums:
+    """Share of the sentences with at least `threshold` IoU, from pixels as in [`giou`]."""
+    return mean(sentence_ious(intersections, unions, empty_iou) >= threshold, image_ids)
+
+
+def bootstrap_interval(
+    score: RatioOfSums, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """
+    Percentile bootstrap interval of a score, over images.
+
+    Args:
+        score (`RatioOfSums`): The score.
+        resamples (`int`, defaults to 2000): How often images are drawn, as many as there are, with repetition.
+        confidence (`float`, defaults to 0.95): Share of the resampled values that lie inside.
+        seed (`int`, defaults to 0): Of the draws. The same seed draws the same images for every score on them.
+    """
+    return _interval([score], lambda value: value, resamples, confidence, seed)
+
+
+def retention(
+    score: RatioOfSums, full: RatioOfSums, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """
+    Share of the full model's score that is left, with an interval in which both are resampled together.
+
+    Args:
+        score (`RatioOfSums`): The pruned model's.
+        full (`RatioOfSums`): The unpruned model's, on the same images.
+        resamples, confidence, seed: As in [`bootstrap_interval`].
+
+    Raises:
+        ValueError: The images differ, or the full model's score is 0.
+    """
+    _require_same_images(score, full)
+    if full.value == 0:
+        raise ValueError("`full` has a score of 0: nothing can be retained of it.")
+    return _interval([score, full], lambda value, reference: value / reference, resamples, confidence, seed)
+
+
+def compare(
+    first: RatioOfSums,
+    second: RatioOfSums,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """
+    Difference of two methods on the same images: paired bootstrap interval and permutation test.
+
+    Args:
+        first (`RatioOfSums`): Score of one method.
+        second (`RatioOfSums`): Score of the other, on the same images.
+        resamples, confidence, seed: As in [`bootstrap_interval`].
+        permutations (`int`, defaults to 10,000): As in [`permutation_test`].
+    """
+    _require_same_images(first, second)
+    difference = _interval([first, second], np.subtract, resamples, confidence, seed)
+    return Comparison(difference, permutation_test(first, second, permutations, seed))
+
+
+def permutation_test(
+    first: RatioOfSums, second: RatioOfSums, permutations: int = PERMUTATIONS, seed: int = 0
+) -> float:
+    """
+    Two-sided p-value of "both methods are alike": how often a difference as large arises when, image by image, a coin
+    decides which result is whose.
+
+    Args:
+        first (`RatioOfSums`): Score of one method.
+        second (`RatioOfSums`): Score of the other, on the same images.
+        permutations (`int`, defaults to 10,000): Times that all coins are thrown. The smallest possible p-value is
+            `1 / (permutations + 1)`, as what was observed is one of the ways the coins could have fallen.
+        seed (`int`, defaults to 0): Of the coins.
+
+    Returns:
+        `float`: Between 0 (exclusive) and 1.
+
+    Raises:
+        ValueError: The images differ.
+    """
+    _require_same_images(first, second)
+    _check_count("permutations", permutations)
+    rng = np.random.default_rng(seed)
+    observed = abs(first.value - second.value)
+    sums = np.stack([first.numerators, first.denominators, second.numerators, second.denominators])  # (4, images)
+    totals, extreme = sums.sum(1), 1
+    for count in _chunks(permutations, len(first.images)):
+        swapped = rng.integers(2, size=(count, len(first.images)), dtype=np.int8).astype(np.float64)
+        moved = swapped @ (sums[[2, 3, 0, 1]] - sums).T  # (count, 4)
+        above, below, other_above, other_below = (totals + moved).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            differences = np.abs(above / below - other_above / other_below)
+        # Sums in another order differ in their last digits: what is equal must count as equal.
+        extreme += int(np.count_nonzero(~(differences < observed - 1e-12)))
+    return extreme / (permutations + 1)
+
+
+def _interval(
+    scores: list[RatioOfSums], combine: Callable[..., Any], resamples: int, confidence: float, seed: int
+) -> Interval:
+    _check_count("resamples", resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
+    rng = np.random.default_rng(seed)
+    size = len(scores[0].images)
+    drawn = []
+    for count in _chunks(resamples, size):
+        weights = rng.multinomial(size, np.full(size, 1 / size), size=count)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn.append(combine(*((weights @ item.numerators) / (weights @ item.denominators) for item in scores)))
+    # A draw of images without anything to divide by says nothing (all targets and predictions empty).
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.nanpercentile(np.concatenate(drawn), (tail, 100 - tail))
+    return Interval(float(combine(*(item.value for item in scores))), float(low), float(high), confidence)
+
+
+def _chunks(total: int, size: int) -> Iterator[int]:
+    step = max(1, _CHUNK // size)
+    yield from (min(step, total - start) for start in range(0, total, step))
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
+def _require_same_images(first: RatioOfSums, second: RatioOfSums) -> None:
+    if not np.array_equal(first.images, second.images):
+        raise ValueError(
+            f"The scores are not on the same images: {len(first.images)} and {len(second.images)} of them,"
+            f" {len(np.intersect1d(first.images, second.images))} in common."
+        )

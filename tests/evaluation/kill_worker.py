@@ -1,0 +1,77 @@
+"""Kills an evaluation with SIGKILL at random moments, starts it again each time, and compares what comes out.
+
+    python -m tests.evaluation.kill_worker FOLDER KILLS
+
+A process that has imported everything forks one child per attempt. Prints one JSON line per attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.evaluation.small_runs import assert_same, options
+from transformers_litelvlm.evaluation.runner import evaluate
+
+
+def start(folder: Path) -> int:
+    """A child that evaluates; its process id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            evaluate(options(folder, max_images=12, batch_size=1, seeds=[0]))
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def was_killed(child: int) -> bool:
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+        raise RuntimeError("the evaluation failed")
+    return os.WIFSIGNALED(status)
+
+
+def num_batches(folder: Path) -> int:
+    return len(list((folder / "batches").glob("*.json")))
+
+
+def main() -> None:
+    """See the module."""
+    folder, wanted = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    was_killed(start(folder / "reference"))
+    duration = time.monotonic() - began
+    chance = random.Random(0)
+    kills = attempt = 0
+    while kills < wanted:
+        target = folder / f"killed_{attempt}"
+        finished = False
+        while not finished:
+            child, before = start(target), num_batches(target)
+            # While there are kills left, anywhere in a third of the run; then let it finish.
+            if kills < wanted:
+                time.sleep(duration * chance.uniform(0.05, 0.4))
+                os.kill(child, signal.SIGKILL)
+            killed = was_killed(child)
+            finished, kills = not killed, kills + killed
+            line = {"folder": target.name, "killed": killed, "before": before, "after": num_batches(target)}
+            print(json.dumps(line), flush=True)
+        assert_same(target, folder / "reference")
+        left = sorted(path.name for path in (target / "batches").iterdir() if not path.name.endswith(".json"))
+        print(json.dumps({"folder": target.name, "left": left}), flush=True)
+        attempt += 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Small evaluations of the embedded checkpoint, and what must not change between two of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments
+
+
+METHODS = ["none", "litelvlm", "random"]
+
+
+def options(folder: Path, **changes: Any) -> EvaluationArguments:
+    """Six scenes, five runs."""
+    defaults = {"max_images": 6, "batch_size": 2, "methods": METHODS, "budgets": [16], "seeds": [0, 1, 2]}
+    return EvaluationArguments(output_dir=str(folder), **{**defaults, **changes})
+
+
+def records(folder: Path) -> pa.Table:
+    return pq.read_table(folder / "records.parquet")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def scores(folder: Path) -> Any:
+    """Everything of `results.json` that follows from the records."""
+    content = results(folder)
+    kept = ("run_id", "metrics", "intervals", "retention", "num_kept_mean")
+    runs = [{name: run.get(name) for name in kept} for part in ("runs", "groups") for run in content[part]]
+    return runs, content["comparisons"], content["dataset"], content["skipped"]
+
+
+def assert_same(folder: Path, reference: Path) -> None:
+    assert records(folder).equals(records(reference))
+    assert scores(folder) == scores(reference)

@@ -1,0 +1,96 @@
+"""The command line is the dataclass, and a sweep is what the options say."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from transformers_litelvlm.evaluation.arguments import (
+    EvaluationArguments,
+    add_arguments,
+    as_command_line,
+    from_namespace,
+)
+from transformers_litelvlm.evaluation.runs import parse_method, plan_runs
+from transformers_litelvlm.evaluation.sampling import choose_sentences
+
+
+def parsed(*words: str) -> EvaluationArguments:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_namespace(parser.parse_args(words))
+
+
+def test_at_most_twelve_options():
+    assert len(dataclasses.fields(EvaluationArguments)) <= 12
+
+
+def test_defaults_of_the_command_line_are_those_of_the_class():
+    assert parsed("--output-dir", "x") == EvaluationArguments(output_dir="x")
+
+
+def test_command_line_and_back():
+    args = EvaluationArguments(
+        output_dir="x", methods=["none", "litelvlm:context_share=0.5"], budgets=[48, 0.25], seeds=[3], max_images=7
+    )
+    assert parsed(*as_command_line(args)) == args
+    assert [type(budget) for budget in parsed("--output-dir", "x", "--budgets", "1", "0.5").budgets] == [int, float]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "lisa"}, "`protocol` must be one of all, glamm, got 'lisa'"),
+        ({"budgets": [0]}, "`budgets` must be .* got 0"),
+        ({"budgets": [1.5]}, "`budgets` must be .* got 1.5"),
+        ({"budgets": [8, 8]}, "without repetition"),
+        ({"seeds": []}, "`seeds`"),
+        ({"seeds": [-1]}, "`seeds` must be .*-1"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
+        ({"methods": []}, "`methods` is empty"),
+    ],
+)
+def test_bad_values_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationArguments(output_dir="x", **options)
+
+
+def test_only_what_is_random_is_repeated():
+    args = EvaluationArguments(
+        output_dir="x", methods=["none", "litelvlm", "random", "random:seed=5"], budgets=[8, 0.5], seeds=[0, 1]
+    )
+    assert [run.run_id for run in plan_runs(args)] == [
+        "none", "litelvlm@8", "litelvlm@0.5", "random@8#0", "random@8#1", "random@0.5#0", "random@0.5#1",
+        "random:seed=5@8", "random:seed=5@0.5",
+    ]  # fmt: skip
+    glamm = plan_runs(dataclasses.replace(args, protocol="glamm", methods=["none", "litelvlm"], budgets=[8]))
+    assert [run.run_id for run in glamm] == ["none#0", "none#1", "litelvlm@8#0", "litelvlm@8#1"]
+
+
+def test_method_strings():
+    assert parse_method("litelvlm:context_share=0.5,ranking=forward,token_order=raster") == (
+        "litelvlm",
+        {"context_share": 0.5, "ranking": "forward"},
+        {"token_order": "raster"},
+    )
+    with pytest.raises(ValueError, match="NAME:KEY=VALUE"):
+        parse_method("litelvlm:fast")
+    for name, message in (("litelvm", "Known methods: .*litelvlm"), ("litelvlm:share=1", "Its options: ")):
+        with pytest.raises(ValueError, match=message):
+            plan_runs(EvaluationArguments(output_dir="x", methods=[name]))
+
+
+def test_draws_belong_to_seed_and_image():
+    sentences, templates = tuple("abcdefg"), [f"template {number}" for number in range(16)]
+
+    def draw(seed, index, entries=sentences):
+        return choose_sentences(entries, "glamm", templates, seed, index)
+
+    assert draw(0, 5) == draw(0, 5)
+    draws = [draw(seed, index) for seed in range(20) for index in range(20)]
+    assert all(len(set(chosen)) == 3 for chosen, _ in draws)
+    assert {text for chosen, _ in draws for text in chosen} == set(sentences)
+    assert {text for _, questions in draws for text in questions} == set(templates)
+    assert len({str(item) for item in draws}) > 390  # of 400: neither the seed nor the image is left aside
+    assert sorted(draw(0, 0, ("a", "b"))[0]) == ["a", "b"]
+    assert choose_sentences(sentences, "all", templates, None, 5) == (list(sentences), None)

@@ -1,0 +1,200 @@
+"""Whole evaluations of the embedded checkpoint: what comes out, and what it does not depend on."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.evaluation.small_runs import assert_same, options, records, results
+from transformers_litelvlm.data.masks import encode_mask
+from transformers_litelvlm.data.refshapes import generate_scene
+from transformers_litelvlm.data.samples import UnreadableImageError
+from transformers_litelvlm.evaluation.records import OtherConfigurationError
+from transformers_litelvlm.evaluation.runner import evaluate
+
+
+SENTENCES = [expression.sentence for index in range(6) for expression in generate_scene("test", index).expressions]
+
+
+def test_results_follow_from_the_records(reference):
+    content, table = results(reference), records(reference).to_pandas()
+    assert [run["run_id"] for run in content["runs"]] == [
+        "none", "litelvlm@16", "random@16#0", "random@16#1", "random@16#2",
+    ]  # fmt: skip
+    for run in content["runs"]:
+        rows = table[table["run_id"] == run["run_id"]]
+        assert run["metrics"]["giou"] == pytest.approx(rows["iou"].mean(), abs=1e-12)
+        assert run["metrics"]["ciou"] == pytest.approx(rows["intersection"].sum() / rows["union"].sum(), abs=1e-12)
+        assert run["metrics"]["precision@0.7"] == pytest.approx((rows["iou"] >= 0.7).mean(), abs=1e-12)
+        assert run["num_kept_mean"] == (144 if run["method"] == "none" else 16)
+        assert run["retention"]["giou"] == run["metrics"]["giou"] / content["runs"][0]["metrics"]["giou"]
+        assert run["timings_ms"]["prefill"] > 0
+    random = content["groups"][2]
+    assert random["num_seeds"] == 3
+    assert random["metrics"]["giou"] == pytest.approx(
+        np.mean([run["metrics"]["giou"] for run in content["runs"][2:]]), abs=1e-12
+    )
+    assert content["dataset"]["num_images"] == 6
+    assert content["dataset"]["num_expressions"] == len(table) / 5 == len(SENTENCES)
+    assert content["dataset"]["counts_match"] is False  # six of a thousand
+    assert [(entry["method"], entry["baseline"], entry["metric"]) for entry in content["comparisons"]] == [
+        ("litelvlm", "random", "giou"),
+        ("litelvlm", "random", "ciou"),
+    ]
+
+
+def test_every_sentence_of_every_scene_is_asked_once_per_run(reference):
+    table = records(reference).to_pandas()
+    for _, rows in table.groupby("run_id"):
+        assert rows["sentence"].tolist() == SENTENCES
+        assert rows["expression_id"].is_unique
+
+
+def test_the_batch_size_changes_nothing(reference, tmp_path):
+    evaluate(options(tmp_path, batch_size=5))
+    assert_same(tmp_path, reference)
+
+
+def test_a_run_alone_gives_what_it_gives_in_a_sweep(reference, tmp_path):
+    evaluate(options(tmp_path, methods=["random"], seeds=[1]))
+    alone, swept = records(tmp_path), records(reference)
+    assert alone.equals(swept.filter([row == "random@16#1" for row in swept["run_id"].to_pylist()]))
+    assert results(tmp_path)["runs"][0]["retention"] is None  # there is no unpruned run to compare with
+
+
+def test_goes_on_where_it_was_stopped(reference, tmp_path, monkeypatch):
+    from transformers_litelvlm.evaluation import runner
+
+    measured = []
+    measure = runner.measure_batch
+
+    def stops_at_the_second(samples, *rest):
+        if len(measured) == 1:
+            measured.append(None)
+            raise KeyboardInterrupt
+        measured.append([index for index, _ in samples])
+        return measure(samples, *rest)
+
+    monkeypatch.setattr(runner, "measure_batch", stops_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(options(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+    evaluate(options(tmp_path))
+    assert measured == [[0, 1], None, [2, 3], [4, 5]]
+    assert_same(tmp_path, reference)
+
+
+def test_no_space_left(reference, tmp_path, monkeypatch):
+    write = Path.write_text
+    writes = []
+
+    def full_disk(self, *args, **kwargs):
+        writes.append(self.name)
+        if len(writes) == 3:  # after the settings and a batch
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left for the results in .* start the same evaluation again"):
+        evaluate(options(tmp_path))
+    assert [path.name for path in (tmp_path / "batches").iterdir()] == ["000000.json"]
+    evaluate(options(tmp_path))
+    assert_same(tmp_path, reference)
+
+
+def test_refuses_the_folder_of_another_configuration(reference):
+    before = (reference / "results.json").read_bytes()
+    with pytest.raises(OtherConfigurationError, match=r"budgets: there \[16\], now \[32\]"):
+        evaluate(options(reference, budgets=[32]))
+    assert (reference / "results.json").read_bytes() == before
+
+
+def test_refuses_other_weights_under_the_same_path(tmp_path):
+    from transformers import AutoProcessor
+
+    from transformers_litelvlm import DEFAULT_CHECKPOINT
+    from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "results"
+    model = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)
+    model.save_pretrained(checkpoint)
+    AutoProcessor.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(checkpoint)
+    evaluate(options(folder, model=str(checkpoint), max_images=1, methods=["none"]))
+    model.lm_head.weight.data += 1
+    model.save_pretrained(checkpoint)
+    with pytest.raises(OtherConfigurationError, match="weights: there"):
+        evaluate(options(folder, model=str(checkpoint), max_images=1, methods=["none"]))
+
+
+def test_what_cannot_be_run_is_named_and_the_sweep_goes_on(tmp_path):
+    evaluate(options(tmp_path, methods=["tome", "uniform"], budgets=[16, 144], max_images=1))
+    content = results(tmp_path)
+    assert [run["run_id"] for run in content["runs"]] == ["uniform@16"]
+    reasons = {entry["run_id"]: entry["reason"] for entry in content["skipped"]}
+    assert reasons.keys() == {"tome@16", "tome@144", "uniform@144"}
+    assert "not reachable" in reasons["tome@16"] and "18 to 144" in reasons["tome@16"]
+    assert "unpruned" in reasons["uniform@144"]
+    assert "Left out: tome@16" in (tmp_path / "results.md").read_text()
+
+
+def test_glamm_asks_at_most_three_sentences_and_is_seeded(tmp_path):
+    for name in ("first", "second"):
+        evaluate(options(tmp_path / name, protocol="glamm", methods=["none", "litelvlm"], seeds=[0, 1]))
+    assert_same(tmp_path / "first", tmp_path / "second")
+    table = records(tmp_path / "first").to_pandas()
+    assert set(table["run_id"]) == {"none#0", "none#1", "litelvlm@16#0", "litelvlm@16#1"}
+    by_run = {run_id: rows["expression_id"].tolist() for run_id, rows in table.groupby("run_id")}
+    assert by_run["none#0"] == by_run["litelvlm@16#0"] != by_run["none#1"]
+    assert (table[table["run_id"] == "none#0"].groupby("image_id").size() == 3).all()
+    content = results(tmp_path / "first")
+    assert [group["num_seeds"] for group in content["groups"]] == [2, 2]
+    assert content["dataset"]["num_expressions"] == 18
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    """Six scenes as files, with their rows in a JSON Lines file."""
+    lines = []
+    for index in range(6):
+        scene = generate_scene("test", index)
+        Image.fromarray(scene.image).save(tmp_path / f"{index}.png")
+        expressions = [{"text": e.sentence, "mask": encode_mask(scene.mask(e.target_id))} for e in scene.expressions]
+        lines.append(json.dumps({"image": str(tmp_path / f"{index}.png"), "expressions": expressions}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_a_missing_picture_stops_or_counts(reference, own_data):
+    picture = own_data / "3.png"
+    hidden = picture.rename(own_data / "hidden")
+    stopping = options(own_data / "results", dataset="rows", source=str(own_data / "rows.jsonl"), batch_size=1)
+    with pytest.raises(UnreadableImageError, match=r"image 3 cannot be read.*3\.png does not exist"):
+        evaluate(stopping)
+    assert len(list((own_data / "results" / "batches").iterdir())) == 3
+
+    # The same folder: what to do on trouble is no setting of the results.
+    evaluate(dataclasses.replace(stopping, on_unreadable="continue"))
+    table, whole = records(own_data / "results").to_pandas(), records(reference).to_pandas()
+    assert len(table) == len(whole)
+    is_missing = (whole["image_id"] == "3").to_numpy()
+    assert table["flags"].map(list).eq([["unreadable_image"]] * len(table))[is_missing].all()
+    columns = ["run_id", "sentence", "intersection", "union", "iou"]
+    assert table.loc[~is_missing, columns].equals(whole.loc[~is_missing, columns])
+    area = {
+        e.sentence: generate_scene("test", 3).mask(e.target_id).sum() for e in generate_scene("test", 3).expressions
+    }
+    missing = table[is_missing]
+    assert (missing["iou"] == 0).all() and (missing["intersection"] == 0).all()
+    assert missing["union"].tolist() == [area[sentence] for sentence in missing["sentence"]]
+    content = results(own_data / "results")
+    assert content["runs"][0]["metrics"]["giou"] == pytest.approx(table[table["run_id"] == "none"]["iou"].mean())
+    assert content["dataset"]["flags"]["unreadable_image"] == is_missing.sum()
+
+    # And where the picture is back before going on, nothing is missing.
+    hidden.rename(picture)
+    evaluate(dataclasses.replace(stopping, output_dir=str(own_data / "again")))
+    assert records(own_data / "again").to_pandas()[columns].equals(whole[columns])
