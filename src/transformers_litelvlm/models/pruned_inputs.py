@@ -160,10 +160,14 @@ def prune_inputs(
     inputs = {**unchanged, "mm_encoder_outputs": _encoded(mm_encoder_outputs, features)}
     if plan is not None:
         positions = _positions(model, position_ids, plan, attention_mask, past_key_values)
+        short_mask = plan.attention_mask(attention_mask)
+        if short_mask is None and positions is not None:
+            # Without a mask upstream takes gaps in the positions for several sequences packed into a row.
+            short_mask = plan.is_real.long()
         inputs.update(
             input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
             inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
-            attention_mask=plan.attention_mask(attention_mask),
+            attention_mask=short_mask,
             position_ids=positions,
         )
         if labels is not None:
