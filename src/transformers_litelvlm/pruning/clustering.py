@@ -10,9 +10,9 @@ from transformers_litelvlm.pruning.selection import descending
 def density_peaks(tokens: torch.Tensor, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Centres and members of `num_clusters` groups (DPC-KNN, with as many neighbours as groups, as SparseVLM has it).
 
-    The density of a token is exp(-mean squared distance to its nearest, itself among them); a centre is dense and far
-    from anything denser. Of two tokens of equal density, which mutual neighbours have, the one of lower index is the
-    denser: without a rule both would be peaks.
+    The density of a token is exp(-mean squared distance to its nearest, itself among them); a centre is dense and
+    anything denser is far away. Of two tokens of equal density, which mutual neighbours have, the one of lower index
+    is the denser: without a rule both would be peaks.
 
     Args:
         tokens: (B, m, C).

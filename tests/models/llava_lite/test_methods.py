@@ -225,3 +225,15 @@ def test_no_upstream_class_or_function_is_altered_by_any_method():
     setup = UPSTREAM_SNAPSHOT.partition("import torch\nrandom_state")[0]
     result = run_python(setup + USE_EVERY_METHOD)
     assert result["size"] > 1000 and result["changed"] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_gaps_in_positions_are_not_packed_sequences(model, positions):
+    """One row without padding, so that no attention mask, with or without a cache, means the same as one of ones."""
+    set_pruning(model, "uniform", {}, position_ids=positions)
+    ids, mask = prompt([1, 5, "image", 7, 8])
+    expected = model(input_ids=ids, attention_mask=mask, pixel_values=random_pixels(1), use_cache=False).logits
+    for use_cache in (True, False):
+        actual = model(input_ids=ids, pixel_values=random_pixels(1), use_cache=use_cache).logits
+        torch.testing.assert_close(actual, expected)
