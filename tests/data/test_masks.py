@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,3 +80,9 @@ def test_the_smaller_polygon_of_reason_seg_is_on_top_whatever_the_order():
         labels = draw_shapes(order, 12, 14)
         assert ((labels == 1).sum(), (labels == 255).sum()) == (100 - 16, 16 + 4)
         assert (labels[2:6, 2:6] == 255).all() and labels[9, 9] == 1 and labels[0, 13] == 0
+
+
+def test_without_opencv_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # an import of it fails
+    with pytest.raises(ImportError, match=r"transformers-litelvlm\[reasonseg\]"):
+        draw_shapes([], 4, 4)
