@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers.utils import logging
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
 
 
 logger = logging.get_logger(__name__)
@@ -90,7 +89,7 @@ def _read_file(split: str, index: int, path: Path) -> ImageSample:
 
 
 def _decode(shapes: list[dict], picture: Path, value: int) -> np.ndarray:
-    width, height = Image.open(picture).size
+    width, height = read_picture(picture, f"image {picture.stem}").size
     return draw_shapes(shapes, height, width) == value
 
 
