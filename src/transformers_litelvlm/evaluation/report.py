@@ -164,7 +164,8 @@ def _unpruned_twin(run: Run, runs: list[Run]) -> str | None:
 def _grouped(
     runs: list[Run], scores: dict[str, Scores], described: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One entry per method and budget, seeds together; and the first pruned method against the others."""
+    """One entry per method and budget, seeds together; the first pruned method against the others, and these against
+    `random`."""
     members: dict[tuple[str, Any], list[int]] = {}
     for place, run in enumerate(runs):
         members.setdefault((run.name, run.size), []).append(place)
@@ -183,11 +184,13 @@ def _grouped(
         }
         groups.append({**first, "num_seeds": len(places), **_measured(joined[key], unpruned), **costs})
     names = list(dict.fromkeys(run.name for run in runs if run.is_pruned))
+    pairs = [(names[0], other) for other in names[1:]]
+    pairs += [(other, "random") for other in names[1:] if other != "random" and "random" in names]
     comparisons = [
-        _compared(names[0], other, size, metric, joined)
-        for other in names[1:]
+        _compared(method, baseline, size, metric, joined)
+        for method, baseline in pairs
         for size in dict.fromkeys(run.size for run in runs if run.is_pruned)
-        if (names[0], size) in joined and (other, size) in joined
+        if (method, size) in joined and (baseline, size) in joined
         for metric in METRICS[:2]
     ]
     return groups, comparisons

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:
     """
     method, _, rest = text.partition(":")
     values = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, re.split(r",(?![^\[]*\])", rest)):  # the commas of a list are its own
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"`methods` must be NAME or NAME:KEY=VALUE,... , got {text!r}.")
