@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from transformers_litelvlm.cli import convert, env, methods, segment
+from transformers_litelvlm.cli import card, convert, env, methods, segment
 from transformers_litelvlm.cli.errors import BadInputError, one_line
 
 
-SUBCOMMANDS = (segment, convert, methods, env)
+SUBCOMMANDS = (segment, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
@@ -21,6 +21,7 @@ examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
+  litelvlm card ./GLaMM-RefSeg-lite --results results/results.json
   litelvlm methods
   litelvlm env
 
