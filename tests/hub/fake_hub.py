@@ -1,6 +1,7 @@
 """A Hub in memory, behind the HTTP client of huggingface_hub: what is sent is real, what answers is not."""
 
 import base64
+import hashlib
 import importlib
 import json
 import re
@@ -52,7 +53,9 @@ class FakeHub:
         lines = [json.loads(line) for line in request.read().splitlines()]
         header = lines[0]["value"]
         sent = {
-            line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
         }
         self.files[repo_id].update(sent)
         create_pr = request.url.params.get("create_pr") == "1"
@@ -67,5 +70,9 @@ class FakeHub:
         content = self.files.get(repo_id, {}).get(name)
         if content is None:
             return httpx.Response(404, headers={"X-Error-Code": "EntryNotFound"})
-        headers = {"X-Repo-Commit": "1" * 40, "ETag": '"1"', "Content-Length": str(len(content))}
+        headers = {
+            "X-Repo-Commit": "1" * 40,
+            "ETag": hashlib.sha1(content).hexdigest(),
+            "Content-Length": str(len(content)),
+        }
         return httpx.Response(200, headers=headers, content=content)

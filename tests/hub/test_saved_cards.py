@@ -97,15 +97,23 @@ def test_use_for_text_runs(family, tmp_path, monkeypatch):
         assert result[0]["generated_text"] if "answerer" in names else result.image_processor
 
 
-def test_base_model_and_licence(model, tmp_path):
+def test_base_model_is_what_came_from_the_hub(hub, model, tmp_path):
+    model.push_to_hub("me/first")
+    type(model).from_pretrained("me/first").save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "me/first" and "weights come from me/first" in card.text
+    # From there by way of a folder: what its card says.
+    type(model).from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert ModelCard.load(tmp_path / "again" / "README.md").data.base_model == "me/first"
+
+
+def test_licence_and_base_model_of_a_folder(model, tmp_path):
     config = model.config
     config.architectures = [type(model).__name__]
-    config._name_or_path, config._commit_hash = "MBZUAI/GLaMM-RefSeg", "1" * 40
-    card = ModelCard(render_saved_card(config))
-    assert card.data.base_model == "MBZUAI/GLaMM-RefSeg" and "weights come from MBZUAI/GLaMM-RefSeg" in card.text
-    # From a folder, which is nothing that others can find: what its card says, if anything.
-    config._name_or_path, config._commit_hash = str(tmp_path), None
-    assert ModelCard(render_saved_card(config)).data.base_model is None
+    # A folder, which is nothing that others can find.
+    for config._name_or_path in (str(tmp_path), "out/gone"):
+        assert ModelCard(render_saved_card(config)).data.base_model is None
+    config._name_or_path = str(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: llama2\nbase_model: [a/b, c/d]\n---\n")
     card = ModelCard(render_saved_card(config))
     assert card.data.base_model == ["a/b", "c/d"] and card.data.license == "llama2"

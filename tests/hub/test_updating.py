@@ -12,7 +12,9 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from tests.hub.sample_results import MEASURED, sample_results, write_results
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.hub.measured import BEGIN, END
+from transformers_litelvlm.hub.results import read_results
 
 
 @pytest.fixture
@@ -50,6 +52,30 @@ def test_embedded_checkpoint(checkpoint, tmp_path, capsys):
     assert "2026-11-20 with transformers_litelvlm 0.1.0, transformers 5.23.0, torch 2.13.0" in region
 
 
+@pytest.mark.parametrize(
+    "changes, num_tokens, same",
+    [
+        ({}, 144, True),
+        ({"budget": None, "retention_ratio": 1 / 3}, 144, True),
+        ({"budget": None, "retention_ratio": 1 / 3}, None, False),
+        ({"budget": None, "retention_ratio": 1 / 9}, 144, False),
+        ({"method_options": {"context_share": None}}, 144, True),
+        ({"method_options": {"context_share": 0.5}}, 144, False),
+        ({"method": "uniform"}, 144, False),
+        ({"token_order": None}, 144, False),  # the method's official order is another one
+        ({"token_order": "reference"}, 144, False),
+        ({"position_ids": "compact"}, 144, False),
+        ({"method": "somebody_elses"}, 144, False),
+    ],
+)
+def test_what_a_group_measured(tmp_path, changes, num_tokens, same):
+    content = sample_results()
+    content["groups"] = [{**content["groups"][2], **changes}]
+    [group] = read_results(write_results(tmp_path, content)).groups
+    pruning = PruningConfig(budget=48, token_order="raster", position_ids="original")
+    assert group.is_what(pruning, num_tokens) is same
+
+
 def test_machines_read_the_same_numbers(checkpoint, tmp_path):
     assert main(["card", str(checkpoint), "--results", write_results(tmp_path)]) == 0
     card = ModelCard.load(checkpoint / "README.md")
@@ -59,7 +85,7 @@ def test_machines_read_the_same_numbers(checkpoint, tmp_path):
     intervals = [list(ends) for figures in MEASURED.values() for ends in (figures[1:3], figures[4:6])]
     assert [result.metric_args["interval_95"] for result in card.data.eval_results] == intervals
     assert [result.metric_type for result in card.data.eval_results] == ["giou", "ciou"] * len(MEASURED)
-    result = card.data.eval_results[2]
+    result = card.data.eval_results[4]
     assert (result.dataset_name, result.dataset_split, result.task_type) == ("RefShapes", "test", "image-segmentation")
     assert result.metric_name == "gIoU, litelvlm, raster order, original positions, 48 of 144 visual tokens"
     assert result.metric_args["budget"] == 48 and result.metric_args["num_sentences"] == 5080
@@ -114,7 +140,9 @@ def test_several_data_sets(checkpoint, tmp_path):
     assert main(["card", str(checkpoint), "--results", *files]) == 0
     text = card_of(checkpoint)
     assert "### RefShapes, test" in text and "### Other, val" in text
-    assert "```bash\nlitelvlm evaluate --dataset other\n```" in text and 'Settings: `{"budgets": [48, 32, 16]}`' in text
+    assert (
+        "```bash\nlitelvlm evaluate --dataset other\n```" in text and 'Settings: `{"budgets": [48, 32, 16]}`' in text
+    )
     datasets = [result["dataset"] for result in metadata_of(text)["model-index"][0]["results"]]
     assert [dataset["type"] for dataset in datasets] == ["RefShapes", "somebody/other"]
 
@@ -178,7 +206,10 @@ def broken(change):
         (lambda c: c["model"].update({"class": "Other"}), "about another model: its `class` is 'Other'"),
         (lambda c: c["model"].update(num_visual_tokens=576), "`num_visual_tokens` is 576"),
         (lambda c: c["model"].update(path_or_id="org/another"), "is about 'org/another', not"),
-        (lambda c: c["groups"][1]["metrics"].update(giou=14.8), "`groups[1].metrics.giou` must be a number from 0 to 1"),
+        (
+            lambda c: c["groups"][1]["metrics"].update(giou=14.8),
+            "`groups[1].metrics.giou` must be a number from 0 to 1",
+        ),
         (lambda c: c["groups"][1]["metrics"].update(giou=float("nan")), "got nan"),
         (lambda c: c["groups"][1]["metrics"].update(ciou="0.1"), "got '0.1'"),
         (lambda c: c["groups"][1]["metrics"].pop("ciou"), "`groups[1].metrics.ciou` must be"),
@@ -190,6 +221,8 @@ def broken(change):
         (lambda c: c["groups"].append("x"), "`groups[6]` must be an object"),
         (lambda c: c["dataset"].pop("name"), "`dataset.name` must be a text"),
         (lambda c: c["dataset"].update(num_expressions=None), "`dataset.num_expressions` must be"),
+        (lambda c: c["groups"][0].update(retention=[1]), "`groups[0].retention` must be an object, got [1]"),
+        (lambda c: c["groups"][0].update(method=None), "`groups[0].method` must be a text"),
         (lambda c: c.update(environment=[]), "`environment` must be an object"),
     ],
 )
@@ -235,7 +268,7 @@ def test_results_of_a_copy(checkpoint, tmp_path):
 
 
 def test_saved_card_can_be_updated(tmp_path):
-    """save_pretrained, then `litelvlm card`: the place that says that nothing was measured is the one that is filled."""
+    """save_pretrained, then `litelvlm card`: it fills the place that says that nothing was measured."""
     folder = tmp_path / "refshapes_tiny"
     AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(folder)
     text = card_of(folder)

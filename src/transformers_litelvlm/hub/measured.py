@@ -51,18 +51,13 @@ def replace_region(card: str, region: str) -> str:
     return before + region + after
 
 
-def matching_group(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None) -> MeasuredGroup | None:
-    """The group that measured what `pruning` selects."""
-    return next((group for group in results.groups if group.is_what(pruning, num_tokens)), None)
-
-
 def measured_presets(
     results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None
 ) -> dict[str, MeasuredGroup | None]:
     """Every preset that keeps fewer tokens -> its group, `None` where it was not measured."""
     settings = {name: pruning.apply_preset(name) for name in pruning.presets}
     return {
-        name: matching_group(results, setting, num_tokens)
+        name: next((group for group in results.groups if group.is_what(setting, num_tokens)), None)
         for name, setting in settings.items()
         if setting.is_on and (num_tokens is None or setting.resolve(num_tokens) is not None)
     }

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -26,11 +28,12 @@ _FAMILIES = {
     "llava_lite": "A LLaVA-style model",
     "qwen2_5_vl_lite": "Qwen2.5-VL",
 }
-_QUESTIONS = {
-    "llava_lite": '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"',
-    "qwen2_5_vl_lite": 'text=[{"role": "user", "content": [{"type": "image", "image": "photo.jpg"},'
-    ' {"type": "text", "text": "What is this?"}]}]',
-}
+_QUESTION = (
+    'text=[{"role": "user", "content": [{"type": "image", "image": "photo.jpg"},'
+    ' {"type": "text", "text": "What is this?"}]}]'
+)
+# LLaVA checkpoints often come without a chat template.
+_LLAVA_QUESTION = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -86,8 +89,7 @@ def render_saved_card(config: Any, name: str | None = None) -> str:
     """
     source = config.name_or_path or ""
     known = _metadata(Path(source, CARD_NAME)) if source and Path(source, CARD_NAME).is_file() else {}
-    # Only what came from the Hub has a commit.
-    base_model = source if getattr(config, "_commit_hash", None) else known.get("base_model")
+    base_model = source if _is_from_hub(source) else known.get("base_model")
     name = name or Path(source).name or config.architectures[0]
     return render_card(config, name=name, license=known.get("license"), base_model=base_model)
 
@@ -112,15 +114,17 @@ def render_card(
         tags=["visual-token-pruning", "litelvlm", *(["referring-segmentation"] if writes_masks else [])],
     )
     num_tokens = num_visual_tokens(config)
+    own_type = type(config).model_type  # a config that was read from a stock checkpoint says the stock type itself
+    family = family or own_type
     return TEMPLATES.get_template(template).render(
         card_data=data.to_yaml(),
         name=name,
-        family=_FAMILIES[family or config.model_type],
+        family=_FAMILIES.get(family, family),
         base_model=base_model,
         writes_masks=writes_masks,
         answers=answers,
         model_class=model_class,
-        question=_QUESTIONS[config.model_type],
+        question=_LLAVA_QUESTION if own_type == "llava_lite" else _QUESTION,
         num_tokens=num_tokens,
         presets=_presets(config.pruning_config, num_tokens),
         pruning=config.pruning_config,
@@ -164,6 +168,16 @@ def _metadata(file: Path) -> dict[str, Any]:
     except Exception as error:
         logger.warning(f"The metadata of {file} cannot be read ({error}): licence and base model are left out.")
         return {}
+
+
+def _is_from_hub(source: str) -> bool:
+    """Whether a config's `name_or_path` is an id: what was loaded from the Hub is in its cache, no folder is."""
+    if not source or Path(source).exists():
+        return False
+    try:
+        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir()
+    except HFValidationError:
+        return False
 
 
 def _where(source: CheckpointSource) -> str:

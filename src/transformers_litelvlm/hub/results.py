@@ -87,7 +87,11 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     content = _read_json(Path(path))
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")
-    sections = {name: _section(path, content, name) for name in ("model", "dataset", "settings", "environment")}
+    sections = {
+        name: _object(f"{path}: `{name}`", content.get(name))
+        for name in ("model", "dataset", "settings", "environment")
+    }
+    _object(f"{path}: `environment.hardware`", sections["environment"].get("hardware") or {})
     for section, key in (("model", "path_or_id"), ("model", "class"), ("dataset", "name"), ("dataset", "split")):
         if not isinstance(sections[section].get(key), str):
             raise CardError(f"{path}: `{section}.{key}` must be a text, got {sections[section].get(key)!r}")
@@ -136,28 +140,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _section(where: Any, content: dict[str, Any], name: str) -> dict[str, Any]:
-    value = content.get(name)
+def _object(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise CardError(f"{where}: `{name}` must be an object, got {value!r}")
+        raise CardError(f"{where} must be an object, got {value!r}")
     return value
 
 
 def _group(where: str, group: Any) -> MeasuredGroup:
-    if not isinstance(group, dict) or not isinstance(group.get("method"), str):
-        raise CardError(f"{where}` must be an object with a `method`, got {group!r}")
-    for name in ("metrics", "intervals"):
-        if not isinstance(group.get(name), dict):
-            raise CardError(f"{where}.{name}` must be an object, got {group.get(name)!r}")
-    metrics, intervals = group["metrics"], group["intervals"]
-    retention = group.get("retention") or {}
+    if not isinstance(_object(f"{where}`", group).get("method"), str):
+        raise CardError(f"{where}.method` must be a text, got {group.get('method')!r}")
+    metrics = _object(f"{where}.metrics`", group.get("metrics"))
+    intervals = _object(f"{where}.intervals`", group.get("intervals"))
+    retention = _object(f"{where}.retention`", group.get("retention") or {})
+    options = _object(f"{where}.method_options`", group.get("method_options") or {})
     for key in ("budget", "num_seeds"):
         _check_count(f"{where}.{key}`", group.get(key), optional=True)
     if group.get("retention_ratio") is not None:
         _fraction(f"{where}.retention_ratio`", group["retention_ratio"])
     return MeasuredGroup(
         method=group["method"],
-        method_options=dict(group.get("method_options") or {}),
+        method_options=options,
         budget=group.get("budget"),
         retention_ratio=group.get("retention_ratio"),
         token_order=group.get("token_order"),
