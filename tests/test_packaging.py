@@ -112,10 +112,10 @@ def test_wheel_holds_every_file_of_the_package():
 
 
 # Needed without being imported by name: transformers renders chat templates and reads tokenizer.model with them.
-INDIRECT = {"jinja2", "protobuf", "sentencepiece"}
+INDIRECT = {"protobuf", "sentencepiece"}
 # Imported by name, but transformers decides the version.
 PINNED_UPSTREAM = {"tokenizers"}
-DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless"}
+DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
 
 def test_dependencies_are_what_the_code_imports():

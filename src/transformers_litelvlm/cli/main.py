@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from transformers_litelvlm.cli import convert, env, evaluate, methods, segment
+from transformers_litelvlm.cli import card, convert, env, evaluate, methods, segment
 from transformers_litelvlm.cli.errors import BadInputError, one_line
 
 
-SUBCOMMANDS = (segment, evaluate, convert, methods, env)
+SUBCOMMANDS = (segment, evaluate, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
@@ -22,6 +22,7 @@ examples:
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
+  litelvlm card ./GLaMM-RefSeg-lite --results results/results.json
   litelvlm methods
   litelvlm env
 

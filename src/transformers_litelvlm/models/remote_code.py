@@ -11,10 +11,12 @@ import importlib.util
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedConfig
 
 from transformers_litelvlm.utils.files import write_atomically
@@ -22,6 +24,7 @@ from transformers_litelvlm.utils.files import write_atomically
 
 PACKAGE = "transformers_litelvlm"
 _HUB_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "create_pr", "revision")
+_CARD = "README.md"
 _OWN_IMPORT = re.compile(rf"^(\s*)from {PACKAGE}\.([\w.]+) import", flags=re.MULTILINE)
 
 
@@ -95,9 +98,11 @@ class RemoteCodeMixin:
         save_code: bool = True,
         **kwargs: Any,
     ) -> None:
-        """As upstream, in this family's own weight names.
+        """As upstream, in this family's own weight names, and with a model card where the folder has none.
 
         Args:
+            push_to_hub: also upload, see [`push_to_hub`]; `repo_id` defaults to the folder's name. Where the
+                repository has no card, the one in `save_directory` is its card.
             save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
         """
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
@@ -107,7 +112,56 @@ class RemoteCodeMixin:
         # Stock names cannot say what the guidance and mask parts are called, so nothing is renamed back to them.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if save_code and is_main_process:
+        if not is_main_process:
+            return
+        if save_code:
             write_code(save_directory, modules)
+        _write_missing_card(save_directory, self.config)
         if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", os.path.basename(os.fspath(save_directory))), **hub)
+            repo_id = hub.pop("repo_id", os.path.basename(os.fspath(save_directory)))
+            self._upload(repo_id, {**kwargs, "save_code": save_code}, Path(save_directory, _CARD), **hub)
+
+    def push_to_hub(
+        self, repo_id: str, *, max_shard_size: int | str = "50GB", tags: list[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """As upstream, with the code, and with this package's model card where the repository has none.
+
+        A card that the repository has stays, with `tags` added. `kwargs` are upstream's: `commit_message`,
+        `commit_description`, `private`, `token`, `revision`, `create_pr`.
+        """
+        return self._upload(repo_id, {"max_shard_size": max_shard_size}, tags=tags, **kwargs)
+
+    def _upload(
+        self,
+        repo_id: str,
+        saving: dict[str, Any],
+        card: Path | None = None,
+        tags: list[str] | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        **commit: Any,
+    ) -> Any:
+        """Save with the arguments `saving`, with `card` instead of a new one, and upload in one commit."""
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        is_on_hub = api.file_exists(repo_id, _CARD)
+        with tempfile.TemporaryDirectory() as folder:
+            if card is not None and card.exists():
+                shutil.copy(card, folder)
+            self.save_pretrained(folder, **saving)
+            own = Path(folder, _CARD)
+            if is_on_hub or own.exists():
+                _add_tags(repo_id if is_on_hub else own, [*(self.model_tags or []), *(tags or [])], own, token)
+            return self._upload_modified_files(folder, repo_id, {}, token=token, **commit)
+
+
+def _write_missing_card(folder: str | os.PathLike, config: PreTrainedConfig) -> None:
+    # Imported by name: what a checkpoint carries are the modules that the model needs, and cards are not among them.
+    if __name__.startswith(PACKAGE):
+        importlib.import_module(f"{PACKAGE}.hub.model_card").write_missing_card(Path(folder), config)
+
+
+def _add_tags(card_of: str | Path, tags: list[str], file: Path, token: bool | str | None) -> None:
+    card = ModelCard.load(card_of, token=token)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags])) or None
+    card.save(file)

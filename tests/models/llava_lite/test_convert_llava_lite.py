@@ -9,6 +9,7 @@ import re
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -444,6 +445,17 @@ def test_where_the_package_is_absent(request, tmp_path, family):
     )
     ours = model.segment(**inputs)
     assert torch.equal(ours.mask_logits[0], remote["logits"]) and torch.equal(ours.retained_indices, remote["kept"])
+
+
+@pytest.mark.parametrize("family", ["glamm", "lisa"])
+def test_card(request, family):
+    card = ModelCard.load(request.getfixturevalue(family) / "README.md")
+    assert card.data.pipeline_tag == "image-segmentation" and "referring-segmentation" in card.data.tags
+    name = {"glamm": "GLaMM", "lisa": "LISA"}[family]
+    assert f"{name}, whose language model" in card.text and "converted by `litelvlm convert`" in card.text
+    assert "Nothing was measured" in card.text and "in this image" not in card.text.split("## Prompts")[0]
+    dialogue = "in a dialogue of its own" if family == "lisa" else "are asked about in one dialogue"
+    assert dialogue in card.text.split("## Prompts")[1].split("## Limits")[0]
 
 
 # ---- stock LLaVA ----------------------------------------------------------------------------------------------------

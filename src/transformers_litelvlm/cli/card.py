@@ -1,0 +1,57 @@
+"""`litelvlm card`: measured results into the model card of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from transformers_litelvlm.cli.errors import BadInputError, one_line
+
+
+EPILOG = """\
+examples:
+  litelvlm card ./glamm-refseg --results results/results.json
+  litelvlm card ./glamm-refseg --results refcoco/results.json reason_seg/results.json --output card.md
+
+Only the part between the two marks of the card and `model-index` in its metadata are written; without marks, that part
+goes to the end. A checkpoint without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "card",
+        help="write measured results into a model card",
+        description="Write the results of an evaluation into the model card of a checkpoint: presets and runs with"
+        " intervals, and machine-readable metadata.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", metavar="PATH", help="folder of the checkpoint")
+    parser.add_argument(
+        "--results", metavar="FILE", nargs="+", required=True, help="results.json of an evaluation; several data sets"
+    )
+    parser.add_argument("--output", metavar="FILE", help="where the card goes (default: PATH/README.md)")
+    parser.add_argument(
+        "--any-name", action="store_true", help="accept results that name another folder or repository (a copy)"
+    )
+    parser.add_argument(
+        "--task-id",
+        metavar="TASK",
+        help="also write .eval_results: id of the task in the eval.yaml of the data set, a benchmark of the Hub",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes, and says what was written."""
+    from transformers_litelvlm.hub.results import CardError
+    from transformers_litelvlm.hub.updating import update_card
+
+    try:
+        done = update_card(args.path, args.results, args.output, args.any_name, args.task_id)
+    except (CardError, OSError) as error:
+        raise BadInputError(one_line(error)) from error
+    print("\n".join(done))

@@ -1,0 +1,120 @@
+"""The part of a card that is measured: a region between two marks, which can be written again and again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.hub.metadata import describe
+from transformers_litelvlm.hub.results import METRICS, CardError, MeasuredGroup, MeasuredResults
+
+
+BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
+END = "<!-- litelvlm card: end -->"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+)
+
+
+def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, num_tokens: int | None) -> str:
+    """
+    The region, marks included: for every results.json the presets and all runs with 95 % intervals, and how measured.
+
+    Args:
+        results: may be empty; the region then says that nothing was measured.
+        pruning: setting of the checkpoint, with its presets.
+        num_tokens: visual tokens of an image, `None` where its size decides.
+    """
+    reports = [_report(one, pruning, num_tokens) for one in results]
+    return TEMPLATES.get_template("measured.md.jinja").render(reports=reports, begin=BEGIN, end=END).rstrip("\n")
+
+
+def replace_region(card: str, region: str) -> str:
+    """
+    The card with `region` in place of the one between the marks, or at its end where it has no marks.
+
+    Raises:
+        CardError: if the marks of the card are not one pair.
+    """
+    marks = card.count(BEGIN), card.count(END)
+    if marks == (0, 0):
+        return f"{card.rstrip()}\n\n{region}\n"
+    before, _, rest = card.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    if marks != (1, 1) or END in before:
+        raise CardError(f"the card must have `{BEGIN}` and `{END}` once each, in this order, or neither")
+    return before + region + after
+
+
+def measured_presets(
+    results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None
+) -> dict[str, MeasuredGroup | None]:
+    """Every preset that keeps fewer tokens -> its group, `None` where it was not measured."""
+    settings = {name: pruning.apply_preset(name) for name in pruning.presets}
+    return {
+        name: next((group for group in results.groups if group.is_what(setting, num_tokens)), None)
+        for name, setting in settings.items()
+        if setting.is_on and (num_tokens is None or setting.resolve(num_tokens) is not None)
+    }
+
+
+def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None) -> dict[str, Any]:
+    dataset, environment = results.dataset, results.environment
+    presets = []
+    for name, group in measured_presets(results, pruning, num_tokens).items():
+        tokens = _tokens(pruning.apply_preset(name), num_tokens)
+        presets.append([f"`{name}`", tokens, *(_figures(group) if group else ["not measured", "", ""])])
+    protocol = f", protocol `{dataset['protocol']}`" if dataset.get("protocol") else ""
+    return {
+        "title": f"{dataset['name']}, {dataset['split']}",
+        "sentences": f"{dataset['num_expressions']} sentences about {dataset['num_images']} images{protocol}",
+        "presets": presets,
+        "runs": [[describe(group), group.tokens(num_tokens), *_figures(group)] for group in results.groups],
+        "environment": _environment(results),
+        "command": environment.get("command"),
+        "settings": json.dumps(results.settings, sort_keys=True),
+    }
+
+
+def _figures(group: MeasuredGroup) -> list[str]:
+    cells = []
+    for name in METRICS:
+        low, high = group.intervals[name]
+        cells.append(f"{group.metrics[name]:.3f} [{low:.3f}, {high:.3f}]")
+    shares = [f"{100 * group.retention[name]:.1f} %" for name in METRICS if name in group.retention]
+    return [*cells, " / ".join(shares) or "unknown"]
+
+
+def _tokens(pruning: PruningConfig, num_tokens: int | None) -> str:
+    if num_tokens is not None:
+        return f"{pruning.resolve(num_tokens)} of {num_tokens}"
+    return f"{pruning.budget} per image" if pruning.budget else f"{pruning.retention_ratio:.3g} of all"
+
+
+def _environment(results: MeasuredResults) -> str:
+    """`Measured on 2026-11-20 with transformers_litelvlm 0.1.0, torch 2.13.0, ...; cpu, 2 processes.`"""
+    environment = results.environment
+    versions = [
+        f"{name} {environment[name]}"
+        for name in ("transformers_litelvlm", "transformers", "torch", "python")
+        if environment.get(name)
+    ]
+    commit = f" (commit {environment['git_commit'][:12]})" if environment.get("git_commit") else ""
+    hardware = environment.get("hardware") or {}
+    device = ", ".join(
+        str(part)
+        for part in (
+            hardware.get("device"),
+            hardware.get("cpu"),
+            results.model.get("dtype"),
+            hardware.get("num_processes") and f"{hardware['num_processes']} processes",
+        )
+        if part
+    )
+    date = f" on {environment['date']}" if environment.get("date") else ""
+    return f"Measured{date} with {', '.join(versions)}{commit}; {device}."

@@ -1,0 +1,118 @@
+"""What `litelvlm card` does: measured results go into the card of a checkpoint, for people and for machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
+from transformers import AutoConfig
+
+from transformers_litelvlm.hub.measured import BEGIN, measured_presets, render_measured, replace_region
+from transformers_litelvlm.hub.metadata import eval_result_entries, eval_results, hub_dataset, replace_model_index
+from transformers_litelvlm.hub.model_card import CARD_NAME, num_visual_tokens, render_saved_card
+from transformers_litelvlm.hub.results import CardError, MeasuredResults, check_model, read_results
+from transformers_litelvlm.utils.files import write_atomically
+
+
+def update_card(
+    folder: str | os.PathLike,
+    results: Sequence[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    any_name: bool = False,
+    task_id: str | None = None,
+) -> list[str]:
+    """
+    Write measured results into the card of a checkpoint: the region between its marks, and `model-index` in its YAML.
+
+    The rest of the card stays as it is. Without a card, one is made from the template. Results that an earlier call
+    wrote are replaced. Nothing is written if anything is wrong.
+
+    Args:
+        folder: of the checkpoint.
+        results: one or several results.json, of one data set each.
+        output: where the card goes, `folder`/README.md by default. If this file exists, it is the card to update.
+        any_name: accept results that name another folder or repository; class and number of tokens must still agree.
+        task_id: also write `.eval_results` files beside the card, for this task in the `eval.yaml` of the data set.
+
+    Returns:
+        `list[str]`: What was done, line by line.
+
+    Raises:
+        CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`].
+    """
+    folder = Path(folder)
+    output = folder / CARD_NAME if output is None else Path(output)
+    config = _read_config(folder)
+    num_tokens = num_visual_tokens(config)
+    measured = [read_results(path) for path in results]
+    for one in measured:
+        check_model(one, folder, config, num_tokens, any_name)
+    text, done = _existing_card(folder, output, config)
+    if BEGIN not in text:
+        done += " (the results are at its end: move them, with their marks, to where you want them)"
+    region = render_measured(measured, config.pruning_config, num_tokens)
+    entries = [entry for one in measured for entry in eval_results(one)]
+    card = replace_model_index(replace_region(text.replace("\r\n", "\n"), region), folder.resolve().name, entries)
+    files = {}
+    for one in measured if task_id is not None else ():
+        files.update(eval_result_entries(one, task_id))
+    with write_atomically(output.parent) as staging:
+        line_break = "\r\n" if "\r\n" in text else "\n"
+        Path(staging, output.name).write_text(card, encoding="utf-8", newline=line_break)
+    _write_entries(output.parent / ".eval_results", files)
+    lines = [f"{output}: {done}", *(_summary(one, config.pruning_config, num_tokens) for one in measured)]
+    return [*lines, f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
+
+
+def _write_entries(folder: Path, files: dict[str, EvalResultEntry]) -> None:
+    if files:
+        with write_atomically(folder) as staging:
+            for name, entry in files.items():
+                content = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+                Path(staging, name).write_text(content, encoding="utf-8")
+
+
+def _read_config(folder: Path) -> Any:
+    if not Path(folder, "config.json").is_file():
+        raise CardError(f"{folder} is no checkpoint: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        raise CardError(f"{folder}: config.json cannot be read: {error}") from error
+    if getattr(config, "pruning_config", None) is None or not config.architectures:
+        raise CardError(f"{folder} is no checkpoint of this package (`model_type` {config.model_type!r})")
+    return config
+
+
+def _existing_card(folder: Path, output: Path, config: Any) -> tuple[str, str]:
+    """Text of the card to start from, and what will have been done to it."""
+    for path in (output, folder / CARD_NAME):
+        if path.is_file():
+            try:
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    return file.read(), "updated" if path == output else f"written, from {path}"
+            except (OSError, UnicodeDecodeError) as error:
+                raise CardError(f"{path} cannot be read: {error}") from error
+    return render_saved_card(config, name=folder.resolve().name), "written from the template"
+
+
+def _summary(results: MeasuredResults, pruning: Any, num_tokens: int | None) -> str:
+    presets = measured_presets(results, pruning, num_tokens)
+    absent = [name for name, group in presets.items() if group is None]
+    return (
+        f"{results.file}: {len(results.groups)} settings on {results.dataset['name']} {results.dataset['split']};"
+        f" presets measured: {', '.join(name for name in presets if name not in absent) or 'none'}"
+        f"{'; not measured: ' + ', '.join(absent) if absent else ''}"
+    )
+
+
+def _about_entries(measured: Sequence[MeasuredResults], files: dict[str, Any], task_id: str | None) -> str:
+    if files:
+        return f".eval_results: {len(files)} files for the task {task_id!r}"
+    if any(hub_dataset(one) for one in measured):
+        return ".eval_results: none; --task-id writes them if the data set is a benchmark of the Hub"
+    return ".eval_results: none; they are for data sets on the Hub"

@@ -1,0 +1,156 @@
+"""save_pretrained and push_to_hub write a card where there is none."""
+
+import re
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.utils._http import default_client_factory
+from PIL import Image
+from transformers import AutoConfig
+
+from tests.hub.fake_hub import FakeHub
+from tests.models.families import FAMILIES
+from tests.models.llava_lite.tiny import tiny_grounding_model
+from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm.hub.model_card import render_saved_card
+
+
+MINE = b"---\nlicense: mit\n---\n# Mine\n"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    fake = FakeHub()
+    huggingface_hub.set_client_factory(fake.client)
+    huggingface_hub.close_session()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_fake")
+    yield fake
+    huggingface_hub.set_client_factory(default_client_factory)
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return tiny_grounding_model()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_gets_a_card(family, tmp_path):
+    model = family.model()
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-text-to-text"
+    assert card.data.base_model is None and card.data.license is None and card.data.eval_results is None
+    assert "Nothing was measured" in card.text and "| `fast`" not in card.text and '| `"fast"` |' in card.text
+    fast = re.search(r'\| `"fast"` \| (.*) \|', card.text)[1]
+    assert fast == {"llava": "2 of 16 visual tokens", "qwen2_5_vl": "0.111 of the visual tokens"}[family.name]
+
+
+def test_part_of_a_model(tmp_path):
+    FAMILIES[0].model().model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag is None and "LlavaLiteModel.from_pretrained" in card.text
+
+
+def test_a_card_of_the_user_is_never_replaced(model, tmp_path):
+    (tmp_path / "README.md").write_bytes(MINE)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == MINE
+    (tmp_path / "other").mkdir()
+    model.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not (tmp_path / "other" / "README.md").exists()
+
+
+def run_snippet(card, path):
+    """Runs the three lines under "Use" on a picture; returns the variables, and what the last line makes."""
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"PATH"', repr(path))
+    lines, names = code.splitlines(), {}
+    assert len(lines) == 3
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    exec("\n".join([*lines[:2], f"result = {lines[2]}"]), names)
+    return names, names["result"]
+
+
+def test_use_for_masks_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = render_saved_card(AutoConfig.from_pretrained(DEFAULT_CHECKPOINT))
+    names, masks = run_snippet(card, DEFAULT_CHECKPOINT)
+    assert names["segmenter"].model.config.pruning_config.resolve(144) == 32
+    assert [mask["mask"].size for mask in masks] == [(40, 30), (40, 30)]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_use_for_text_runs(family, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = family.save(tmp_path / "checkpoint")
+    config = AutoConfig.from_pretrained(checkpoint)
+    for name in (family.model_class.__name__, family.base_class.__name__):
+        config.architectures = [name]
+        names, result = run_snippet(render_saved_card(config), checkpoint)
+        model = names["answerer"].model if "answerer" in names else names["model"]
+        assert model.config.pruning_config.retention_ratio == 2 / 9 and type(model).__name__ == name
+        assert result[0]["generated_text"] if "answerer" in names else result.image_processor
+
+
+def test_base_model_is_what_came_from_the_hub(hub, model, tmp_path):
+    model.push_to_hub("me/first")
+    type(model).from_pretrained("me/first").save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "me/first" and "weights come from me/first" in card.text
+    # From there by way of a folder: what its card says.
+    type(model).from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert ModelCard.load(tmp_path / "again" / "README.md").data.base_model == "me/first"
+
+
+def test_licence_and_base_model_of_a_folder(model, tmp_path):
+    config = model.config
+    config.architectures = [type(model).__name__]
+    # A folder, which is nothing that others can find.
+    for config._name_or_path in (str(tmp_path), "out/gone"):
+        assert ModelCard(render_saved_card(config)).data.base_model is None
+    config._name_or_path = str(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: llama2\nbase_model: [a/b, c/d]\n---\n")
+    card = ModelCard(render_saved_card(config))
+    assert card.data.base_model == ["a/b", "c/d"] and card.data.license == "llama2"
+    (tmp_path / "README.md").write_text("---\na: [\n---\n")
+    assert ModelCard(render_saved_card(config)).data.license is None
+
+
+def test_push_writes_a_card_where_the_repository_has_none(hub, model):
+    model.push_to_hub("me/new", tags=["mine"], commit_message="First")
+    [commit] = hub.commits
+    assert (commit["repo_id"], commit["revision"], commit["summary"]) == ("me/new", "main", "First")
+    assert {"README.md", "config.json", "model.safetensors", "litelvlm_pruning_base.py"} <= set(commit["names"])
+    card = ModelCard(hub.files["me/new"]["README.md"].decode())
+    assert card.data.tags == ["visual-token-pruning", "litelvlm", "referring-segmentation", "mine"]
+    assert "Nothing was measured" in card.text
+
+
+def test_push_leaves_the_card_of_the_repository(hub, model, tmp_path):
+    hub.files["me/old"] = {"README.md": MINE}
+    model.push_to_hub("me/old")
+    assert hub.files["me/old"]["README.md"] == MINE and "model.safetensors" in hub.files["me/old"]
+    model.push_to_hub("me/old", tags=["new"])
+    assert hub.files["me/old"]["README.md"] == b"---\nlicense: mit\ntags:\n- new\n---\n# Mine\n"
+    (tmp_path / "README.md").write_text("# Another")
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/old")
+    assert b"# Mine" in hub.files["me/old"]["README.md"] and (tmp_path / "README.md").read_text() == "# Another"
+
+
+def test_save_and_push_publishes_the_card_of_the_folder(hub, model, tmp_path):
+    (tmp_path / "README.md").write_bytes(MINE)
+    (tmp_path / "private.txt").write_text("not to be uploaded")
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/saved", save_code=False, create_pr=True)
+    [commit] = hub.commits
+    assert commit["create_pr"] and commit["names"] == [
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    assert hub.files["me/saved"]["README.md"] == MINE
