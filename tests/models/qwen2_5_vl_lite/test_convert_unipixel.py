@@ -297,7 +297,7 @@ def test_with_a_clip(tmp_path, model, processor):
 
 def test_files(tiny):
     card = (tiny / "README.md").read_text()
-    assert "UniPixel" in card and "The number of visual tokens varies" in card and "faithful" not in card
+    assert "UniPixel" in card and "as many visual tokens as its size asks for" in card and "faithful" not in card
     report = json.loads((tiny / "conversion_report.json").read_text())
     assert json.dumps(report).count("msk_proj") == 1
     places = report["mapped"]["unipixel"]["sam2.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
