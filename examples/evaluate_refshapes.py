@@ -32,13 +32,14 @@ import transformers_litelvlm
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refshapes import load_refshapes
+from transformers_litelvlm.evaluation.metrics import sentence_ious
+from transformers_litelvlm.evaluation.statistics import bootstrap_interval, ciou, giou
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 KINDS = ("attribute", "superlative", "relation")
-RESAMPLES = 2000
 
 
 @dataclass
@@ -132,36 +133,29 @@ def score_batch(model, processor: LlavaLiteProcessor, rows: list[dict], protocol
             )
 
 
-def summary(seeds: list[np.ndarray], rng: np.random.Generator) -> dict:
+def summary(seeds: list[np.ndarray], seed: int) -> dict:
     """
-    gIoU, cIoU (means over the seeds) with 95 % intervals from resampled scenes, and gIoU by kind of sentence.
+    gIoU, cIoU (over all seeds) with 95 % intervals from resampled scenes, and gIoU by kind of sentence.
 
     Args:
         seeds (`list[np.ndarray]`): Per seed the `(sentences, 4)` scores; one array for rules without chance.
-        rng (`np.random.Generator`): Source of the resampling.
+        seed (`int`): Of the resampling.
 
     Returns:
         `dict`: Numbers between 0 and 1.
     """
-    scores = np.stack(seeds).astype(np.float64)  # (seeds, sentences, 4)
-    scene, kind = np.unique(scores[0, :, 0], return_inverse=True)[1], scores[0, :, 1]
-    overlap, union = scores[..., 2], scores[..., 3]
-    iou = np.where(union > 0, overlap / np.maximum(union, 1), 1.0).mean(0)
-    count = scene.max() + 1
-    totals = [
-        np.bincount(scene, weights, count) for weights in (iou, np.ones_like(iou), overlap.mean(0), union.mean(0))
-    ]
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    sums = [drawn @ total for total in totals]
-    result = {"giou": iou.mean(), "ciou": overlap.sum() / union.sum(), "sentences": len(iou), "scenes": int(count)}
-    for name, values in (("giou", sums[0] / sums[1]), ("ciou", sums[2] / sums[3])):
-        result[f"{name}_interval"] = [round(float(edge), 4) for edge in np.percentile(values, (2.5, 97.5))]
-    result |= {f"giou_{name}": iou[kind == number].mean() for number, name in enumerate(KINDS)}
+    scene, kind, overlap, union = np.moveaxis(np.stack(seeds), 2, 0)  # each (seeds, sentences)
+    scene, kind = scene[0], kind[0]
+    scores = {"giou": giou(overlap, union, scene), "ciou": ciou(overlap, union, scene)}
+    intervals = {name: bootstrap_interval(score, seed=seed) for name, score in scores.items()}
+    result = {name: interval.value for name, interval in intervals.items()}
+    result |= {"sentences": len(scene), "scenes": len(scores["giou"].images)}
+    for name, interval in intervals.items():
+        result[f"{name}_interval"] = [round(interval.low, 4), round(interval.high, 4)]
+    ious = sentence_ious(overlap, union).mean(0)
+    result |= {f"giou_{name}": ious[kind == number].mean() for number, name in enumerate(KINDS)}
     if len(seeds) > 1:
-        result["giou_of_seeds"] = [
-            round(float(np.where(u > 0, o / np.maximum(u, 1), 1.0).mean()), 4)
-            for o, u in zip(overlap, union, strict=True)
-        ]
+        result["giou_of_seeds"] = [round(value, 4) for value in scores["giou"].value_of_seeds]
     return {name: round(float(value), 4) if isinstance(value, float) else value for name, value in result.items()}
 
 
@@ -172,7 +166,7 @@ def report(chosen: list[Rule], protocols: list[str], seed: int) -> list[dict]:
         for protocol in (name for name in protocols if name in rule.scores):
             groups.setdefault((protocol, rule.name, rule.budget), []).append(np.asarray(rule.scores[protocol]))
     return [
-        {"protocol": protocol, "rule": name, "budget": budget, **summary(seeds, np.random.default_rng(seed))}
+        {"protocol": protocol, "rule": name, "budget": budget, **summary(seeds, seed)}
         for (protocol, name, budget), seeds in groups.items()
     ]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation, encode_mask
+from transformers_litelvlm.data.reason_seg import draw_shapes
 
 
 def box(top: int, left: int, bottom: int, right: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -65,3 +68,21 @@ def test_one_pixel_survives_every_encoding():
 def test_a_mask_of_another_size_is_an_error():
     with pytest.raises(ValueError, match=r"\(6, 8\), the image \(8, 6\)"):
         decode_segmentation(encode_mask(box(0, 0, 2, 2)), 8, 6)
+
+
+def test_the_smaller_polygon_of_reason_seg_is_on_top_whatever_the_order():
+    def square(label: str, start: float, stop: float) -> dict:
+        return {"label": label, "points": [[start, start], [stop, start], [stop, stop], [start, stop]]}
+
+    # Decimals are cut off and the outline belongs to the polygon: 10 x 10 pixels, 4 x 4 of them ignored.
+    shapes = [square("target", 0, 9.9), square("ignore area", 2.9, 5.2), square("an Ignored", 10, 11)]
+    for order in (shapes, shapes[::-1]):
+        labels = draw_shapes(order, 12, 14)
+        assert ((labels == 1).sum(), (labels == 255).sum()) == (100 - 16, 16 + 4)
+        assert (labels[2:6, 2:6] == 255).all() and labels[9, 9] == 1 and labels[0, 13] == 0
+
+
+def test_without_opencv_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # an import of it fails
+    with pytest.raises(ImportError, match=r"transformers-litelvlm\[reasonseg\]"):
+        draw_shapes([], 4, 4)

@@ -164,6 +164,25 @@ def test_own_rows_in_every_form(tmp_path, known):
     assert read.load_image().size[::-1] == mask.shape
 
 
+def test_own_rows_from_a_table_whose_columns_are_not_all_filled(tmp_path):
+    picture = {"bytes": (DATA / "res" / "images" / "000000000025.jpg").read_bytes(), "path": "25.jpg"}
+    mask = np.zeros((426, 640), dtype=np.uint8)
+    mask[3:5, 7:9] = 1
+    palette = Image.fromarray(mask).convert("P")
+    palette.putpalette([0, 0, 0, 0, 0, 1])  # as good as black
+    palette.save(tmp_path / "mask.png")
+    common = {"mask": None, "segmentation": None, "text": None, "sentence": "x", "image_id": None, "image": picture}
+    rows = [common | {"segmentation": encode_mask(mask)}, common | {"mask": str(tmp_path / "mask.png")}, common]
+    split = load_split("rows", "x", rows, image_root=tmp_path)
+    assert [sample.image_id for sample in split] == ["0", "1", "2"]
+    assert [sample.sentences[0].mask.sum() for sample in split] == [4, 4, 0]
+    assert split[0].load_image().size == (640, 426)  # from the bytes, not from a file of that name
+    with pytest.raises(ValueError, match="a sentence of image 0 is missing"):
+        load_split("rows", "x", [common | {"sentence": None}])[0]
+    with pytest.raises(UnreadableImageError, match="the mask of image 0 .*none.png"):
+        load_split("rows", "x", [common | {"mask": "none.png"}])[0].sentences[0].mask  # noqa: B018
+
+
 def test_refshapes_reads_like_the_others():
     split = load_split("refshapes", "test", num_scenes=3)
     assert len(split) == 3 and split[0].sentences[0].mask.any() and split[0].load_image().size == (144, 144)
@@ -201,6 +220,8 @@ def test_a_wrong_name_or_split_lists_what_there_is():
         load_split("refcoco", "val", DATA / "refer")
     with pytest.raises(ValueError, match=r"no row of split 'testA'. It has: val"):
         load_split("refcoco", "testA", HUB / "refcoco_benchmark_schema.parquet")
+    with pytest.raises(ValueError, match="has nothing of split 'testA'"):
+        list(load_split("refcoco", "testA", HUB / "refcoco_benchmark_schema.parquet", streaming=True))
     with pytest.raises(FileNotFoundError, match=r"no `refs\(umd\).p`, only `refs\(google\).p`"):
         load_split("refcocog", "val", DATA / "refer")
     with pytest.raises(ValueError, match="Give `source`"):

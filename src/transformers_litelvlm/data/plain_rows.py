@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
+from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError, read_picture
 
 
 TEXT_COLUMNS = ("sentences", "sentence", "text")
@@ -56,9 +58,9 @@ def open_plain_rows(
 def _read_row(image_root: Path | None, index: int, row: dict) -> ImageSample:
     picture = row["image"]
     if image_root is not None:
-        path = picture["path"] if isinstance(picture, Mapping) else picture
+        path = picture["path"] if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
         picture = image_root / path if isinstance(path, str | os.PathLike) else picture
-    image_id = str(row.get("image_id", index))
+    image_id = str(index if row.get("image_id") is None else row["image_id"])
     entries = row.get("expressions")
     entries = [row] if entries is None else entries
     sentences = [
@@ -72,8 +74,10 @@ def _read_row(image_root: Path | None, index: int, row: dict) -> ImageSample:
 
 
 def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str) -> list[ReferringSentence]:
-    texts = entry[_column(entry, TEXT_COLUMNS)]
-    mask = entry[_column(entry, MASK_COLUMNS)]
+    texts = _first(entry, TEXT_COLUMNS)
+    mask = _first(entry, MASK_COLUMNS)
+    if texts is None:
+        raise ValueError(f"a sentence of {name} is missing")
     ignore = entry.get("ignore")
     details = {key: entry[key] for key in ("kind", "category", "is_sentence") if key in entry}
     return [
@@ -89,18 +93,24 @@ def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str) -> list
     ]
 
 
-def _column(entry: Mapping, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in entry:
-            return name
-    raise KeyError(f"no column {' or '.join(names)} among {', '.join(entry)}")
+def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
+    """What stands in the first of the columns that has something; tables fill columns that a row lacks with `None`."""
+    present = [name for name in names if name in entry]
+    if not present:
+        raise KeyError(f"no column {' or '.join(names)} among {', '.join(entry)}")
+    return next((entry[name] for name in present if entry[name] is not None), None)
 
 
 def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
     """The mask of whatever a row has; the picture is opened only where its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
-    if isinstance(mask, Mapping | str | os.PathLike):  # a picture of a mask, as `datasets` stores it
-        mask = np.asarray(read_picture(mask, f"the mask of {name}").convert("L"))
+    if isinstance(mask, Mapping):  # a picture, as `datasets` stores it
+        mask = mask["path"] if mask.get("bytes") is None else io.BytesIO(mask["bytes"])
+    if isinstance(mask, str | os.PathLike | io.BytesIO):
+        try:
+            mask = np.array(Image.open(mask))  # as it is: converted to grey, a dark palette would become background
+        except OSError as error:
+            raise UnreadableImageError(f"the mask of {name}", str(error)) from error
     width, height = read_picture(picture, name).size
     return decode_segmentation(mask, height, width)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers.utils import logging
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
 
 
 logger = logging.get_logger(__name__)
@@ -90,7 +89,7 @@ def _read_file(split: str, index: int, path: Path) -> ImageSample:
 
 
 def _decode(shapes: list[dict], picture: Path, value: int) -> np.ndarray:
-    width, height = Image.open(picture).size
+    width, height = read_picture(picture, f"image {picture.stem}").size
     return draw_shapes(shapes, height, width) == value
 
 
@@ -121,15 +120,12 @@ def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
             " `pip install transformers-litelvlm[reasonseg]`."
         ) from error
 
-    def draw(canvas: np.ndarray, points: np.ndarray, value: int) -> np.ndarray:
-        cv2.polylines(canvas, [points], True, value, 1)
-        return cv2.fillPoly(canvas, [points], value)
-
     polygons = [np.array(shape["points"], dtype=np.int32) for shape in shapes]  # cuts decimals off, as LISA does
-    areas = [int(draw(np.zeros((height, width), np.uint8), points, 1).sum()) for points in polygons]
+    areas = [int(cv2.fillPoly(np.zeros((height, width), np.uint8), [points], 1).sum()) for points in polygons]
     canvas = np.zeros((height, width), np.uint8)
     for place in np.argsort(areas)[::-1]:
-        draw(canvas, polygons[place], IGNORED if "ignore" in shapes[place]["label"].lower() else TARGET)
+        value = IGNORED if "ignore" in shapes[place]["label"].lower() else TARGET
+        cv2.fillPoly(canvas, [polygons[place]], value)  # the outline included
     return canvas
 
 

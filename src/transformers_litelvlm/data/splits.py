@@ -130,11 +130,13 @@ class ReferringSplit:
             try:
                 row = next(rows)
             except StopIteration:
-                return
+                break
             except Exception as error:  # pyarrow, fsspec and huggingface_hub all have their own
                 raise ValueError(f"Row {index} of {self.source} cannot be read: {error}") from error
             yield self._read(index, row)
             index += 1
+        if index == 0:
+            raise ValueError(f"{self.source} has nothing of split {self.split!r}.")
 
     def _read(self, index: int, row: Any) -> ImageSample | VideoSample:
         try:

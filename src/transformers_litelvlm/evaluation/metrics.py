@@ -93,7 +93,7 @@ def score_masks(predictions: Any, targets: Any, ignore: Any = None) -> list[Sent
             raise ValueError(f"`ignore` has shape {tuple(ignore.shape)}, the masks {tuple(targets.shape)}.")
         predictions, targets = predictions & ~ignore, targets & ~ignore
     columns = (predictions & targets, predictions | targets, predictions, targets)
-    # The only point where the host waits for the device.
+    # Here alone the host waits for the device.
     counts = zip(*(masks.sum((1, 2)).tolist() for masks in columns), strict=True)
     return [SentenceScore(*numbers) for numbers in counts]
 

@@ -221,7 +221,7 @@ def permutation_test(
     sums = np.stack([first.numerators, first.denominators, second.numerators, second.denominators])  # (4, images)
     totals, extreme = sums.sum(1), 1
     for count in _chunks(permutations, len(first.images)):
-        swapped = rng.integers(2, size=(count, len(first.images)), dtype=np.int8).astype(np.float64)
+        swapped = (rng.random((count, len(first.images))) < 0.5).astype(np.float64)
         moved = swapped @ (sums[[2, 3, 0, 1]] - sums).T  # (count, 4)
         above, below, other_above, other_below = (totals + moved).T
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -83,7 +83,7 @@ def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: flo
         return float(len(found) == len(meant))
 
     def near(points: np.ndarray, others: np.ndarray) -> float:
-        # The bound is exclusive, and there is no distance between pixels in (radius, radius + 1e-3].
+        # The bound is exclusive, and no distance between pixels lies just above a whole number.
         distances, _ = KDTree(others).query(points, distance_upper_bound=radius + 1e-3)
         return float(np.isfinite(distances).mean())
 
