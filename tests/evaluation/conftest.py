@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.evaluation.small_runs import options
 from transformers_litelvlm.evaluation.runner import evaluate
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the runner has it; several threads make a model this small slower, a lot on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import re
 
 import pytest
 
+from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.evaluation.arguments import (
     EvaluationArguments,
     add_arguments,
@@ -94,3 +96,20 @@ def test_draws_belong_to_seed_and_image():
     assert len({str(item) for item in draws}) > 390  # of 400: neither the seed nor the image is left aside
     assert sorted(draw(0, 0, ("a", "b"))[0]) == ["a", "b"]
     assert choose_sentences(sentences, "all", templates, None, 5) == (list(sentences), None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budgets", "0"], "`budgets` must be"),
+        (["--dataset", "refcoc"], "`name` must be one of .*refcoco"),
+        (["--split", "testC"], "`split` of refshapes must be one of train, validation, test, got 'testC'"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--methods", "tome", "--budgets", "8"], "nothing to run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(words, message, tmp_path, capsys):
+    assert main(["evaluate", "--output-dir", str(tmp_path / "results"), "--max-images", "1", *words]) == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("litelvlm: error: ") and re.search(message, last)
+    assert not (tmp_path / "results").exists()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -18,14 +17,6 @@ from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 
 METHODS = ["none", "litelvlm", "litelvlm:context_share=0.5,token_order=reference,position_ids=compact"]
 METHODS += ["tome", "visionzip", "random"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

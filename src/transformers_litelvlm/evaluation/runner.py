@@ -71,7 +71,7 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
             )
         store = RecordStore(args.output_dir)
         with state.main_process_first():
-            store.claim(_settings(args, segmenter.model))
+            store.claim({**_settings(args, segmenter.model), "num_images": len(split)})
         num_images = len(split) if args.max_images is None else min(args.max_images, len(split))
         batches = [
             range(start, min(start + args.batch_size, num_images)) for start in range(0, num_images, args.batch_size)
