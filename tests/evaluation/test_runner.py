@@ -3,18 +3,24 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
 from tests.evaluation.small_runs import assert_same, options, records, results
+from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.data.samples import UnreadableImageError
+from transformers_litelvlm.evaluation import runner
 from transformers_litelvlm.evaluation.records import OtherConfigurationError
 from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 
 
 SENTENCES = [expression.sentence for index in range(6) for expression in generate_scene("test", index).expressions]
@@ -67,8 +73,6 @@ def test_a_run_alone_gives_what_it_gives_in_a_sweep(reference, tmp_path):
 
 
 def test_goes_on_where_it_was_stopped(reference, tmp_path, monkeypatch):
-    from transformers_litelvlm.evaluation import runner
-
     measured = []
     measure = runner.measure_batch
 
@@ -114,11 +118,6 @@ def test_refuses_the_folder_of_another_configuration(reference):
 
 
 def test_refuses_other_weights_under_the_same_path(tmp_path):
-    from transformers import AutoProcessor
-
-    from transformers_litelvlm import DEFAULT_CHECKPOINT
-    from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
-
     checkpoint, folder = tmp_path / "checkpoint", tmp_path / "results"
     model = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)
     model.save_pretrained(checkpoint)
@@ -128,6 +127,15 @@ def test_refuses_other_weights_under_the_same_path(tmp_path):
     model.save_pretrained(checkpoint)
     with pytest.raises(OtherConfigurationError, match="weights: there"):
         evaluate(options(folder, model=str(checkpoint), max_images=1, methods=["none"]))
+
+
+def test_refuses_a_checkpoint_that_lacks_weights(tmp_path):
+    checkpoint = Path(shutil.copytree(DEFAULT_CHECKPOINT, tmp_path / "checkpoint"))
+    weights = load_file(checkpoint / "model.safetensors")
+    del weights["text_hidden_fcs.0.weight"]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 parameters, the first is text_hidden_fcs\.0\.weight"):
+        evaluate(options(tmp_path / "results", model=str(checkpoint)))
 
 
 def test_what_cannot_be_run_is_named_and_the_sweep_goes_on(tmp_path):

@@ -140,9 +140,12 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     path = args.model or DEFAULT_CHECKPOINT
-    model = AutoModelForReferringSegmentation.from_pretrained(path, dtype="auto").to(device).eval()
+    model, loading = AutoModelForReferringSegmentation.from_pretrained(path, dtype="auto", output_loading_info=True)
+    if missing := sorted(loading["missing_keys"]):
+        # Upstream warns and goes on with random numbers.
+        raise ValueError(f"The weights in {path} lack {len(missing)} parameters, the first is {missing[0]}.")
     processor = AutoProcessor.from_pretrained(path)
-    return SweepSegmenter(model, processor, joint_dialogue=args.protocol == "glamm")
+    return SweepSegmenter(model.to(device).eval(), processor, joint_dialogue=args.protocol == "glamm")
 
 
 def _settings(args: EvaluationArguments, model: Any) -> dict[str, Any]:
