@@ -300,8 +300,8 @@ def markdown(results: dict[str, Any]) -> str:
         *(f"\nNote: {note}." for note in data["notes"]),
         *(f"\n{count} records are flagged `{flag}`." for flag, count in data["flags"].items()),
         "",
-        "| tokens | method | seeds | gIoU | 95 % | cIoU | 95 % | P@0.5 | gIoU retained | ms per image |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| tokens | method | seeds | gIoU | 95 % | cIoU | 95 % | P@0.5 | gIoU retained | selection, ms | image, ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_table_row(group, model["num_visual_tokens"]) for group in results["groups"]]
     if results["comparisons"]:
@@ -311,12 +311,14 @@ def markdown(results: dict[str, Any]) -> str:
             numbers = f"{entry['difference']:+.4f} | {_range(entry['interval'], '+.4f')} | {entry['p_value']:.4f}"
             lines.append(f"| {size} | {names} | {entry['metric']} | {numbers} |")
     lines += [f"\nLeft out: {entry['run_id']}: {entry['reason']}" for entry in results["skipped"]]
+    options = " ".join(f"{name}={value}" for name, value in results["settings"].items() if name != "output_dir")
+    made_by = ", ".join(f"{name} {value}" for name, value in results["environment"].items() if name != "hardware")
+    lines += [f"\nOptions: `{options}`.", f"\nMade by {made_by}."]
     return "\n".join(lines) + "\n"
 
 
 def _table_row(group: dict[str, Any], num_tokens: int) -> str:
     metrics, intervals, retained = group["metrics"], group["intervals"], group["retention"]
-    total = group["timings_ms"]["total"]
     cells = [
         str(group["budget"] or group["retention_ratio"] or num_tokens),
         group["name"],
@@ -324,7 +326,10 @@ def _table_row(group: dict[str, Any], num_tokens: int) -> str:
         *(text for name in METRICS[:2] for text in (f"{metrics[name]:.4f}", _range(intervals[name], ".4f"))),
         f"{metrics['precision@0.5']:.4f}",
         "" if retained is None else f"{retained['giou']:.1%}",
-        "" if total is None else f"{total:.1f}",
+        *(
+            "" if ms is None else f"{ms:.1f}"
+            for ms in (group["timings_ms"][stage] for stage in ("selection", "total"))
+        ),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -9,7 +9,6 @@ from transformers import Cache, PreTrainedModel
 
 from transformers_litelvlm.models.decoder_pruning import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
-from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 def forward_in_decoder(
@@ -34,7 +33,7 @@ def forward_in_decoder(
         return None
     pruner = pruning.build_pruner()
     budget = None if encoded is None else pruning.resolve(len(encoded.pooler_output[0]))
-    if not is_later and (budget is None or not isinstance(pruner, LayerPruner)):
+    if not is_later and (budget is None or not pruner.is_inside_language_model):
         return None
     kwargs.pop("return_dict", None)
     if kwargs.pop("output_attentions", None):

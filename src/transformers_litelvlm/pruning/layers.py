@@ -45,6 +45,7 @@ class LayerPruner(Pruner):
     images in a prompt, each is pruned by itself.
     """
 
+    is_inside_language_model = True
     official_position_ids = "original"
 
     @abstractmethod

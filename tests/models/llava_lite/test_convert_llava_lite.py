@@ -411,8 +411,8 @@ from transformers import AutoModelForMaskGeneration, AutoProcessor
 folder, target = sys.argv[1:]
 
 
-def load(folder):
-    options = {"trust_remote_code": True, "pruning_budget": 9, "dtype": torch.float32}
+def load(folder, **options):
+    options = {"trust_remote_code": True, "pruning_budget": 9, "dtype": torch.float32, **options}
     model = AutoModelForMaskGeneration.from_pretrained(folder, **options).eval()
     return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 
@@ -429,6 +429,9 @@ processor.save_pretrained(target)
 again, processor = load(target)
 assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 assert torch.equal(first.mask_logits[0], segment(again, processor).mask_logits[0])
+inside, processor = load(folder, pruning_method="fastv", pruning_method_options={"layer": 1})
+kept = segment(inside, processor).retained_indices
+assert kept.shape == (len(first.retained_indices), 9), kept
 torch.save({"logits": first.mask_logits[0], "kept": first.retained_indices}, target + "/result.pt")
 """
 

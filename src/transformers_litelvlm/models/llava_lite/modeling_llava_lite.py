@@ -24,7 +24,6 @@ from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Selection
-from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -150,7 +149,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         """
         num_tokens = self.num_visual_tokens(pixel_values)
         budget = self.config.pruning_config.resolve(num_tokens)
-        if budget is None or isinstance(self.config.pruning_config.build_pruner(), LayerPruner):
+        if budget is None or self.config.pruning_config.build_pruner().is_inside_language_model:
             return super().get_image_features(
                 pixel_values,
                 vision_feature_layer=vision_feature_layer,
@@ -206,7 +205,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             ValueError: if the method needs sentences and there are none, or cannot keep exactly `budget` tokens.
         """
         pruner = self.config.pruning_config.build_pruner()
-        if isinstance(pruner, LayerPruner):
+        if pruner.is_inside_language_model:
             return BaseModelOutputWithPooling(pooler_output=list(self.multi_modal_projector(states.features[:, 1:])))
         if pruner.needs_text and guidance_input_ids is None:
             raise ValueError(

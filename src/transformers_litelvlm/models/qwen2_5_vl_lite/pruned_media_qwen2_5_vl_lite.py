@@ -13,7 +13,7 @@ from transformers_litelvlm.models.guidance import load_side_clip
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
-from transformers_litelvlm.pruning.base import Pruner, TokenPruner, get_pruner, list_pruners
+from transformers_litelvlm.pruning.base import Pruner, get_pruner, list_pruners
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
@@ -202,4 +202,4 @@ class PrunedMediaMixin:
 
 def _is_defined(pruner: type[Pruner]) -> bool:
     """Whether a method can select from this family's visual tokens, before the language model."""
-    return issubclass(pruner, TokenPruner) and not pruner.needs_class_token
+    return not (pruner.is_inside_language_model or pruner.needs_class_token)
