@@ -115,10 +115,9 @@ def run_sam(args, accelerator, scenes, validation) -> None:
     )
 
 
-def run_clip(args, accelerator, scenes, validation) -> None:
-    """Stage `clip`."""
-    words, device = clip_tokenizer(), accelerator.device
-    objective = clip_stage.ClipObjective(clip_stage.build_clip(words))
+def fit_clip(args, accelerator, objective, words, scenes, validation) -> None:
+    """Trains an objective that compares pictures with their sentences."""
+    device = accelerator.device
 
     def make_batch(step: int) -> dict:
         indices, rng = draw(args, step, len(scenes))
@@ -134,6 +133,13 @@ def run_clip(args, accelerator, scenes, validation) -> None:
         make_batch=make_batch,
         evaluate=lambda: clip_stage.evaluate_clip(objective, held_out),
     )
+
+
+def run_clip(args, accelerator, scenes, validation) -> None:
+    """Stage `clip`."""
+    words = clip_tokenizer()
+    objective = clip_stage.ClipObjective(clip_stage.build_clip(words))
+    fit_clip(args, accelerator, objective, words, scenes, validation)
 
 
 def grounding_objective(args: argparse.Namespace, stage: str | None = None) -> ground_stage.GroundObjective:
@@ -201,23 +207,8 @@ def run_masks(args, accelerator, scenes, validation) -> None:
 
 def run_guidance(args, accelerator, scenes, validation) -> None:
     """Stage `guidance`."""
-    words, device = clip_tokenizer(), accelerator.device
     objective = mask_stage.GuidanceObjective(grounding_objective(args, "ground"))
-
-    def make_batch(step: int) -> dict:
-        indices, rng = draw(args, step, len(scenes))
-        return clip_stage.clip_batch(scenes, indices, words, rng, device)
-
-    held_out = clip_stage.clip_batch(
-        validation, np.arange(min(256, len(validation))), words, np.random.default_rng(0), device
-    )
-    fit(
-        args,
-        accelerator,
-        objective,
-        make_batch=make_batch,
-        evaluate=lambda: clip_stage.evaluate_clip(objective, held_out),
-    )
+    fit_clip(args, accelerator, objective, clip_tokenizer(), scenes, validation)
 
 
 def run_export(args, accelerator, scenes, validation) -> None:

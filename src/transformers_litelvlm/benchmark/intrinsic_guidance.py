@@ -7,17 +7,13 @@ whole unpruned prefill, vision tower and language model, that it is to be compar
 
 from __future__ import annotations
 
-import os
-import platform
 from typing import Any
 
 import torch
-import transformers
 
-from transformers_litelvlm.benchmark.timing import time_pairs
+from transformers_litelvlm.benchmark.timing import measured_on, time_pairs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import Qwen2_5_VLLite
-from transformers_litelvlm.version import __version__
 
 
 QUESTION_TOKENS = 24  # text of the prompt
@@ -124,15 +120,7 @@ def run_intrinsic_guidance(
         "pairs": pairs,
         "sentences": sentences,
         "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "transformers_litelvlm": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **measured_on(device),
         "ms_selection": [seconds * 1000 for seconds in times.first],
         "ms_prefill": [seconds * 1000 for seconds in times.second],
         "ms_pruned_prefill": [seconds * 1000 for seconds in pruned.first],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from transformers_litelvlm.evaluation.provenance import versions
+
+
+def measured_on(device: str) -> dict[str, Any]:
+    """What a time depends on beside the code: device, threads, other work on the machine, versions."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
+        # Other work on the cores hits the route with more and smaller steps harder.
+        "load_average": os.getloadavg()[0],
+        "versions": versions(),
+    }
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,14 @@ tower, which LLaVA never uses, and the projection of pruned tokens. This measure
 
 from __future__ import annotations
 
-import os
-import platform
 from typing import Any
 
 import torch
-import transformers
 from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaModel
 
-from transformers_litelvlm.benchmark.timing import PairedTimes, time_pairs
+from transformers_litelvlm.benchmark.timing import PairedTimes, measured_on, time_pairs
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteModel
-from transformers_litelvlm.version import __version__
 
 
 # The projector maps to the width of the language model. Projecting fewer tokens saves the more the wider that is, so a
@@ -157,16 +153,7 @@ def run_vision_tower(
         "sentence_tokens": sentence_tokens,
         "hidden_size": hidden_size,
         "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "threads": torch.get_num_threads(),
-        # Other work on the cores hits the route with more and smaller steps, the pruned one, harder.
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "transformers_litelvlm": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **measured_on(device),
         "ms_pruned": [seconds * 1000 for seconds in times.first],
         "ms_stock": [seconds * 1000 for seconds in times.second],
     }

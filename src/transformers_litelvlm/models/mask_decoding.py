@@ -52,6 +52,16 @@ class ReferringSegmentationOutput(ModelOutput):
     sequences: torch.Tensor | None = None
 
 
+def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None:
+    """Raises ValueError if a config has no mask decoder, but `class_name` needs one; `without_masks` is its parent."""
+    if config.mask_config is None or config.seg_token_id is None:
+        raise ValueError(
+            f"{class_name} needs `mask_config` and `seg_token_id` in its config, got "
+            f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
+            f"mask decoder load as {without_masks}."
+        )
+
+
 def states_before_seg(
     hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int
 ) -> tuple[torch.Tensor, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -10,15 +11,54 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.remote_code import class_reference, write_code
 
 
 logger = logging.get_logger(__name__)
 
 
+class GuidedProcessorMixin:
+    """For a processor with a `guidance_tokenizer` (or `None`), in front of upstream's class: loading and saving."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Upstream loads these two; the optional parts are ours to load."""
+        return ["image_processor", "tokenizer"]
+
+    def to_dict(self) -> dict[str, Any]:
+        shallow = copy.copy(self)
+        del shallow.guidance_tokenizer  # saved in files of its own
+        output = super(GuidedProcessorMixin, shallow).to_dict()
+        if output.get("auto_map") is None:
+            output.pop("auto_map", None)
+        return output
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
+        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
+
+        Args:
+            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
+        """
+        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
+        if self.guidance_tokenizer is not None:
+            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
+        files = super().save_pretrained(save_directory, **kwargs)
+        if save_code:
+            write_code(save_directory, [type(self).__module__])
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+        return files
+
+
+def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `from_pretrained` that say where a file comes from."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
 def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
     """The tokenizer in the sub-folder of a checkpoint, `None` where there is none (stock LLaVA)."""
-    hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    arguments = {name: kwargs[name] for name in hub if name in kwargs}
+    arguments = hub_arguments(kwargs)
     arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
     try:
         return AutoTokenizer.from_pretrained(source, **arguments)

@@ -14,6 +14,7 @@ from transformers_litelvlm.models.mask_decoding import (
     by_image,
     decode_masks,
     foreground_confidence,
+    require_mask_parts,
     resize_masks,
     states_before_seg,
     states_of_new_tokens,
@@ -33,12 +34,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
     _keys_to_ignore_on_load_unexpected: list[str] = []
 
     def __init__(self, config: LlavaLiteConfig) -> None:
-        if config.mask_config is None or config.seg_token_id is None:
-            raise ValueError(
-                f"{type(self).__name__} needs `mask_config` and `seg_token_id` in its config, got "
-                f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
-                "mask decoder load as LlavaLiteForConditionalGeneration."
-            )
+        require_mask_parts(config, type(self).__name__, "LlavaLiteForConditionalGeneration")
         super().__init__(config)
         hidden_size = config.text_config.hidden_size
         prompt_size = config.mask_config.prompt_encoder_config.hidden_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
@@ -19,8 +18,12 @@ from transformers_litelvlm.models.expressions import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.image_io import load_rgb_image
-from transformers_litelvlm.models.processor_parts import load_guidance_tokenizer, on_pil, read_images
-from transformers_litelvlm.models.remote_code import class_reference, write_code
+from transformers_litelvlm.models.processor_parts import (
+    GuidedProcessorMixin,
+    load_guidance_tokenizer,
+    on_pil,
+    read_images,
+)
 
 
 # Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.
@@ -38,7 +41,7 @@ DEFAULT_QUESTION_TEMPLATES = ("Please segment {expression} in this image.",)
 DEFAULT_ANSWER_TEMPLATES = ("It is [SEG].",)
 
 
-class LlavaLiteProcessor(LlavaProcessor):
+class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
     """[`~transformers.LlavaProcessor`] that also prepares the sentences that guide pruning and the inputs of SAM.
 
     Modifications: `processor(images, text, expressions=...)` adds `guidance_input_ids` and
@@ -254,37 +257,12 @@ class LlavaLiteProcessor(LlavaProcessor):
             sentences += [[question]] * prompt.count(self.image_token)
         return sentences if sentences and all(question for [question] in sentences) else None
 
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Upstream loads these two; the optional parts are ours to load."""
-        return ["image_processor", "tokenizer"]
-
     def to_dict(self) -> dict[str, Any]:
-        shallow = copy.copy(self)
-        del shallow.guidance_tokenizer  # saved in files of its own
-        output = super(LlavaLiteProcessor, shallow).to_dict()
-        if output.get("auto_map") is None:
-            output.pop("auto_map", None)
+        output = super().to_dict()
         if self.mask_image_processor is not None:
             # Upstream writes the name of the torchvision class; ours says what runs.
             output["mask_image_processor"]["image_processor_type"] = type(self.mask_image_processor).__name__
         return output
-
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
-        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
-
-        Args:
-            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
-        """
-        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
-        if self.guidance_tokenizer is not None:
-            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
-        files = super().save_pretrained(save_directory, **kwargs)
-        if save_code:
-            write_code(save_directory, [type(self).__module__])
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
-        return files
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, guidance_tokenizer=None, **kwargs: Any):

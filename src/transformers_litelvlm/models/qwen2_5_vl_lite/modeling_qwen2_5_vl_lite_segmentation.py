@@ -11,6 +11,7 @@ from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
     by_image,
     foreground_confidence,
+    require_mask_parts,
     states_before_seg,
     states_of_new_tokens,
 )
@@ -47,12 +48,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
     _keys_to_ignore_on_load_unexpected: list[str] = []
 
     def __init__(self, config: Qwen2_5_VLLiteConfig) -> None:
-        if config.mask_config is None or config.seg_token_id is None:
-            raise ValueError(
-                f"{type(self).__name__} needs `mask_config` and `seg_token_id` in its config, got "
-                f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
-                "mask decoder load as Qwen2_5_VLLiteForConditionalGeneration."
-            )
+        require_mask_parts(config, type(self).__name__, "Qwen2_5_VLLiteForConditionalGeneration")
         config.text_config.tie_last_hidden_states = False
         super().__init__(config)
         hidden_size = config.text_config.hidden_size

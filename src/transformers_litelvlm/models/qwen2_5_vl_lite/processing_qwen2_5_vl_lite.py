@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwen2_5_VLProcessor
@@ -15,7 +13,13 @@ from transformers_litelvlm.models.expressions import (
     nest_expressions,
     tokenize_guidance,
 )
-from transformers_litelvlm.models.processor_parts import load_guidance_tokenizer, on_pil, read_images
+from transformers_litelvlm.models.processor_parts import (
+    GuidedProcessorMixin,
+    hub_arguments,
+    load_guidance_tokenizer,
+    on_pil,
+    read_images,
+)
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     ANSWER_TEMPLATES,
@@ -25,13 +29,12 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
-from transformers_litelvlm.models.remote_code import class_reference, write_code
 
 
 _SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
 
 
-class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, Qwen2_5_VLProcessor):
+class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwen2_5_VLProcessor):
     """[`~transformers.Qwen2_5_VLProcessor`] that also prepares the sentences that guide pruning.
 
     Modifications: `processor(images, text, videos, expressions=...)` adds `guidance_input_ids` and
@@ -164,35 +167,6 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, Qwen2_5_VLProcessor):
         return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
 
     @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Upstream loads these two; the others are ours to load. Upstream's video processor needs torchvision."""
-        return ["image_processor", "tokenizer"]
-
-    def to_dict(self) -> dict[str, Any]:
-        shallow = copy.copy(self)
-        del shallow.guidance_tokenizer  # saved in files of its own
-        output = super(Qwen2_5_VLLiteProcessor, shallow).to_dict()
-        if output.get("auto_map") is None:
-            output.pop("auto_map", None)
-        return output
-
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
-        """As upstream; a guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
-
-        Args:
-            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
-        """
-        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
-        if self.guidance_tokenizer is not None:
-            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
-        files = super().save_pretrained(save_directory, **kwargs)
-        if save_code:
-            write_code(save_directory, [type(self).__module__])
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
-        return files
-
-    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, guidance_model=None, **kwargs: Any):
         """As upstream.
 
@@ -201,10 +175,9 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, Qwen2_5_VLProcessor):
                 checkpoint was saved with it.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-        arguments = {name: kwargs[name] for name in hub if name in kwargs}
+        # Upstream's own video processor needs torchvision.
         processor.video_processor = Qwen2_5_VLLiteVideoProcessor.from_pretrained(
-            pretrained_model_name_or_path, **arguments
+            pretrained_model_name_or_path, **hub_arguments(kwargs)
         )
         if guidance_model is not None:
             processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model)
