@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,14 @@ import transformers
 
 import transformers_litelvlm
 from transformers_litelvlm.version import __version__
+
+
+# Of an address `scheme://user:password@host`; of a Hub token; of `?token=...` and its like.
+_SECRETS = (
+    r"(\w+://)[^/\s@]+(?=@)",
+    r"\b(hf_)\w{8,}",
+    r"(?i)\b((?:token|key|secret|password|signature|sig|credential)=)[^&\s'\"]+",
+)
 
 
 def versions() -> dict[str, str]:
@@ -56,6 +65,21 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def without_secrets(value: Any) -> Any:
+    """
+    A text, or list of texts, that may be published: passwords in addresses and tokens of the Hub become `***`.
+
+    Anything else comes back as it is.
+    """
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for pattern in _SECRETS:
+        value = re.sub(pattern, r"\1***", value)
+    return value
 
 
 def weights_digest(model: torch.nn.Module) -> str:
