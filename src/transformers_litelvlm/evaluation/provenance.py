@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import platform
 import re
+import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import transformers_litelvlm
 from transformers_litelvlm.version import __version__
 
 
+# What `litelvlm evaluate` tells the processes that it starts.
+COMMAND_VARIABLE = "LITELVLM_COMMAND"
 # Of an address `scheme://user:password@host`; of a Hub token; of `?token=...` and its like.
 _SECRETS = (
     r"(\w+://)[^/\s@]+(?=@)",
@@ -33,6 +38,21 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def typed_command(program: str, arguments: Sequence[str]) -> str:
+    """
+    The line to type for what runs now.
+
+    Args:
+        program (`str`): How it was started, without its arguments.
+        arguments (`Sequence[str]`): Those.
+
+    Returns:
+        `str`: Quoted for a shell, without secrets; that of the process that started this one, if it says so.
+    """
+    command = os.environ.get(COMMAND_VARIABLE) or f"{program} {shlex.join(arguments)}".strip()
+    return without_secrets(command)
 
 
 def git_commit() -> str | None:

@@ -24,7 +24,7 @@ from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
-from transformers_litelvlm.evaluation.provenance import versions, weights_digest
+from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore
 from transformers_litelvlm.evaluation.report import Sweep, write_report
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
@@ -172,7 +172,7 @@ def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
 
 def _settings(args: EvaluationArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
     """Everything that records depend on."""
-    options = {name: value for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
+    options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
     # Data that changed under the same name: by their number, or where that is not known, by the size of the file.
     source = Path(args.source or "")
     data = {
