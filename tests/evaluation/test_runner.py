@@ -114,6 +114,38 @@ def test_no_space_left(reference, tmp_path, monkeypatch):
     assert_same(tmp_path, reference)
 
 
+def test_no_space_for_the_report(reference, tmp_path, monkeypatch):
+    write = Path.write_text
+
+    def full_disk(self, *args, **kwargs):
+        if self.name == "results.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full_disk)
+        with pytest.raises(OSError, match="No space left for the results in"):
+            evaluate(options(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["batches", "settings.json"]  # all of it or nothing
+    measured = []
+    monkeypatch.setattr(runner, "measure_batch", lambda *args: measured.append(args))
+    evaluate(options(tmp_path))
+    assert not measured  # every batch was there
+    assert_same(tmp_path, reference)
+
+
+def test_malicious_references_are_refused(tmp_path, capsys):
+    (tmp_path / "refcoco").mkdir()
+    (tmp_path / "train2014").mkdir()
+    program = b"cbuiltins\neval\n(S'open(\"" + str(tmp_path / "ran").encode() + b'", "w")\'\ntR.'
+    (tmp_path / "refcoco" / "refs(unc).p").write_bytes(program)
+    words = ["--dataset", "refcoco", "--split", "val", "--source", str(tmp_path), "--processes", "1"]
+    assert main(["evaluate", "--output-dir", str(tmp_path / "results"), *words]) == 2
+    *_, error = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("litelvlm: error: ") and "refused: it asks for `builtins.eval`" in error
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "results").exists()
+
+
 def test_refuses_the_folder_of_another_configuration(reference):
     before = (reference / "results.json").read_bytes()
     with pytest.raises(OtherConfigurationError, match=r"budgets: there \[16\], now \[32\]"):

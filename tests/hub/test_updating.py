@@ -14,14 +14,19 @@ from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegme
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.hub.measured import BEGIN, END
+from transformers_litelvlm.hub.metadata import replace_model_index
 from transformers_litelvlm.hub.results import read_results
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
-    """The embedded checkpoint with its card, without its weights."""
+    """The embedded checkpoint, without its weights, and with its card as it was before anything was measured."""
     folder = tmp_path / "refshapes_tiny"
     shutil.copytree(DEFAULT_CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    before, _, rest = card_of(folder).partition(BEGIN)
+    card = replace_model_index(before.rstrip() + rest.partition(END)[2], folder.name, [])
+    assert BEGIN not in card and "model-index" not in card
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.hub.metadata import describe
-from transformers_litelvlm.hub.results import METRICS, CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.metadata import describe, describe_layout
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
 
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
@@ -65,16 +65,28 @@ def measured_presets(
 
 def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None) -> dict[str, Any]:
     dataset, environment = results.dataset, results.environment
+    layouts = {layout for group in results.groups if (layout := describe_layout(group))}
+    is_common = len(layouts) == 1  # said once
     presets = []
     for name, group in measured_presets(results, pruning, num_tokens).items():
         tokens = _tokens(pruning.apply_preset(name), num_tokens)
-        presets.append([f"`{name}`", tokens, *(_figures(group) if group else ["not measured", "", ""])])
+        unknown = ["not measured", *[""] * len(results.metrics)]
+        presets.append([f"`{name}`", tokens, *(_figures(group) if group else unknown)])
+    sentences = "sentences" if results.kind == "images" else "expressions"
     protocol = f", protocol `{dataset['protocol']}`" if dataset.get("protocol") else ""
+    part = "; this is not the whole split" if dataset.get("counts_match") is False else ""
     return {
         "title": f"{dataset['name']}, {dataset['split']}",
-        "sentences": f"{dataset['num_expressions']} sentences about {dataset['num_images']} images{protocol}",
+        "size": f"{dataset['num_expressions']} {sentences} about {dataset[f'num_{results.kind}']} {results.kind}"
+        f"{protocol}{part}",
+        "kind": results.kind,
+        "method": pruning.method,
+        "titles": list(results.metrics.values()),
         "presets": presets,
-        "runs": [[describe(group), group.tokens(num_tokens), *_figures(group)] for group in results.groups],
+        "layout": ", ".join(layouts) if is_common else "",
+        "runs": [
+            [describe(group, not is_common), group.tokens(num_tokens), *_figures(group)] for group in results.groups
+        ],
         "environment": _environment(results),
         "command": environment.get("command"),
         "settings": json.dumps(results.settings, sort_keys=True),
@@ -83,10 +95,10 @@ def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | 
 
 def _figures(group: MeasuredGroup) -> list[str]:
     cells = []
-    for name in METRICS:
+    for name in group.metrics:
         low, high = group.intervals[name]
         cells.append(f"{group.metrics[name]:.3f} [{low:.3f}, {high:.3f}]")
-    shares = [f"{100 * group.retention[name]:.1f} %" for name in METRICS if name in group.retention]
+    shares = [f"{100 * group.retention[name]:.1f} %" for name in group.metrics if name in group.retention]
     return [*cells, " / ".join(shares) or "unknown"]
 
 
@@ -116,5 +128,5 @@ def _environment(results: MeasuredResults) -> str:
         )
         if part
     )
-    date = f" on {environment['date']}" if environment.get("date") else ""
+    date = f" on {environment['date'][:10]}" if environment.get("date") else ""
     return f"Measured{date} with {', '.join(versions)}{commit}; {device}."

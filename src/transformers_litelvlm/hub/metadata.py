@@ -12,9 +12,14 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from huggingface_hub.utils import yaml_dump
 
-from transformers_litelvlm.hub.results import METRICS, CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
 
 
+# Type, one of the Hub's, and name.
+_TASKS = {
+    "images": ("image-segmentation", "referring segmentation"),
+    "videos": ("mask-generation", "referring video segmentation"),
+}
 # In the arguments of a metric: that the entry is ours, and may be replaced by newer results.
 _MARK = "measured_with"
 # A block of top-level YAML: the line of the key, then what is indented, a list item or empty.
@@ -22,12 +27,13 @@ _MODEL_INDEX = re.compile(r"^model-index:.*\n(?:(?:[ \t-].*)?\n)*", re.MULTILINE
 
 
 def eval_results(results: MeasuredResults) -> list[EvalResult]:
-    """gIoU and cIoU of every group as entries of `model-index`; settings and intervals are in `metric_args`."""
+    """The metrics of every group as entries of `model-index`; settings and intervals are in `metric_args`."""
     dataset = results.dataset
+    task_type, task_name = _TASKS[results.kind]
     return [
         EvalResult(
-            task_type="image-segmentation",
-            task_name="referring segmentation",
+            task_type=task_type,
+            task_name=task_name,
             dataset_type=hub_dataset(results) or dataset["name"],
             dataset_name=dataset["name"],
             dataset_split=dataset["split"],
@@ -38,13 +44,13 @@ def eval_results(results: MeasuredResults) -> list[EvalResult]:
             metric_args=_arguments(results, group, metric),
         )
         for group in results.groups
-        for metric, name in METRICS.items()
+        for metric, name in results.metrics.items()
     ]
 
 
 def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, EvalResultEntry]:
     """
-    Entries for the `.eval_results` folder of a model repository: file name -> gIoU of a group.
+    Entries for the `.eval_results` folder of a model repository: file name -> gIoU, or J&F, of a group.
 
     The Hub shows them where the data set is a registered benchmark; `task_id` is the id of a task in its `eval.yaml`.
     Every variant has a file of its own, with its settings in `notes`.
@@ -57,13 +63,14 @@ def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, Eva
         source = results.dataset.get("source")
         raise CardError(f"{results.file}: `.eval_results` are for data sets on the Hub, not {source!r}")
     entries = {}
+    metric, metric_name = next(iter(results.metrics.items()))
     for group in results.groups:
-        notes = f"gIoU, {_setting(results, group)}"
+        notes = f"{metric_name}, {_setting(results, group)}"
         name = re.sub(r"[^a-z0-9]+", "_", f"{dataset_id} {task_id} {notes}".lower()).strip("_")
         entries[f"{name}.yaml"] = EvalResultEntry(
             dataset_id=dataset_id,
             task_id=task_id,
-            value=group.metrics["giou"],
+            value=group.metrics[metric],
             dataset_revision=results.dataset.get("revision"),
             date=results.environment.get("date"),
             notes=notes,
@@ -77,16 +84,19 @@ def hub_dataset(results: MeasuredResults) -> str | None:
     return source if isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) else None
 
 
-def describe(group: MeasuredGroup) -> str:
+def describe(group: MeasuredGroup, with_layout: bool = True) -> str:
     """Method with what is not its default: `litelvlm, context_share=0.5, reference order, compact positions`."""
     parts = [group.method, *(f"{name}={value}" for name, value in group.method_options.items() if value is not None)]
-    if group.token_order is not None and group.method != "none":
-        parts.append(f"{group.token_order} order")
-    if group.position_ids is not None and group.method != "none":
-        parts.append(f"{group.position_ids} positions")
+    parts += [layout] if with_layout and (layout := describe_layout(group)) else []
     if group.num_seeds > 1:
         parts.append(f"mean of {group.num_seeds} seeds")
     return ", ".join(parts)
+
+
+def describe_layout(group: MeasuredGroup) -> str:
+    """`reference order, compact positions`; nothing for the unpruned model."""
+    layout = {"order": group.token_order, "positions": group.position_ids}
+    return ", ".join(f"{value} {name}" for name, value in layout.items() if value and group.method != "none")
 
 
 def _setting(results: MeasuredResults, group: MeasuredGroup) -> str:

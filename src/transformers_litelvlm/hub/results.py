@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 
 
 SCHEMA = "litelvlm-results/1"
-METRICS = {"giou": "gIoU", "ciou": "cIoU"}
+# Of images and of videos, the main one first.
+METRICS = {"images": {"giou": "gIoU", "ciou": "cIoU"}, "videos": {"j_and_f": "J&F", "j": "J", "f": "F"}}
 
 
 class CardError(ValueError):
@@ -76,6 +78,16 @@ class MeasuredResults:
     environment: dict[str, Any]
     groups: list[MeasuredGroup]
 
+    @property
+    def kind(self) -> str:
+        """`"images"` or `"videos"`."""
+        return self.dataset.get("kind", "images")
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Names of the metrics, and how they are written."""
+        return METRICS[self.kind]
+
 
 def read_results(path: str | os.PathLike) -> MeasuredResults:
     """
@@ -95,12 +107,17 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     for section, key in (("model", "path_or_id"), ("model", "class"), ("dataset", "name"), ("dataset", "split")):
         if not isinstance(sections[section].get(key), str):
             raise CardError(f"{path}: `{section}.{key}` must be a text, got {sections[section].get(key)!r}")
-    for section, key in (("model", "num_visual_tokens"), ("dataset", "num_images"), ("dataset", "num_expressions")):
+    kind = sections["dataset"].get("kind", "images")
+    if kind not in METRICS:
+        raise CardError(f"{path}: `dataset.kind` must be one of {', '.join(METRICS)}, got {kind!r}")
+    for section, key in (("model", "num_visual_tokens"), ("dataset", f"num_{kind}"), ("dataset", "num_expressions")):
         _check_count(f"{path}: `{section}.{key}`", sections[section].get(key), optional=section == "model")
     groups = content.get("groups")
     if not isinstance(groups, list) or not groups:
         raise CardError(f"{path}: `groups` holds no results: let the evaluation finish first")
-    read = [_group(f"{path}: `groups[{index}]", group) for index, group in enumerate(groups)]
+    if all(isinstance(group, dict) and group.get("metrics") == {} for group in groups):
+        raise CardError(f"{path} holds no scores: the masks of {sections['dataset']['name']} are on a server")
+    read = [_group(f"{path}: `groups[{index}]", group, METRICS[kind]) for index, group in enumerate(groups)]
     return MeasuredResults(file=os.fspath(path), groups=read, **sections)
 
 
@@ -146,7 +163,7 @@ def _object(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _group(where: str, group: Any) -> MeasuredGroup:
+def _group(where: str, group: Any, names: Iterable[str]) -> MeasuredGroup:
     if not isinstance(_object(f"{where}`", group).get("method"), str):
         raise CardError(f"{where}.method` must be a text, got {group.get('method')!r}")
     metrics = _object(f"{where}.metrics`", group.get("metrics"))
@@ -165,12 +182,12 @@ def _group(where: str, group: Any) -> MeasuredGroup:
         token_order=group.get("token_order"),
         position_ids=group.get("position_ids"),
         num_seeds=group.get("num_seeds") or 1,
-        metrics={name: _fraction(f"{where}.metrics.{name}`", metrics.get(name)) for name in METRICS},
-        intervals={name: _interval(f"{where}.intervals.{name}`", intervals.get(name)) for name in METRICS},
+        metrics={name: _fraction(f"{where}.metrics.{name}`", metrics.get(name)) for name in names},
+        intervals={name: _interval(f"{where}.intervals.{name}`", intervals.get(name)) for name in names},
         retention={
             # Pruning may also help, so more than 1 is possible.
             name: _fraction(f"{where}.retention.{name}`", retention[name], largest=math.inf)
-            for name in METRICS
+            for name in names
             if retention.get(name) is not None
         },
     )

@@ -98,7 +98,7 @@ class EncodedVideo(NamedTuple):
 def encode_video(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> EncodedVideo:
     """Features of the frames `pixel_values` (F, 3, S, S) of a video, for several calls of [`track_hidden_tokens`].
 
-    Of a large SAM 2 they are about 17 MB per frame in float32, all of which are kept.
+    All are kept: 17 MB per frame in float32 where S is 1024.
     """
     features: list[dict[str, list[torch.Tensor]]] = []
     with _parameters_at_hand(mask_model):
