@@ -122,10 +122,7 @@ class SweepSegmenter:
         text_embeds: list[torch.Tensor | None] = [None] * len(chunks)
         if "guidance_input_ids" in chunks[0]:
             with watch.stage("guidance"):
-                text_embeds = [
-                    base.guidance.encode_text(chunk["guidance_input_ids"], chunk["guidance_attention_mask"])
-                    for chunk in chunks
-                ]
+                text_embeds = [base.guidance.encode_text(chunk["guidance_input_ids"]) for chunk in chunks]
         return SharedEncodings(chunks, states, for_masks, text_embeds, watch.milliseconds)
 
     @torch.inference_mode()

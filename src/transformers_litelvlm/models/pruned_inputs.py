@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
+from transformers_litelvlm.models.prompt_compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 
@@ -56,6 +56,7 @@ class PrunedInputs(NamedTuple):
     plan: CompactionPlan | None = None
     video_features: PrunedImageFeatures | None = None
     full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
+    is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
 
     def what_stayed(self, stages: Sequence[Selection] = ()) -> dict[str, Any]:
         """Fields of the models' outputs about the visual tokens that stayed.
@@ -173,19 +174,22 @@ def prune_inputs(
         },
     }
     encoded = dict(mm_encoder_outputs or {})
-    if pixels:
-        if encoded or not model.config.pruning_config.is_on:  # a contradiction that upstream reports, or off
-            return PrunedInputs(inputs)
-        for modality, values in pixels.items():
-            encode = getattr(model, f"get_{modality}_features")
-            encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
+    if pixels and (encoded or not model.config.pruning_config.is_on):  # a contradiction that upstream reports, or off
+        return PrunedInputs(inputs)
+    # What shapes depend on is asked of the device now: later, it would have to finish the vision tower first.
+    modalities = list(pixels) or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
+    masks = {name: _placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
+    counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
+    for modality, values in pixels.items():
+        encode = getattr(model, f"get_{modality}_features")
+        encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
     pruned = {name: output for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)}
     if pixels or pruned:
         # Plain outputs: `generate` expands and slices them, and only knows upstream's fields.
         plain = {n: BaseModelOutputWithPooling(pooler_output=output.pooler_output) for n, output in pruned.items()}
         inputs.update({PIXELS[modality]: None for modality in pixels}, mm_encoder_outputs={**encoded, **plain})
 
-    plan = _plan(model, pruned, input_ids, inputs_embeds, attention_mask)
+    plan = _plan(pruned, masks, counts, attention_mask)
     if plan is not None:
         if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
             position_ids = full_positions()
@@ -203,24 +207,26 @@ def prune_inputs(
             inputs["labels"] = plan.apply(labels, -100)
         if mm_token_type_ids is not None:
             inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
-    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids)
+    is_visual = None if plan is None or "image" not in masks else plan.apply(masks["image"], False)
+    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids, is_visual)
 
 
 def _plan(
-    model: PreTrainedModel,
     pruned: dict[str, PrunedImageFeatures],
-    input_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
+    masks: dict[str, torch.Tensor],
+    counts: dict[str, PromptCounts],
     attention_mask: torch.Tensor | None,
 ) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
     plan = None
     for modality, features in pruned.items():
-        mask = _placeholder_mask(model, modality, input_ids, inputs_embeds)
-        attended = attention_mask
+        mask, attended, counted = masks[modality], attention_mask, counts[modality]
         if plan is not None:
             mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
-        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality)
+            counted = PromptCounts(counted.placeholders, *plan.padding)
+        step = plan_compaction(
+            mask, features.retained_indices, features.num_visual_tokens, attended, modality, counted
+        )
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan

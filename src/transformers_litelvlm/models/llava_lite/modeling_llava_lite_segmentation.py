@@ -158,7 +158,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        outputs = self.model(**pruned.model_inputs, use_cache=False)
+        outputs = self.model(**pruned.model_inputs, pruned=pruned, use_cache=False)
         if pruned.features is None:  # what stayed is known only now, where tokens left inside the language model
             stayed = PrunedImageFeatures(
                 retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights
