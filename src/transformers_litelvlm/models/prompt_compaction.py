@@ -70,7 +70,7 @@ class CompactionPlan:
 
 
 def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
-    """What [`plan_compaction`] has to know on the host. Asks the device, so it is best called before the device is busy.
+    """What [`plan_compaction`] has to know on the host. This asks the device: best before it has much to do.
 
     Args:
         is_placeholder, attention_mask: see [`plan_compaction`].

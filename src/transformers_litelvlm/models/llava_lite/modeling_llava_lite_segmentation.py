@@ -20,14 +20,15 @@ from transformers_litelvlm.models.mask_decoding import (
     states_of_new_tokens,
 )
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.sam_attention import use_headwise_attention
 
 
 class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
     """[`LlavaLiteForConditionalGeneration`] with a [SEG] projection and a mask decoder.
 
     Modifications: `text_hidden_fcs` projects the hidden state before each [SEG] to a prompt of `mask_model`, a stock
-    [`~transformers.SamModel`]; [`segment`] and [`generate_masks`] return masks at the original size. The wiring is
-    that of LISA and GLaMM; their names for the parts are kept.
+    [`~transformers.SamModel`] whose image encoder mixes some heads at a time; [`segment`] and [`generate_masks`]
+    return masks at the original size. The wiring is that of LISA and GLaMM; their names for the parts are kept.
     """
 
     # Everything is expected here: nothing of the folder is left over.
@@ -42,6 +43,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size)
         )
         self.mask_model = AutoModel.from_config(config.mask_config)
+        use_headwise_attention(self.mask_model.vision_encoder)
         self.post_init()
 
     def encode_for_masks(self, mask_pixel_values: torch.Tensor) -> torch.Tensor:
