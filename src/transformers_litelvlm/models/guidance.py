@@ -121,6 +121,13 @@ class SideClip(ClipGuidance):
         super().__init__(config.text_config, config.vision_config.hidden_size, config.projection_dim)
         self.vision_model = AutoModel.from_config(config.vision_config)
 
+    def encode_pictures(self, pixel_values: torch.Tensor) -> TowerStates:
+        """The vision tower's states for pictures (B, 3, S, S); its layers run when a method asks."""
+        tower = self.vision_model
+        # As in LLaVA: what the last layer reads.
+        layer_index = len(tower.encoder.layers) - 1
+        return TowerStates.of(tower, pixel_values.to(self.visual_projection.weight.dtype), layer_index)
+
 
 class SideClipEvidence(VisualEvidence):
     """Evidence from a [`SideClip`] about the tokens of another tower, on the grid of that tower.
@@ -132,7 +139,7 @@ class SideClipEvidence(VisualEvidence):
 
     Args:
         clip: the side CLIP.
-        pixel_values: (B, 3, S, S) for CLIP; `None` for methods that ask nothing of it.
+        pictures: (B, 3, S, S) for CLIP, or its states of them; `None` for methods that ask nothing of it.
         features: (B, h * w, D) the visual tokens.
         grid: (h, w).
         input_ids, attention_mask: (B, T, L) CLIP tokens of the expressions; `None` for methods without text.
@@ -141,7 +148,7 @@ class SideClipEvidence(VisualEvidence):
     def __init__(
         self,
         clip: SideClip,
-        pixel_values: torch.Tensor | None,
+        pictures: torch.Tensor | TowerStates | None,
         features: torch.Tensor,
         grid: tuple[int, int],
         input_ids: torch.Tensor | None = None,
@@ -149,21 +156,19 @@ class SideClipEvidence(VisualEvidence):
     ) -> None:
         self.features = features
         self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._clip, self._pixel_values, self.grid = clip, pixel_values, grid
+        self._clip, self._pictures, self.grid = clip, pictures, grid
         self._input_ids, self._attention_mask = input_ids, attention_mask
 
     @cached_property
     def _on_patches(self) -> ClipTowerEvidence:
-        if self._pixel_values is None:
+        if self._pictures is None:
             raise ValueError(
                 "With `guidance='clip'` the model needs `guidance_pixel_values`: load the processor with "
                 "`guidance_model=` (a CLIP checkpoint) and pass its whole output to the model."
             )
-        tower = self._clip.vision_model
-        # As in LLaVA: what the last layer reads.
-        layer_index = len(tower.encoder.layers) - 1
-        pixel_values = self._pixel_values.to(self._clip.visual_projection.weight.dtype)
-        states = TowerStates.of(tower, pixel_values, layer_index)
+        states = (
+            self._pictures if isinstance(self._pictures, TowerStates) else self._clip.encode_pictures(self._pictures)
+        )
         return ClipTowerEvidence(states, self._clip, None, self._input_ids, self._attention_mask)
 
     def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:

@@ -83,6 +83,33 @@ def encode_images(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> lis
         return mask_model.get_image_embeddings(pixel_values)
 
 
+class EncodedVideo(NamedTuple):
+    """Frames of a video and SAM 2's features of them, which no prompt changes.
+
+    Attributes:
+        pixel_values: (F, 3, S, S).
+        features: of each frame what a session of upstream remembers of it.
+    """
+
+    pixel_values: torch.Tensor
+    features: list[dict[str, list[torch.Tensor]]]
+
+
+def encode_video(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> EncodedVideo:
+    """Features of the frames `pixel_values` (F, 3, S, S) of a video, for several calls of [`track_hidden_tokens`].
+
+    Of a large SAM 2 they are about 17 MB per frame in float32, all of which are kept.
+    """
+    features: list[dict[str, list[torch.Tensor]]] = []
+    with _parameters_at_hand(mask_model):
+        for frame in pixel_values:  # one by one, as upstream does
+            output = mask_model.get_image_features(frame.unsqueeze(0), return_dict=True)
+            # Encodings of the positions are the same for all frames, and larger than the features.
+            positions = features[0]["vision_pos_embeds"] if features else output.fpn_position_encoding
+            features.append({"vision_feats": output.fpn_hidden_states, "vision_pos_embeds": positions})
+    return EncodedVideo(pixel_values, features)
+
+
 def decode_hidden_tokens(
     mask_model: Sam2VideoModel, image_features: list[torch.Tensor], hidden_tokens: torch.Tensor
 ) -> DecodedMasks:
@@ -131,7 +158,7 @@ def decode_hidden_tokens(
 
 
 def track_hidden_tokens(
-    mask_model: Sam2VideoModel, pixel_values: torch.Tensor, hidden_tokens: torch.Tensor
+    mask_model: Sam2VideoModel, video: torch.Tensor | EncodedVideo, hidden_tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, DecodedMasks]:
     """Masks of T objects in every frame of a video: prompted on frame 0, then followed forward through SAM 2's memory.
 
@@ -139,19 +166,23 @@ def track_hidden_tokens(
     use does not grow with the number of frames, apart from the frames themselves and the masks.
 
     Args:
-        pixel_values: (F, 3, S, S) the frames.
+        video: (F, 3, S, S) the frames, or what [`encode_video`] made of them.
         hidden_tokens: (T, 2, C).
 
     Returns:
         Logits (T, F, h, w), object scores (T, F), and [`DecodedMasks`] of frame 0, with B = 1.
     """
+    pixel_values, known = video if isinstance(video, EncodedVideo) else (video, [])
     session = Sam2VideoInferenceSession(
         video=pixel_values,
         inference_device=pixel_values.device,
         inference_state_device=pixel_values.device,
         video_storage_device=pixel_values.device,
         dtype=pixel_values.dtype,
+        max_vision_features_cache_size=len(known) or 1,
     )
+    for index, features in enumerate(known):
+        session.cache.cache_vision_features(index, features)
     first = _start_tracking(mask_model, session, hidden_tokens)
     masks, scores = [first.low_res_masks[0]], [first.object_scores[0]]
     config = mask_model.config

@@ -33,6 +33,13 @@ class TowerStates:
         rows, columns = (side // patch for side, patch in zip(pixel_values.shape[-2:], weight.shape[-2:]))
         return cls(tower, num_layers, (rows, columns), embeddings)
 
+    def __len__(self) -> int:
+        return len(self._known[0])
+
+    @property
+    def device(self) -> torch.device:
+        return self._known[0].device
+
     def __getitem__(self, places: torch.Tensor) -> TowerStates:
         part = TowerStates(self.tower, self.num_layers, self.grid, self._known[0][places])
         part._whole, part._places = self, places

@@ -189,20 +189,19 @@ def hand_wired(inputs, tied):
     before_norm = []
     qwen.model.language_model.norm.register_forward_pre_hook(lambda module, args: before_norm.append(args[0]))
     masks, scores = [], []
-    patches = inputs["video_grid_thw"].prod(-1).tolist()
-    for row, pixels in enumerate(inputs["pixel_values_videos"].split(patches)):
+    pixels = inputs["pixel_values_videos"].split(inputs["video_grid_thw"].prod(-1).tolist())
+    for row, medium in enumerate(inputs["dialogue_images"].tolist()):
         real = inputs["attention_mask"][row].bool()
         ids = inputs["input_ids"][row][real][None]
         qwen(
             input_ids=ids,
-            pixel_values_videos=pixels,
-            video_grid_thw=inputs["video_grid_thw"][row : row + 1],
+            pixel_values_videos=pixels[medium],
+            video_grid_thw=inputs["video_grid_thw"][medium : medium + 1],
             mm_token_type_ids=inputs["mm_token_type_ids"][row][real][None],
-            second_per_grid_ts=inputs["second_per_grid_ts"][row : row + 1],
+            second_per_grid_ts=inputs["second_per_grid_ts"][medium : medium + 1],
         )
         [position] = (ids[0] == SEG).nonzero()[0] - 1
         sam2.prompt_encoder.hidden_tokens = head(before_norm.pop()[0, position]).view(2, -1)
-        medium = int(inputs["dialogue_images"][row])
         output = sam2._single_frame_forward(pixel_values=inputs["mask_pixel_values"][medium][None])
         size = inputs["original_sizes"][medium].tolist()
         masks.append(torch.nn.functional.interpolate(output.pred_masks, size, mode="bilinear")[0, 0])
@@ -286,7 +285,7 @@ def test_with_a_clip(tmp_path, model, processor):
     weights = tiny_clip().vision_model.state_dict()
     assert all(torch.equal(value, weights[n]) for n, value in guided.model.guidance.vision_model.state_dict().items())
     inputs = questions(with_clip)
-    assert inputs["guidance_pixel_values"].shape == (3, 3, 32, 32)
+    assert inputs["guidance_pixel_values"].shape == (2, 3, 32, 32)  # of two pictures, three dialogues
     assert torch.equal(guided.segment(**inputs).low_res_masks, model.segment(**questions(processor)).low_res_masks)
     guided.config.pruning_budget = model.config.pruning_budget = 10
     kept, intrinsic = guided.segment(**inputs).retained_indices, model.segment(**questions(processor)).retained_indices

@@ -25,6 +25,7 @@ from tests.models.qwen2_5_vl_lite.tiny import (
     tiny_config,
     tiny_tokenizer,
 )
+from transformers_litelvlm.cli.main import main
 
 
 SAM2 = FIXTURES / "sam2_reference.safetensors"
@@ -127,3 +128,12 @@ def write_unipixel(folder: Path, legacy: bool = True, tied: bool = True) -> Path
     settings = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL}
     Qwen2VLImageProcessorPil(**settings).save_pretrained(folder)
     return folder
+
+
+def tiny_checkpoint(folder: Path, clip: Path | None = None) -> Path:
+    """A tiny converted UniPixel, as users have it."""
+    write_unipixel(folder / "source")
+    target = folder / "lite"
+    words = ["convert", "unipixel", str(folder / "source"), str(target)]
+    assert main([*words, *([] if clip is None else ["--clip", str(clip)])]) == 0
+    return target

@@ -19,6 +19,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from transformers_litelvlm.models.frame_selection import FrameGroup
 from transformers_litelvlm.models.guidance import SideClipEvidence
+from transformers_litelvlm.models.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import VisualEvidence
 
 
@@ -97,7 +98,7 @@ class FrameGuidance(ABC):
         grids: (t, h, w) of each of them, in visual tokens.
         grid_thw: (M, 3) the same in patches, as upstream has it.
         input_ids, attention_mask: (M, T, L) the expressions; `None` for methods without text.
-        pixel_values: (number of frames, 3, S, S) pictures for CLIP.
+        pixel_values: (number of frames, 3, S, S) pictures for CLIP, or its states of them.
 
     Raises:
         ValueError: if the inputs are not those that this guidance needs, or their numbers do not fit.
@@ -110,7 +111,7 @@ class FrameGuidance(ABC):
         grid_thw: torch.Tensor,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        pixel_values: torch.Tensor | None,
+        pixel_values: torch.Tensor | TowerStates | None,
     ) -> None:
         if input_ids is not None and len(input_ids) != len(grids):
             raise ValueError(
@@ -202,7 +203,8 @@ class SideClipGuidance(FrameGuidance):
         self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling
     ) -> VisualEvidence:
         pictures = self.pixel_values
-        pictures = None if pictures is None else torch.stack([pictures[frame] for frame in group.frames])
+        if pictures is not None:
+            pictures = pictures[torch.tensor(group.frames, device=pictures.device)]
         return SideClipEvidence(self.model.guidance, pictures, features, group.grid, *self.sentences(group))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.video_utils import VideoMetadata
 
-from transformers_litelvlm.models.expressions import match_templates, nest_expressions
+from transformers_litelvlm.models.expressions import match_templates, nest_expressions, tokenize_guidance
 from transformers_litelvlm.models.image_io import load_rgb_image
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     FRAMES_PER_SECOND,
@@ -23,10 +25,20 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 
 
 class SegmentationInputsMixin:
-    """Adds [`segmentation_inputs`] to a processor with the attributes that it reads."""
+    """Adds [`segmentation_inputs`] to a processor of Qwen2.5-VL."""
 
     one_expression_per_dialogue = True
 
+    # What the processor has.
+    __call__: Callable[..., Any]
+    apply_chat_template: Callable[..., Any]
+    create_mm_token_type_ids: Callable[[list[list[int]]], list[list[int]]]
+    visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
+    video_token: str
+    image_token: str
+    tokenizer: Any
+    guidance_tokenizer: Any
+    video_processor: Any
     mask_image_size: int | None
     question_templates: list[str]
     answer_templates: list[str]
@@ -62,11 +74,12 @@ class SegmentationInputsMixin:
             normalize: instead of `normalize_expressions`; `False` for whole sentences, as in ReasonSeg.
 
         Returns:
-            `BatchFeature` with `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L), `pixel_values_videos`,
-            `video_grid_thw` (B, 3), `second_per_grid_ts` (B,), `guidance_input_ids`, `guidance_attention_mask`
-            (B, 1, L), and for the masks of M pictures or videos `mask_pixel_values` (frames, 3, S, S),
-            `original_sizes` (M, 2), height before width, `dialogue_images` (B,), which of them each dialogue is about,
-            and for videos `mask_num_frames` (M,).
+            `BatchFeature`. Of B dialogues `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L),
+            `guidance_input_ids`, `guidance_attention_mask` (B, 1, L), and `dialogue_images` (B,), which picture or
+            video each is about. Of M pictures or videos `pixel_values_videos`, `video_grid_thw` (M, 3),
+            `second_per_grid_ts` (M,), `guidance_pixel_values` where this processor has a CLIP's, and for the masks
+            `mask_pixel_values` (frames, 3, S, S), `original_sizes` (M, 2), height before width, and for videos
+            `mask_num_frames` (M,).
 
         Raises:
             ValueError: for an unreadable picture, frames of different sizes, an empty expression, one that contains a
@@ -89,19 +102,18 @@ class SegmentationInputsMixin:
                 dialogues.append(self.dialogue(question, None if for_generation else answer))
                 guiding.append([sentence])
                 about.append(index)
-        seen = self._frames_for_language_model(media)
-        features = self(
-            videos=[seen[index][0] for index in about],
-            text=dialogues,
-            expressions=guiding,
-            video_metadata=[seen[index][1] for index in about],
-            do_resize=False,
-            do_sample_frames=False,
-            padding=True,
-            padding_side="left" if for_generation else "right",
-            return_tensors=return_tensors,
-        )
-        features["second_per_grid_ts"] = torch.as_tensor(features["second_per_grid_ts"], dtype=torch.float32)
+        # A picture is prepared once, whatever the number of dialogues about it.
+        features = self._media_features(media, return_tensors)
+        counts = [math.prod(grid) for grid in self.visual_token_grids(features)]
+        dialogues = [
+            dialogue.replace(self.video_token, self.video_token * counts[index])
+            for dialogue, index in zip(dialogues, about, strict=True)
+        ]
+        side = "left" if for_generation else "right"
+        tokens = self.tokenizer(dialogues, padding=True, padding_side=side, return_tensors=return_tensors)
+        types = torch.tensor(self.create_mm_token_type_ids(tokens["input_ids"].tolist()))
+        features.update(tokens, mm_token_type_ids=types)
+        features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, guiding))
         features["mask_pixel_values"] = torch.cat([frames_for_masks(m, self.mask_image_size) for m in media])
         features["original_sizes"] = torch.tensor([frames[0].size[::-1] for frames in media])
         features["dialogue_images"] = torch.tensor(about)
@@ -115,7 +127,7 @@ class SegmentationInputsMixin:
         Raises:
             ValueError: if it contains a placeholder, or nothing is left of it.
         """
-        for token in (self.image_token, self.video_token, self.seg_token):  # type: ignore[attr-defined]
+        for token in (self.image_token, self.video_token, self.seg_token):
             if token in expression:
                 raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
         should = self.normalize_expressions if normalize is None else normalize
@@ -133,23 +145,28 @@ class SegmentationInputsMixin:
         if answer is not None:
             turns.append(("assistant", [{"type": "text", "text": answer}]))
         messages = [{"role": role, "content": content} for role, content in turns]
-        return self.apply_chat_template(  # type: ignore[attr-defined]
-            messages, add_generation_prompt=answer is None, tokenize=False
-        )
+        return self.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
 
-    def _frames_for_language_model(self, media: list[list]) -> list[tuple[list, VideoMetadata]]:
-        processor = self.video_processor  # type: ignore[attr-defined]
+    def _media_features(self, media: list[list], return_tensors: str) -> BatchFeature:
+        """Of pictures or videos, what the language model and the guidance see."""
+        processor = self.video_processor
         factor = processor.patch_size * processor.merge_size
-        chosen = [[frames[index] for index in sample_frames(len(frames))] for frames in media]
-        return [
-            (
-                resize_frames(frames, factor),
-                VideoMetadata(
-                    total_num_frames=len(frames), fps=FRAMES_PER_SECOND, frames_indices=list(range(len(frames)))
-                ),
-            )
-            for frames in chosen
+        seen = [resize_frames([frames[index] for index in sample_frames(len(frames))], factor) for frames in media]
+        metadata = [
+            VideoMetadata(total_num_frames=len(f), fps=FRAMES_PER_SECOND, frames_indices=list(range(len(f))))
+            for f in seen
         ]
+        features = self(
+            videos=seen,
+            text=[self.video_token] * len(media),
+            video_metadata=metadata,
+            do_resize=False,
+            do_sample_frames=False,
+            padding=True,
+            return_tensors=return_tensors,
+        )
+        features["second_per_grid_ts"] = torch.as_tensor(features["second_per_grid_ts"], dtype=torch.float32)
+        return features
 
 
 def _read_media(images, videos) -> list[list]:
