@@ -121,6 +121,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(Qwen2_5_VLLiteForConditionalGenerat
         pruned = self.model.prune_prompt(input_ids=input_ids, **{**prompt, "attention_mask": attention_mask}, **kwargs)
         # The one state that is asked for is the last layer's, see the class.
         output = self.model(**pruned.model_inputs, use_cache=False, output_hidden_states=[-1])
+        pruned = pruned.completed_by(output)
         return self._decode(
             output.hidden_states[-1],
             pruned.model_inputs["input_ids"],
