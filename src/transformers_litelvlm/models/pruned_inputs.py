@@ -22,6 +22,12 @@ RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 # Modality -> the argument of `forward` that holds its pixels. In the order in which `generate` encodes them.
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
+# What the models' outputs call the indices, the weights and the stages of what stayed.
+_FIELDS = {
+    "image": ("retained_indices", "merge_weights", "retained_stages"),
+    "video": ("retained_video_indices", "video_merge_weights", "retained_video_stages"),
+}
+
 
 @dataclass
 class PrunedImageFeatures(BaseModelOutputWithPooling):
@@ -58,18 +64,31 @@ class PrunedInputs(NamedTuple):
     full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
     is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
 
-    def what_stayed(self, stages: Sequence[Selection] = ()) -> dict[str, Any]:
-        """Fields of the models' outputs about the visual tokens that stayed.
+    def what_stayed(self, stages: Sequence[dict[str, Any]] = (), modality: str = "image") -> dict[str, Any]:
+        """Fields of the models' outputs about the visual tokens of images (or videos) that stayed.
 
         Args:
-            stages: in terms of the N tokens of an image, what each layer of the language model left that pruned.
+            stages: of [`DecoderOutput`], what each layer of the language model left that pruned.
         """
-        last = stages[-1] if stages else None
-        return {
-            "retained_indices": self.retained_indices if last is None else last.indices,
-            "merge_weights": getattr(self.features, "merge_weights", None) if last is None else last.weights,
-            "retained_stages": tuple(stage.indices for stage in stages) or None,
-        }
+        features = {"image": self.features, "video": self.video_features}[modality]
+        own = [stage[modality] for stage in stages if modality in stage]
+        names = _FIELDS[modality]
+        if not own:
+            return dict(zip(names, (getattr(features, name, None) for name in ("retained_indices", "merge_weights"))))
+        return dict(zip(names, (*own[-1], tuple(stage.indices for stage in own))))
+
+    def completed_by(self, output: Any) -> PrunedInputs:
+        """The same with what stayed by a model's output, which alone knows it where tokens left inside the language
+        model."""
+        if self.features is not None or self.video_features is not None:
+            return self
+        features = (
+            PrunedImageFeatures(
+                retained_indices=getattr(output, indices, None), merge_weights=getattr(output, weights, None)
+            )
+            for indices, weights, _ in _FIELDS.values()
+        )
+        return self._replace(**dict(zip(("features", "video_features"), features)))
 
     @property
     def retained_indices(self) -> RetainedIndices | None:

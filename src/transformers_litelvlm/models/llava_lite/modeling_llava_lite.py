@@ -12,6 +12,7 @@ from transformers_litelvlm.models.decoder_forward import forward_in_decoder
 from transformers_litelvlm.models.feature_merging import merge_features
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.image_groups import Stage
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
@@ -25,7 +26,6 @@ from transformers_litelvlm.models.pruned_inputs import (
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.vision_tower import TowerStates
-from transformers_litelvlm.pruning.base import Selection
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -262,7 +262,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         pruned: PrunedInputs | None = None,
-        decoder_stages: list[Selection] | None = None,
+        decoder_stages: list[dict[str, Stage]] | None = None,
         **kwargs: Any,
     ) -> tuple | LlavaLiteModelOutputWithPast:
         """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
@@ -301,7 +301,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 outputs.image_hidden_states = features
             return LlavaLiteModelOutputWithPast(**outputs, **pruned.what_stayed())
         decoder_stages = [] if decoder_stages is None else decoder_stages
-        decoder_stages.extend(in_decoder.stages)
+        decoder_stages.extend(in_decoder.stages_of)
         output = LlavaLiteModelOutputWithPast(
             last_hidden_state=in_decoder.last_hidden_state,
             past_key_values=in_decoder.past_key_values,
@@ -375,7 +375,7 @@ class LlavaLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
-        stages: list[Selection] = []  # upstream's forward hands on the fields it knows, no others
+        stages: list[dict[str, Stage]] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
             **pruned.model_inputs,
             past_key_values=past_key_values,
