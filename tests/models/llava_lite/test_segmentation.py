@@ -206,3 +206,37 @@ def test_foreground_confidence_by_hand():
     probabilities = torch.tensor([[[0.5, 0.8], [0.6, 0.2]], [[0.1, 0.2], [0.3, 0.4]]])
     logits = probabilities.logit()
     torch.testing.assert_close(foreground_confidence(logits), torch.tensor([0.7, 0.0]))
+
+
+SHARED = [
+    {},
+    {"budget": 6},
+    {"budget": 6, "method": "visionzip"},
+    {"budget": 6, "method": "fastv", "method_options": {"layer": 1}},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pruning", SHARED)
+def test_dialogues_about_one_picture_share_the_vision_tower(model, images, pruning):
+    processor = tiny_processor()
+    processor.one_expression_per_dialogue = True
+    model.config.pruning_config = PruningConfig(**pruning)
+    inputs = processor.segmentation_inputs(images, SENTENCES)
+    assert inputs["pixel_values"].shape[0] == 3 and inputs["dialogue_images"].tolist() == [0, 0, 1, 2, 2, 2]
+    seen = []
+    handle = model.model.vision_tower.encoder.layers[0].register_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0]))
+    )
+    try:
+        together = model.segment(**inputs)
+    finally:
+        handle.remove()
+    assert seen == [3]
+    for image, sentences, logits in zip(images, SENTENCES, together.mask_logits, strict=True):
+        for sentence, own in zip(sentences, logits, strict=True):
+            alone = model.segment(**processor.segmentation_inputs(image, sentence))
+            torch.testing.assert_close(own, alone.mask_logits[0][0], atol=1e-5, rtol=1e-5)
+    inputs["pixel_values"] = inputs["pixel_values"][[0, 0, 1, 2]]
+    with pytest.raises(ValueError, match="`pixel_values` holds 4 pictures, but `dialogue_images` names 3"):
+        model.segment(**inputs)

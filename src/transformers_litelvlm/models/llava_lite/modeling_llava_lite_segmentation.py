@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
@@ -92,7 +93,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
 
         Args:
             input_ids, attention_mask: (B, L), one [SEG] per sentence.
-            pixel_values: (B, 3, H, W) for the vision tower.
+            pixel_values: (M, 3, H, W) for the vision tower.
             mask_pixel_values: (M, 3, S, S) for SAM.
             original_sizes, reshaped_input_sizes: (M, 2) height, width of the picture, and of it inside the square.
             guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
@@ -113,6 +114,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             guidance_input_ids=guidance_input_ids,
             guidance_attention_mask=guidance_attention_mask,
             mm_encoder_outputs=mm_encoder_outputs,
+            dialogue_images=dialogue_images,
         )
         return self.decode_dialogues(
             states,
@@ -134,6 +136,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        dialogue_images: torch.Tensor | None = None,
     ) -> tuple[PrunedInputs, torch.Tensor]:
         """First half of [`segment`], whose arguments it has: what the language model makes of the dialogues.
 
@@ -148,6 +151,11 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
                 "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
             )
+        if dialogue_images is not None and pixel_values is not None:
+            features = self.features_of_dialogues(
+                pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
+            )
+            pixel_values, mm_encoder_outputs = None, {"image": features}
         pruned = prune_inputs(
             self.model,
             input_ids=input_ids,
@@ -167,6 +175,31 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             )
             pruned = pruned._replace(features=stayed)
         return pruned, outputs.last_hidden_state
+
+    def features_of_dialogues(
+        self,
+        pixel_values: torch.Tensor,
+        dialogue_images: torch.Tensor,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """What `get_image_features` gives for each of B dialogues about M pictures, which are encoded once.
+
+        Raises:
+            ValueError: if there are more or fewer pictures than `dialogue_images` names.
+        """
+        about, base = dialogue_images.tolist(), self.model
+        if len(pixel_values) != about[-1] + 1:
+            raise ValueError(
+                f"`pixel_values` holds {len(pixel_values)} pictures, but `dialogue_images` names {about[-1] + 1}: give "
+                "each of them once."
+            )
+        budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
+        if budget is None:
+            features = base.get_image_features(pixel_values, return_dict=True).pooler_output
+            return BaseModelOutputWithPooling(pooler_output=[features[image] for image in about])
+        states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
+        return base.select_visual_tokens(states, budget, guidance_input_ids, guidance_attention_mask)
 
     @torch.no_grad()
     def generate_masks(

@@ -173,7 +173,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             lowercase: instead of `lowercase_expressions`; `False` for whole sentences, as in ReasonSeg.
 
         Returns:
-            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W),
+            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (M, 3, H, W),
             `guidance_input_ids`, `guidance_attention_mask` (B, T, L), `mask_pixel_values` (M, 3, S, S),
             `original_sizes` and `reshaped_input_sizes` (M, 2), height before width. B dialogues about M pictures: the
             same number, unless the checkpoint wants one expression per dialogue and a picture has several. Then
@@ -203,14 +203,23 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.one_expression_per_dialogue:
             about = [image for image, of_image in enumerate(turns) for _ in of_image]
             turns = [[turn] for of_image in turns for turn in of_image]
-        features = self(
-            images=[images[image] for image in about],
-            text=[self.dialogue(of_dialogue, for_generation) for of_dialogue in turns],
-            expressions=[[question for question, _ in of_dialogue] for of_dialogue in turns],
-            padding=True,
-            padding_side="left" if for_generation else "right",
-            return_tensors=return_tensors,
+        rows, columns = self.visual_token_grid()
+        placeholders = self.image_token * (rows * columns)
+        features = BatchFeature(
+            {
+                # A picture is prepared once, whatever the number of dialogues about it.
+                **self.image_processor(images, return_tensors=return_tensors),
+                **self.tokenizer(
+                    [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns],
+                    padding=True,
+                    padding_side="left" if for_generation else "right",
+                    return_tensors=return_tensors,
+                ),
+            }
         )
+        if self.guidance_tokenizer is not None:
+            guiding = [[question for question, _ in of_dialogue] for of_dialogue in turns]
+            features.update(tokenize_guidance(self.guidance_tokenizer, guiding))
         for_masks = self.mask_image_processor(images, return_tensors=return_tensors)
         features["mask_pixel_values"] = for_masks["pixel_values"]
         features["original_sizes"] = for_masks["original_sizes"]
