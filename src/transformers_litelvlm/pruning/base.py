@@ -139,7 +139,8 @@ class Pruner(ABC):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        return [field.name for field in dataclasses.fields(cls)]
+        # Not `dataclasses.fields`, which torch.compile does not trace.
+        return list(cls.__match_args__)
 
 
 class TokenPruner(Pruner):

@@ -191,8 +191,8 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         about, base = dialogue_images.tolist(), self.model
         if len(pixel_values) != about[-1] + 1:
             raise ValueError(
-                f"`pixel_values` holds {len(pixel_values)} pictures, but `dialogue_images` names {about[-1] + 1}: give "
-                "each of them once."
+                f"`pixel_values` holds {len(pixel_values)} pictures, but `dialogue_images` names {about[-1] + 1}: "
+                "give each of them once."
             )
         budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
         if budget is None:
