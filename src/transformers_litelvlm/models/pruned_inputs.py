@@ -53,6 +53,14 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
     merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     num_visual_tokens: list[int] | None = None
 
+    def of_images(self, places: Sequence[int]) -> PrunedImageFeatures:
+        """The features of some of the images, repeated or not."""
+
+        def rows(values: Any) -> Any:
+            return values[list(places)] if isinstance(values, torch.Tensor) else [values[place] for place in places]
+
+        return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
+
 
 class PrunedInputs(NamedTuple):
     """What to call the upstream model with, and what was done to get there."""

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.llava_lite.dialogue_images import DialogueImagesMixin
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
@@ -24,7 +24,7 @@ from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, Prun
 from transformers_litelvlm.models.sam_attention import use_headwise_attention
 
 
-class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
+class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditionalGeneration):
     """[`LlavaLiteForConditionalGeneration`] with a [SEG] projection and a mask decoder.
 
     Modifications: `text_hidden_fcs` projects the hidden state before each [SEG] to a prompt of `mask_model`, a stock
@@ -96,7 +96,8 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             pixel_values: (M, 3, H, W) for the vision tower.
             mask_pixel_values: (M, 3, S, S) for SAM.
             original_sizes, reshaped_input_sizes: (M, 2) height, width of the picture, and of it inside the square.
-            guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
+            guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP; or (M, T, L), with
+                `dialogue_images`, for one selection that all dialogues about a picture share.
             mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
             mask_image_embeddings: (M, C, h, w) instead of `mask_pixel_values`, for sweeps.
             dialogue_images: (B,) the picture that each dialogue is about, where several are about one; ascending.
@@ -142,6 +143,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
 
         Returns:
             The shortened prompt, with what stayed in its `features`, and its states (B, L', D) after the final norm.
+            Where dialogues about a picture share tokens, only what is behind their common beginning.
 
         Raises:
             ValueError: if a row of the prompt has no [SEG].
@@ -152,9 +154,11 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
             )
         if dialogue_images is not None and pixel_values is not None:
-            features = self.features_of_dialogues(
-                pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
-            )
+            guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
+            read = self._read_shared_prefix(input_ids, attention_mask, pixel_values, dialogue_images, guidance)
+            if read is not None:
+                return read
+            features = self.features_of_dialogues(pixel_values, dialogue_images, **guidance)
             pixel_values, mm_encoder_outputs = None, {"image": features}
         pruned = prune_inputs(
             self.model,
@@ -175,31 +179,6 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             )
             pruned = pruned._replace(features=stayed)
         return pruned, outputs.last_hidden_state
-
-    def features_of_dialogues(
-        self,
-        pixel_values: torch.Tensor,
-        dialogue_images: torch.Tensor,
-        guidance_input_ids: torch.Tensor | None = None,
-        guidance_attention_mask: torch.Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """What `get_image_features` gives for each of B dialogues about M pictures, which are encoded once.
-
-        Raises:
-            ValueError: if there are more or fewer pictures than `dialogue_images` names.
-        """
-        about, base = dialogue_images.tolist(), self.model
-        if len(pixel_values) != about[-1] + 1:
-            raise ValueError(
-                f"`pixel_values` holds {len(pixel_values)} pictures, but `dialogue_images` names {about[-1] + 1}: "
-                "give each of them once."
-            )
-        budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
-        if budget is None:
-            features = base.get_image_features(pixel_values, return_dict=True).pooler_output
-            return BaseModelOutputWithPooling(pooler_output=[features[image] for image in about])
-        states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
-        return base.select_visual_tokens(states, budget, guidance_input_ids, guidance_attention_mask)
 
     @torch.no_grad()
     def generate_masks(
