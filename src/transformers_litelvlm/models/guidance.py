@@ -145,6 +145,8 @@ class SideClipEvidence(VisualEvidence):
         input_ids, attention_mask: (B, T, L) CLIP tokens of the expressions; `None` for methods without text.
     """
 
+    has_class_token = False
+
     def __init__(
         self,
         clip: SideClip,
@@ -190,6 +192,12 @@ class SideClipEvidence(VisualEvidence):
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query, keys, values = self._on_patches.class_attention()
         return query, self._resample(keys), self._resample(values)
+
+    def attention_and_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        raise ValueError(
+            "The method reads the attention of the model's own vision tower, and `guidance='clip'` asks a CLIP "
+            "instead: set `guidance='intrinsic'`."
+        )
 
     def context_scores(self) -> torch.Tensor:
         return self._resample(self._on_patches.context_scores().unsqueeze(-1)).squeeze(-1)
