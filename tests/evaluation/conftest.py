@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.evaluation.small_runs import options
+from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
 from transformers_litelvlm.evaluation.runner import evaluate
 
 
@@ -23,3 +24,9 @@ def reference(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "results"
     evaluate(options(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def unipixel(tmp_path_factory) -> Path:
+    """A tiny random UniPixel."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("unipixel"))

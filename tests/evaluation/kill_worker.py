@@ -1,7 +1,8 @@
 """Kills an evaluation with SIGKILL at random moments, starts it again each time, and compares what comes out.
 
-    python -m tests.evaluation.kill_worker FOLDER KILLS
+    python -m tests.evaluation.kill_worker FOLDER KILLS [MODEL VIDEOS]
 
+With a model and a folder of videos (as Ref-DAVIS17), these; else scenes of RefShapes.
 A process that has imported everything forks one child per attempt. Prints one JSON line per attempt.
 """
 
@@ -21,13 +22,20 @@ from tests.evaluation.small_runs import assert_same, options
 from transformers_litelvlm.evaluation.runner import evaluate
 
 
+MODEL = sys.argv[3:]
+DATA: dict = {"max_images": 12}
+if MODEL:
+    model, source = MODEL
+    DATA = {"max_images": None, "model": model, "dataset": "ref-davis17", "split": "valid", "source": source}
+
+
 def start(folder: Path) -> int:
     """A child that evaluates; its process id."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            evaluate(options(folder, max_images=12, batch_size=1, seeds=[0]))
+            evaluate(options(folder, batch_size=1, seeds=[0], **DATA))
             code = 0
         finally:
             os._exit(code)

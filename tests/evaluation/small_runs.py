@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformers_litelvlm.evaluation.arguments import EvaluationArguments
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments, as_command_line
 
 
 METHODS = ["none", "litelvlm", "random"]
@@ -40,3 +43,17 @@ def scores(folder: Path) -> Any:
 def assert_same(folder: Path, reference: Path) -> None:
     assert records(folder).equals(records(reference))
     assert scores(folder) == scores(reference)
+
+
+def run_command(args: EvaluationArguments, processes: int) -> str:
+    """`litelvlm evaluate` in processes of their own; what it prints."""
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *as_command_line(args)]
+    run = subprocess.run(
+        [*words, "--processes", str(processes)],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout

@@ -42,7 +42,7 @@ def test_command_line_and_back():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "lisa"}, "`protocol` must be one of all, glamm, got 'lisa'"),
+        ({"protocol": "lisa"}, "`protocol` must be one of all, glamm, annotators, got 'lisa'"),
         ({"budgets": [0]}, "`budgets` must be .* got 0"),
         ({"budgets": [1.5]}, "`budgets` must be .* got 1.5"),
         ({"budgets": [8, 8]}, "without repetition"),

@@ -46,6 +46,6 @@ def test_records_are_what_the_masks_say(name, tmp_path):
     assert results(tmp_path)["dataset"]["counts_match"] is False
 
 
-def test_videos_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds videos"):
+def test_videos_are_refused_by_a_model_of_images(tmp_path):
+    with pytest.raises(ValueError, match="holds videos, and the model writes masks of images only"):
         evaluate(options(tmp_path, dataset="ref-davis17", split="valid", source=str(DATA / "rvos"), methods=["none"]))

@@ -3,6 +3,7 @@
 import pytest
 
 from transformers_litelvlm.evaluation.records import OtherConfigurationError, RecordStore, to_table
+from transformers_litelvlm.evaluation.tasks import IMAGES, VIDEOS
 
 
 def test_a_folder_has_one_configuration(tmp_path):
@@ -37,6 +38,10 @@ def test_batches(tmp_path):
 
 def test_no_sentence_counts_twice():
     row = ["none", "7", "7/0", "a", 1, 2, 0.5, []]
-    assert to_table([row, ["random@8#0", *row[1:]]]).num_rows == 2
+    assert to_table([row, ["random@8#0", *row[1:]]], IMAGES.schema, IMAGES.key).num_rows == 2
     with pytest.raises(ValueError, match="7/0 has two records in the run none"):
-        to_table([row, list(row)])
+        to_table([row, list(row)], IMAGES.schema, IMAGES.key)
+    video = ["none", "v", "0", "a", 0.5, 0.5, 0.5, 3, []]
+    assert to_table([video, ["none", "w", *video[2:]]], VIDEOS.schema, VIDEOS.key).num_rows == 2
+    with pytest.raises(ValueError, match="0 of v has two records in the run none"):
+        to_table([video, list(video)], VIDEOS.schema, VIDEOS.key)

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from tests.evaluation.small_runs import assert_same, options, records, results
+from tests.evaluation.small_runs import assert_same, options, records, results, run_command
 from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.data.samples import UnreadableImageError
 from transformers_litelvlm.evaluation import runner
+from transformers_litelvlm.evaluation.arguments import as_command_line
+from transformers_litelvlm.evaluation.provenance import typed_command, without_secrets
 from transformers_litelvlm.evaluation.records import OtherConfigurationError
 from transformers_litelvlm.evaluation.runner import evaluate
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
@@ -206,3 +210,47 @@ def test_a_missing_picture_stops_or_counts(reference, own_data):
     hidden.rename(picture)
     evaluate(dataclasses.replace(stopping, output_dir=str(own_data / "again")))
     assert records(own_data / "again").to_pandas()[columns].equals(whole[columns])
+
+
+SECRET_SOURCE = "https://me:pass-word@example.org/rows.jsonl?token=abc"
+
+
+def test_the_command_is_what_was_typed(tmp_path, own_data, capsys):
+    folder = str(tmp_path / "out dir")
+    words = ["evaluate", "--output-dir", folder, "--max-images", "1", "--methods", "litelvlm:context_share=0.5"]
+    assert main([*words, "--budgets", "16", "--processes", "1"]) == 0
+    command = results(Path(folder))["environment"]["command"]
+    assert command == f"litelvlm {shlex.join(words)} --budgets 16 --processes 1" and f"'{folder}'" in command
+    assert f"```bash\n{command}\n```" in (tmp_path / "out dir" / "results.md").read_text()
+    # In Python nothing was typed.
+    assert evaluate(options(tmp_path / "api", max_images=1, methods=["none"]))["environment"]["command"] is None
+
+
+@pytest.mark.slow
+def test_the_command_of_several_processes(tmp_path):
+    args = options(tmp_path / "results", max_images=1, methods=["none"])
+    run_command(args, processes=2)
+    command = results(tmp_path / "results")["environment"]["command"]
+    assert command == f"litelvlm evaluate {shlex.join(as_command_line(args))} --processes 2"
+
+
+def test_no_secret_is_written(monkeypatch):
+    monkeypatch.delenv("LITELVLM_COMMAND", raising=False)
+    words = ["--source", SECRET_SOURCE, "--model", "hf_abcdefghijklmnop/x", "--methods", "litelvlm:context_share=0.5"]
+    command = typed_command("litelvlm evaluate", words)
+    assert not any(secret in command for secret in ("pass-word", "me:", "abc", "abcdefgh"))
+    assert "https://***@example.org/rows.jsonl?token=***" in command and "hf_***/x" in command
+    assert "litelvlm:context_share=0.5" in command
+    assert without_secrets(["plain", 3, None, SECRET_SOURCE])[:3] == ["plain", 3, None]
+    # Ids, paths and options that only look like it stay.
+    for text in ("jxu124/refcoco-benchmark", "/data/hf_home/x", "litelvlm:seed=5,similarity=dot", "s3://bucket/a@b"):
+        assert without_secrets(text) == text
+
+
+def test_a_secret_source_is_not_in_the_results(own_data, tmp_path, monkeypatch):
+    split = runner.open_split(options(tmp_path, dataset="rows", source=str(own_data / "rows.jsonl")))
+    monkeypatch.setattr(runner, "open_split", lambda args: dataclasses.replace(split, source=SECRET_SOURCE))
+    evaluate(options(tmp_path / "out", dataset="rows", source=SECRET_SOURCE, max_images=1, methods=["none"]))
+    for path in (tmp_path / "out").rglob("*.*"):
+        if path.suffix in (".json", ".md"):
+            assert "pass-word" not in path.read_text(), path

@@ -54,7 +54,7 @@ def test_equals_the_model_alone(parts, sample, tmp_path, method, joint_dialogue)
         model.config.pruning_config = segmenter.base_pruning
     assert (outputs[-1].masks == expected.masks[0]).float().mean() > 0.9999
     num_kept = 144 if expected.retained_indices is None else expected.retained_indices.shape[1]
-    assert outputs[-1].num_kept == num_kept == (144 if method == "none" else 48)
+    assert set(outputs[-1].cost.num_kept) == {num_kept} == {144 if method == "none" else 48}
 
 
 def test_each_run_has_the_setting_it_names(tmp_path, parts):
@@ -76,7 +76,7 @@ def test_many_sentences_are_asked_in_several_passes(parts, sample, tmp_path, mon
     whole = segmenter.segment(run, segmenter.encode(sample.load_image(), sentences))
     monkeypatch.setattr(sweeping, "MAX_DIALOGUES", 2)
     shared = segmenter.encode(sample.load_image(), sentences)
-    assert [len(chunk["input_ids"]) for chunk in shared.chunks] == [2] * (len(sentences) // 2) + [1] * (
+    assert [len(part["input_ids"]) for part in shared.parts] == [2] * (len(sentences) // 2) + [1] * (
         len(sentences) % 2
     )
     parted = segmenter.segment(run, shared)
@@ -93,7 +93,7 @@ def test_whole_sentences_keep_their_capitals_and_have_their_own_question(parts):
 
     def asked(**details):
         sentence = ReferringSentence("0", "The Red circle", load_mask=lambda: None, details=details)
-        ids = segmenter.encode(image, [sentence]).chunks[0]["input_ids"]
+        ids = segmenter.encode(image, [sentence]).parts[0]["input_ids"]
         return ids.tolist()
 
     def expected(template, lowercase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,17 +50,20 @@ def run(args: argparse.Namespace) -> None:
     """Evaluates, here or in processes of its own, and prints the table."""
     with bad_input():
         options = from_namespace(args)
+    from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
+
+    typed = typed_command("litelvlm", args.arguments)
     processes = args.processes or _num_devices()
     if processes == 1:
         from transformers_litelvlm.evaluation.runner import evaluate
 
         with bad_input():
-            evaluate(options)
+            evaluate(options, typed)
     else:
         # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
-        code = subprocess.run(command).returncode
+        code = subprocess.run(command, env={**os.environ, COMMAND_VARIABLE: typed}).returncode
         if code:
             raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
     print(Path(options.output_dir, "results.md").read_text(encoding="utf-8"), end="")

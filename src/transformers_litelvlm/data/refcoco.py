@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refer import find_refs_file, open_refer, ref_sentences
@@ -61,8 +64,8 @@ def open_refcoco(
     if "raw_anns" in columns:
         return _group_by_image(rows, split, image_root, source), _read_refs, ()
     require_columns(rows, {"image", "image_info", "ref_list"}, source, ADVICE)
-    if Path(str(source)).is_file():
-        rows = _rows_of_split(rows, split, source, lambda row: {ref["ref_info"]["split"] for ref in row["ref_list"]})
+    if Path(str(source)).suffix == ".parquet":
+        rows = _rows_of_split(rows, split, source)
     return rows, _read_benchmark_row, ()
 
 
@@ -76,16 +79,24 @@ def open_refcoco_m(
     return rows, _read_refcoco_m_row, (note,)
 
 
-def _rows_of_split(rows: Any, split: str, source: Any, splits_of: Any) -> Any:
-    """The rows of a single file that belong to a split."""
-    if not hasattr(rows, "select"):  # streamed: what is there is only known at the end
-        return rows.filter(lambda row: split in splits_of(row))
-    splits = [splits_of(row) for row in rows]
+def _rows_of_split(rows: Any, split: str, source: Any) -> Any:
+    """The rows of a single file that belong to a split; the pictures are not read to find them."""
+    try:
+        splits = [
+            {ref["ref_info"]["split"] for ref in refs or ()}
+            for batch in pq.ParquetFile(source).iter_batches(columns=["ref_list"])
+            for refs in batch.column("ref_list").to_pylist()
+        ]
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
     chosen = [index for index, here in enumerate(splits) if split in here]
     if not chosen:
         found = ", ".join(sorted(set().union(*splits)))
         raise ValueError(f"{source} has no row of split {split!r}. It has: {found}.")
-    return rows.select(chosen)
+    if hasattr(rows, "select"):
+        return rows.select(chosen)
+    wanted = set(chosen)
+    return rows.filter(lambda row, index: index in wanted, with_indices=True)
 
 
 def _read_benchmark_row(index: int, row: dict) -> ImageSample:

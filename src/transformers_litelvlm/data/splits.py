@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +117,11 @@ class ReferringSplit:
     official: tuple[SplitCounts, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether samples come one after the other only, their number unknown before the last."""
+        return not hasattr(self.rows, "__len__")
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -137,6 +143,33 @@ class ReferringSplit:
             index += 1
         if index == 0:
             raise ValueError(f"{self.source} has nothing of split {self.split!r}.")
+
+    def batches(
+        self, size: int, limit: int | None = None, is_wanted: Callable[[int], bool] = lambda number: True
+    ) -> Iterator[tuple[int, list[tuple[int, ImageSample | VideoSample]] | None]]:
+        """
+        The samples in portions, the same ones however they are read, whoever reads them.
+
+        Args:
+            size (`int`): Samples in each.
+            limit (`int`, *optional*): Only the first samples.
+            is_wanted (`Callable[[int], bool]`): Given the number of a portion; the samples of others are not read
+                where the source is not streamed.
+
+        Yields:
+            Number of the portion, and its samples with their numbers; `None` in their place if it is not wanted.
+        """
+        if self.is_streamed:
+            samples = enumerate(itertools.islice(self, limit))
+            for number in itertools.count():
+                batch = list(itertools.islice(samples, size))
+                if not batch:
+                    return
+                yield number, batch if is_wanted(number) else None
+        total = len(self) if limit is None else min(limit, len(self))
+        for number, start in enumerate(range(0, total, size)):
+            indices = range(start, min(start + size, total))
+            yield number, [(index, self[index]) for index in indices] if is_wanted(number) else None
 
     def _read(self, index: int, row: Any) -> ImageSample | VideoSample:
         try:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from transformers_litelvlm.evaluation.arguments import add_arguments, from_namespace
+from transformers_litelvlm.evaluation.provenance import typed_command
 from transformers_litelvlm.evaluation.report import TABLE_NAME
 from transformers_litelvlm.evaluation.runner import evaluate
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable_progress_bar()  # of loading; the evaluation has its own
     try:
         args = from_namespace(namespace)
-        results = evaluate(args)
+        command = typed_command("python -m transformers_litelvlm.evaluation", sys.argv[1:] if argv is None else argv)
+        results = evaluate(args, command)
     except (ValueError, OSError) as error:
         if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
             raise

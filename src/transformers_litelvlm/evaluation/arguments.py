@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-PROTOCOLS = ("all", "glamm")
+PROTOCOLS = ("all", "glamm", "annotators")
 ON_UNREADABLE = ("stop", "continue")
 
 
@@ -38,10 +38,12 @@ class EvaluationArguments:
         seeds (`list[int]`): One run each for methods with a `seed`; under the protocol `"glamm"` for every method.
         protocol (`str`): `"all"`: every sentence, in a dialogue of its own. `"glamm"`: at most three random sentences
             of an image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
-        max_images (`int`, *optional*): Only the first images.
-        batch_size (`int`): Images that one process takes, and saves, at a time. No result depends on it.
-        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences count as
-            wrong and are flagged.
+            `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
+            annotators.
+        max_images (`int`, *optional*): Only the first images, or videos.
+        batch_size (`int`): Images or videos that one process takes, and saves, at a time. No result depends on it.
+        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all
+            expressions of its video, count as wrong and are flagged.
 
     Raises:
         ValueError: An option is out of range; names it and its value.
@@ -62,12 +64,13 @@ class EvaluationArguments:
     )
     seeds: list[int] = _option("one run each where anything is random", [0, 1, 2], metavar="SEED")
     protocol: str = _option(
-        "every sentence in its own dialogue, or at most three random ones per image in one dialogue",
+        "all: every sentence in its own dialogue; glamm: at most three random ones per image in one dialogue;"
+        " annotators: Ref-DAVIS17, all objects of a video together",
         "all",
         choices=PROTOCOLS,
     )
-    max_images: int | None = _option("only the first images", None, metavar="N")
-    batch_size: int = _option("images that a process takes, and saves, at a time", 8, metavar="N")
+    max_images: int | None = _option("only the first images, or videos", None, metavar="N")
+    batch_size: int = _option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
     on_unreadable: str = _option(
         "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
     )

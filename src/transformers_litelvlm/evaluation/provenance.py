@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import platform
+import re
+import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,16 @@ import transformers_litelvlm
 from transformers_litelvlm.version import __version__
 
 
+# What `litelvlm evaluate` tells the processes that it starts.
+COMMAND_VARIABLE = "LITELVLM_COMMAND"
+# Of an address `scheme://user:password@host`; of a Hub token; of `?token=...` and its like.
+_SECRETS = (
+    r"(\w+://)[^/\s@]+(?=@)",
+    r"\b(hf_)\w{8,}",
+    r"(?i)\b((?:token|key|secret|password|signature|sig|credential)=)[^&\s'\"]+",
+)
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes the masks."""
     return {
@@ -24,6 +38,21 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def typed_command(program: str, arguments: Sequence[str]) -> str:
+    """
+    The line to type for what runs now.
+
+    Args:
+        program (`str`): How it was started, without its arguments.
+        arguments (`Sequence[str]`): Those.
+
+    Returns:
+        `str`: Quoted for a shell, without secrets; that of the process that started this one, if it says so.
+    """
+    command = os.environ.get(COMMAND_VARIABLE) or f"{program} {shlex.join(arguments)}".strip()
+    return without_secrets(command)
 
 
 def git_commit() -> str | None:
@@ -56,6 +85,21 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def without_secrets(value: Any) -> Any:
+    """
+    A text, or list of texts, that may be published: passwords in addresses and tokens of the Hub become `***`.
+
+    Anything else comes back as it is.
+    """
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for pattern in _SECRETS:
+        value = re.sub(pattern, r"\1***", value)
+    return value
 
 
 def weights_digest(model: torch.nn.Module) -> str:

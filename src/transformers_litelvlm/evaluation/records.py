@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,19 +19,6 @@ from transformers_litelvlm.utils.files import write_atomically
 
 SETTINGS_NAME = "settings.json"
 BATCHES_NAME = "batches"
-
-RECORD_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("image_id", pa.string()),
-        ("expression_id", pa.string()),
-        ("sentence", pa.string()),
-        ("intersection", pa.int64()),
-        ("union", pa.int64()),
-        ("iou", pa.float64()),
-        ("flags", pa.list_(pa.string())),
-    ]
-)
 
 
 class OtherConfigurationError(ValueError):
@@ -83,7 +71,7 @@ class RecordStore:
 
     def write(self, batch: int, content: dict[str, Any]) -> None:
         """
-        Saves a batch: `rows` in the order of `RECORD_SCHEMA`, and whatever else belongs to it.
+        Saves a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
 
         Raises:
             OSError: No space is left; what was saved before is kept.
@@ -120,21 +108,26 @@ class RecordStore:
         return self.folder / BATCHES_NAME / f"{batch:06d}.json"
 
 
-def to_table(rows: list[list[Any]]) -> pa.Table:
+def to_table(rows: list[list[Any]], schema: pa.Schema, key: tuple[str, ...]) -> pa.Table:
     """
-    Rows of `RECORD_SCHEMA` as a table.
+    Rows as a table.
+
+    Args:
+        rows: Values in the order of the schema.
+        schema: Names and types of the columns.
+        key: Columns that no two rows share.
 
     Raises:
         ValueError: A sentence has two records in one run.
     """
-    keys = [(row[0], row[2]) for row in rows]
+    places = [schema.get_field_index(name) for name in key]
+    keys = [tuple(row[place] for place in places) for row in rows]
     if len(set(keys)) != len(keys):
-        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise ValueError(f"The sentence {twice[1]} has two records in the run {twice[0]}: its id is not unique.")
-    columns = list(zip(*rows)) if rows else [()] * len(RECORD_SCHEMA)
-    return pa.table(
-        [pa.array(column, kind) for column, kind in zip(columns, RECORD_SCHEMA.types)], schema=RECORD_SCHEMA
-    )
+        (run_id, *sentence), _ = Counter(keys).most_common(1)[0]
+        name = " of ".join(reversed(sentence))
+        raise ValueError(f"The sentence {name} has two records in the run {run_id}: its id is not unique.")
+    columns = list(zip(*rows)) if rows else [()] * len(schema)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types)], schema=schema)
 
 
 @contextmanager

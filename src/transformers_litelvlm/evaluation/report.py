@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,137 +16,152 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.data.masks import decode_mask
+from transformers_litelvlm.data.samples import VideoSample
 from transformers_litelvlm.data.splits import CountReport, ReferringSplit, SplitCounts
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.metrics import THRESHOLDS
-from transformers_litelvlm.evaluation.provenance import git_commit, hardware, now, versions
+from transformers_litelvlm.evaluation.provenance import git_commit, hardware, now, versions, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed, to_table
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
+from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
+from transformers_litelvlm.evaluation.tables import markdown
+from transformers_litelvlm.evaluation.tasks import Scores, Task
 from transformers_litelvlm.utils.files import write_atomically
 
 
 SCHEMA = "litelvlm-results/1"
 RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "results.md"
-METRICS = ("giou", "ciou", *(f"precision@{threshold}" for threshold in THRESHOLDS))
 
 
-class Scores(NamedTuple):
-    """Records of the seeds of one setting: `(seeds, sentences)`, and the image of each sentence."""
-
-    intersections: np.ndarray
-    unions: np.ndarray
-    ious: np.ndarray
-    image_ids: np.ndarray
-
-    def metric(self, name: str) -> statistics.RatioOfSums:
-        """A score, from which value, interval and tests follow. An IoU of 0 by decree (unreadable) stays 0."""
-        if name == "giou":
-            return statistics.mean(self.ious, self.image_ids)
-        if name == "ciou":
-            if not self.unions.any():  # nothing meant and nothing predicted in the whole split
-                return statistics.mean(self.ious, self.image_ids)
-            return statistics.ratio_of_sums(self.intersections, self.unions, self.image_ids)
-        return statistics.mean(self.ious >= float(name.partition("@")[2]), self.image_ids)
-
-
-def write_report(
-    args: EvaluationArguments,
-    store: RecordStore,
-    num_batches: int,
-    split: ReferringSplit,
-    segmenter: SweepSegmenter,
-    runs: list[Run],
-    skipped: list[tuple[Run, str]],
-    num_processes: int,
-) -> dict[str, Any]:
+class Sweep(NamedTuple):
     """
-    Puts the batches together and writes the three files, all or none.
+    What was measured.
 
     Args:
-        args, split, segmenter, runs: What was measured.
-        store, num_batches: Where the batches are.
+        args, task, split, segmenter, runs: Options, and what they came to.
         skipped: Runs that are impossible, with the reason.
         num_processes: That took part in this launch.
+        command: What was typed, if anything was.
+    """
+
+    args: EvaluationArguments
+    task: Task
+    split: ReferringSplit
+    segmenter: SweepSegmenter
+    runs: list[Run]
+    skipped: list[tuple[Run, str]]
+    num_processes: int
+    command: str | None
+
+
+def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str, Any]:
+    """
+    Puts the batches together and writes the files, all or none.
+
+    Args:
+        sweep: What was measured.
+        store, num_batches: Where the batches are.
 
     Returns:
         The content of `results.json`.
     """
-    batches = list(store.read(num_batches))
+    task, runs = sweep.task, sweep.runs
+    batches = []
+    for batch in store.read(num_batches):
+        del batch["masks"]  # large, and needed at the end only
+        batches.append(batch)
     # By run, then in the order of the data: for a reader, and for compression.
     order = {run.run_id: place for place, run in enumerate(runs)}
     rows = sorted((row for batch in batches for row in batch["rows"]), key=lambda row: order[row[0]])
-    table = to_table(rows)
-    scores = _scores(rows, runs)
+    table = to_table(rows, task.schema, task.key)
+    scores = _scores(table, task, runs)
+    dataset = _describe_dataset(sweep, batches, table)
+    archives = _archives(sweep, dataset[f"num_{task.kind}"])
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "model": _describe_model(args, segmenter),
-        "dataset": _describe_dataset(args, split, batches, table),
-        "settings": asdict(args),
+        "model": _describe_model(sweep),
+        "dataset": dataset,
+        "settings": {name: without_secrets(value) for name, value in asdict(sweep.args).items()},
         "environment": {
             **versions(),
             "git_commit": git_commit(),
-            "hardware": hardware(segmenter.model.device, num_processes),
+            "hardware": hardware(sweep.segmenter.model.device, sweep.num_processes),
             "date": now(),
+            "command": without_secrets(sweep.command),
         },
         "runs": [
             {
-                **_describe_run(run, segmenter.base_pruning),
-                **_measured(scores[run.run_id], scores.get(_unpruned_twin(run, runs))),
+                **_describe_run(run, sweep.segmenter.base_pruning),
+                **_measured(task, scores[run.run_id], scores.get(_unpruned_twin(run, runs))),
                 **_cost(run, batches),
+                **({"submission": archives[run.run_id]} if run.run_id in archives else {}),
             }
             for run in runs
         ],
-        "skipped": [{**_describe_run(run, None), "reason": reason} for run, reason in skipped],
+        "skipped": [{**_describe_run(run, None), "reason": reason} for run, reason in sweep.skipped],
     }
-    results["groups"], results["comparisons"] = _grouped(runs, scores, results["runs"])
+    results["groups"], results["comparisons"] = _grouped(task, runs, scores, results["runs"])
     results["records"] = RECORDS_NAME
     with space_needed(store.folder), write_atomically(store.folder) as staging:
+        _write_archives(sweep, store, num_batches, archives, staging)
         pq.write_table(table, staging / RECORDS_NAME, compression="zstd")
         (staging / RESULTS_NAME).write_text(json.dumps(results, indent=1), encoding="utf-8")
         (staging / TABLE_NAME).write_text(markdown(results), encoding="utf-8")
     return results
 
 
-def _scores(rows: list[list[Any]], runs: list[Run]) -> dict[str, Scores]:
+def _archives(sweep: Sweep, num_samples: int) -> dict[str, str]:
+    """Name of the archive of each run, where a server has the masks; a server takes whole splits only."""
+    if sweep.task.is_scored or num_samples < len(sweep.split):
+        return {}
+    return {run.run_id: f"submission-{re.sub(r'[^A-Za-z0-9.=]+', '-', run.run_id)}.zip" for run in sweep.runs}
+
+
+def _write_archives(
+    sweep: Sweep, store: RecordStore, num_batches: int, archives: dict[str, str], folder: Path
+) -> None:
+    """One archive after the other: the masks of a run are read again for each, and never held together."""
+    videos = [sample for sample in sweep.split if isinstance(sample, VideoSample)]
+    for run_id, name in archives.items():
+        with video_submission(folder / name, sweep.split.name, videos) as submission:
+            for batch in store.read(num_batches):
+                for run, video, expression, size, counts in batch["masks"]:
+                    if run == run_id:
+                        masks = (decode_mask({"size": size, "counts": frame}) for frame in counts)
+                        submission.add(video, expression, masks)
+
+
+def _scores(table: pa.Table, task: Task, runs: list[Run]) -> dict[str, Scores]:
     """By run; one seed each."""
-    by_run: dict[str, list[list[Any]]] = {run.run_id: [] for run in runs}
-    for row in rows:
-        by_run[row[0]].append(row)
-    return {
-        run_id: Scores(
-            intersections=np.array([[row[4] for row in of_run]]),
-            unions=np.array([[row[5] for row in of_run]]),
-            ious=np.array([[row[6] for row in of_run]]),
-            image_ids=np.array([row[1] for row in of_run]),
-        )
-        for run_id, of_run in by_run.items()
-    }
+    names = task.schema.names
+    by_run = {}
+    for run in runs:
+        rows = table.filter(pc.equal(table["run_id"], run.run_id))
+        columns = {name: rows[name].to_numpy()[None] for name in names[4:-1]}
+        by_run[run.run_id] = Scores(columns, np.array(rows[names[1]].to_pylist()))
+    return by_run
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:
     """Seeds of one setting together: as many sentences of each image, in the same order."""
-    return Scores(
-        intersections=np.concatenate([part.intersections for part in parts]),
-        unions=np.concatenate([part.unions for part in parts]),
-        ious=np.concatenate([part.ious for part in parts]),
-        image_ids=parts[0].image_ids,
-    )
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return Scores(columns, parts[0].sample_ids)
 
 
-def _measured(scores: Scores, unpruned: Scores | None) -> dict[str, Any]:
-    """Metrics, intervals over images, and what is retained of the unpruned run."""
-    found = {name: scores.metric(name) for name in METRICS}
+def _measured(task: Task, scores: Scores, unpruned: Scores | None) -> dict[str, Any]:
+    """Metrics, intervals over images or videos, and what is retained of the unpruned run."""
+    found = {name: task.score(scores, name) for name in task.metrics}
     result: dict[str, Any] = {
         "metrics": {name: score.value for name, score in found.items()},
-        "intervals": {name: _ends(statistics.bootstrap_interval(found[name])) for name in METRICS[:2]},
+        "intervals": {name: _ends(statistics.bootstrap_interval(found[name])) for name in task.main},
         "retention": None,
         "retention_intervals": None,
     }
-    if unpruned is not None:
-        full = {name: unpruned.metric(name) for name in METRICS[:2]}
+    if unpruned is not None and task.is_scored:
+        full = {name: task.score(unpruned, name) for name in task.main}
         if all(score.value > 0 for score in full.values()):
             retained = {name: statistics.retention(found[name], full[name]) for name in full}
             result["retention"] = {name: interval.value for name, interval in retained.items()}
@@ -162,7 +179,7 @@ def _unpruned_twin(run: Run, runs: list[Run]) -> str | None:
 
 
 def _grouped(
-    runs: list[Run], scores: dict[str, Scores], described: list[dict[str, Any]]
+    task: Task, runs: list[Run], scores: dict[str, Scores], described: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One entry per method and budget, seeds together; the first pruned method against the others, and these against
     `random`."""
@@ -182,24 +199,25 @@ def _grouped(
             },
             "peak_memory_bytes": max((p["peak_memory_bytes"] for p in parts if p["peak_memory_bytes"]), default=None),
         }
-        groups.append({**first, "num_seeds": len(places), **_measured(joined[key], unpruned), **costs})
+        groups.append({**first, "num_seeds": len(places), **_measured(task, joined[key], unpruned), **costs})
     names = list(dict.fromkeys(run.name for run in runs if run.is_pruned))
     pairs = [(names[0], other) for other in names[1:]]
     pairs += [(other, "random") for other in names[1:] if other != "random" and "random" in names]
     comparisons = [
-        _compared(method, baseline, size, metric, joined)
+        _compared(task, method, baseline, size, metric, joined)
         for method, baseline in pairs
         for size in dict.fromkeys(run.size for run in runs if run.is_pruned)
         if (method, size) in joined and (baseline, size) in joined
-        for metric in METRICS[:2]
+        for metric in task.main
     ]
     return groups, comparisons
 
 
 def _compared(
-    method: str, baseline: str, size: int | float, metric: str, joined: dict[tuple[str, Any], Scores]
+    task: Task, method: str, baseline: str, size: int | float, metric: str, joined: dict[tuple[str, Any], Scores]
 ) -> dict[str, Any]:
-    outcome = statistics.compare(joined[method, size].metric(metric), joined[baseline, size].metric(metric))
+    first, second = (task.score(joined[name, size], metric) for name in (method, baseline))
+    outcome = statistics.compare(first, second)
     return {
         "method": method,
         "baseline": baseline,
@@ -213,22 +231,21 @@ def _compared(
     }
 
 
-def _describe_model(args: EvaluationArguments, segmenter: SweepSegmenter) -> dict[str, Any]:
-    model = segmenter.model
+def _describe_model(sweep: Sweep) -> dict[str, Any]:
+    model = sweep.segmenter.model
     return {
-        "path_or_id": args.model or "embedded",
+        "path_or_id": sweep.args.model or "embedded",
         "class": type(model).__name__,
         "family": model.config.model_type,
         "commit_hash": getattr(model.config, "_commit_hash", None),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "num_visual_tokens": segmenter.num_visual_tokens,
+        "num_visual_tokens": sweep.segmenter.num_visual_tokens,
     }
 
 
-def _describe_dataset(
-    args: EvaluationArguments, split: ReferringSplit, batches: list[dict[str, Any]], table: pa.Table
-) -> dict[str, Any]:
+def _describe_dataset(sweep: Sweep, batches: list[dict[str, Any]], table: pa.Table) -> dict[str, Any]:
     """What was read, and whether it is the whole official split."""
+    split = sweep.split
     parts = [batch["counts"] for batch in batches]
     sums = {
         name: None if any(part[name] is None for part in parts) else sum(part[name] for part in parts)
@@ -240,9 +257,10 @@ def _describe_dataset(
     return {
         "name": split.name,
         "split": split.split,
-        "source": split.source,
-        "protocol": args.protocol,
-        "num_images": sums["samples"],
+        "source": without_secrets(split.source),
+        "kind": sweep.task.kind,
+        "protocol": sweep.args.protocol,
+        f"num_{sweep.task.kind}": sums["samples"],
         "num_expressions": pc.sum(first_run).as_py(),
         "official_counts": asdict(split.official[0]) if split.official else None,
         "counts_match": report.matches,
@@ -267,8 +285,8 @@ def _describe_run(run: Run, base: PruningConfig | None) -> dict[str, Any]:
 
 
 def _cost(run: Run, batches: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens, milliseconds per image and memory. Shared stages count in full: they are what the run takes alone."""
-    count = sum(batch["num_images"] for batch in batches)
+    """Tokens, milliseconds per image or video, memory. Shared stages count in full: it is what the run takes alone."""
+    count = sum(batch["num_samples"] for batch in batches)
     parts = [batch for batch in batches if run.run_id in batch["milliseconds"]]
     if not parts:
         return {"num_kept_mean": None, "timings_ms": dict.fromkeys((*STAGES, "total")), "peak_memory_bytes": None}
@@ -286,53 +304,3 @@ def _cost(run: Run, batches: list[dict[str, Any]]) -> dict[str, Any]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The groups and comparisons of `results.json` as tables."""
-    data, model = results["dataset"], results["model"]
-    expected = "" if data["counts_match"] is not False else ", not the whole official split"
-    lines = [
-        f"# {data['name']} {data['split']}, {model['path_or_id']}",
-        "",
-        f"{data['num_images']} images, {data['num_expressions']} sentences{expected}; protocol `{data['protocol']}`; "
-        f"{model['num_visual_tokens']} visual tokens, {model['dtype']}. Intervals: 95 %, bootstrap over images.",
-        *(f"\nNote: {note}." for note in data["notes"]),
-        *(f"\n{count} records are flagged `{flag}`." for flag, count in data["flags"].items()),
-        "",
-        "| tokens | method | seeds | gIoU | 95 % | cIoU | 95 % | P@0.5 | gIoU retained | selection, ms | image, ms |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_table_row(group, model["num_visual_tokens"]) for group in results["groups"]]
-    if results["comparisons"]:
-        lines += ["", "| tokens | difference | of | value | 95 % | p (permutation) |", "|---|---|---|---|---|---|"]
-        for entry in results["comparisons"]:
-            size, names = entry["budget"] or entry["retention_ratio"], f"{entry['method']} - {entry['baseline']}"
-            numbers = f"{entry['difference']:+.4f} | {_range(entry['interval'], '+.4f')} | {entry['p_value']:.4f}"
-            lines.append(f"| {size} | {names} | {entry['metric']} | {numbers} |")
-    lines += [f"\nLeft out: {entry['run_id']}: {entry['reason']}" for entry in results["skipped"]]
-    options = " ".join(f"{name}={value}" for name, value in results["settings"].items() if name != "output_dir")
-    made_by = ", ".join(f"{name} {value}" for name, value in results["environment"].items() if name != "hardware")
-    lines += [f"\nOptions: `{options}`.", f"\nMade by {made_by}."]
-    return "\n".join(lines) + "\n"
-
-
-def _table_row(group: dict[str, Any], num_tokens: int) -> str:
-    metrics, intervals, retained = group["metrics"], group["intervals"], group["retention"]
-    cells = [
-        str(group["budget"] or group["retention_ratio"] or num_tokens),
-        group["name"],
-        str(group["num_seeds"]),
-        *(text for name in METRICS[:2] for text in (f"{metrics[name]:.4f}", _range(intervals[name], ".4f"))),
-        f"{metrics['precision@0.5']:.4f}",
-        "" if retained is None else f"{retained['giou']:.1%}",
-        *(
-            "" if ms is None else f"{ms:.1f}"
-            for ms in (group["timings_ms"][stage] for stage in ("selection", "total"))
-        ),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _range(ends: list[float], style: str) -> str:
-    return f"{ends[0]:{style}} to {ends[1]:{style}}"

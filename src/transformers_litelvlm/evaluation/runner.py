@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +20,17 @@ from transformers import AutoProcessor
 from transformers.utils import logging
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT
-from transformers_litelvlm.data.loading import load_split
+from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
-from transformers_litelvlm.evaluation.provenance import versions, weights_digest
+from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore
-from transformers_litelvlm.evaluation.report import write_report
+from transformers_litelvlm.evaluation.report import Sweep, write_report
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
+from transformers_litelvlm.evaluation.tables import METRIC_NAMES
+from transformers_litelvlm.evaluation.tasks import Task, choose_task
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 
 
@@ -35,16 +40,18 @@ logger = logging.get_logger(__name__)
 NOT_IN_SETTINGS = ("output_dir", "on_unreadable")
 
 
-def evaluate(args: EvaluationArguments) -> dict[str, Any]:
+def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str, Any]:
     """
-    Runs a sweep, or what is missing of it, and writes `results.json`, `results.md` and `records.parquet`.
+    Runs a sweep, or what is missing of it, and writes `results.json`, `results.md` and `records.parquet`; of videos
+    whose masks are not public, the file for the server.
 
-    The vision tower and SAM's encoder run once per image, whatever the number of runs. Images are processed one at a
-    time and, on the CPU, by one thread per process: the number of threads, and what an image is batched with, would
-    change the last bits of its result. Batches are dealt to the processes of `accelerate launch` in turn.
+    The vision tower and SAM's encoder run once per image or video, whatever the number of runs. Images are processed
+    one at a time and, on the CPU, by one thread per process: the number of threads, and what an image is batched with,
+    would change the last bits of its result. Batches are dealt to the processes of `accelerate launch` in turn.
 
     Args:
         args: The options.
+        command: What was typed, for `results.json`.
 
     Returns:
         The content of `results.json`, on the main process; an empty dict on the others.
@@ -53,42 +60,50 @@ def evaluate(args: EvaluationArguments) -> dict[str, Any]:
         OtherConfigurationError: The folder holds results of another configuration.
         UnreadableImageError: A picture cannot be read and `on_unreadable` is `"stop"`. What is done is saved.
         OSError: No space is left. What is done is saved.
-        ValueError: An option is wrong, or the data is.
+        ValueError: An option is wrong, the data is, or the model is not for such data.
     """
     planned = plan_runs(args)
     state = _processes()
     with _one_thread(state.device):
         split = open_split(args)
         segmenter = _load(args, state.device)
+        task = choose_task(split, args, segmenter.takes_videos)
         reasons = {run.run_id: segmenter.why_not(run) for run in planned}
         runs = [run for run in planned if reasons[run.run_id] is None]
         skipped = [(run, reasons[run.run_id]) for run in planned if reasons[run.run_id] is not None]
         for run, reason in skipped if state.is_main_process else ():
             logger.warning(f"{run.run_id} is left out: {reason}")
-        if not runs or not len(split):
-            raise ValueError(
-                "There is nothing to run: no image, or none of the `methods` reaches any of the `budgets`."
-            )
+        if not runs:
+            raise ValueError("There is nothing to run: none of the `methods` reaches any of the `budgets`.")
         store = RecordStore(args.output_dir)
         with state.main_process_first():
-            store.claim({**_settings(args, segmenter.model), "num_images": len(split)})
-        num_images = len(split) if args.max_images is None else min(args.max_images, len(split))
-        batches = [
-            range(start, min(start + args.batch_size, num_images)) for start in range(0, num_images, args.batch_size)
-        ]
-        _fill(store, split, segmenter, runs, batches, args, state)
+            store.claim(_settings(args, segmenter.model, split))
+        num_batches = _fill(store, split, segmenter, runs, args, task, state)
         state.wait_for_everyone()
         if not state.is_main_process:
             return {}
-        return write_report(args, store, len(batches), split, segmenter, runs, skipped, state.num_processes)
+        sweep = Sweep(args, task, split, segmenter, runs, skipped, state.num_processes, command)
+        return write_report(sweep, store, num_batches)
 
 
 def open_split(args: EvaluationArguments) -> ReferringSplit:
-    """The data, by number."""
-    # Generated scenes do not depend on how many there are.
-    options: dict[str, Any] = (
-        {"num_scenes": args.max_images} if args.dataset == "refshapes" and args.max_images else {}
-    )
+    """
+    The data, read while they are needed where that saves more than it costs.
+
+    Parquet files on this machine are read in place instead of being copied into the cache of `datasets` first. A set
+    on the Hub is downloaded, once for all processes and later evaluations; if only its first images are wanted, these
+    alone are fetched.
+    """
+    options: dict[str, Any] = {}
+    if args.dataset == "refshapes" and args.max_images:
+        options["num_scenes"] = args.max_images  # scenes do not depend on how many there are
+    info = DATASETS.get(args.dataset)
+    if info is not None and "streaming" in inspect.signature(info.open).parameters:
+        source = Path(args.source or "")
+        if args.source and source.exists():
+            options["streaming"] = source.suffix not in (".json", ".jsonl")
+        else:
+            options["streaming"] = args.max_images is not None
     return load_split(args.dataset, args.split, args.source, **options)
 
 
@@ -97,25 +112,32 @@ def _fill(
     split: ReferringSplit,
     segmenter: SweepSegmenter,
     runs: list[Run],
-    batches: list[range],
     args: EvaluationArguments,
+    task: Task,
     state: PartialState,
-) -> None:
-    """Makes the batches of this process that are not there yet."""
+) -> int:
+    """Makes the batches of this process that are not there yet; the number of all batches."""
     done = store.done()
-    ious: dict[str, list[float]] = {}
-    with tqdm(total=len(batches), initial=len(done), unit="batch", disable=not state.is_main_process) as bar:
-        for number in range(state.process_index, len(batches), state.num_processes):
-            if number in done:
+    column = task.schema.get_field_index(task.progress)
+    values: dict[str, list[float]] = {}
+
+    def is_mine(number: int) -> bool:
+        return number % state.num_processes == state.process_index and number not in done
+
+    total = None if split.is_streamed else math.ceil(min(len(split), args.max_images or len(split)) / args.batch_size)
+    number = -1
+    with tqdm(total=total, initial=len(done), unit="batch", disable=not state.is_main_process) as bar:
+        for number, samples in split.batches(args.batch_size, args.max_images, is_mine):
+            if samples is None:
                 continue
-            batch = measure_batch([(index, split[index]) for index in batches[number]], segmenter, runs, args)
+            batch = measure_batch(samples, segmenter, runs, args, task)
             store.write(number, asdict(batch))
-            for run_id, *_, iou, _ in batch.rows:
-                ious.setdefault(run_id, []).append(iou)
-            bar.set_postfix_str(
-                "gIoU " + ", ".join(f"{run_id} {np.mean(ious[run_id]):.3f}" for run_id in list(ious)[:4])
-            )
+            for row in batch.rows:
+                values.setdefault(row[0], []).append(row[column])
+            means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
+            bar.set_postfix_str(f"{METRIC_NAMES.get(task.progress, task.progress)} {means}")
             bar.update(len(store.done()) - bar.n)  # of all processes
+    return number + 1
 
 
 def _processes() -> PartialState:
@@ -148,8 +170,14 @@ def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     return SweepSegmenter(model.to(device).eval(), processor, joint_dialogue=args.protocol == "glamm")
 
 
-def _settings(args: EvaluationArguments, model: Any) -> dict[str, Any]:
+def _settings(args: EvaluationArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
     """Everything that records depend on."""
-    options = {name: value for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
+    options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
+    # Data that changed under the same name: by their number, or where that is not known, by the size of the file.
+    source = Path(args.source or "")
+    data = {
+        "num_samples": None if split.is_streamed else len(split),
+        "source_bytes": source.stat().st_size if args.source and source.is_file() else None,
+    }
     weights = {"weights": weights_digest(model), "dtype": str(model.dtype), "device": model.device.type}
-    return {**options, "layout": model.config.pruning_config.to_dict(), **weights, "versions": versions()}
+    return {**options, **data, "layout": model.config.pruning_config.to_dict(), **weights, "versions": versions()}

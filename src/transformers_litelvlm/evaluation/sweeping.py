@@ -1,67 +1,78 @@
-"""Masks of one image under many pruning settings: what no setting changes is computed once."""
+"""Masks of one picture or video under many pruning settings: what no setting changes is computed once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.data.samples import ReferringSentence
+from transformers_litelvlm.data.samples import ReferringSentence, VideoExpression
+from transformers_litelvlm.evaluation.families import Part, steps_of
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, start_peak_memory
-from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 # Dialogues in one forward pass. Fixed, and never of two images: the shapes that enter a kernel decide the order of its
 # sums, so a result would otherwise depend in its last bits on what an image is batched with.
 MAX_DIALOGUES = 16
+# Of videos fewer: the masks of all their frames are in memory at the original size.
+MAX_VIDEO_DIALOGUES = 4
 
 
 @dataclass
 class SharedEncodings:
     """
-    What all runs of a sweep share about one image.
+    What all runs of a sweep share about one picture or video.
 
     Args:
-        chunks (`list[dict]`): Inputs of at most `MAX_DIALOGUES` dialogues each.
-        states (`TowerStates`): Vision tower.
-        for_masks (`torch.Tensor`): `(1, C, h, w)`, SAM's image encoder.
-        text_embeds (`list`): Per chunk the sentences in CLIP's shared space, or `None` without guidance.
+        parts (`list[dict]`): Inputs of a few dialogues each.
+        encoded: Vision tower and sentences, as [`FamilySteps.encode`] gives them.
+        for_masks: SAM's image encoder.
         times (`dict[str, float]`): Milliseconds of these stages.
     """
 
-    chunks: list[dict[str, Any]]
-    states: TowerStates
-    for_masks: torch.Tensor
-    text_embeds: list[torch.Tensor | None]
+    parts: list[Part]
+    encoded: Any
+    for_masks: Any
     times: dict[str, float]
+
+
+@dataclass
+class RunCost:
+    """
+    What one run took for one picture or video.
+
+    Args:
+        num_kept (`list[int]`): Visual tokens of each dialogue.
+        times (`dict[str, float]`): Milliseconds by stage, shared ones included: what the run takes alone.
+        peak_memory (`int`, *optional*): Bytes on the device.
+    """
+
+    num_kept: list[int] = field(default_factory=list)
+    times: dict[str, float] = field(default_factory=dict)
+    peak_memory: int | None = None
 
 
 @dataclass
 class RunOutput:
     """
-    What one run says about one image.
+    What one run says about one picture.
 
     Args:
         masks (`torch.Tensor`): `(T, H, W)` booleans, for the sentences in their order, on the device of the model.
-        num_kept (`float`): Visual tokens per dialogue.
-        times (`dict[str, float]`): Milliseconds by stage, shared ones included: what the run takes alone.
-        peak_memory (`int`, *optional*): Bytes on the device.
+        cost (`RunCost`): What it took.
     """
 
     masks: torch.Tensor
-    num_kept: float
-    times: dict[str, float]
-    peak_memory: int | None
+    cost: RunCost
 
 
 class SweepSegmenter:
     """
-    Segments images under one run after the other.
+    Segments pictures or videos under one run after the other.
 
     Args:
         model: A `...ForReferringSegmentation` in evaluation mode; its pruning setting is changed by every run.
@@ -70,128 +81,127 @@ class SweepSegmenter:
             else each in its own.
 
     Attributes:
-        num_visual_tokens (`int`): Of an image, before pruning.
+        num_visual_tokens (`int`, *optional*): Of an image, before pruning; `None` where its size decides.
+        takes_videos (`bool`): Whether the model writes masks of videos.
 
     Raises:
         ValueError: The model cannot do a sweep.
     """
 
     def __init__(self, model: Any, processor: Any, joint_dialogue: bool = False) -> None:
-        needed = ("encode_images", "select_visual_tokens")
-        if not all(hasattr(model.model, name) for name in needed) or not hasattr(model, "decode_dialogues"):
-            raise ValueError(f"{type(model).__name__} cannot be evaluated: it has no {', '.join(needed)}.")
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.steps = model, processor, steps_of(model)
         if not joint_dialogue:
             processor.one_expression_per_dialogue = True
         self.base_pruning = model.config.pruning_config
-        side = model.config.vision_config.image_size
-        sentence = ReferringSentence("probe", "object", load_mask=lambda: np.zeros((side, side), dtype=bool))
-        self._probe = self.encode(Image.new("RGB", (side, side)), [sentence])
-        self.num_visual_tokens = self._probe.states.features.shape[1] - 1
+        self.num_visual_tokens = self.steps.num_visual_tokens
+        self.takes_videos = self.steps.takes_videos
+        sentence = VideoExpression("probe", "object")
+        self._probe = self.encode(self.steps.empty_picture(), [sentence])
 
     @torch.inference_mode()
     def encode(
-        self, image: Image.Image, sentences: list[ReferringSentence], templates: list[str] | None = None
+        self,
+        medium: Image.Image | list[Image.Image],
+        sentences: Sequence[ReferringSentence | VideoExpression],
+        templates: list[str] | None = None,
+        part_sizes: list[int] | None = None,
     ) -> SharedEncodings:
         """
         What does not depend on the run.
 
         Args:
-            image: The picture.
+            medium: The picture, or the frames of a video.
             sentences: What to find in it.
             templates: A question for each; the checkpoint's default one where `None`.
+            part_sizes: How many dialogues go together; as many as fit by default.
         """
+        is_video = isinstance(medium, list)
+        media = {"videos" if is_video else "images": [medium]}
         templates = templates or [self._template(sentence) for sentence in sentences]
-        chunks = []
-        for start in range(0, len(sentences), MAX_DIALOGUES):
-            part = slice(start, start + MAX_DIALOGUES)
+        # Data with this mark are whole sentences; published evaluators leave their capitals.
+        as_written = "is_sentence" in getattr(sentences[0], "details", ())
+        parts, start = [], 0
+        for size in part_sizes or _even_parts(len(sentences), MAX_VIDEO_DIALOGUES if is_video else MAX_DIALOGUES):
+            part = slice(start, start := start + size)
             inputs = self.processor.segmentation_inputs(
-                images=[image],
+                **media,
                 expressions=[[sentence.sentence for sentence in sentences[part]]],
                 question_template=[templates[part]],
-                # Data with this mark are whole sentences; published evaluators leave their capitals.
-                lowercase=False if "is_sentence" in sentences[0].details else None,
+                **(self.steps.as_written if as_written else {}),
             )
-            chunks.append(dict(inputs.to(self.model.device, dtype=self.model.dtype)))
-        watch, base = Stopwatch(), self.model.model
-        with watch.stage("vision"):
-            states = base.encode_images(chunks[0]["pixel_values"][:1])
-            _ = states.features
+            parts.append(dict(inputs.to(self.model.device, dtype=self.model.dtype)))
+        watch = Stopwatch()
+        encoded = self.steps.encode(parts, watch)
         with watch.stage("mask_encoder"):
-            for_masks = self.model.encode_for_masks(chunks[0]["mask_pixel_values"])
-        text_embeds: list[torch.Tensor | None] = [None] * len(chunks)
-        if "guidance_input_ids" in chunks[0]:
-            with watch.stage("guidance"):
-                text_embeds = [base.guidance.encode_text(chunk["guidance_input_ids"]) for chunk in chunks]
-        return SharedEncodings(chunks, states, for_masks, text_embeds, watch.milliseconds)
+            for_masks = self.steps.encode_for_masks(parts[0])
+        return SharedEncodings(parts, encoded, for_masks, watch.milliseconds)
 
-    @torch.inference_mode()
     def segment(self, run: Run, shared: SharedEncodings) -> RunOutput:
         """
-        Masks of all sentences under a run.
+        Masks of all sentences about a picture under a run.
 
         Raises:
             ValueError: The method cannot reach the budget, or is not defined for the model.
         """
+        cost = RunCost()
+        return RunOutput(torch.cat([output.masks[0] for output in self.outputs(run, shared, cost)]), cost)
+
+    @torch.inference_mode()
+    def outputs(self, run: Run, shared: SharedEncodings, cost: RunCost) -> Iterator[Any]:
+        """
+        What the model says to each part of the dialogues under a run, part after part.
+
+        Args:
+            run, shared: What [`encode`] made, and the run.
+            cost: Is filled in; complete when the last part was taken.
+
+        Yields:
+            [`ReferringSegmentationOutput`], with one entry in its lists.
+
+        Raises:
+            ValueError: As [`segment`].
+        """
         pruning = run.pruning(self.base_pruning)
-        watch, masks, num_kept = Stopwatch(), [], []
+        watch = Stopwatch()
         start_peak_memory(self.model.device)
         self.model.config.pruning_config = pruning
         try:
-            for chunk, text_embeds in zip(shared.chunks, shared.text_embeds, strict=True):
+            for place, part in enumerate(shared.parts):
                 with watch.stage("selection"):
-                    features = self._features(shared.states, chunk, text_embeds)
+                    features = self.steps.features(shared.encoded, shared.parts, place)
                 with watch.stage("prefill"):
-                    pruned, states = self.model.read_dialogues(
-                        chunk["input_ids"], chunk["attention_mask"], mm_encoder_outputs={"image": features}
-                    )
+                    pruned, states = self.steps.read(part, features)
                 with watch.stage("mask_decoder"):
-                    output = self.model.decode_dialogues(
-                        states,
-                        pruned.model_inputs["input_ids"],
-                        mask_image_embeddings=shared.for_masks,
-                        original_sizes=chunk["original_sizes"],
-                        reshaped_input_sizes=chunk["reshaped_input_sizes"],
-                        dialogue_images=chunk.get("dialogue_images"),
-                    )
-                masks += output.masks
-                kept = pruned.features.retained_indices
-                num_kept += [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
+                    output = self.steps.decode(part, states, pruned.model_inputs["input_ids"], shared.for_masks)
+                stayed = pruned.video_features or pruned.features
+                kept = None if stayed is None else stayed.retained_indices
+                cost.num_kept += [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
+                yield output
         finally:
             self.model.config.pruning_config = self.base_pruning
         uses_guidance = pruning.is_on and pruning.build_pruner().needs_text
         shared_times = {name: ms for name, ms in shared.times.items() if name != "guidance" or uses_guidance}
-        return RunOutput(
-            torch.cat(masks),
-            sum(num_kept) / len(num_kept),
-            {**shared_times, **watch.milliseconds},
-            peak_memory(self.model.device),
-        )
+        cost.times = {**shared_times, **watch.milliseconds}
+        cost.peak_memory = peak_memory(self.model.device)
 
     def why_not(self, run: Run) -> str | None:
         """Why a run is impossible with this model, found out by trying it on an empty picture; `None` if it is not."""
         try:
-            if run.is_pruned and run.pruning(self.base_pruning).resolve(self.num_visual_tokens) is None:
-                return f"it would keep all {self.num_visual_tokens} visual tokens, which is the unpruned model"
+            whole = self.num_visual_tokens
+            if run.is_pruned and whole is not None and run.pruning(self.base_pruning).resolve(whole) is None:
+                return f"it would keep all {whole} visual tokens, which is the unpruned model"
             self.segment(run, self._probe)
         except (ValueError, NotImplementedError) as error:
             return str(error)
         return None
 
-    def _features(self, states: TowerStates, chunk: dict[str, Any], text_embeds: torch.Tensor | None) -> Any:
-        """What `get_image_features` gives for the dialogues of a chunk, from the states of their one picture."""
-        base, num_dialogues = self.model.model, len(chunk["input_ids"])
-        budget = self.model.config.pruning_config.resolve(self.num_visual_tokens)
-        states = states[torch.zeros(num_dialogues, dtype=torch.long, device=states.features.device)]
-        if budget is None:
-            return BaseModelOutputWithPooling(pooler_output=list(base.multi_modal_projector(states.features[:, 1:])))
-        return base.select_visual_tokens(
-            states, budget, chunk.get("guidance_input_ids"), chunk.get("guidance_attention_mask"), text_embeds
-        )
-
-    def _template(self, sentence: ReferringSentence) -> str:
+    def _template(self, sentence: ReferringSentence | VideoExpression) -> str:
         """The checkpoint's question; for a whole sentence the one that is nothing but the sentence and a request."""
         templates = self.processor.question_templates
-        if sentence.details.get("is_sentence"):
-            return next((text for text in reversed(templates) if text.startswith("{expression}")), templates[0])
-        return templates[0]
+        is_whole = getattr(sentence, "details", {}).get("is_sentence")
+        return self.steps.whole_sentence_template(templates) if is_whole else templates[0]
+
+
+def _even_parts(total: int, largest: int) -> list[int]:
+    """`[16, 16, 3]` for 35 and 16."""
+    return [min(largest, total - start) for start in range(0, total, largest)]

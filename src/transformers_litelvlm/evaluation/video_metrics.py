@@ -150,6 +150,8 @@ def merge_objects(probabilities: Mapping[str, np.ndarray], background: float = B
     """
     One map of object numbers from the predictions of several expressions: the most probable object of each pixel.
 
+    As ReferFormer's code does, a probability below one half counts as 0.
+
     Args:
         probabilities (`Mapping[str, np.ndarray]`): Object number to `(height, width)` probabilities, or booleans.
         background (`float`, defaults to 0.1): Probability of none of them.
@@ -160,8 +162,13 @@ def merge_objects(probabilities: Mapping[str, np.ndarray], background: float = B
     """
     numbers = sorted(probabilities, key=int)
     layers = np.stack([np.asarray(probabilities[number], np.float32) for number in numbers])
-    layers = np.concatenate([np.full_like(layers[:1], background), layers])
+    layers = np.concatenate([np.full_like(layers[:1], background), np.where(layers < 0.5, 0, layers)])
     return np.array([0, *map(int, numbers)])[layers.argmax(0)]
+
+
+def objects_of(targets: Iterable[np.ndarray]) -> list[int]:
+    """Numbers of the objects that occur in annotated maps; 0 is the background, 255 void."""
+    return sorted(set().union(*(np.unique(frame).tolist() for frame in targets)) - {0, 255})
 
 
 def score_unsupervised(predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> list[VideoScore]:
@@ -186,7 +193,7 @@ def score_unsupervised(predictions: Sequence[np.ndarray], targets: Sequence[np.n
     if not len(targets) or len(predictions) != len(targets):
         raise ValueError(f"`predictions` has {len(predictions)} frames, `targets` {len(targets)}.")
     voids = [frame == 255 for frame in targets]
-    objects = sorted(set().union(*(np.unique(frame).tolist() for frame in targets)) - {0, 255})
+    objects = objects_of(targets)
     if not objects:
         raise ValueError("`targets` has no object.")
     proposals = sorted(set().union(*(np.unique(frame).tolist() for frame in predictions)) - {0})

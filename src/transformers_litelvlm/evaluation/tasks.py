@@ -1,0 +1,176 @@
+"""What an evaluation asks for: masks of images, of videos, or of videos whose masks only a server has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from transformers_litelvlm.data.referring_video import annotators
+from transformers_litelvlm.data.samples import ImageSample, VideoSample
+from transformers_litelvlm.data.splits import ReferringSplit
+from transformers_litelvlm.evaluation import statistics
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments
+from transformers_litelvlm.evaluation.metrics import THRESHOLDS
+from transformers_litelvlm.evaluation.submissions import ARCHIVE_FOLDERS
+from transformers_litelvlm.evaluation.sweeping import RunCost
+
+
+class Scores(NamedTuple):
+    """
+    Records of the seeds of one setting.
+
+    Args:
+        columns (`dict`): Of the records, `(seeds, sentences)` each.
+        sample_ids (`np.ndarray`): The image or video of each sentence.
+    """
+
+    columns: dict[str, np.ndarray]
+    sample_ids: np.ndarray
+
+
+@dataclass
+class Measured:
+    """
+    What all runs say about one image or video.
+
+    Args:
+        rows (`list`): Records in the order of the task's schema.
+        masks (`list`): Where a server has the masks meant: run, video, expression, height and width, and of each frame
+            the `counts` of a COCO run-length encoding.
+        costs (`dict`): By run; empty where nothing was segmented.
+    """
+
+    rows: list[list[Any]] = field(default_factory=list)
+    masks: list[list[Any]] = field(default_factory=list)
+    costs: dict[str, RunCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    One kind of evaluation.
+
+    Args:
+        kind (`str`): `"images"` or `"videos"`.
+        sample (`str`): What a sample is called.
+        sentence (`str`): What its sentences are called.
+        schema (`pa.Schema`): Of a record: run, sample, sentence, its wording, then numbers, then flags.
+        key (`tuple[str, ...]`): Columns that no two records share.
+        score (`Callable`): A metric by name, from which value, interval and tests follow.
+        metrics (`tuple[str, ...]`): All of them, the main one first; empty where there is nothing to compare with.
+        main (`tuple[str, ...]`): Those with intervals and tests.
+        progress (`str`): Column whose mean is shown while it runs.
+    """
+
+    kind: str
+    sample: str
+    sentence: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    score: Callable[[Scores, str], statistics.RatioOfSums]
+    metrics: tuple[str, ...]
+    main: tuple[str, ...]
+    progress: str
+
+    @property
+    def is_scored(self) -> bool:
+        return bool(self.metrics)
+
+
+def _schema(sample: str, numbers: dict[str, pa.DataType]) -> pa.Schema:
+    texts = [(name, pa.string()) for name in ("run_id", sample, "expression_id", "sentence")]
+    return pa.schema([*texts, *numbers.items(), ("flags", pa.list_(pa.string()))])
+
+
+def _image_metric(scores: Scores, name: str) -> statistics.RatioOfSums:
+    """An IoU of 0 by decree (unreadable) stays 0."""
+    ious, unions = scores.columns["iou"], scores.columns["union"]
+    # Without any union, nothing is meant and nothing predicted in the whole split.
+    if name == "giou" or (name == "ciou" and not unions.any()):
+        return statistics.mean(ious, scores.sample_ids)
+    if name == "ciou":
+        return statistics.ratio_of_sums(scores.columns["intersection"], unions, scores.sample_ids)
+    return statistics.mean(ious >= float(name.partition("@")[2]), scores.sample_ids)
+
+
+def _video_metric(scores: Scores, name: str) -> statistics.RatioOfSums:
+    return statistics.mean(scores.columns[name], scores.sample_ids)
+
+
+IMAGES = Task(
+    kind="images",
+    sample="image",
+    sentence="sentence",
+    schema=_schema("image_id", {"intersection": pa.int64(), "union": pa.int64(), "iou": pa.float64()}),
+    key=("run_id", "expression_id"),
+    score=_image_metric,
+    metrics=("giou", "ciou", *(f"precision@{threshold}" for threshold in THRESHOLDS)),
+    main=("giou", "ciou"),
+    progress="iou",
+)
+VIDEO_METRICS = ("j_and_f", "j", "f")
+VIDEOS = Task(
+    kind="videos",
+    sample="video",
+    sentence="expression",
+    schema=_schema("video_id", {**dict.fromkeys(VIDEO_METRICS, pa.float64()), "num_frames": pa.int64()}),
+    key=("run_id", "video_id", "expression_id"),
+    score=_video_metric,
+    metrics=VIDEO_METRICS,
+    main=VIDEO_METRICS,
+    progress="j_and_f",
+)
+# The masks go into a file for the server of the data set.
+HIDDEN_VIDEOS = Task(
+    kind="videos",
+    sample="video",
+    sentence="expression",
+    schema=_schema("video_id", {"num_frames": pa.int64()}),
+    key=("run_id", "video_id", "expression_id"),
+    score=_video_metric,
+    metrics=(),
+    main=(),
+    progress="num_frames",
+)
+
+
+def choose_task(split: ReferringSplit, args: EvaluationArguments, takes_videos: bool) -> Task:
+    """
+    What is to be done with a split, by its first sample.
+
+    Args:
+        split: The data.
+        args: The options.
+        takes_videos: Whether the model writes masks of videos.
+
+    Raises:
+        ValueError: The model or the protocol is not for this data, or there is nothing to compare with.
+    """
+    first: ImageSample | VideoSample = next(iter(split))
+    if isinstance(first, ImageSample):
+        if args.protocol == "annotators":
+            raise ValueError(f"`protocol` 'annotators' is for Ref-DAVIS17, `dataset` {args.dataset!r} holds images.")
+        return IMAGES
+    if not takes_videos:
+        raise ValueError(
+            f"`dataset` {args.dataset!r} holds videos, and the model writes masks of images only. Models of the"
+            " Qwen2.5-VL family (UniPixel) write masks of videos."
+        )
+    if args.protocol == "glamm":
+        raise ValueError(f"`protocol` 'glamm' is for images, `dataset` {args.dataset!r} holds videos.")
+    if args.protocol == "annotators":
+        annotators(first)
+        if first.load_objects is None:
+            raise ValueError(f"`protocol` 'annotators' needs pictures of all objects, {split.source} has none.")
+    if first.expressions[0].load_mask is not None:
+        return VIDEOS
+    if split.name not in ARCHIVE_FOLDERS:
+        raise ValueError(
+            f"{split.source} has no masks to compare with, and no server scores {split.name!r}. Sets with a server:"
+            f" {', '.join(ARCHIVE_FOLDERS)}."
+        )
+    return HIDDEN_VIDEOS
