@@ -48,8 +48,19 @@ class Family:
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
 
-    def model(self) -> Any:
+    def config(self, num_layers: int | None = None, **kwargs: Any) -> Any:
+        """Of a tiny model, with so many decoder layers."""
+        config = self._config(**kwargs)
+        if num_layers is not None:
+            config.text_config.num_hidden_layers = num_layers
+            config.text_config.layer_types = ["full_attention"] * num_layers
+        return config
+
+    def _config(self, **kwargs: Any) -> Any:
         raise NotImplementedError
+
+    def model(self, num_layers: int | None = None) -> Any:
+        return llava.asymmetric_(self.model_class(self.config(num_layers)))
 
     def inputs(self, side: str = "left") -> Inputs:
         """A padded batch of three rows, for the stock class."""
@@ -77,6 +88,10 @@ class Family:
         """Placeholder id -> for every image or video its kept features (K, D), their indices, and N."""
         raise NotImplementedError
 
+    def all_tokens(self, stock: Any, inputs: Inputs) -> dict[str, list[torch.Tensor]]:
+        """Modality -> all visual tokens (N, D) of every image or video."""
+        raise NotImplementedError
+
     def full_positions(self, stock: Any, inputs: Inputs) -> torch.Tensor:
         """Upstream's positions of the unpruned prompt, (number of axes, B, L); at padding they mean nothing."""
         raise NotImplementedError
@@ -97,8 +112,8 @@ def _of_features(features: Any) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
 class LlavaFamily(Family):
     rows: ClassVar[tuple] = ([1, 5, "image", 6, "image", 7, 8], [1, 9, "image", 10, 11, 12], [1, 13, 14])
 
-    def model(self):
-        return llava.asymmetric_(LlavaLiteForConditionalGeneration(llava.tiny_config()))
+    def _config(self, **kwargs):
+        return llava.tiny_config(**kwargs)
 
     def stock(self, model):
         names = ("vision_config", "text_config", "image_token_index", "image_seq_length")
@@ -128,6 +143,9 @@ class LlavaFamily(Family):
         guidance = {name: value for name, value in inputs.items() if name.startswith("guidance_")}
         return {llava.IMAGE_TOKEN: _of_features(model.get_image_features(inputs["pixel_values"], **guidance))}
 
+    def all_tokens(self, stock, inputs):
+        return {"image": list(stock.get_image_features(inputs["pixel_values"]).pooler_output)}
+
     def full_positions(self, stock, inputs):
         return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0).unsqueeze(0)
 
@@ -156,8 +174,8 @@ class QwenFamily(Family):
     )
     seconds: ClassVar[torch.Tensor] = torch.tensor([0.5])
 
-    def model(self):
-        return qwen.tiny_model()
+    def _config(self, **kwargs):
+        return qwen.tiny_config(**kwargs)
 
     def stock(self, model):
         return qwen.stock_twin(model)
@@ -204,6 +222,14 @@ class QwenFamily(Family):
             guidance_attention_mask=mask[2:],
         )
         return {qwen.IMAGE: _of_features(images), qwen.VIDEO: _of_features(videos)}
+
+    def all_tokens(self, stock, inputs):
+        found = {}
+        for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            if name in inputs:
+                encode = getattr(stock, f"get_{modality}_features")
+                found[modality] = list(encode(inputs[name], inputs[f"{modality}_grid_thw"]).pooler_output)
+        return found
 
     def full_positions(self, stock, inputs):
         names = (

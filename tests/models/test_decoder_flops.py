@@ -46,8 +46,8 @@ def test_a_decoder_that_prunes():
     model, is_visual = decoder(), torch.arange(21)[None] < 16
     pruner = build_pruner("fastv", layer=1)
     embeds = torch.randn(1, 21, 48)
-    given = {"inputs_embeds": embeds, "is_visual": is_visual, "num_images": 1, "num_visual": 16}
-    counted = counted_in_layers(lambda: prefill(model, pruner, 4, **given))
+    given = {"inputs_embeds": embeds, "is_visual": is_visual, "num_visual": [16]}
+    counted = counted_in_layers(lambda: prefill(model, pruner, [4], **given))
     per_layer = pruner.tokens_per_layer(16, 4, num_layers=3, num_tower_layers=2)
     assert counted == prefill_flops(model.config, [5 + count for count in per_layer])
     assert counted < prefill_flops(model.config, [21] * 3)

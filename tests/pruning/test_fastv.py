@@ -70,11 +70,10 @@ def test_golden_decoder(case, attention):
     output = prefill(
         model,
         FastVPruner(layer=about["prune_layer_K"]),
-        about["num_keep"],
+        [about["num_keep"]],
         inputs_embeds=tensors["inputs_embeds"],
         is_visual=visual_mask(about),
-        num_images=1,
-        num_visual=about["num_image_tokens"],
+        num_visual=[about["num_image_tokens"]],
         past_key_values=cache,
     )
     kept = tensors["keep_indices"]

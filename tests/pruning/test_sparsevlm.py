@@ -172,11 +172,10 @@ def test_golden_decoder(attention):
     output = prefill(
         model,
         Recording(),
-        about["budget"],
+        [about["budget"]],
         inputs_embeds=tensors["inputs_embeds"],
         is_visual=visual_mask(about),
-        num_images=1,
-        num_visual=about["num_image_tokens"],
+        num_visual=[about["num_image_tokens"]],
         past_key_values=cache,
         in_raster_order=False,
         is_compact=True,

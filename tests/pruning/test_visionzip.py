@@ -51,7 +51,24 @@ def test_the_class_token_has_the_lowest_free_index():
     assert selection.in_raster_order().indices.tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize("share", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("budget", [1, 2, 7, 29])
+def test_without_a_class_token_all_are_visual_tokens_in_raster_order(share, budget):
+    def chosen(evidence):
+        evidence.has_class_token = False
+        return VisionZipPruner(contextual_share=share).select(evidence, budget)
+
+    together = chosen(RandomEvidence([1, 1, 1]))
+    assert together.indices.shape == (3, budget) and (together.indices.diff(dim=-1) > 0).all()
+    assert (together.weights.gather(2, together.indices[:, :, None]) == 1).all()  # of itself, a token is all there
+    for image in range(3):
+        alone = chosen(RandomEvidence([1, 1, 1]).only(image))
+        assert alone.indices.tolist() == together.indices[image : image + 1].tolist()
+        torch.testing.assert_close(alone.features, together.features[image : image + 1])
+    assert chosen(RandomEvidence([1, 1, 1]).to("meta")).features.shape == (3, budget, 8)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, True, "half"])
 def test_a_share_out_of_range(share):
-    with pytest.raises(ValueError, match="`contextual_share` must be a number"):
+    with pytest.raises(ValueError, match="`contextual_share` must be None or a number"):
         VisionZipPruner(contextual_share=share)

@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from transformers_litelvlm.cli import card, convert, env, evaluate, methods, segment
+from transformers_litelvlm.cli import benchmark, card, convert, env, evaluate, methods, segment
 from transformers_litelvlm.cli.errors import BadInputError, one_line
 
 
-SUBCOMMANDS = (segment, evaluate, convert, card, methods, env)
+SUBCOMMANDS = (segment, evaluate, benchmark, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\

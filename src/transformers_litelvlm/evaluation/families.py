@@ -90,10 +90,7 @@ class LlavaSteps(FamilySteps):
         text_embeds = [None] * len(parts)
         if "guidance_input_ids" in parts[0]:
             with watch.stage("guidance"):
-                text_embeds = [
-                    base.guidance.encode_text(part["guidance_input_ids"], part["guidance_attention_mask"])
-                    for part in parts
-                ]
+                text_embeds = [base.guidance.encode_text(part["guidance_input_ids"]) for part in parts]
         return states, text_embeds
 
     def encode_for_masks(self, part: Part) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -20,9 +22,10 @@ class PromptInDecoder:
     Attributes:
         states: (B, L, D).
         mask: (B, L) bool, False for padding; `None` where there is none.
-        positions: (B, L), what the rotary embedding gets.
+        positions: (..., B, L), what the rotary embedding gets.
         columns: (B, L) place in the unpruned prompt; its length, `full_length`, for what was padded later.
-        is_visual: (B, L) bool; n visual tokens for each of M images, in reading order.
+        is_visual: (B, L) bool; in reading order the tokens of M images.
+        num_visual: n_i, how many of them each image has.
         is_text: (B, L) bool, text behind the first image of its row.
     """
 
@@ -32,18 +35,24 @@ class PromptInDecoder:
     columns: torch.Tensor
     full_length: int
     is_visual: torch.Tensor
+    num_visual: Sequence[int]
     is_text: torch.Tensor
 
-    def visual_places(self, num_images: int, num_visual: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and column of the visual tokens of each image, (M, n) each, without asking the device how many."""
-        places = (~self.is_visual).flatten().byte().argsort(stable=True)[: num_images * num_visual]
-        places = places.view(num_images, num_visual)
-        length = self.is_visual.shape[1]
+    def visual_places(self, images: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and column of the visual tokens of some images that have n each, (number of images, n) each, without
+        asking the device."""
+        places = (~self.is_visual).flatten().byte().argsort(stable=True)[: sum(self.num_visual)]
+        of_images = places.split(list(self.num_visual))
+        places, length = torch.stack([of_images[image] for image in images]), self.is_visual.shape[1]
         return places // length, places % length
 
     def text_columns(self, num_text: int) -> torch.Tensor:
         """Columns of the text behind images, (B, T); anything where a row has less."""
         return (~self.is_text).byte().argsort(dim=1, stable=True)[:, :num_text]
+
+    def longest_text(self) -> int:
+        """T of the row with most text behind images. It decides shapes, so this asks the device."""
+        return int(self.is_text.sum(dim=1).max())
 
     def last_columns(self) -> torch.Tensor:
         """Column of the last token of each row that is no padding, (B, 1)."""
@@ -53,69 +62,54 @@ class PromptInDecoder:
 
 
 class PromptEmbeddings:
-    """The visual tokens and the text behind them as they enter the decoder.
+    """The visual tokens of some images and the text behind them as they enter the decoder.
 
     Args:
         prompt: before the first layer.
-        num_images: M.
-        num_visual: N.
+        images: which; all have N visual tokens.
+        num_text: T.
     """
 
-    def __init__(self, prompt: PromptInDecoder, num_images: int, num_visual: int) -> None:
-        # How long the longest text is decides shapes, so this asks the device.
-        self.num_text = int(prompt.is_text.sum(dim=1).max())
-        rows, columns = prompt.visual_places(num_images, num_visual)
-        text = prompt.text_columns(self.num_text)
+    def __init__(self, prompt: PromptInDecoder, images: Sequence[int], num_text: int) -> None:
+        rows, columns = prompt.visual_places(images)
+        text = prompt.text_columns(num_text)
         is_text = prompt.is_text.gather(1, text)
         self.visual = prompt.states[rows, columns]
         self.text = gather_tokens(prompt.states, text)[rows[:, 0]]
         self.is_text = is_text[rows[:, 0]] & (text[rows[:, 0]] > columns[:, -1:])
 
 
-class DecoderLayerEvidence(LayerEvidence):
-    """Evidence at one layer of a decoder with the attention of Llama.
+class LayerAttention:
+    """Rows of the attention inside a decoder layer that has run, with the attention of Llama; each computed once.
 
     Args:
-        block: the decoder layer, which has run.
-        prompt: what entered it, with n visual tokens for each image.
-        output: (B, L, D), what came out.
+        layers: of the decoder.
+        layer: index of the one meant.
+        prompt: what entered it.
         rotary: cosines and sines (B, L, d) of the prompt's positions.
-        embeddings: of the unpruned prompt.
-        num_visual: n.
+        num_text: T.
     """
 
     def __init__(
         self,
-        block: nn.Module,
-        prompt: PromptInDecoder,
-        output: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        embeddings: PromptEmbeddings,
-        num_visual: int,
-        *,
+        layers: nn.ModuleList,
         layer: int,
-        num_layers: int,
+        prompt: PromptInDecoder,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        num_text: int,
     ) -> None:
-        self.layer, self.num_layers, self.num_tokens = layer, num_layers, embeddings.visual.shape[1]
-        self.rows, self.columns = prompt.visual_places(len(embeddings.visual), num_visual)
-        self.features = output[self.rows, self.columns]
-        self.is_text = embeddings.is_text
-        self._block, self._prompt, self._rotary, self._embeddings = block, prompt, rotary, embeddings
+        self.layer, self.num_layers = layer, len(layers)
+        self._block, self._prompt, self._rotary, self._num_text = layers[layer], prompt, rotary, num_text
 
-    def last_token_attention(self) -> torch.Tensor:
-        return self._attention_from(self._prompt.last_columns())[:, :, 0]
+    @cached_property
+    def of_last_tokens(self) -> torch.Tensor:
+        """What the last token of each row attends to, (B, H, 1, L) float32."""
+        return self._probabilities(self._prompt.last_columns())
 
-    def text_attention(self) -> torch.Tensor:
-        return self._attention_from(self._prompt.text_columns(self._embeddings.num_text))
-
-    def input_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._embeddings.visual, self._embeddings.text
-
-    def _attention_from(self, columns: torch.Tensor) -> torch.Tensor:
-        """Probabilities (M, H, R, n) of the tokens at `columns` (B, R) for the visual tokens of each image."""
-        probabilities = self._probabilities(columns)[self.rows[:, 0]]
-        places = self.columns[:, None, None].expand(-1, *probabilities.shape[1:3], -1)
-        return probabilities.gather(3, places)
+    @cached_property
+    def of_text(self) -> torch.Tensor:
+        """What the text behind images attends to, (B, H, T, L) float32."""
+        return self._probabilities(self._prompt.text_columns(self._num_text))
 
     @torch.no_grad()
     def _probabilities(self, columns: torch.Tensor) -> torch.Tensor:
@@ -135,7 +129,47 @@ class DecoderLayerEvidence(LayerEvidence):
         if self._prompt.mask is not None:
             is_seen = is_seen & self._prompt.mask.unsqueeze(1).to(states.device)
         logits = logits.flatten(1, 2).masked_fill(~is_seen.unsqueeze(1), torch.finfo(torch.float32).min)
-        return logits.softmax(dim=-1).to(self.rows.device)
+        return logits.softmax(dim=-1).to(self._prompt.columns.device)
+
+
+class DecoderLayerEvidence(LayerEvidence):
+    """Evidence at one layer of a decoder, about some images with n visual tokens left of N each.
+
+    Args:
+        attention: inside the layer.
+        prompt: what came out of it.
+        images: which.
+        embeddings: of these images in the unpruned prompt.
+    """
+
+    def __init__(
+        self,
+        attention: LayerAttention,
+        prompt: PromptInDecoder,
+        images: Sequence[int],
+        embeddings: PromptEmbeddings,
+    ) -> None:
+        self.layer, self.num_layers = attention.layer, attention.num_layers
+        self.num_tokens = embeddings.visual.shape[1]
+        self._rows, self._columns = prompt.visual_places(images)
+        self.features = prompt.states[self._rows, self._columns]
+        self.is_text = embeddings.is_text
+        self._attention, self._embeddings = attention, embeddings
+
+    def last_token_attention(self) -> torch.Tensor:
+        return self._to_visual_tokens(self._attention.of_last_tokens)[:, :, 0]
+
+    def text_attention(self) -> torch.Tensor:
+        return self._to_visual_tokens(self._attention.of_text)
+
+    def input_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._embeddings.visual, self._embeddings.text
+
+    def _to_visual_tokens(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """(B, H, R, L) as (M, H, R, n): of the row of each image, for its visual tokens."""
+        probabilities = probabilities[self._rows[:, 0]]
+        places = self._columns[:, None, None].expand(-1, *probabilities.shape[1:3], -1)
+        return probabilities.gather(3, places)
 
 
 def _rotated_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -6,23 +6,24 @@ the next layer, and the cache of each layer holds what that layer got.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
-from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, PromptEmbeddings, PromptInDecoder
+from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
+from transformers_litelvlm.models.decoder_hidden_states import HiddenStates, at_full_length
+from transformers_litelvlm.models.image_groups import ImageGroup, Stage, stage_of
 from transformers_litelvlm.models.prompt_compaction import plan_compaction
 from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer
-from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.layers import LayerPruner
-from transformers_litelvlm.pruning.selection import one_hot
 
 
-# Decoders whose layers are called as Llama's are, with the same rotary embedding.
-DECODERS = ("llama", "mistral", "qwen2")
+# Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does.
+DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text")
 
 
 @dataclass
@@ -33,15 +34,16 @@ class DecoderOutput:
         last_hidden_state: (B, L, D) after the final norm.
         past_key_values: the cache, or `None`.
         hidden_states: what entered each layer and what came out in the end, (B, L, D) each, where asked for.
+        stages: for each layer that pruned, what is left of the images, in reading order.
+        stages_of: the same by modality, each in its own order; of [`forward_in_decoder`].
         image_hidden_states: (M * N, D), the visual tokens as they came, on a prompt with images.
-        stages: for each layer that pruned, the tokens left of each image as `indices` (M, K') into its N, and
-            `weights` (M, K', N) where some were merged.
     """
 
     last_hidden_state: torch.Tensor
     past_key_values: Any
-    hidden_states: tuple[torch.Tensor, ...] | None
-    stages: list[Selection]
+    hidden_states: tuple[torch.Tensor | None, ...] | None
+    stages: list[Stage]
+    stages_of: list[dict[str, Stage]] = field(default_factory=list)
     image_hidden_states: torch.Tensor | None = None
 
 
@@ -59,30 +61,32 @@ def check_decoder(language_model: PreTrainedModel) -> None:
 def prefill(
     language_model: PreTrainedModel,
     pruner: LayerPruner,
-    budget: int,
+    budgets: Sequence[int],
     *,
     inputs_embeds: torch.Tensor,
     is_visual: torch.Tensor,
-    num_images: int,
+    num_visual: Sequence[int],
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     past_key_values: DynamicCache | None = None,
     use_cache: bool | None = None,
     in_raster_order: bool = True,
     is_compact: bool = False,
-    output_hidden_states: bool = False,
-    num_visual: int,
+    output_hidden_states: bool | int | list[int] = False,
     **kwargs: Any,
 ) -> DecoderOutput:
     """Run a prompt with images through a decoder while `pruner` takes visual tokens away.
 
     Args:
+        budgets: K_i for each of M images, in reading order; an image of no more tokens is kept whole.
         inputs_embeds: (B, L, D) with the visual tokens in it.
-        is_visual: (B, L) bool; `num_visual` (N) for each of `num_images` (M), in reading order.
+        is_visual: (B, L) bool; N_i tokens of each image, as `num_visual` says.
         attention_mask: (B, L), 1 for real tokens.
+        position_ids: (..., B, L), for the rotary embedding.
         past_key_values: an empty cache to fill; made where it is `None` and `use_cache` is on.
         in_raster_order: of the tokens that stay, else as the method puts them.
         is_compact: renumber positions behind a layer that prunes, by mask; else they stay.
+        output_hidden_states: all, or those of some indices, as upstream.
         kwargs: for the decoder layers.
 
     Raises:
@@ -90,17 +94,16 @@ def prefill(
     """
     check_decoder(language_model)
     check_cache(past_key_values)
-    layers, num_layers = language_model.layers, len(language_model.layers)
-    counts = pruner.tokens_after(num_visual, budget, num_layers)
+    prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids)
+    num_text, num_layers = prompt.longest_text(), len(language_model.layers)
+    groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
     if use_cache and past_key_values is None:
         past_key_values = DynamicCache(config=language_model.config)
-    prompt = _whole_prompt(inputs_embeds, is_visual, attention_mask, position_ids)
-    embeddings = PromptEmbeddings(prompt, num_images, num_visual)
-    stages, hidden_states = [_everything(embeddings.visual)], []
+    hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
     mask, rotary = _mask_and_rotary(language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, 0)
-    for index, layer in enumerate(layers):
-        hidden_states += [_at_full_length(prompt.states, prompt)] if output_hidden_states else []
+    for index, layer in enumerate(language_model.layers):
+        hidden_states.add(prompt.states, prompt)
         output = layer(
             prompt.states,
             attention_mask=mask,
@@ -109,24 +112,21 @@ def prefill(
             use_cache=use_cache,
             **kwargs,
         )
-        if index not in counts:
-            prompt = replace(prompt, states=output)
+        attention = LayerAttention(language_model.layers, index, prompt, rotary, num_text)
+        prompt = replace(prompt, states=output)
+        if not any(index in group.tokens_after for group in groups):
             continue
-        evidence = DecoderLayerEvidence(
-            layer, prompt, output, rotary, embeddings, stages[-1].indices.shape[1], layer=index, num_layers=num_layers
-        )
-        selection = pruner.select(evidence, budget)
-        selection = selection.in_raster_order() if in_raster_order else selection
-        prompt = _shorten(replace(prompt, states=output), selection, evidence, is_compact)
-        stages.append(_in_unpruned_image(selection, stages[-1], num_visual))
+        prompt = _prune(pruner, groups, prompt, attention, in_raster_order, is_compact)
+        stages.append(stage_of(groups))
         for later in range(index + 1, num_layers):
             kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
             replace_layer(past_key_values, later, kept)
         mask, rotary = _mask_and_rotary(
             language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, index + 1
         )
-    last = _at_full_length(language_model.norm(prompt.states), prompt)
-    return DecoderOutput(last, past_key_values, (*hidden_states, last) if output_hidden_states else None, stages[1:])
+    normalised = at_full_length(language_model.norm(prompt.states), prompt)
+    states = hidden_states.result(prompt.states, normalised, prompt)
+    return DecoderOutput(normalised, past_key_values, states, stages)
 
 
 def decode(
@@ -137,7 +137,7 @@ def decode(
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     use_cache: bool | None = None,
-    output_hidden_states: bool = False,
+    output_hidden_states: bool | int | list[int] = False,
     **kwargs: Any,
 ) -> DecoderOutput:
     """Run new tokens (B, q, D) through a decoder whose cache [`prefill`] filled; arguments as there.
@@ -148,9 +148,10 @@ def decode(
     if position_ids is None:
         position_ids = torch.arange(num_new, device=inputs_embeds.device) + past_key_values.get_seq_length()
         position_ids = position_ids.unsqueeze(0)
-    states, hidden_states, first = inputs_embeds, [], None
+    states, first = inputs_embeds, None
+    hidden_states = HiddenStates(language_model, output_hidden_states)
     for index, layer in enumerate(language_model.layers):
-        hidden_states += [states] if output_hidden_states else []
+        hidden_states.add(states)
         held = past_key_values.layers[index]
         is_pruned = isinstance(held, PrunedPromptLayer)
         if index == 0 or (is_pruned and held.first != first):
@@ -168,13 +169,14 @@ def decode(
             use_cache=use_cache,
             **kwargs,
         )
-    states = language_model.norm(states)
-    return DecoderOutput(states, past_key_values, (*hidden_states, states) if output_hidden_states else None, [])
+    normalised = language_model.norm(states)
+    return DecoderOutput(normalised, past_key_values, hidden_states.result(states, normalised), [])
 
 
 def _whole_prompt(
     inputs_embeds: torch.Tensor,
     is_visual: torch.Tensor,
+    num_visual: Sequence[int],
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
 ) -> PromptInDecoder:
@@ -189,26 +191,45 @@ def _whole_prompt(
     return PromptInDecoder(
         states=inputs_embeds,
         mask=mask,
-        positions=columns if position_ids is None else position_ids.expand_as(is_visual),
+        positions=columns if position_ids is None else position_ids.expand(*position_ids.shape[:-2], *columns.shape),
         columns=columns,
         full_length=is_visual.shape[1],
         is_visual=is_visual,
+        num_visual=num_visual,
         is_text=is_text if mask is None else is_text & mask,
     )
 
 
-def _shorten(
-    prompt: PromptInDecoder, selection: Selection, evidence: DecoderLayerEvidence, is_compact: bool
+def _prune(
+    pruner: LayerPruner,
+    groups: Sequence[ImageGroup],
+    prompt: PromptInDecoder,
+    attention: LayerAttention,
+    in_raster_order: bool,
+    is_compact: bool,
 ) -> PromptInDecoder:
-    """The prompt without the visual tokens that `selection` leaves out, padded again where rows differ."""
+    """What `pruner` leaves of the prompt behind a layer, padded again where rows differ."""
+    kept: dict[int, torch.Tensor] = {}
     states = prompt.states
-    if selection.features is not None:
-        # A merged token enters at the place of the token that stands for it.
-        places = evidence.rows.gather(1, selection.indices), evidence.columns.gather(1, selection.indices)
-        states = states.index_put(places, selection.features.to(states.dtype))
-    num_images, num_visual = evidence.columns.shape
+    for group in groups:
+        rows, columns = prompt.visual_places(group.images)
+        indices = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+        if attention.layer in group.tokens_after:
+            evidence = DecoderLayerEvidence(attention, prompt, group.images, group.embeddings)
+            selection = group.prune(pruner, evidence, in_raster_order)
+            indices = selection.indices
+            if selection.features is not None:
+                # A merged token enters at the place of the token that stands for it.
+                places = rows.gather(1, indices), columns.gather(1, indices)
+                states = states.index_put(places, selection.features.to(states.dtype))
+        kept.update(zip(group.images, indices))
+    return _shorten(replace(prompt, states=states), [kept[image] for image in range(len(kept))], is_compact)
+
+
+def _shorten(prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: bool) -> PromptInDecoder:
+    """The prompt with the visual tokens `kept` (n_i,) of each image alone."""
     mask = None if prompt.mask is None else prompt.mask.long()
-    plan = plan_compaction(prompt.is_visual, selection.indices, [num_visual] * num_images, mask)
+    plan = plan_compaction(prompt.is_visual, kept, prompt.num_visual, mask)
     mask = plan.attention_mask(mask)
     mask = None if mask is None else mask.bool()
     positions = plan.apply(prompt.positions, 0)
@@ -216,35 +237,15 @@ def _shorten(
         is_real = plan.is_real if mask is None else mask
         positions = (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
     return PromptInDecoder(
-        states=plan.apply_to_embeddings(states),
+        states=plan.apply_to_embeddings(prompt.states),
         mask=mask,
         positions=positions,
         columns=plan.apply(prompt.columns, prompt.full_length),
         full_length=prompt.full_length,
         is_visual=plan.apply(prompt.is_visual, False),
+        num_visual=[len(indices) for indices in kept],
         is_text=plan.apply(prompt.is_text, False),
     )
-
-
-def _everything(visual: torch.Tensor) -> Selection:
-    return Selection(torch.arange(visual.shape[1], device=visual.device).expand(len(visual), -1))
-
-
-def _in_unpruned_image(selection: Selection, previous: Selection, num_visual: int) -> Selection:
-    """A selection among the tokens of an earlier one, in terms of the N tokens that the image had."""
-    weights = None
-    if selection.weights is not None or previous.weights is not None:
-        own, before = selection.weights, previous.weights
-        own = one_hot(selection.indices, previous.indices.shape[1]) if own is None else own
-        weights = own @ (one_hot(previous.indices, num_visual) if before is None else before)
-    return Selection(previous.indices.gather(1, selection.indices), weights=weights)
-
-
-def _at_full_length(states: torch.Tensor, prompt: PromptInDecoder) -> torch.Tensor:
-    """States (B, L', D) of what is left at their columns of the whole prompt, (B, L, D)."""
-    full = states.new_zeros(len(states), prompt.full_length + 1, states.shape[-1])  # the last for what has no column
-    columns = prompt.columns.to(states.device).unsqueeze(-1).expand_as(states)
-    return full.scatter(1, columns, states)[:, :-1]
 
 
 def _mask_and_rotary(

@@ -31,15 +31,15 @@ class ClipGuidance(nn.Module):
         self.text_projection = nn.Linear(text_config.hidden_size, projection_dim, bias=False)
         self.visual_projection = nn.Linear(vision_hidden_size, projection_dim, bias=False)
 
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Projected [EOS] states (M, T, P) of the expressions `input_ids` (M, T, L), not normalised."""
+    def encode_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Projected [EOS] states (M, T, P) of the expressions `input_ids` (M, T, L), not normalised.
+
+        Padding is on the right, as CLIP's tokenizer puts it: attention is causal, so no [EOS] sees any, and a mask
+        would change nothing but the kernel.
+        """
         num_images, num_expressions, length = input_ids.shape
-        input_ids = to_device_of(self.text_projection, input_ids)
-        if attention_mask is not None:
-            attention_mask = attention_mask.reshape(-1, length).to(input_ids.device)
-            # A missing expression has no token to attend to; its first token stands in, and its result is ignored.
-            attention_mask = torch.cat((torch.ones_like(attention_mask[:, :1]), attention_mask[:, 1:]), dim=1)
-        states = self.text_model(input_ids=input_ids.reshape(-1, length), attention_mask=attention_mask)
+        input_ids = to_device_of(self.text_projection, input_ids).reshape(-1, length)
+        states = self.text_model(input_ids=input_ids)
         return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
 
 
@@ -87,7 +87,7 @@ class ClipTowerEvidence(VisualEvidence):
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         embeds = self._text_embeds
         if embeds is None:
-            embeds = self._guidance.encode_text(self._input_ids, self._attention_mask)
+            embeds = self._guidance.encode_text(self._input_ids)
         embeds = embeds.to(self.features.device)
         if self._attention_mask is None:
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
@@ -145,6 +145,8 @@ class SideClipEvidence(VisualEvidence):
         input_ids, attention_mask: (B, T, L) CLIP tokens of the expressions; `None` for methods without text.
     """
 
+    has_class_token = False
+
     def __init__(
         self,
         clip: SideClip,
@@ -190,6 +192,12 @@ class SideClipEvidence(VisualEvidence):
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query, keys, values = self._on_patches.class_attention()
         return query, self._resample(keys), self._resample(values)
+
+    def attention_and_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        raise ValueError(
+            "The method reads the attention of the model's own vision tower, and `guidance='clip'` asks a CLIP "
+            "instead: set `guidance='intrinsic'`."
+        )
 
     def context_scores(self) -> torch.Tensor:
         return self._resample(self._on_patches.context_scores().unsqueeze(-1)).squeeze(-1)

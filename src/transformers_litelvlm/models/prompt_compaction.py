@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
+
+
+class PromptCounts(NamedTuple):
+    """What the shapes of a shortened prompt depend on, on the host, by row: placeholders, and padding at both ends."""
+
+    placeholders: list[int]
+    padding_left: list[int]
+    padding_right: list[int]
 
 
 @dataclass(frozen=True)
@@ -20,14 +29,19 @@ class CompactionPlan:
     Attributes:
         index: (B, L') long, column of the full prompt; arbitrary where `is_real` is False.
         is_real: (B, L') bool, False where rows of different length were padded again.
-        is_ragged: whether `is_real` holds any False, known on the host.
+        padding: by row, on the host, how much of `index` is padding on the left and on the right.
         full_length: L.
     """
 
     index: torch.Tensor
     is_real: torch.Tensor
-    is_ragged: bool
+    padding: tuple[list[int], list[int]]
     full_length: int
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether `is_real` holds any False, known on the host."""
+        return any(map(any, self.padding))
 
     def apply(self, full: torch.Tensor, padding: int) -> torch.Tensor:
         """`full` (..., B, L) at the tokens that stay, (..., B, L'); `padding` elsewhere."""
@@ -44,7 +58,7 @@ class CompactionPlan:
         return CompactionPlan(
             index=self.index.gather(1, later.index),
             is_real=self.is_real.gather(1, later.index) & later.is_real,
-            is_ragged=later.is_ragged,
+            padding=later.padding,
             full_length=self.full_length,
         )
 
@@ -55,12 +69,23 @@ class CompactionPlan:
         return self.apply(full, 0)
 
 
+def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
+    """What [`plan_compaction`] has to know on the host. This asks the device: best before it has much to do.
+
+    Args:
+        is_placeholder, attention_mask: see [`plan_compaction`].
+    """
+    left, right = _end_padding(attention_mask, is_placeholder)
+    return PromptCounts(*torch.stack((is_placeholder.sum(1), left.sum(1), right.sum(1))).tolist())
+
+
 def plan_compaction(
     is_placeholder: torch.Tensor,
     retained_indices: Sequence[torch.Tensor] | torch.Tensor,
     num_tokens: Sequence[int],
     attention_mask: torch.Tensor | None = None,
     modality: str = "image",
+    counts: PromptCounts | None = None,
 ) -> CompactionPlan | None:
     """Plan the removal of the placeholders of pruned visual tokens.
 
@@ -73,6 +98,7 @@ def plan_compaction(
         num_tokens: N_i of every image.
         attention_mask: (B, L), as given with the prompt.
         modality: what the placeholders stand for, `"image"` or `"video"`, for the message of an error.
+        counts: of [`count_prompt`], where they are known. Then nothing here asks the device.
 
     Returns:
         The plan, or `None` where the prompt already holds exactly the K_i placeholders of the kept tokens.
@@ -82,15 +108,16 @@ def plan_compaction(
     """
     length = is_placeholder.shape[1]
     padding_left, padding_right = _end_padding(attention_mask, is_placeholder)
-    # The lengths of the result depend on the data, so this is the one transfer to the host.
-    counts, lefts, rights = torch.stack((is_placeholder.sum(1), padding_left.sum(1), padding_right.sum(1))).tolist()
+    counts = count_prompt(is_placeholder, attention_mask) if counts is None else counts
 
     num_kept = [len(indices) for indices in retained_indices]
-    images_of_rows = _images_of_rows(counts, num_tokens, num_kept, modality)
+    images_of_rows = _images_of_rows(counts.placeholders, num_tokens, num_kept, modality)
     if images_of_rows is None:
         return None
     dropped = [sum(num_tokens[i] - num_kept[i] for i in images) for images in images_of_rows]
-    lengths = [length - left - right - drop for left, right, drop in zip(lefts, rights, dropped)]
+    ends = [left + right for left, right in zip(counts.padding_left, counts.padding_right)]
+    lengths = [length - end - drop for end, drop in zip(ends, dropped)]
+    pad_right = any(counts.padding_right) and not any(counts.padding_left)
 
     # Columns of all placeholders, in reading order, which is the order of the visual tokens of all images.
     places = _places_of(is_placeholder, sum(num_tokens))
@@ -100,12 +127,13 @@ def plan_compaction(
     stays = ~(is_placeholder | padding_left | padding_right)
     stays.view(-1)[kept_places] = True
 
-    index = _stable_partition(stays, max(lengths), pad_right=any(rights) and not any(lefts))
+    index = _stable_partition(stays, max(lengths), pad_right)
     is_real = stays.gather(1, index)
     # The j-th surviving placeholder of an image stands for its j-th feature, in whatever order those come.
     is_slot = is_placeholder.gather(1, index) & is_real
     index = index.masked_scatter(is_slot, kept_places % length)
-    return CompactionPlan(index, is_real, is_ragged=min(lengths) != max(lengths), full_length=length)
+    none, padding = [0] * len(lengths), [max(lengths) - own for own in lengths]
+    return CompactionPlan(index, is_real, (none, padding) if pad_right else (padding, none), full_length=length)
 
 
 def _end_padding(

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
+from transformers_litelvlm.models.prompt_compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 
@@ -21,6 +21,12 @@ RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 
 # Modality -> the argument of `forward` that holds its pixels. In the order in which `generate` encodes them.
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+
+# What the models' outputs call the indices, the weights and the stages of what stayed.
+_FIELDS = {
+    "image": ("retained_indices", "merge_weights", "retained_stages"),
+    "video": ("retained_video_indices", "video_merge_weights", "retained_video_stages"),
+}
 
 
 @dataclass
@@ -47,6 +53,14 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
     merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     num_visual_tokens: list[int] | None = None
 
+    def of_images(self, places: Sequence[int]) -> PrunedImageFeatures:
+        """The features of some of the images, repeated or not."""
+
+        def rows(values: Any) -> Any:
+            return values[list(places)] if isinstance(values, torch.Tensor) else [values[place] for place in places]
+
+        return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
+
 
 class PrunedInputs(NamedTuple):
     """What to call the upstream model with, and what was done to get there."""
@@ -56,19 +70,33 @@ class PrunedInputs(NamedTuple):
     plan: CompactionPlan | None = None
     video_features: PrunedImageFeatures | None = None
     full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
+    is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
 
-    def what_stayed(self, stages: Sequence[Selection] = ()) -> dict[str, Any]:
-        """Fields of the models' outputs about the visual tokens that stayed.
+    def what_stayed(self, stages: Sequence[dict[str, Any]] = (), modality: str = "image") -> dict[str, Any]:
+        """Fields of the models' outputs about the visual tokens of images (or videos) that stayed.
 
         Args:
-            stages: in terms of the N tokens of an image, what each layer of the language model left that pruned.
+            stages: of [`DecoderOutput`], what each layer of the language model left that pruned.
         """
-        last = stages[-1] if stages else None
-        return {
-            "retained_indices": self.retained_indices if last is None else last.indices,
-            "merge_weights": getattr(self.features, "merge_weights", None) if last is None else last.weights,
-            "retained_stages": tuple(stage.indices for stage in stages) or None,
-        }
+        features = {"image": self.features, "video": self.video_features}[modality]
+        own = [stage[modality] for stage in stages if modality in stage]
+        names = _FIELDS[modality]
+        if not own:
+            return dict(zip(names, (getattr(features, name, None) for name in ("retained_indices", "merge_weights"))))
+        return dict(zip(names, (*own[-1], tuple(stage.indices for stage in own))))
+
+    def completed_by(self, output: Any) -> PrunedInputs:
+        """The same with what stayed by a model's output, which alone knows it where tokens left inside the language
+        model."""
+        if self.features is not None or self.video_features is not None:
+            return self
+        features = (
+            PrunedImageFeatures(
+                retained_indices=getattr(output, indices, None), merge_weights=getattr(output, weights, None)
+            )
+            for indices, weights, _ in _FIELDS.values()
+        )
+        return self._replace(**dict(zip(("features", "video_features"), features)))
 
     @property
     def retained_indices(self) -> RetainedIndices | None:
@@ -173,19 +201,22 @@ def prune_inputs(
         },
     }
     encoded = dict(mm_encoder_outputs or {})
-    if pixels:
-        if encoded or not model.config.pruning_config.is_on:  # a contradiction that upstream reports, or off
-            return PrunedInputs(inputs)
-        for modality, values in pixels.items():
-            encode = getattr(model, f"get_{modality}_features")
-            encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
+    if pixels and (encoded or not model.config.pruning_config.is_on):  # a contradiction that upstream reports, or off
+        return PrunedInputs(inputs)
+    # What shapes depend on is asked of the device now: later, it would have to finish the vision tower first.
+    modalities = list(pixels) or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
+    masks = {name: _placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
+    counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
+    for modality, values in pixels.items():
+        encode = getattr(model, f"get_{modality}_features")
+        encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
     pruned = {name: output for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)}
     if pixels or pruned:
         # Plain outputs: `generate` expands and slices them, and only knows upstream's fields.
         plain = {n: BaseModelOutputWithPooling(pooler_output=output.pooler_output) for n, output in pruned.items()}
         inputs.update({PIXELS[modality]: None for modality in pixels}, mm_encoder_outputs={**encoded, **plain})
 
-    plan = _plan(model, pruned, input_ids, inputs_embeds, attention_mask)
+    plan = _plan(pruned, masks, counts, attention_mask)
     if plan is not None:
         if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
             position_ids = full_positions()
@@ -203,24 +234,26 @@ def prune_inputs(
             inputs["labels"] = plan.apply(labels, -100)
         if mm_token_type_ids is not None:
             inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
-    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids)
+    is_visual = None if plan is None or "image" not in masks else plan.apply(masks["image"], False)
+    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids, is_visual)
 
 
 def _plan(
-    model: PreTrainedModel,
     pruned: dict[str, PrunedImageFeatures],
-    input_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
+    masks: dict[str, torch.Tensor],
+    counts: dict[str, PromptCounts],
     attention_mask: torch.Tensor | None,
 ) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
     plan = None
     for modality, features in pruned.items():
-        mask = _placeholder_mask(model, modality, input_ids, inputs_embeds)
-        attended = attention_mask
+        mask, attended, counted = masks[modality], attention_mask, counts[modality]
         if plan is not None:
             mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
-        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality)
+            counted = PromptCounts(counted.placeholders, *plan.padding)
+        step = plan_compaction(
+            mask, features.retained_indices, features.num_visual_tokens, attended, modality, counted
+        )
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan

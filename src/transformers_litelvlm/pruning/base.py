@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from transformers_litelvlm.pruning.scoring import context_scores
+from transformers_litelvlm.pruning.scoring import class_attention_scores, context_scores
 
 
 Between = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -31,6 +30,7 @@ class VisualEvidence(ABC):
     grid: tuple[int, int]  # rows and columns of visual tokens; N is their product
     num_layers: int  # how many layers of the tower make the features
     max_expressions: int  # T, known without looking at the device; 0 where there is no text
+    has_class_token: bool = True
 
     @abstractmethod
     def image_embeds(self) -> torch.Tensor:
@@ -55,6 +55,15 @@ class VisualEvidence(ABC):
             layer: counted from the features: -1 is the layer that made them, 0 the one that would read them.
         """
         raise ValueError(NO_CLASS_TOKEN)
+
+    def attention_and_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention that visual tokens get, (B, N) float32, and their keys, mean over the heads, (B, N, d) float32.
+
+        Both of the layer that makes the features. The attention is that of the class token, mean over the heads; in a
+        tower without one it is that of all tokens.
+        """
+        query, keys = self.class_query_and_keys(-1)
+        return class_attention_scores(query, keys), keys[:, :, 1:].float().mean(dim=1)
 
     def run_layers(self, between: Between) -> torch.Tensor:
         """Run the layers that make the features, with `between` called in each, between attention and MLP.
@@ -139,7 +148,8 @@ class Pruner(ABC):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        return [field.name for field in dataclasses.fields(cls)]
+        # Not `dataclasses.fields`, which torch.compile does not trace.
+        return list(cls.__match_args__)
 
 
 class TokenPruner(Pruner):

@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
-from transformers_litelvlm.pruning.scoring import class_attention_scores
 from transformers_litelvlm.pruning.selection import descending, free_index, gather_tokens, merge_tokens, one_hot
 
 
@@ -24,58 +23,72 @@ class VisionZipPruner(TokenPruner):
     cosine), and a contextual token is its target plus the mean of what was assigned to it.
 
     Source: Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025
-    (arXiv 2412.04467), dominant token selection and contextual token merging, and the released code for LLaVA.
+    (arXiv 2412.04467), dominant token selection and contextual token merging, and the released codes for LLaVA and
+    for Qwen2.5-VL.
 
     A budget of K is K tokens in all, as in the paper: C contextual, the class token, and K - C - 1 dominant. Reference
     order is the released one: class token, dominant by raster, contextual. The raster index of a contextual token is
     that of its target; the class token gets the lowest index that no other has, so it leads the image in raster order
     only where the first patch is free.
 
-    Deviations: one attention row and the keys are recomputed in float32 (released: eager attention patched into every
-    CLIP of the process); ties break by lower index. The variant for Qwen2.5-VL is not here.
+    In a tower without a class token a token is dominant by the attention it receives from all, K - C are, and tokens
+    come in raster order, a contextual one in the place of its target.
+
+    Deviations: attention and keys are recomputed in float32 (released: eager attention patched into every CLIP of the
+    process; for Qwen2.5-VL the whole matrix of attention beside FlashAttention); ties break by lower index. The
+    released softmax for Qwen2.5-VL runs over all images of the prompt, here over one image, or one temporal patch of a
+    video. Its counts are parts of N, each rounded down; their sum as the budget gives both.
 
     Args:
-        contextual_share: part of the budget that is contextual, C = floor(share * K + 1/2), at most K - 1. Default
-            10/64, which gives the paper's 30, 20 and 10 of 192, 128 and 64.
+        contextual_share: part of the budget that is contextual, C = floor(share * K + 1/2), at most K - 1. Default:
+            10/64, which gives the paper's 30, 20 and 10 of 192, 128 and 64. Without a class token
+            C = max(floor(share * K), 1), or 0 where the share is, and the default is 1/10, as released for half of
+            the tokens (1/14 for 70 %).
 
     Raises:
-        ValueError: if `contextual_share` is not a number in [0, 1].
+        ValueError: if `contextual_share` is not None or a number in [0, 1].
     """
 
-    needs_class_token: ClassVar[bool] = True
     official_token_order: ClassVar[str] = "reference"
     source: ClassVar[str] = "Yang et al., CVPR 2025, arXiv 2412.04467"
 
-    contextual_share: float = 10 / 64
+    contextual_share: float | None = None
 
     def __post_init__(self) -> None:
         share = self.contextual_share
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
-            raise ValueError(f"`contextual_share` must be a number in [0, 1], got {share!r}.")
+        is_number = isinstance(share, Real) and not isinstance(share, bool)
+        if share is not None and (not is_number or not 0 <= share <= 1):
+            raise ValueError(f"`contextual_share` must be None or a number in [0, 1], got {share!r}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
-        num_contextual = min(math.floor(self.contextual_share * budget + 0.5), budget - 1)
-        num_dominant = budget - num_contextual - 1
-        query, keys = evidence.class_query_and_keys(-1)
-        scores = class_attention_scores(query, keys)
-        num_tokens = scores.shape[-1]
-
+        num_patches = budget - evidence.has_class_token
+        num_contextual = min(self.count_contextual(budget, evidence.has_class_token), num_patches)
+        scores, metric = evidence.attention_and_keys()
         order = descending(scores)
-        dominant = order[:, :num_dominant].sort(dim=-1).values
-        rest = order[:, num_dominant:].sort(dim=-1).values
-        metric = keys[:, :, 1:].float().mean(dim=1)
+        dominant = order[:, : num_patches - num_contextual].sort(dim=-1).values
+        rest = order[:, num_patches - num_contextual :].sort(dim=-1).values
         targets, contextual = contextual_weights(metric, rest, num_contextual)
-
-        class_row = contextual.new_zeros(len(scores), 1, num_tokens)
-        weights = torch.cat((class_row, one_hot(dominant, num_tokens), contextual), dim=1)
-        merged = merge_tokens(weights[:, 1:], evidence.features)
-        patches = torch.cat((dominant, targets), dim=1)
+        num_tokens = scores.shape[-1]
+        weights = torch.cat((one_hot(dominant, num_tokens), contextual), dim=1)
+        indices, features = torch.cat((dominant, targets), dim=1), merge_tokens(weights, evidence.features)
+        if not evidence.has_class_token:
+            return Selection(indices, context=scores, features=features, weights=weights).in_raster_order()
+        class_row = weights.new_zeros(len(weights), 1, num_tokens)
         return Selection(
-            torch.cat((free_index(patches, num_tokens), patches), dim=1),
+            torch.cat((free_index(indices, num_tokens), indices), dim=1),
             context=scores,
-            features=torch.cat((evidence.class_features.unsqueeze(1), merged), dim=1),
-            weights=weights,
+            features=torch.cat((evidence.class_features.unsqueeze(1), features), dim=1),
+            weights=torch.cat((class_row, weights), dim=1),
         )
+
+    def count_contextual(self, budget: int, has_class_token: bool) -> int:
+        """C of K, before it is cut to what there is room for."""
+        share = self.contextual_share
+        if has_class_token:
+            return math.floor((10 / 64 if share is None else share) * budget + 0.5)
+        share = 1 / 10 if share is None else share
+        # The released counts of N are rounded down, which makes this the exact rule; 1e-9 is for shares like 1/14.
+        return max(math.floor(share * budget + 1e-9), 1) if share else 0
 
 
 def contextual_weights(metric: torch.Tensor, rest: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +101,8 @@ def contextual_weights(metric: torch.Tensor, rest: torch.Tensor, count: int) -> 
     if count == 0:
         return rest[:, :0], one_hot(rest[:, :0], num_tokens)
     targets = rest[:, torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)]
-    is_target, is_rest = one_hot(targets, num_tokens), one_hot(rest, num_tokens).sum(dim=1)
+    is_target = one_hot(targets, num_tokens)
+    is_rest = is_target.new_zeros(len(rest), num_tokens).scatter(1, rest, 1.0)
     metric = torch.nn.functional.normalize(metric, dim=-1)
     similarity = gather_tokens(metric, targets) @ metric.transpose(1, 2)
     assigned = one_hot(similarity.argmax(dim=1), count).transpose(1, 2)

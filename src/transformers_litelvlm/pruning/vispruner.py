@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
-from transformers_litelvlm.pruning.scoring import class_attention_scores
 from transformers_litelvlm.pruning.selection import descending
 
 
@@ -29,6 +28,9 @@ class VisPruner(TokenPruner):
     to drop more than half of them; here any budget works, and a round drops what the even places hold at most. All
     else is equal. Attention is one recomputed row in float32, and ties break by place in the list.
 
+    In a tower without a class token the attention is what a token receives from all, as the authors answered for
+    Qwen2.5-VL (issue 1 of their repository), for which they released no code.
+
     Args:
         important_ratio: part of the budget that is chosen by attention, floor(ratio * K) tokens. Default 0.5, as in
             the paper's tables.
@@ -38,7 +40,6 @@ class VisPruner(TokenPruner):
         ValueError: for an option outside its range.
     """
 
-    needs_class_token: ClassVar[bool] = True
     source: ClassVar[str] = "Zhang et al., ICCV 2025, arXiv 2412.01818"
 
     important_ratio: float = 0.5
@@ -53,7 +54,7 @@ class VisPruner(TokenPruner):
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_important = int(budget * self.important_ratio)
-        scores = class_attention_scores(*evidence.class_query_and_keys(-1))
+        scores, _ = evidence.attention_and_keys()
         order = descending(scores)
         important, rest = order[:, :num_important], order[:, num_important:]
         diverse = remove_duplicates(evidence.features, rest, budget - num_important, self.drop_per_round)

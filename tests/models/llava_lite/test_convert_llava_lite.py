@@ -233,7 +233,7 @@ def test_lisa_computes_what_its_parts_compute(lisa, golden, budget):
     for row in range(2):
         kept = range(36) if budget is None else output.retained_indices[row].tolist()
         projected = torch.nn.functional.linear(
-            features[row, list(kept)],
+            features[0, list(kept)],
             original["model.mm_projector.weight"].float(),
             original["model.mm_projector.bias"].float(),
         )

@@ -206,3 +206,77 @@ def test_foreground_confidence_by_hand():
     probabilities = torch.tensor([[[0.5, 0.8], [0.6, 0.2]], [[0.1, 0.2], [0.3, 0.4]]])
     logits = probabilities.logit()
     torch.testing.assert_close(foreground_confidence(logits), torch.tensor([0.7, 0.0]))
+
+
+SHARED = [
+    {},
+    {"budget": 6},
+    {"budget": 6, "method": "random"},
+    {"budget": 6, "method": "visionzip", "token_order": "raster", "position_ids": "original"},
+    {"budget": 6, "method": "visionzip"},
+    {"budget": 6, "method": "fastv", "method_options": {"layer": 1}},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pruning", SHARED)
+def test_dialogues_about_one_picture_share_the_vision_tower(model, images, pruning):
+    processor = tiny_processor()
+    processor.one_expression_per_dialogue = True
+    model.config.pruning_config = PruningConfig(**pruning)
+    inputs = processor.segmentation_inputs(images, SENTENCES)
+    assert inputs["pixel_values"].shape[0] == 3 and inputs["dialogue_images"].tolist() == [0, 0, 1, 2, 2, 2]
+    seen = []
+    handle = model.model.vision_tower.encoder.layers[0].register_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0]))
+    )
+    try:
+        together = model.segment(**inputs)
+    finally:
+        handle.remove()
+    assert seen == [3]
+    for image, sentences, logits in zip(images, SENTENCES, together.mask_logits, strict=True):
+        for sentence, own in zip(sentences, logits, strict=True):
+            alone = model.segment(**processor.segmentation_inputs(image, sentence))
+            torch.testing.assert_close(own, alone.mask_logits[0][0], atol=1e-5, rtol=1e-5)
+    inputs["pixel_values"] = inputs["pixel_values"][[0, 0, 1, 2]]
+    with pytest.raises(ValueError, match="`pixel_values` holds 4 pictures, but `dialogue_images` names 3"):
+        model.segment(**inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pruning", [{}, *SHARED[2:5], {"budget": 6, "position_ids": "original"}])
+def test_what_dialogues_about_a_picture_share_is_read_once(model, images, pruning):
+    """Where they get the same visual tokens; litelvlm does where it is guided by all sentences of a picture."""
+    processor = tiny_processor()
+    processor.one_expression_per_dialogue = True
+    model.config.pruning_config = PruningConfig(**pruning)
+    shared = processor.segmentation_inputs(images, SENTENCES, share_selection=True)
+    assert shared["guidance_input_ids"].shape[:2] == (3, 3) and shared["input_ids"].shape[0] == 6
+    features = model.model.get_image_features(
+        **{name: shared[name] for name in ("pixel_values", "guidance_input_ids", "guidance_attention_mask")}
+    )
+    about = shared["dialogue_images"].tolist()
+    lengths = []
+    handle = model.model.language_model.layers[0].register_forward_pre_hook(
+        lambda module, args: lengths.append(tuple(args[0].shape[:2]))
+    )
+    try:
+        together = model.segment(**shared)
+        plain = model.segment(
+            **{name: value for name, value in shared.items() if name != "pixel_values"},
+            mm_encoder_outputs={
+                "image": features.of_images(about)
+                if pruning
+                else type(features)(pooler_output=[features.pooler_output[picture] for picture in about])
+            },
+        )
+    finally:
+        handle.remove()
+    (pictures, prefix), (dialogues, rest), (whole_rows, whole) = lengths
+    assert (pictures, dialogues, whole_rows) == (3, 6, 6) and prefix + rest == whole and prefix > 6
+    torch.testing.assert_close(together.low_res_masks, plain.low_res_masks, atol=1e-5, rtol=1e-5)
+    if pruning:
+        assert torch.equal(together.retained_indices, plain.retained_indices)
+    for own, expected in zip(together.mask_logits, plain.mask_logits, strict=True):
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)

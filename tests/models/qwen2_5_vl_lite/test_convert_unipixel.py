@@ -383,6 +383,37 @@ def test_pruning_changes_masks_and_full_budget_does_not(model, processor):
 
 
 @torch.no_grad()
+def test_pruning_inside_the_language_model(model, processor):
+    """Pictures and videos; the head reads the state before the final norm, at the place that [SEG] had."""
+    model.config.set_pruning(pruning_method="fastv", pruning_budget=10, pruning_method_options={"layer": 1})
+    try:
+        inputs = questions(processor)
+        output = model.segment(**inputs)
+        assert [len(kept) for kept in output.retained_indices] == [10, 10, 10]
+        left_aside = ("mask_pixel_values", "original_sizes", "mask_num_frames", "dialogue_images")
+        given = {name: value for name, value in inputs.items() if name not in left_aside}
+        about, pixels = inputs["dialogue_images"], inputs["pixel_values_videos"]
+        of_pictures = pixels.split(inputs["video_grid_thw"].prod(-1).tolist())
+        given["pixel_values_videos"] = torch.cat([of_pictures[picture] for picture in about])
+        given.update({name: inputs[name][about] for name in ("video_grid_thw", "second_per_grid_ts")})
+        states = model.model(**given, output_hidden_states=[-1])
+        before_norm = states.hidden_states[-1]
+        assert torch.equal(model.model.language_model.norm(before_norm), states.last_hidden_state)
+        columns = (inputs["input_ids"] == model.config.seg_token_id).int().argmax(dim=1) - 1
+        expected = model.seg_head(before_norm[torch.arange(3), columns]).unflatten(-1, (2, -1))
+        assert torch.equal(output.seg_embeddings[:, 0], expected)
+        alone = model.segment(**processor.segmentation_inputs([picture(64, 30, seed=1)], [["dog on the left"]]))
+        assert close(alone.mask_logits[0], output.mask_logits[1])
+        answer = model.generate_masks(**questions(processor, for_generation=True), max_new_tokens=3)
+        assert [tuple(masks.shape) for masks in answer.masks] == [(0, 40, 56), (0, 64, 30)]
+        videos = [[picture(40, 56, seed=n) for n in range(4)]]
+        video = model.segment(**processor.segmentation_inputs(videos=videos, expressions=["cat"]))
+        assert video.masks[0].shape == (1, 4, 40, 56) and [len(kept) for kept in video.retained_indices] == [10]
+    finally:
+        model.config.set_pruning(pruning_method="litelvlm", pruning_budget=None)
+
+
+@torch.no_grad()
 def test_videos(model, processor):
     videos = [[picture(40, 56, seed=n) for n in range(4)], [picture(30, 30, seed=9)] * 2]
     inputs = processor.segmentation_inputs(videos=videos, expressions=[["cat"], ["dog", "mug"]])

@@ -233,9 +233,12 @@ def test_media_that_the_budget_does_not_cut_are_kept_whole(model):
 @pytest.mark.parametrize("method", list_pruners())
 def test_every_method_runs_or_says_which_do(model, method):
     """Images of two sizes and a video, with the method's own order; what reads a class token is not defined here."""
-    model.config.pruning_config = PruningConfig(method=method, budget=5, token_order="reference")
+    options = {"fastv": {"layer": 1}, "sparsevlm": {"layers": [0], "keep": [4]}}.get(method)
+    model.config.pruning_config = PruningConfig(
+        method=method, budget=5, token_order="reference", method_options=options
+    )
     inputs = inputs_of([[(0, 4, 5), (0, 3, 3), (2, 2, 4)]])
-    if get_pruner(method).is_inside_language_model or get_pruner(method).needs_class_token:
+    if get_pruner(method).needs_class_token:
         with pytest.raises(
             ValueError, match=f"{method!r} is not defined for Qwen2.5-VL.*Methods that are: .*litelvlm"
         ):
@@ -245,13 +248,15 @@ def test_every_method_runs_or_says_which_do(model, method):
     if method == "none":
         assert output.retained_indices is None
         return
+    if get_pruner(method).is_inside_language_model:
+        assert len(output.retained_stages) == 1
     for rows, num_tokens in zip([*output.retained_indices, *output.retained_video_indices], (20, 9, 16), strict=True):
         assert len(rows) == len(set(rows.tolist())) == 5 and 0 <= int(rows.min()) and int(rows.max()) < num_tokens
     # What is merged is what the weights say.
     encoded = model.model.encode_images(inputs["pixel_values"], inputs["image_grid_thw"])
     guidance = {name: inputs[name][:2] for name in ("guidance_input_ids", "guidance_attention_mask")}
     features = model.model.select_visual_tokens(encoded, inputs["image_grid_thw"], **guidance)
-    if features.merge_weights is not None:
+    if getattr(features, "merge_weights", None) is not None:
         for kept, weights, tokens in zip(features.pooler_output, features.merge_weights, encoded.pooler_output):
             torch.testing.assert_close(kept, weights @ tokens, atol=1e-5, rtol=1e-5)
 

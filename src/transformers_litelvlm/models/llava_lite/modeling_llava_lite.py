@@ -9,13 +9,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 from transformers_litelvlm.models.decoder_forward import forward_in_decoder
+from transformers_litelvlm.models.feature_merging import merge_features
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.image_groups import Stage
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
 from transformers_litelvlm.models.pruned_inputs import (
     PrunedImageFeatures,
+    PrunedInputs,
     RetainedIndices,
     project_selection,
     prune_inputs,
@@ -23,7 +26,6 @@ from transformers_litelvlm.models.pruned_inputs import (
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.vision_tower import TowerStates
-from transformers_litelvlm.pruning.base import Selection
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -259,16 +261,18 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         mm_encoder_outputs: dict[str, Any] | None = None,
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
-        decoder_stages: list[Selection] | None = None,
+        pruned: PrunedInputs | None = None,
+        decoder_stages: list[dict[str, Stage]] | None = None,
         **kwargs: Any,
     ) -> tuple | LlavaLiteModelOutputWithPast:
         """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
 
         Args:
+            pruned: the prompt and the images, from a caller that pruned them.
             decoder_stages: gets what stayed behind each layer that pruned, for callers that see no output of ours.
             The rest as upstream, and in [`get_image_features`].
         """
-        pruned = prune_inputs(
+        pruned = pruned or prune_inputs(
             self,
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -287,12 +291,17 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         )
         in_decoder = forward_in_decoder(self, pruned.model_inputs, past_key_values, **kwargs)
         if in_decoder is None:
-            outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
+            inputs, features = pruned.model_inputs, None
+            if pruned.plan is not None:
+                inputs, features = merge_features(self, pruned, past_key_values)
+            outputs = super().forward(**inputs, past_key_values=past_key_values, **kwargs)
             if isinstance(outputs, tuple):
-                return outputs
+                return outputs if features is None else (*outputs, features)
+            if features is not None:
+                outputs.image_hidden_states = features
             return LlavaLiteModelOutputWithPast(**outputs, **pruned.what_stayed())
         decoder_stages = [] if decoder_stages is None else decoder_stages
-        decoder_stages.extend(in_decoder.stages)
+        decoder_stages.extend(in_decoder.stages_of)
         output = LlavaLiteModelOutputWithPast(
             last_hidden_state=in_decoder.last_hidden_state,
             past_key_values=in_decoder.past_key_values,
@@ -366,11 +375,12 @@ class LlavaLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
-        stages: list[Selection] = []  # upstream's forward hands on the fields it knows, no others
+        stages: list[dict[str, Stage]] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
             **pruned.model_inputs,
             past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
+            pruned=pruned,
             decoder_stages=stages,
             **kwargs,
         )

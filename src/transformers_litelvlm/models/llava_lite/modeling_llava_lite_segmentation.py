@@ -8,6 +8,7 @@ from transformers import AutoModel
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.llava_lite.dialogue_images import DialogueImagesMixin
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
@@ -20,14 +21,15 @@ from transformers_litelvlm.models.mask_decoding import (
     states_of_new_tokens,
 )
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.sam_attention import use_headwise_attention
 
 
-class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
+class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditionalGeneration):
     """[`LlavaLiteForConditionalGeneration`] with a [SEG] projection and a mask decoder.
 
     Modifications: `text_hidden_fcs` projects the hidden state before each [SEG] to a prompt of `mask_model`, a stock
-    [`~transformers.SamModel`]; [`segment`] and [`generate_masks`] return masks at the original size. The wiring is
-    that of LISA and GLaMM; their names for the parts are kept.
+    [`~transformers.SamModel`] whose image encoder mixes some heads at a time; [`segment`] and [`generate_masks`]
+    return masks at the original size. The wiring is that of LISA and GLaMM; their names for the parts are kept.
     """
 
     # Everything is expected here: nothing of the folder is left over.
@@ -42,6 +44,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size)
         )
         self.mask_model = AutoModel.from_config(config.mask_config)
+        use_headwise_attention(self.mask_model.vision_encoder)
         self.post_init()
 
     def encode_for_masks(self, mask_pixel_values: torch.Tensor) -> torch.Tensor:
@@ -90,10 +93,11 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
 
         Args:
             input_ids, attention_mask: (B, L), one [SEG] per sentence.
-            pixel_values: (B, 3, H, W) for the vision tower.
+            pixel_values: (M, 3, H, W) for the vision tower.
             mask_pixel_values: (M, 3, S, S) for SAM.
             original_sizes, reshaped_input_sizes: (M, 2) height, width of the picture, and of it inside the square.
-            guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP.
+            guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP; or (M, T, L), with
+                `dialogue_images`, for one selection that all dialogues about a picture share.
             mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
             mask_image_embeddings: (M, C, h, w) instead of `mask_pixel_values`, for sweeps.
             dialogue_images: (B,) the picture that each dialogue is about, where several are about one; ascending.
@@ -111,6 +115,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
             guidance_input_ids=guidance_input_ids,
             guidance_attention_mask=guidance_attention_mask,
             mm_encoder_outputs=mm_encoder_outputs,
+            dialogue_images=dialogue_images,
         )
         return self.decode_dialogues(
             states,
@@ -132,11 +137,13 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        dialogue_images: torch.Tensor | None = None,
     ) -> tuple[PrunedInputs, torch.Tensor]:
         """First half of [`segment`], whose arguments it has: what the language model makes of the dialogues.
 
         Returns:
             The shortened prompt, with what stayed in its `features`, and its states (B, L', D) after the final norm.
+            Where dialogues about a picture share tokens, only what is behind their common beginning.
 
         Raises:
             ValueError: if a row of the prompt has no [SEG].
@@ -146,6 +153,13 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
                 "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
             )
+        if dialogue_images is not None and pixel_values is not None:
+            guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
+            read = self._read_shared_prefix(input_ids, attention_mask, pixel_values, dialogue_images, guidance)
+            if read is not None:
+                return read
+            features = self.features_of_dialogues(pixel_values, dialogue_images, **guidance)
+            pixel_values, mm_encoder_outputs = None, {"image": features}
         pruned = prune_inputs(
             self.model,
             input_ids=input_ids,
@@ -158,7 +172,7 @@ class LlavaLiteForReferringSegmentation(LlavaLiteForConditionalGeneration):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        outputs = self.model(**pruned.model_inputs, use_cache=False)
+        outputs = self.model(**pruned.model_inputs, pruned=pruned, use_cache=False)
         if pruned.features is None:  # what stayed is known only now, where tokens left inside the language model
             stayed = PrunedImageFeatures(
                 retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights

@@ -159,6 +159,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         question_template: str | list | None = None,
         answer_template: str | list | None = None,
         lowercase: bool | None = None,
+        share_selection: bool = False,
     ) -> BatchFeature:
         """Everything that `model.segment(...)` takes: for every picture one dialogue about its expressions.
 
@@ -171,13 +172,15 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
                 of `question_templates`.
             answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
             lowercase: instead of `lowercase_expressions`; `False` for whole sentences, as in ReasonSeg.
+            share_selection: where a picture has several dialogues, guide pruning by all of its sentences together.
+                Then the dialogues share visual tokens, and the language model reads them once.
 
         Returns:
-            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (B, 3, H, W),
+            `BatchFeature` with `input_ids`, `attention_mask` (B, L), `pixel_values` (M, 3, H, W),
             `guidance_input_ids`, `guidance_attention_mask` (B, T, L), `mask_pixel_values` (M, 3, S, S),
             `original_sizes` and `reshaped_input_sizes` (M, 2), height before width. B dialogues about M pictures: the
             same number, unless the checkpoint wants one expression per dialogue and a picture has several. Then
-            `dialogue_images` (B,) says which picture a dialogue is about.
+            `dialogue_images` (B,) says which picture a dialogue is about; with `share_selection`, guidance has M rows.
 
         Raises:
             ValueError: for an unreadable picture, an empty expression, one that contains a special token, or numbers
@@ -199,18 +202,27 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             ]
             for of_image in zip(sentences, questions, answers, strict=True)
         ]
-        about = list(range(len(images)))
+        about, of_pictures = list(range(len(images))), turns
         if self.one_expression_per_dialogue:
             about = [image for image, of_image in enumerate(turns) for _ in of_image]
             turns = [[turn] for of_image in turns for turn in of_image]
-        features = self(
-            images=[images[image] for image in about],
-            text=[self.dialogue(of_dialogue, for_generation) for of_dialogue in turns],
-            expressions=[[question for question, _ in of_dialogue] for of_dialogue in turns],
-            padding=True,
-            padding_side="left" if for_generation else "right",
-            return_tensors=return_tensors,
+        rows, columns = self.visual_token_grid()
+        placeholders = self.image_token * (rows * columns)
+        features = BatchFeature(
+            {
+                # A picture is prepared once, whatever the number of dialogues about it.
+                **self.image_processor(images, return_tensors=return_tensors),
+                **self.tokenizer(
+                    [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns],
+                    padding=True,
+                    padding_side="left" if for_generation else "right",
+                    return_tensors=return_tensors,
+                ),
+            }
         )
+        if self.guidance_tokenizer is not None:
+            guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]
+            features.update(tokenize_guidance(self.guidance_tokenizer, guiding))
         for_masks = self.mask_image_processor(images, return_tensors=return_tensors)
         features["mask_pixel_values"] = for_masks["pixel_values"]
         features["original_sizes"] = for_masks["original_sizes"]

@@ -43,6 +43,8 @@ class IntrinsicEvidence(VisualEvidence):
         input_ids, attention_mask: (B, T, L) the expressions in the language model's tokens; `None` without text.
     """
 
+    has_class_token = False
+
     def __init__(
         self,
         visual: nn.Module,
@@ -74,6 +76,10 @@ class IntrinsicEvidence(VisualEvidence):
 
     def context_scores(self) -> torch.Tensor:
         """(B, h * w) float32; over the tokens of a frame they sum to 1."""
+        return self.attention_and_keys()[0]
+
+    def attention_and_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See [`context_scores`]; keys are turned by their position, and the mean over the patches of a token too."""
         frames, _, merged, _ = self._states.shape
         merge = self._visual.spatial_merge_size
         size = torch.tensor([[1, self.grid[0] * merge, self.grid[1] * merge]])
@@ -87,7 +93,8 @@ class IntrinsicEvidence(VisualEvidence):
         query, key, _ = block.attn.qkv(block.norm1(states)).unflatten(-1, (3, heads, -1)).unbind(2)
         query, key = apply_rotary_pos_emb_vision(query, key, *rotary)
         received = attention_received(query.transpose(1, 2), key.transpose(1, 2), block.attn.scaling)
-        return received.view(frames, -1, merged).sum(dim=-1)
+        keys = key.float().mean(dim=2).view(frames, -1, merged, key.shape[-1]).mean(dim=2)
+        return received.view(frames, -1, merged).sum(dim=-1), keys
 
 
 class FrameGuidance(ABC):

@@ -8,8 +8,10 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from transformers_litelvlm.models.decoder_forward import forward_in_decoder
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import SideClip
+from transformers_litelvlm.models.image_groups import Stage
 from transformers_litelvlm.models.pruned_inputs import PrunedInputs, RetainedIndices, prune_inputs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.pruned_media_qwen2_5_vl_lite import (
@@ -22,21 +24,50 @@ from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 # Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
 
+# What upstream computes M-RoPE positions from, beside embeddings and cache.
+_POSITION_ARGUMENTS = (
+    "input_ids",
+    "attention_mask",
+    "image_grid_thw",
+    "video_grid_thw",
+    "mm_token_type_ids",
+    "second_per_grid_ts",
+)
+
 
 @dataclass
 class Qwen2_5_VLLiteModelOutputWithPast(BaseModelOutputWithPast):
-    """[`BaseModelOutputWithPast`], of the shortened prompt, with the retained indices of each image and video."""
+    """[`BaseModelOutputWithPast`] of the shortened prompt, with what stayed of its images and videos.
+
+    Where a method prunes inside the language model, hidden states have the length of the whole prompt, with zeros for
+    tokens that left.
+
+    Attributes:
+        retained_indices, retained_video_indices: of each image and video, see [`PrunedImageFeatures`]. Inside the
+            language model: what is left in the end.
+        merge_weights, video_merge_weights: how much of each visual token is in each of them; `None` where nothing was
+            merged.
+        retained_stages, retained_video_stages: inside the language model, what was left behind each layer that pruned.
+    """
 
     retained_indices: RetainedIndices | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_stages: tuple[RetainedIndices, ...] | None = None
     retained_video_indices: RetainedIndices | None = None
+    video_merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_video_stages: tuple[RetainedIndices, ...] | None = None
 
 
 @dataclass
 class Qwen2_5_VLLiteCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """[`CausalLMOutputWithPast`], of the shortened prompt, with the retained indices of each image and video."""
+    """[`CausalLMOutputWithPast`] of the shortened prompt, further as [`Qwen2_5_VLLiteModelOutputWithPast`]."""
 
     retained_indices: RetainedIndices | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_stages: tuple[RetainedIndices, ...] | None = None
     retained_video_indices: RetainedIndices | None = None
+    video_merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_video_stages: tuple[RetainedIndices, ...] | None = None
 
 
 class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMediaMixin, Qwen2_5_VLModel):
@@ -152,9 +183,15 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         guidance_pixel_values: torch.Tensor | None = None,
+        decoder_stages: list[dict[str, Stage]] | None = None,
         **kwargs: Any,
     ) -> tuple | Qwen2_5_VLLiteModelOutputWithPast:
-        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D)."""
+        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
+
+        Args:
+            decoder_stages: gets what stayed behind each layer that pruned, for callers that see no output of ours.
+            The rest as upstream, and in [`get_image_features`].
+        """
         pruned = self.prune_prompt(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -172,14 +209,32 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
             guidance_attention_mask=guidance_attention_mask,
             guidance_pixel_values=guidance_pixel_values,
         )
-        outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
-        if isinstance(outputs, tuple):
-            return outputs
-        return Qwen2_5_VLLiteModelOutputWithPast(
-            **outputs,
-            retained_indices=pruned.retained_indices,
-            retained_video_indices=pruned.retained_video_indices,
+        in_decoder = forward_in_decoder(
+            self,
+            pruned.model_inputs,
+            past_key_values,
+            # Upstream's names for what decides M-RoPE positions.
+            lambda embeds: self.compute_3d_position_ids(
+                inputs_embeds=embeds,
+                past_key_values=past_key_values,
+                **{name: pruned.model_inputs.get(name) for name in _POSITION_ARGUMENTS},
+            ),
+            **kwargs,
         )
+        if in_decoder is None:
+            outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
+            if isinstance(outputs, tuple):
+                return outputs
+            return Qwen2_5_VLLiteModelOutputWithPast(**outputs, **_what_stayed(pruned))
+        decoder_stages = [] if decoder_stages is None else decoder_stages
+        decoder_stages.extend(in_decoder.stages_of)
+        output = Qwen2_5_VLLiteModelOutputWithPast(
+            last_hidden_state=in_decoder.last_hidden_state,
+            past_key_values=in_decoder.past_key_values,
+            hidden_states=in_decoder.hidden_states,
+            **_what_stayed(pruned, decoder_stages),
+        )
+        return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
 
 class Qwen2_5_VLLiteForConditionalGeneration(
@@ -272,16 +327,21 @@ class Qwen2_5_VLLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
+        stages: list[dict[str, Stage]] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
-            **pruned.model_inputs, past_key_values=past_key_values, logits_to_keep=logits_to_keep, **kwargs
+            **pruned.model_inputs,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            decoder_stages=stages,
+            **kwargs,
         )
         if isinstance(outputs, tuple):
             return outputs
-        return Qwen2_5_VLLiteCausalLMOutputWithPast(
-            **outputs,
-            retained_indices=pruned.retained_indices,
-            retained_video_indices=pruned.retained_video_indices,
-        )
+        return Qwen2_5_VLLiteCausalLMOutputWithPast(**outputs, **_what_stayed(pruned, stages))
+
+
+def _what_stayed(pruned: PrunedInputs, stages: list[dict[str, Stage]] | None = None) -> dict[str, Any]:
+    return pruned.what_stayed(stages or ()) | pruned.what_stayed(stages or (), "video")
 
 
 Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration

@@ -163,7 +163,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         pruned = self.model.prune_prompt(input_ids=input_ids, **prompt, **kwargs)
         # The one state that is asked for is the last layer's, see the class.
         output = self.model(**pruned.model_inputs, use_cache=False, output_hidden_states=[-1])
-        return pruned, output.hidden_states[-1]
+        return pruned.completed_by(output), output.hidden_states[-1]
 
     @torch.no_grad()
     def generate_masks(

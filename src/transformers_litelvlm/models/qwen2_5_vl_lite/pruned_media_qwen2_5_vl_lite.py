@@ -113,7 +113,8 @@ class PrunedMediaMixin:
         if not pruning.is_on:
             return encode(pixels, grid_thw, **kwargs)
         grids = self._visual_token_grids(grid_thw)
-        if all(pruning.resolve(math.prod(grid)) is None for grid in grids):
+        is_cut = any(pruning.resolve(math.prod(grid)) is not None for grid in grids)
+        if not is_cut or pruning.build_pruner().is_inside_language_model:
             return encode(pixels, grid_thw, **kwargs)
         return_dict = kwargs.pop("return_dict", None)
         source = self._guidance_source(grids, grid_thw, guidance)
@@ -143,7 +144,7 @@ class PrunedMediaMixin:
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         guidance_pixel_values: torch.Tensor | None = None,
-    ) -> PrunedImageFeatures:
+    ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
         """Second half: select. Sweeps over methods and budgets call it on what they encoded once.
 
         Args:
@@ -151,9 +152,14 @@ class PrunedMediaMixin:
             grid_thw: (M, 3) as given to it.
             guidance_input_ids, guidance_attention_mask, guidance_pixel_values: see [`get_image_features`].
 
+        Returns:
+            [`PrunedImageFeatures`]. For a method that prunes inside the language model a plain output with all tokens.
+
         Raises:
             ValueError: if the method needs sentences and there are none, or guidance is not what the config asks for.
         """
+        if self.config.pruning_config.build_pruner().is_inside_language_model:
+            return BaseModelOutputWithPooling(pooler_output=list(encoded.pooler_output))
         grids = self._visual_token_grids(grid_thw)
         guidance = (guidance_input_ids, guidance_attention_mask, guidance_pixel_values)
         return self._select(encoded, grids, self._guidance_source(grids, grid_thw, guidance))
@@ -174,7 +180,7 @@ class PrunedMediaMixin:
             defined = ", ".join(name for name in list_pruners() if _is_defined(get_pruner(name)))
             raise ValueError(
                 f"The pruning method {pruner.name!r} is not defined for Qwen2.5-VL: it reads the class token or the "
-                f"layers of a CLIP tower, or prunes inside another language model. Methods that are: {defined}."
+                f"layers of a CLIP tower. Methods that are: {defined}."
             )
         if pruner.needs_text and source.input_ids is None:
             raise ValueError(
@@ -201,5 +207,5 @@ class PrunedMediaMixin:
 
 
 def _is_defined(pruner: type[Pruner]) -> bool:
-    """Whether a method can select from this family's visual tokens, before the language model."""
-    return not (pruner.is_inside_language_model or pruner.needs_class_token)
+    """Whether a method can do without a class token."""
+    return not pruner.needs_class_token

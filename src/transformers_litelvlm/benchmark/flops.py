@@ -1,0 +1,43 @@
+"""Floating-point operations of whatever runs, by torch's own counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# The counter does not know the attention kernel of CPUs: without this, attention would silently count as nothing.
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def count_flops(function: Callable[[], Any]) -> int:
+    """
+    Operations of matrix products, convolutions and attention in `function()`.
+
+    A multiplication and an addition are two. Attention counts as the whole square, also where a kernel skips what a
+    causal mask hides; norms, activations and other elementwise work count as nothing.
+    """
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+class FlopMeter:
+    """Operations by stage; the counterpart of [`~evaluation.stopwatch.Stopwatch`]."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, int] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+            yield
+        self.flops[name] = self.flops.get(name, 0) + counter.get_total_flops()

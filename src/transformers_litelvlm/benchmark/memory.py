@@ -1,0 +1,38 @@
+"""How much memory a computation needs beside weights and inputs, on any device; and the size of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def activation_bytes(function: Callable[[], Any], device: torch.device) -> int:
+    """
+    The most memory that tensors made by `function()` take at one time, its result included.
+
+    On CUDA the allocator's own peak; elsewhere the running sum of the allocator's events, as the profiler records
+    them. Memory that libraries hold for themselves is not in it.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = function()
+        torch.cuda.synchronize(device)
+        del result
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as recorded:
+        result = function()
+    del result
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())  # of several threads, else one after the other
+    return max(0, *accumulate(event.nbytes() for event in events), 0)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values in a cache, whatever lengths its layers have."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

@@ -1,0 +1,376 @@
+"""Models of real size by name: shapes of published checkpoints, and small ones for CPUs. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Sam2VideoConfig,
+    SamConfig,
+)
+
+from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+from transformers_litelvlm.models.llava_lite.convert_llava_lite import SAM_VIT_H
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
+from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen2_5_vl_lite.convert_unipixel import sam2_base_plus
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
+    Qwen2_5_VLLiteForConditionalGeneration,
+)
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
+    Qwen2_5_VLLiteForReferringSegmentation,
+)
+
+
+@dataclass(frozen=True)
+class PromptLengths:
+    """
+    Tokens of a prompt about one picture beside its visual tokens.
+
+    Args:
+        before (`int`): In front of the picture: system prompt, role, marker.
+        turn (`int`): Behind it: marker, question, and for masks the answer with [SEG].
+        further_turn (`int`, *optional*): A second and every later sentence of the same dialogue. `None` where every
+            sentence has a dialogue of its own.
+        sentence (`int`): Tokens of a sentence for the guidance, end markers included.
+        after_seg (`int`): Of a turn, what follows [SEG]: full stop and end of the answer.
+    """
+
+    before: int
+    turn: int
+    further_turn: int | None
+    sentence: int
+    after_seg: int = 2
+
+
+# Lengths of the prompts in tests/fixtures/golden/checkpoints, tokenised as the checkpoints were trained: medians of the
+# 104 dialogues of GLaMM with one sentence, and of what a second and a third one add; of LISA's 87.
+GLAMM_PROMPT = PromptLengths(before=36, turn=36, further_turn=32, sentence=15)
+LISA_PROMPT = PromptLengths(before=35, turn=27, further_turn=None, sentence=15)
+# "USER: <image>\n" and a question of about 20 words, in llava-hf's chat template, which has no system prompt.
+LLAVA_PROMPT = PromptLengths(before=5, turn=28, further_turn=0, sentence=25)
+# Qwen2.5-VL's chat template with "You are a helpful assistant." and a question of about 20 words; UniPixel's with
+# "Please segment the red mug in this image." and "The target is <|seg|>.".
+QWEN_PROMPT = PromptLengths(before=15, turn=26, further_turn=0, sentence=20)
+UNIPIXEL_PROMPT = PromptLengths(before=15, turn=22, further_turn=None, sentence=3, after_seg=3)
+
+# A picture of COCO, height and width.
+PICTURE_SIZE = (480, 640)
+# It as Qwen2.5-VL's processor leaves it (1000 visual tokens of a 700 x 1120 picture) and as UniPixel resizes it.
+QWEN_GRID, UNIPIXEL_GRID = (25, 40), (17, 23)
+
+CLIP_BOS, CLIP_EOS = 49406, 49407
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    A model to measure.
+
+    Args:
+        description (`str`): One line.
+        model_class: The class of the model.
+        build_config (`Callable`): Makes its configuration.
+        prompt (`PromptLengths`): What it is asked.
+        grid (`tuple[int, int]`, *optional*): Rows and columns of visual tokens, where the picture decides.
+    """
+
+    description: str
+    model_class: type[PreTrainedModel]
+    build_config: Callable[[], PreTrainedConfig]
+    prompt: PromptLengths
+    grid: tuple[int, int] | None = None
+
+
+def get_preset(name: str) -> Preset:
+    """
+    The preset called `name`.
+
+    Raises:
+        ValueError: There is none; the message lists the known ones.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def clip_vit_l(side: int) -> CLIPVisionConfig:
+    """The vision tower of openai/clip-vit-large-patch14 (224) and -336."""
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=side,
+        projection_dim=768,
+    )
+
+
+def clip_vit_l_text() -> CLIPTextConfig:
+    """The text tower of both."""
+    return CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        vocab_size=49408,
+        max_position_embeddings=77,
+        bos_token_id=CLIP_BOS,
+        eos_token_id=CLIP_EOS,
+    )
+
+
+def llama_7b(vocab_size: int, **kwargs: Any) -> LlamaConfig:
+    """Vicuna 7B, with the rows that a checkpoint added."""
+    sizes = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+    }
+    return LlamaConfig(vocab_size=vocab_size, **{**sizes, **kwargs})
+
+
+def llama_1b() -> LlamaConfig:
+    """1.1 billion parameters (the shape of TinyLlama), so that a CPU finishes."""
+    return LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+    )
+
+
+def llava_config(text: LlamaConfig, side: int = 336, **kwargs: Any) -> LlavaLiteConfig:
+    """LLaVA with CLIP's large towers; the id of the image placeholder is the last of the vocabulary, or behind it."""
+    ids = {"image_token_index": text.vocab_size - 1, **kwargs}
+    return LlavaLiteConfig(
+        vision_config=clip_vit_l(side),
+        text_config=text,
+        guidance_text_config=clip_vit_l_text(),
+        guidance_projection_dim=768,
+        image_seq_length=(side // 14) ** 2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        **ids,
+    )
+
+
+def glamm_7b() -> LlavaLiteConfig:
+    return llava_config(
+        llama_7b(32_007), image_token_index=32_007, seg_token_id=32_004, mask_config=SamConfig(**SAM_VIT_H)
+    )
+
+
+def lisa_7b() -> LlavaLiteConfig:
+    return llava_config(
+        llama_7b(32_004, rms_norm_eps=1e-6, max_position_embeddings=2048),
+        side=224,
+        image_token_index=32_004,
+        seg_token_id=32_003,
+        mask_config=SamConfig(**SAM_VIT_H),
+        projector_type="linear",
+    )
+
+
+def llava_7b() -> LlavaLiteConfig:
+    return llava_config(llama_7b(32_064), image_token_index=32_000)
+
+
+def grounding_1b() -> LlavaLiteConfig:
+    # SamConfig's defaults are ViT-B; the decoder's epsilon is that of the published weights.
+    mask_config = SamConfig(mask_decoder_config=SAM_VIT_H["mask_decoder_config"])
+    return llava_config(llama_1b(), seg_token_id=31_998, mask_config=mask_config)
+
+
+def llava_1b() -> LlavaLiteConfig:
+    return llava_config(llama_1b())
+
+
+def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
+    """The shape of Qwen/Qwen2.5-VL-3B-Instruct."""
+    return _qwen2_5_vl(
+        hidden_size=2048,
+        intermediate_size=11008,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        vocab_size=151_936,
+        tied=True,
+        **kwargs,
+    )
+
+
+def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
+    """The shape of Qwen/Qwen2.5-VL-7B-Instruct."""
+    return _qwen2_5_vl(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=152_064,
+        tied=False,
+    )
+
+
+def unipixel_3b() -> Qwen2_5_VLLiteConfig:
+    return qwen2_5_vl_3b(mask_config=Sam2VideoConfig(**sam2_base_plus(768)), seg_token_id=151_666)
+
+
+def _qwen2_5_vl(*, hidden_size: int, vocab_size: int, tied: bool, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
+    own = {name: kwargs.pop(name) for name in ("mask_config", "seg_token_id") if name in kwargs}
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": hidden_size,
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+    }
+    text = {
+        "hidden_size": hidden_size,
+        "vocab_size": vocab_size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "pad_token_id": 151_643,
+        **kwargs,
+    }
+    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, tie_word_embeddings=tied, **own)
+
+
+def tiny() -> LlavaLiteConfig:
+    """64 visual tokens, 6 + 6 small layers, and a SAM of 128 pixels: enough for every method to have work."""
+    heads = {"num_attention_heads": 4}
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=6, image_size=64, patch_size=8, **heads
+    )
+    text = LlamaConfig(
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=6,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        **heads,
+    )
+    guidance = CLIPTextConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        bos_token_id=254,
+        eos_token_id=255,
+        **heads,
+    )
+    sam = {
+        "vision_config": {
+            "hidden_size": 32,
+            "output_channels": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 128,
+            "patch_size": 16,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            "num_pos_feats": 16,
+            "mlp_dim": 64,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": 32,
+            "mlp_dim": 64,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+            "layer_norm_eps": 1e-5,
+        },
+    }
+    return LlavaLiteConfig(
+        vision_config=vision,
+        text_config=text,
+        guidance_text_config=guidance,
+        guidance_projection_dim=48,
+        image_seq_length=64,
+        image_token_index=255,
+        seg_token_id=253,
+        mask_config=SamConfig(**sam),
+        pad_token_id=0,
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        "0.001 B parameters, 64 visual tokens, with masks: a first look, in seconds",
+        LlavaLiteForReferringSegmentation,
+        tiny,
+        GLAMM_PROMPT,
+    ),
+    "grounding-1b": Preset(
+        "CLIP ViT-L/14-336, a Llama of 1.1 B, SAM ViT-B, with masks: for CPUs",
+        LlavaLiteForReferringSegmentation,
+        grounding_1b,
+        GLAMM_PROMPT,
+    ),
+    "llava-1b": Preset(
+        "the same without masks, answers in text: for CPUs",
+        LlavaLiteForConditionalGeneration,
+        llava_1b,
+        LLAVA_PROMPT,
+    ),
+    "glamm-7b": Preset(
+        "GLaMM-RefSeg: LLaVA 1.5 7B and SAM ViT-H, 576 visual tokens, masks",
+        LlavaLiteForReferringSegmentation,
+        glamm_7b,
+        GLAMM_PROMPT,
+    ),
+    "lisa-7b": Preset(
+        "LISA-7B-v1: Llama 7B and SAM ViT-H, 256 visual tokens, masks, a dialogue per sentence",
+        LlavaLiteForReferringSegmentation,
+        lisa_7b,
+        LISA_PROMPT,
+    ),
+    "llava-1.5-7b": Preset(
+        "LLaVA 1.5 7B, 576 visual tokens, answers in text",
+        LlavaLiteForConditionalGeneration,
+        llava_7b,
+        LLAVA_PROMPT,
+    ),
+    "qwen2.5-vl-3b": Preset(
+        "Qwen2.5-VL 3B, a picture of 1000 visual tokens, answers in text",
+        Qwen2_5_VLLiteForConditionalGeneration,
+        qwen2_5_vl_3b,
+        QWEN_PROMPT,
+        QWEN_GRID,
+    ),
+    "qwen2.5-vl-7b": Preset(
+        "Qwen2.5-VL 7B, a picture of 1000 visual tokens, answers in text",
+        Qwen2_5_VLLiteForConditionalGeneration,
+        qwen2_5_vl_7b,
+        QWEN_PROMPT,
+        QWEN_GRID,
+    ),
+    "unipixel-3b": Preset(
+        "UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue per sentence",
+        Qwen2_5_VLLiteForReferringSegmentation,
+        unipixel_3b,
+        UNIPIXEL_PROMPT,
+        UNIPIXEL_GRID,
+    ),
+}

@@ -1,0 +1,202 @@
+"""Pruned against unpruned: the same weights, the same inputs, in turn, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
+from transformers_litelvlm.benchmark.inputs import Workload
+from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
+from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, NoMeter, StagedModel
+from transformers_litelvlm.benchmark.timing import PairedTimes, time_pairs
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.evaluation.stopwatch import Stopwatch
+
+
+PARTS = ("stages", "decode", "memory")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """
+    How much is measured.
+
+    Args:
+        runs (`int`): Timed runs of each side.
+        warmup (`int`): Untimed runs of each before.
+        new_tokens (`int`): Tokens that are generated to time one.
+        parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`].
+    """
+
+    runs: int = 5
+    warmup: int = 1
+    new_tokens: int = 16
+    parts: Sequence[str] = PARTS
+
+
+@dataclass
+class SideBySide:
+    """
+    Measurements of one model on one workload, at any number of settings.
+
+    Args:
+        staged (`StagedModel`): The model.
+        workload (`Workload`): Its inputs, on its device.
+        effort (`Effort`): How much is measured.
+        progress (`Callable`): Told what happens next.
+    """
+
+    staged: StagedModel
+    workload: Workload
+    effort: Effort = field(default_factory=Effort)
+    progress: Callable[[str], None] = lambda message: None
+
+    def measure(self, pruning: PruningConfig) -> dict[str, Any]:
+        """
+        Everything about one setting; see docs/performance.md for what each entry means.
+
+        Raises:
+            ValueError: The method cannot reach the budget, or is not defined for the model.
+            FloatingPointError: The model computes something that is not finite.
+        """
+        result: dict[str, Any] = {"flops": self._flops(pruning)}
+        self.progress("end to end")
+        times = self._time(partial(self._end_to_end, None), partial(self._end_to_end, pruning))
+        result["end_to_end"] = compared(times)
+        result["flops"]["share_of_bound"] = times.ratio / result["flops"]["bound"]
+        if self.workload.one_by_one:
+            self.progress("against one sentence at a time")
+            result["against_one_by_one"] = compared(self._time(self._one_by_one, partial(self._end_to_end, pruning)))
+        for part in self.effort.parts:
+            self.progress(part)
+            result.update(getattr(self, f"_{part}")(pruning, result))
+        return result
+
+    def _end_to_end(self, pruning: PruningConfig | None) -> Any:
+        self.staged.prune(pruning)
+        return self.staged.end_to_end(self.workload.inputs)
+
+    def _one_by_one(self) -> list[Any]:
+        """The unpruned model, a call for every sentence, as published code does it."""
+        self.staged.prune(None)
+        return [self.staged.end_to_end(inputs) for inputs in self.workload.one_by_one]
+
+    def _time(self, first: Callable[[], Any], second: Callable[[], Any]) -> PairedTimes:
+        return time_pairs(first, second, pairs=self.effort.runs, warmup=self.effort.warmup)
+
+    @cached_property
+    def _unpruned_flops(self) -> tuple[int, dict[str, int]]:
+        return self._count(None)
+
+    def _count(self, pruning: PruningConfig | None) -> tuple[int, dict[str, int]]:
+        total, meter = count_flops(partial(self._end_to_end, pruning)), FlopMeter()
+        output = self.staged.run_stages(self.workload.inputs, meter)
+        state = output.last_hidden_state if self.staged.has_masks else output.logits
+        if not state.isfinite().all():
+            raise FloatingPointError(f"The model computes values that are not finite in {state.dtype}.")
+        return total, meter.flops
+
+    def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
+        """Operations end to end and by stage; their ratio bounds the speed-up of what is limited by arithmetic."""
+        self.progress("floating-point operations")
+        (unpruned, of_unpruned), (pruned, of_pruned) = self._unpruned_flops, self._count(pruning)
+        stages = {name: [of_unpruned.get(name), of_pruned.get(name)] for name in STAGES}
+        return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned, "stages": stages}
+
+    def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """Times of the stages, pruned and unpruned in turn."""
+        rounds: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+        for run in range(-self.effort.warmup, self.effort.runs):
+            for is_pruned in (False, True) if run % 2 == 0 else (True, False):
+                self.staged.prune(pruning if is_pruned else None)
+                watch = Stopwatch()
+                self.staged.run_stages(self.workload.inputs, watch)
+                if run >= 0:
+                    rounds[is_pruned].append(watch.milliseconds)
+        sides = {}
+        for is_pruned, side in ((False, "unpruned"), (True, "pruned")):
+            watches = rounds[is_pruned]
+            stages = {name: spread([watch[name] for watch in watches]) for name in STAGES if name in watches[0]}
+            explained = sum(times["median_ms"] for times in stages.values())
+            whole = result["end_to_end"][side]["median_ms"]
+            sides[side] = {"stages": stages, "sum_ms": explained, "unexplained_ms": whole - explained}
+        selector = sum(
+            sides["pruned"]["stages"][name]["median_ms"] for name in SELECTOR if name in sides["pruned"]["stages"]
+        )
+        share = selector / result["end_to_end"]["unpruned"]["median_ms"]
+        return {"stages": sides, "selector": {"ms": selector, "share_of_unpruned": share}}
+
+    def _decode(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """Milliseconds per token: what further tokens take, the picture being encoded before."""
+        functions = {}
+        for side, setting in (("unpruned", None), ("pruned", pruning)):
+            self.staged.prune(setting)
+            features = self.staged.encode(self.workload.inputs, NoMeter())
+            for count in (1, 1 + self.effort.new_tokens):
+                functions[side, count] = partial(self._generate, setting, features, count)
+        one, many = (
+            self._time(functions["unpruned", count], functions["pruned", count])
+            for count in (1, 1 + self.effort.new_tokens)
+        )
+        per_token = [
+            (np.median(m) - np.median(o)) / self.effort.new_tokens * 1000 for m, o in zip(_sides(many), _sides(one))
+        ]
+        return {"decode_ms_per_token": {"unpruned": float(per_token[0]), "pruned": float(per_token[1])}}
+
+    def _generate(self, pruning: PruningConfig | None, features: Any, count: int) -> torch.Tensor:
+        self.staged.prune(pruning)
+        return self.staged.generate(self.workload.inputs, count, features)
+
+    @cached_property
+    def _unpruned_memory(self) -> dict[str, dict[str, int]]:
+        return {
+            "unpruned": self._memory_of(None),
+            "unpruned_with_hidden_states": self._memory_of(None, output_hidden_states=True),
+        }
+
+    def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """Bytes beside weights and inputs, of the prefill and of the whole, and of the cache of the prompt."""
+        return {"memory": {**self._unpruned_memory, "pruned": self._memory_of(pruning)}}
+
+    def _memory_of(self, pruning: PruningConfig | None, **kwargs: Any) -> dict[str, int]:
+        staged, inputs, device = self.staged, self.workload.inputs, self.staged.model.device
+        staged.prune(pruning)
+        pruned = staged.compact(inputs, staged.encode(inputs, NoMeter()))
+        prefill = activation_bytes(lambda: staged.prefill(pruned, **kwargs), device)
+        cache = cache_bytes(staged.prefill(pruned, use_cache=True).past_key_values)
+        # `segment` and `generate` do not keep hidden states: what does is put together from their halves.
+        whole = activation_bytes(
+            lambda: staged.run_stages(inputs, NoMeter(), **kwargs) if kwargs else staged.end_to_end(inputs), device
+        )
+        return {"prefill_bytes": prefill, "whole_bytes": whole, "cache_bytes": cache}
+
+
+def compared(times: PairedTimes) -> dict[str, Any]:
+    """Unpruned (first) and pruned (second) times, and the speed-up with its interval."""
+    unpruned, pruned = (spread([1000 * seconds for seconds in side]) for side in _sides(times))
+    return {
+        "unpruned": unpruned,
+        "pruned": pruned,
+        "speedup": times.ratio,
+        "speedup_interval_95": list(times.ratio_interval()),
+    }
+
+
+def spread(milliseconds: Sequence[float]) -> dict[str, Any]:
+    """Median, smallest, largest and all."""
+    return {
+        "median_ms": float(np.median(milliseconds)),
+        "min_ms": min(milliseconds),
+        "max_ms": max(milliseconds),
+        "all_ms": list(milliseconds),
+    }
+
+
+def _sides(times: PairedTimes) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return times.first, times.second

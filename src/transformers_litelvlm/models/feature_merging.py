@@ -1,0 +1,50 @@
+"""The embeddings of a shortened prompt with its visual tokens in place, and its attention mask.
+
+Upstream's `forward` does the same, but asks the device twice on the way: whether there are as many placeholders as
+features, and whether the mask masks anything. Each answer has to wait for the vision tower. The first is known from
+planning the prompt, and the second need not be known where attention takes a mask of four dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs
+
+
+# Attention kernels that take a mask of four dimensions. FlashAttention takes none, and asks the device itself.
+MASKED_KERNELS = ("sdpa", "eager")
+
+
+def merge_features(
+    model: PreTrainedModel, pruned: PrunedInputs, past_key_values: Any = None
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Inputs of the language model of `model` for a prompt that was shortened.
+
+    Args:
+        model: the base model.
+        pruned: what [`prune_inputs`] returned, with a plan.
+        past_key_values: the cache that will be filled, if any.
+
+    Returns:
+        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`; and the features (M * K, D) of all images.
+    """
+    inputs = pruned.model_inputs
+    embeds = inputs["inputs_embeds"]
+    embeds = model.get_input_embeddings()(inputs["input_ids"]) if embeds is None else embeds
+    features = torch.cat(list(inputs["mm_encoder_outputs"]["image"].pooler_output)).to(embeds.device, embeds.dtype)
+    embeds = embeds.masked_scatter(pruned.is_visual.unsqueeze(-1).to(embeds.device), features)
+    mask, decoder = inputs["attention_mask"], model.language_model.config
+    if decoder._attn_implementation in MASKED_KERNELS and getattr(decoder, "sliding_window", None) is None:
+        mask = create_causal_mask(
+            config=decoder,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            allow_is_causal_skip=False,
+        )
+    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs["position_ids"]}, features

@@ -1,0 +1,82 @@
+"""Several dialogues about one picture in the LLaVA family: encoded once, and read once as far as they are the same."""
+
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs
+from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix, shared_prefix_length
+
+
+class DialogueImagesMixin:
+    """For the class that writes masks: inputs of B dialogues about M pictures."""
+
+    model: Any
+    config: Any
+
+    def features_of_dialogues(
+        self,
+        pixel_values: torch.Tensor,
+        dialogue_images: torch.Tensor,
+        guidance_input_ids: torch.Tensor | None = None,
+        guidance_attention_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """What `get_image_features` gives for each of B dialogues about M pictures, which are encoded once.
+
+        Args:
+            pixel_values: (M, 3, H, W).
+            dialogue_images: (B,) the picture that each dialogue is about; ascending.
+            guidance_input_ids, guidance_attention_mask: (B, T, L), or (M, T, L) for one selection per picture.
+
+        Raises:
+            ValueError: if there are more or fewer pictures than `dialogue_images` names.
+        """
+        about, base = dialogue_images.tolist(), self.model
+        guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
+        if self._keeps_the_same(pixel_values, about, guidance_input_ids):
+            features = base.get_image_features(pixel_values, return_dict=True, **guidance)
+            if isinstance(features, PrunedImageFeatures):
+                return features.of_images(about)
+            return BaseModelOutputWithPooling(pooler_output=[features.pooler_output[picture] for picture in about])
+        states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
+        budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
+        return base.select_visual_tokens(states, budget, **guidance)
+
+    def _read_shared_prefix(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor,
+        dialogue_images: torch.Tensor,
+        guidance: dict[str, torch.Tensor | None],
+    ) -> tuple[PrunedInputs, torch.Tensor] | None:
+        """What `read_dialogues` returns, if all dialogues about a picture begin with the same tokens; else `None`."""
+        about, pruning = dialogue_images.tolist(), self.config.pruning_config
+        in_decoder = pruning.is_on and pruning.build_pruner().is_inside_language_model
+        if in_decoder or not self._keeps_the_same(pixel_values, about, guidance["guidance_input_ids"]):
+            return None
+        length = shared_prefix_length(
+            input_ids, attention_mask, about, self.config.image_token_id, self.config.seg_token_id
+        )
+        if length == 0:
+            return None
+        features = self.model.get_image_features(pixel_values, return_dict=True, **guidance)
+        return read_after_shared_prefix(self.model, input_ids, attention_mask, features, about, length)
+
+    def _keeps_the_same(
+        self, pixel_values: torch.Tensor, about: list[int], guidance_input_ids: torch.Tensor | None
+    ) -> bool:
+        """Whether the language model gets the same visual tokens in all dialogues about a picture."""
+        num_pictures = len(pixel_values)
+        if num_pictures != about[-1] + 1:
+            raise ValueError(
+                f"`pixel_values` holds {num_pictures} pictures, but `dialogue_images` names {about[-1] + 1}: give "
+                "each of them once."
+            )
+        pruning = self.config.pruning_config
+        if pruning.resolve(self.model.num_visual_tokens(pixel_values)) is None:
+            return True
+        pruner = pruning.build_pruner()
+        of_pictures = guidance_input_ids is not None and len(guidance_input_ids) == num_pictures != len(about)
+        return pruner.is_inside_language_model or not pruner.needs_text or of_pictures

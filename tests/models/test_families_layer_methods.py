@@ -1,0 +1,459 @@
+"""Methods inside the language model, for every family: the stock model whose dropped tokens are masked out."""
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache
+
+from tests.models.families import FAMILIES
+from tests.pruning.test_registry import LAYER_METHODS
+from transformers_litelvlm import PruningConfig
+from transformers_litelvlm.pruning import build_pruner
+
+
+NUM_LAYERS = 4
+BUDGET = 12
+# What a visual token of a modality is called in the outputs.
+STAGES = {"image": "retained_stages", "video": "retained_video_stages"}
+INDICES = {"image": "retained_indices", "video": "retained_video_indices"}
+
+
+def sizes_of(family):
+    """Visual tokens of the images and videos of a family's test batch."""
+    return {item[1] if isinstance(item, tuple) else 16 for row in family.rows for item in row if _is_media(item)}
+
+
+def _is_media(item):
+    return item == "image" or isinstance(item, tuple)
+
+
+def can_reach(family, name, options):
+    try:
+        return all(build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes_of(family))
+    except ValueError:  # the authors' tables do not fit these sizes, or the average is out of reach
+        return False
+
+
+CASES = [(family, name, options) for family in FAMILIES for name, options in LAYER_METHODS]
+CASES = [case for case in CASES if can_reach(*case)]
+METHOD = pytest.mark.parametrize(
+    "family, name, options", CASES, ids=[f"{family.name}-{name}-{options}" for family, name, options in CASES]
+)
+BOTH = pytest.mark.parametrize("positions", ["original", "compact"])
+GREEDY = {"do_sample": False, "eos_token_id": None}
+
+
+def test_every_method_is_exercised_in_every_family():
+    for family in FAMILIES:
+        assert {name for other, name, _ in CASES if other is family} == {name for name, _ in LAYER_METHODS}
+
+
+_MODELS: dict = {}
+
+
+@pytest.fixture
+def model(family):
+    if family.name not in _MODELS:
+        model = family.model(NUM_LAYERS)
+        _MODELS[family.name] = model, family.stock(model)
+    model, _ = _MODELS[family.name]
+    model.config.pruning_config = PruningConfig()
+    return model
+
+
+@pytest.fixture
+def stock(family, model):
+    return _MODELS[family.name][1]
+
+
+def set_pruning(family, model, name, options, **kwargs):
+    if kwargs.get("position_ids", "original") not in {policy for _, policy in family.policies}:
+        pytest.skip("positions that the family does not have")
+    model.config.pruning_config = PruningConfig(**{"method": name, "budget": BUDGET, **kwargs}, method_options=options)
+
+
+def media_of(model, ids, sizes):
+    """Row, first column, size, modality and place within it of every image and video, in reading order."""
+    found, counts = [], {modality: iter(enumerate(numbers)) for modality, numbers in sizes.items()}
+    tokens = {getattr(model.config, f"{modality}_token_id"): modality for modality in sizes}
+    for row, content in enumerate(ids.tolist()):
+        column = 0
+        while column < len(content):
+            modality = tokens.get(content[column])
+            if modality is not None:
+                index, size = next(counts[modality])
+                found.append((row, column, size, modality, index))
+                column += size - 1
+            column += 1
+    return found
+
+
+class Recorded:
+    """The raster-ordered selections of a method while a model runs, which upstream's reference has to merge by."""
+
+    def __init__(self, monkeypatch, model):
+        pruner, self.calls = model.config.pruning_config.build_pruner(), []
+        cls, calls = type(pruner), self.calls
+
+        class Recording(cls):
+            def select(self, evidence, budget):
+                selection = super().select(evidence, budget)
+                calls.append((evidence.layer, evidence.num_tokens, selection.in_raster_order()))
+                return selection
+
+        recording = Recording(**model.config.pruning_config.method_options)
+        monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: recording)
+
+    def merges(self, media):
+        """Layer and image -> what its tokens were merged from, of those there were; `None` for no merging."""
+        found = {}
+        for layer, size, selection in self.calls:
+            images = [image for image, (_, _, other, *_) in enumerate(media) if other == size]
+            for place, image in enumerate(images):
+                found[layer, image] = None if selection.weights is None else selection.weights[place]
+        return found
+
+
+@torch.no_grad()
+def stock_with_masks(family, stock, inputs, ids, output, merges, compact):
+    """Stock decoder layers at full length, and who is left; tokens that left are masked out from then on.
+
+    Args:
+        ids: the prompt, with or without new tokens behind it.
+        output: of our model on the prompt alone, which says what stayed.
+        merges: of [`Recorded`].
+    """
+    decoder, tokens = stock.model.language_model, family.all_tokens(stock, inputs)
+    states = stock.get_input_embeddings()(ids)
+    for modality, features in tokens.items():
+        is_placeholder = (ids == getattr(stock.config, f"{modality}_token_id")).unsqueeze(-1)
+        states = states.masked_scatter(is_placeholder, torch.cat(features))
+    num_new, length = ids.shape[1] - inputs["input_ids"].shape[1], ids.shape[1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, num_new), value=1)
+    positions = family.full_positions(stock, inputs)
+    positions = torch.cat((positions, *(positions[..., -1:] + step for step in range(1, num_new + 1))), dim=-1)
+    media = media_of(stock, ids, {modality: list(map(len, features)) for modality, features in tokens.items()})
+    alive = mask.bool()
+    before, stage = [torch.arange(size) for _, _, size, *_ in media], 0
+    for index, layer in enumerate(decoder.layers):
+        seen = alive[:, None, None] & torch.ones(length, length, dtype=torch.bool).tril() | torch.eye(length).bool()
+        additive = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        rotary = decoder.rotary_emb(states, family.shape_positions(positions))
+        states = layer(states, attention_mask=additive, position_embeddings=rotary)
+        if not any(layer == index for layer, _ in merges):
+            continue
+        alive, states = alive.clone(), states.clone()
+        for image, (row, start, size, modality, place) in enumerate(media):
+            kept = output[STAGES[modality]][stage][place]
+            merge = merges.get((index, image))
+            if merge is not None:
+                states[row, start + kept] = merge @ states[row, start + before[image]]
+            alive[row, start : start + size] = False
+            alive[row, start + kept] = True
+            before[image] = kept
+        stage += 1
+        if compact:
+            positions = (alive.long().cumsum(1) - 1).clamp(min=0).expand_as(positions)
+    assert stage > 0
+    return decoder.norm(states), alive
+
+
+def merges_of(family, stock, recorded, inputs):
+    tokens = family.all_tokens(stock, inputs)
+    sizes = {modality: list(map(len, features)) for modality, features in tokens.items()}
+    return recorded.merges(media_of(stock, inputs["input_ids"], sizes))
+
+
+@METHOD
+@BOTH
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_hidden_states_are_those_of_stock_layers_with_masks(
+    monkeypatch, family, model, stock, name, options, positions, side, attention
+):
+    set_pruning(family, model, name, options, position_ids=positions, token_order="raster")
+    recorded = Recorded(monkeypatch, model)
+    inputs = family.inputs(side)
+    model.set_attn_implementation(attention)
+    output = model.model(**inputs)
+    model.set_attn_implementation("sdpa")
+    merges = merges_of(family, stock, recorded, inputs)
+    expected, alive = stock_with_masks(
+        family, stock, inputs, inputs["input_ids"], output, merges, positions == "compact"
+    )
+    assert alive.sum() < inputs["attention_mask"].sum()
+    torch.testing.assert_close(output.last_hidden_state[alive], expected[alive], atol=1e-5, rtol=1e-5)
+    assert output.last_hidden_state[~alive].abs().max() == 0
+    for modality in family.modalities:
+        last = output[STAGES[modality]][-1]
+        assert all(torch.equal(*rows) for rows in zip(output[INDICES[modality]], last, strict=True))
+        sizes = [len(tokens) for tokens in family.all_tokens(stock, inputs)[modality]]
+        left = [build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes]
+        expected_counts = [size if size <= BUDGET else list(n.values())[-1] for size, n in zip(sizes, left)]
+        assert [len(rows) for rows in last] == expected_counts
+
+
+@METHOD
+@BOTH
+@torch.no_grad()
+def test_every_decoding_step_is_that_of_stock_layers_with_masks(
+    monkeypatch, family, model, stock, name, options, positions
+):
+    set_pruning(family, model, name, options, position_ids=positions, token_order="raster")
+    recorded = Recorded(monkeypatch, model)
+    inputs = family.inputs()
+    output = model.model(**inputs)
+    merges = merges_of(family, stock, recorded, inputs)
+    generated = model.generate(**inputs, max_new_tokens=5, output_logits=True, return_dict_in_generate=True, **GREEDY)
+    ids = generated.sequences
+    states, _ = stock_with_masks(family, stock, inputs, ids, output, merges, positions == "compact")
+    expected = stock.lm_head(states[:, -6:-1])
+    torch.testing.assert_close(torch.stack(generated.logits, dim=1), expected, atol=2e-5, rtol=1e-5)
+    assert ids[:, -5:].tolist() == expected.argmax(-1).tolist()
+
+
+@METHOD
+@torch.no_grad()
+def test_later_layers_cache_fewer_bytes(family, model, stock, name, options):
+    set_pruning(family, model, name, options)
+    inputs = family.row(1)
+    inputs.pop("guidance_input_ids"), inputs.pop("guidance_attention_mask")
+    [size] = [len(tokens) for tokens in family.all_tokens(stock, inputs)["image"]]
+    budget = BUDGET if size > BUDGET else 7
+    if budget != BUDGET:
+        if name != "fastv":
+            pytest.skip("no table for so few")
+        model.config.pruning_config.budget = budget
+    cache = DynamicCache()
+    model(**inputs, past_key_values=cache, use_cache=True)
+    counts = build_pruner(name, **options).tokens_per_layer(size, budget, num_layers=NUM_LAYERS, num_tower_layers=2)
+    text = inputs["input_ids"].shape[1] - size
+    for layer, count in zip(cache.layers, counts, strict=True):
+        held = layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes()
+        assert held == 2 * (count + text) * 2 * 12 * 4  # keys and values, 2 heads of size 12 in float32
+    assert counts[-1] < counts[0] == size
+
+
+@METHOD
+@BOTH
+@torch.no_grad()
+def test_a_batch_is_its_rows_and_left_padding_does_not_matter(family, model, name, options, positions):
+    set_pruning(family, model, name, options, position_ids=positions)
+    together = model(**family.inputs())
+    new = model.generate(**family.inputs(), max_new_tokens=4, **GREEDY)[:, -4:]
+    seen = dict.fromkeys(family.modalities, 0)
+    for index in range(len(family.rows)):
+        inputs = family.row(index)
+        alone = model(**inputs)
+        length = inputs["input_ids"].shape[1]
+        torch.testing.assert_close(together.logits[index, -length:], alone.logits[0], atol=1e-5, rtol=1e-5)
+        for modality in family.modalities:
+            rows = alone[INDICES[modality]] if alone.get(INDICES[modality]) is not None else []
+            first = seen[modality]
+            kept = together[INDICES[modality]][first : first + len(rows)]
+            assert [r.tolist() for r in kept] == [r.tolist() for r in rows]
+            seen[modality] += len(rows)
+        assert model.generate(**inputs, max_new_tokens=4, **GREEDY)[0, -4:].tolist() == new[index].tolist()
+
+
+@METHOD
+@torch.no_grad()
+def test_beams_and_samples(family, model, name, options):
+    """Several images in a row, expanded for beams, whose caches are reordered."""
+    set_pruning(family, model, name, options)
+    inputs = family.inputs()
+    beams = {**GREEDY, "max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3}
+    sequences = model.generate(**inputs, **beams)
+    for row in range(len(family.rows)):
+        own = model.generate(**family.row(row), **beams)
+        assert own[:, -4:].tolist() == sequences[3 * row : 3 * row + 3, -4:].tolist()
+    torch.manual_seed(0)
+    sample = {"max_new_tokens": 4, "do_sample": True, "num_return_sequences": 2, "eos_token_id": None}
+    sampled = model.generate(**inputs, **sample)
+    torch.manual_seed(0)
+    assert sampled.shape == (2 * len(family.rows), inputs["input_ids"].shape[1] + 4)
+    assert torch.equal(sampled, model.generate(**inputs, **sample))
+
+
+@METHOD
+@torch.no_grad()
+def test_decoding_by_hand_is_generate(family, model, name, options):
+    set_pruning(family, model, name, options)
+    inputs = family.row(0)
+    inputs.pop("attention_mask")
+    expected = model.generate(**inputs, max_new_tokens=4, **GREEDY)[0, -4:].tolist()
+    for with_mask in (False, True):
+        output, new, length = model(**inputs, use_cache=True), [], inputs["input_ids"].shape[1]
+        for step in range(4):
+            new.append(int(output.logits[0, -1].argmax()))
+            mask = {"attention_mask": torch.ones(1, length + step + 1)} if with_mask else {}
+            output = model(input_ids=torch.tensor([new[-1:]]), past_key_values=output.past_key_values, **mask)
+        assert new == expected
+
+
+@METHOD
+@torch.no_grad()
+def test_without_a_cache_and_hidden_states(family, model, name, options):
+    set_pruning(family, model, name, options)
+    inputs = family.inputs()
+    cached, uncached = model(**inputs), model(**inputs, use_cache=False, output_hidden_states=True)
+    assert uncached.past_key_values is None
+    torch.testing.assert_close(cached.logits, uncached.logits)
+    states = uncached.hidden_states
+    assert len(states) == NUM_LAYERS + 1 and all(s.shape == states[0].shape for s in states)
+    torch.testing.assert_close(model.lm_head(states[-1]), uncached.logits)
+    some = model(**inputs, output_hidden_states=[1, -1]).hidden_states
+    assert [s is None for s in some] == [True, False, True, True, False]
+    assert torch.equal(some[1], states[1]) and torch.equal(some[-1], states[-1])
+    assert model(**inputs, return_dict=False)[0].shape == cached.logits.shape
+
+
+@METHOD
+def test_labels_and_columns_are_those_of_the_whole_prompt(family, model, name, options):
+    set_pruning(family, model, name, options)
+    inputs = family.inputs()
+    placeholders = torch.tensor([getattr(model.config, f"{modality}_token_id") for modality in family.modalities])
+    ignored = torch.isin(inputs["input_ids"], placeholders) | (inputs["attention_mask"] == 0)
+    labels = inputs["input_ids"].masked_fill(ignored, -100)
+    output = model(**inputs, labels=labels)
+    assert output.logits.shape[:2] == labels.shape
+    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    assert model.model.language_model.layers[0].self_attn.v_proj.weight.grad.abs().sum() > 0
+    model.zero_grad()
+    columns = torch.tensor([-2, -1])
+    torch.testing.assert_close(model(**inputs, logits_to_keep=columns).logits, output.logits[:, columns])
+
+
+@METHOD
+@torch.no_grad()
+def test_a_budget_of_all_tokens_is_the_stock_model(family, model, stock, name, options):
+    inputs = family.inputs()
+    set_pruning(family, model, name, options, budget=family.largest_budget)
+    assert torch.equal(model(**inputs).logits, stock(**inputs).logits)
+    expected = stock.generate(**inputs, max_new_tokens=3, **GREEDY)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=3, **GREEDY), expected)
+
+
+@METHOD
+@torch.no_grad()
+def test_the_cache_goes_on_after_the_config_changed_and_after_a_crop(family, model, name, options):
+    """What a cache holds is known by the cache: switching pruning off does not change how its text goes on."""
+    set_pruning(family, model, name, options)
+    inputs = family.inputs()
+    new = torch.tensor([[20, 21], [22, 23], [24, 25]])
+
+    def two_more(cache, ids):
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 2), value=1)
+        return model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+
+    expected = two_more(model(**inputs).past_key_values, new)
+    cache = model(**inputs).past_key_values
+    two_more(cache, new + 3)
+    cache.crop(-2)
+    for _ in range(2):
+        cache.reorder_cache(torch.tensor([2, 1, 0]))
+    model.config.pruning_config = PruningConfig()
+    torch.testing.assert_close(two_more(cache, new), expected)
+
+
+EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+@EACH
+@torch.no_grad()
+def test_a_ratio_keeps_a_share_of_every_image(family, model, stock):
+    set_pruning(family, model, "fastv", {"layer": 1}, budget=None, retention_ratio=0.25)
+    inputs = family.inputs()
+    output = model(**inputs)
+    for modality, tokens in family.all_tokens(stock, inputs).items():
+        assert [len(rows) for rows in output[INDICES[modality]]] == [len(rows) // 4 for rows in tokens]
+
+
+@EACH
+@torch.no_grad()
+def test_media_encoded_once_serve_several_calls(family, model):
+    set_pruning(family, model, "fastv", {"layer": 1})
+    inputs, encoded = family.inputs(), {}
+    expected = model(**inputs).logits
+    for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if name in inputs:
+            media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw")}
+            encoded[modality] = getattr(model, f"get_{modality}_features")(**media)
+            inputs.pop(name)
+    assert torch.equal(model(**inputs, mm_encoder_outputs=encoded).logits, expected)
+
+
+@EACH
+@torch.no_grad()
+def test_a_prompt_without_images_is_left_to_the_stock_model(family, model, stock):
+    set_pruning(family, model, "fastv", {"layer": 1})
+    ids = torch.tensor([[14, 15, 16, 17]])
+    assert torch.equal(model(input_ids=ids).logits, stock(input_ids=ids).logits)
+
+
+@EACH
+@torch.no_grad()
+def test_caches_that_do_not_fit(family, model):
+    set_pruning(family, model, "fastv", {"layer": 1})
+    inputs = family.inputs()
+    with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
+        model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+    with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
+        model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
+    cache = model(input_ids=torch.tensor([[14, 15]] * 3), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="already holds 2 tokens"):
+        model(**inputs, past_key_values=cache)
+    with pytest.raises(ValueError, match="`output_attentions` is not available"):
+        model(**inputs, output_attentions=True)
+    placeholder = (inputs["input_ids"][0] == model.config.image_token_id).long().argmax()
+    inputs["input_ids"][0, placeholder] = 14
+    with pytest.raises(ValueError, match="do not match"):
+        model(**inputs)
+
+
+class Asked:
+    """A `fastv` that writes down the attention it was told about, by number of tokens of the image."""
+
+    def __init__(self, monkeypatch):
+        self.last, self.text = {}, {}
+        asked, cls = self, type(build_pruner("fastv"))
+
+        class Asking(cls):
+            def select(self, evidence, budget):
+                asked.last[evidence.num_tokens] = evidence.last_token_attention()
+                asked.text[evidence.num_tokens] = evidence.text_attention(), evidence.is_text
+                return super().select(evidence, budget)
+
+        monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: Asking(layer=2))
+
+
+@EACH
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_attention_is_that_of_the_stock_layer(monkeypatch, family, model, stock, side):
+    """Rows of upstream's eager attention, with its own positions, for images of every size in a padded batch."""
+    set_pruning(family, model, "fastv", {"layer": 2}, budget=5)
+    asked, inputs = Asked(monkeypatch), family.inputs(side)
+    output = model(**inputs)
+    eager = family.stock(model)
+    eager.set_attn_implementation("eager")
+    attention = eager(**inputs, output_attentions=True).attentions[1]  # (B, H, L, L)
+
+    sizes = {modality: list(map(len, tokens)) for modality, tokens in family.all_tokens(stock, inputs).items()}
+    seen: dict[int, int] = {}
+    for row, start, size, modality, index in media_of(stock, inputs["input_ids"], sizes):
+        place = seen.get(size, 0)
+        seen[size] = place + 1
+        of_image = slice(start, start + size)
+        real = inputs["attention_mask"][row].nonzero().flatten()
+        expected = attention[row, :, real[-1], of_image]
+        torch.testing.assert_close(asked.last[size][place], expected, atol=1e-6, rtol=1e-4)
+        kept = expected.mean(0).argsort(descending=True, stable=True)[:5].sort().values
+        assert output[INDICES[modality]][index].tolist() == kept.tolist()
+        placeholders = [getattr(model.config, f"{name}_token_id") for name in family.modalities]
+        text = [c for c in real.tolist() if c >= start + size and int(inputs["input_ids"][row, c]) not in placeholders]
+        rows, is_text = asked.text[size]
+        actual = rows[place][:, is_text[place]]
+        torch.testing.assert_close(actual, attention[row][:, text, of_image], atol=1e-6, rtol=1e-4)
