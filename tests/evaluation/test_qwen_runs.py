@@ -22,7 +22,7 @@ from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 
 SIZES = [(40, 56), (64, 30), (48, 48)]
 SENTENCES = [["The red mug.", "a cat", "dog on the left"], ["Sky"], ["one", "two"]]
-METHODS = ["none", "litelvlm:context_share=0.5", "random", "divprune"]
+METHODS = ["none", "litelvlm:context_share=0.5", "random", "divprune", "fastv:layer=1"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_records_are_those_of_segment(swept, unipixel, rows):
     base = model.config.pruning_config
     table = records(swept).to_pandas()
     runs = plan_runs(args)
-    assert len(table) == len(runs) * 6 and len(runs) == 1 + 2 + 4 + 2
+    assert len(table) == len(runs) * 6 and len(runs) == 1 + 2 + 4 + 2 + 2
     for sample in load_split("rows", "all", rows):
         inputs = processor.segmentation_inputs([sample.load_image()], [[s.sentence for s in sample.sentences]])
         targets = torch.from_numpy(np.stack([sentence.mask for sentence in sample.sentences]))
@@ -79,7 +79,7 @@ def test_what_the_results_say(swept):
     content = results(swept)
     assert content["model"]["family"] == "qwen2_5_vl_lite" and content["model"]["num_visual_tokens"] is None
     kept = {run["run_id"]: run["num_kept_mean"] for run in content["runs"]}
-    assert kept["divprune@20"] == 20 and kept["none"] >= 128
+    assert kept["divprune@20"] == kept["fastv:layer=1@20"] == 20 and kept["none"] >= 128
     assert kept["divprune@0.25"] == pytest.approx(kept["none"] / 4, abs=0.5)
     assert content["dataset"]["kind"] == "images" and content["dataset"]["num_images"] == 3
     assert "as many visual tokens as the size asks for" in (swept / "results.md").read_text()
