@@ -134,8 +134,9 @@ def _fill(
             store.write(number, asdict(batch))
             for row in batch.rows:
                 values.setdefault(row[0], []).append(row[column])
-            means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
-            bar.set_postfix_str(f"{METRIC_NAMES.get(task.progress, task.progress)} {means}")
+            if task.is_scored:
+                means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
+                bar.set_postfix_str(f"{METRIC_NAMES[task.progress]} {means}")
             bar.update(len(store.done()) - bar.n)  # of all processes
     return number + 1
 

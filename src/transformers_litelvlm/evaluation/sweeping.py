@@ -20,6 +20,12 @@ from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, s
 MAX_DIALOGUES = 16
 # Of videos fewer: the masks of all their frames are in memory at the original size.
 MAX_VIDEO_DIALOGUES = 4
+# Inputs with a row for each dialogue, those of the same length together.
+_PER_DIALOGUE = (
+    ("input_ids", "attention_mask", "mm_token_type_ids"),
+    ("guidance_input_ids", "guidance_attention_mask"),
+    ("dialogue_images",),
+)
 
 
 @dataclass
@@ -116,20 +122,25 @@ class SweepSegmenter:
             part_sizes: How many dialogues go together; as many as fit by default.
         """
         is_video = isinstance(medium, list)
-        media = {"videos" if is_video else "images": [medium]}
+        sizes = part_sizes or _even_parts(len(sentences), MAX_VIDEO_DIALOGUES if is_video else MAX_DIALOGUES)
         templates = templates or [self._template(sentence) for sentence in sentences]
         # Data with this mark are whole sentences; published evaluators leave their capitals.
         as_written = "is_sentence" in getattr(sentences[0], "details", ())
-        parts, start = [], 0
-        for size in part_sizes or _even_parts(len(sentences), MAX_VIDEO_DIALOGUES if is_video else MAX_DIALOGUES):
-            part = slice(start, start := start + size)
-            inputs = self.processor.segmentation_inputs(
-                **media,
+
+        def inputs(part: slice) -> Part:
+            return self.processor.segmentation_inputs(
+                **{"videos" if is_video else "images": [medium]},
                 expressions=[[sentence.sentence for sentence in sentences[part]]],
                 question_template=[templates[part]],
                 **(self.steps.as_written if as_written else {}),
-            )
-            parts.append(dict(inputs.to(self.model.device, dtype=self.model.dtype)))
+            ).to(self.model.device, dtype=self.model.dtype)
+
+        slices = [slice(sum(sizes[:place]), sum(sizes[: place + 1])) for place in range(len(sizes))]
+        if self.processor.one_expression_per_dialogue:  # the picture is prepared once
+            whole = inputs(slice(None))
+            parts = [_dialogues_of(whole, part) for part in slices]
+        else:
+            parts = [dict(inputs(part)) for part in slices]
         watch = Stopwatch()
         encoded = self.steps.encode(parts, watch)
         with watch.stage("mask_encoder"):
@@ -200,6 +211,18 @@ class SweepSegmenter:
         templates = self.processor.question_templates
         is_whole = getattr(sentence, "details", {}).get("is_sentence")
         return self.steps.whole_sentence_template(templates) if is_whole else templates[0]
+
+
+def _dialogues_of(inputs: Part, part: slice) -> Part:
+    """Some of the dialogues, padded as they would be alone; what belongs to the picture stays."""
+    cut = dict(inputs)
+    for names in _PER_DIALOGUE:
+        rows = {name: cut[name][part] for name in names if name in cut}
+        if mask := [value for name, value in rows.items() if name.endswith("attention_mask")]:
+            is_used = mask[0].flatten(0, -2).any(dim=0)  # whichever side is padded
+            rows = {name: value[..., is_used] for name, value in rows.items()}
+        cut.update(rows)
+    return cut
 
 
 def _even_parts(total: int, largest: int) -> list[int]:
