@@ -404,6 +404,17 @@ def test_a_prompt_without_images_is_left_to_the_stock_model(family, model, stock
 
 
 @EACH
+def test_guesses_behind_the_prompt_are_refused(family, model, stock):
+    """The first call of assisted decoding holds them: the last token of the prompt would be a guess."""
+    set_pruning(family, model, "fastv", {"layer": 1})
+    for guesses in ({"assistant_model": stock}, {"prompt_lookup_num_tokens": 2}):
+        with pytest.raises(ValueError, match=f"`{next(iter(guesses))}` puts guessed tokens behind the prompt"):
+            model.generate(**family.row(1), max_new_tokens=3, do_sample=False, **guesses)
+    text = {"input_ids": torch.tensor([[14, 15, 16, 17]]), "max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(model.generate(**text, prompt_lookup_num_tokens=2), model.generate(**text))
+
+
+@EACH
 @torch.no_grad()
 def test_caches_that_do_not_fit(family, model):
     set_pruning(family, model, "fastv", {"layer": 1})
