@@ -50,10 +50,11 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         ]
         label = f"{method}, batch {batch}, {sentences} sentence{'s' * (sentences > 1)}, {dtype}"
         [line, *_] = axes.errorbar(budgets, measured, yerr=errors, marker="o", capsize=3, label=label)
-        axes.plot(budgets, [point["flops"]["bound"] for point in of_series], "--", color=line.get_color(), alpha=0.6)
-    axes.plot([], [], "--", color="grey", label="bound: ratio of operations")
+        axes.plot(budgets, [point["flops"]["bound"] for point in of_series], "x--", color=line.get_color(), alpha=0.6)
+    axes.plot([], [], "x--", color="grey", label="bound: ratio of operations")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xlabel="visual tokens kept", ylabel="speed-up end to end", title="unpruned time / pruned time")
+    axes.set_xticks(sorted({point["budget"] for point in points}))
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import CLIPVisionModel
 
-from transformers_litelvlm.benchmark.building import fill_
+from transformers_litelvlm.benchmark.building import fill_, free_memory
 from transformers_litelvlm.benchmark.inputs import clip_sentences, random_pixels
 from transformers_litelvlm.benchmark.memory import activation_bytes
 from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
@@ -105,16 +105,15 @@ def run_scaling(
     for method in methods:
         try:
             selector = Selector(method, sentences, getattr(torch, dtype), torch.device(device))
-            functions = _within_limit(selector, sides, warmup)
+            functions, peaks = _within_limits(selector, sides, warmup, torch.device(device))
             if len(functions) < 2:
-                raise ValueError("It is too slow for more than one size.")
+                raise ValueError("It is too slow, or needs too much memory, for more than one size.")
         except ValueError as error:
             skipped[method] = str(error)
             continue
         sizes = [side**2 for side in sides[: len(functions)]]
         seconds = np.array([[time_once(function) for function in functions] for _ in range(runs)])
         medians = np.median(seconds, axis=0) * 1000
-        peaks = [activation_bytes(function, torch.device(device)) for function in functions]
         results[method] = {
             "tokens": sizes,
             "median_ms": medians.tolist(),
@@ -134,16 +133,20 @@ def run_scaling(
     }
 
 
-def _within_limit(selector: Selector, sides: Sequence[int], warmup: int) -> list[Callable[[], Any]]:
-    """Selection at every size, warmed up; without sizes that would take too long if time grew with their square."""
+def _within_limits(
+    selector: Selector, sides: Sequence[int], warmup: int, device: torch.device
+) -> tuple[list[Callable[[], Any]], list[int]]:
+    """Selection at every size, warmed up, and its bytes; without sizes too large for growth with their square."""
     functions: list[Callable[[], Any]] = []
-    for side, larger in zip(sides, [*sides[1:], None]):
-        function = selector.prepare(side)
-        seconds = min(time_once(function) for _ in range(1 + warmup))
-        functions.append(function)
-        if larger is not None and seconds * (larger / side) ** 4 > LIMIT_SECONDS:
+    peaks: list[int] = []
+    for side, larger in zip(sides, [*sides[1:], 0]):
+        functions.append(selector.prepare(side))
+        seconds = min(time_once(functions[-1]) for _ in range(1 + warmup))
+        peaks.append(activation_bytes(functions[-1], device))
+        growth = (larger / side) ** 4
+        if seconds * growth > LIMIT_SECONDS or peaks[-1] * growth > free_memory(device) / 2:
             break
-    return functions
+    return functions, peaks
 
 
 def fit_growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
