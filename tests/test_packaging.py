@@ -127,7 +127,8 @@ def test_dependencies_are_what_the_code_imports():
     own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").iterdir())}
     imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
     # Imported where it is used, with an error that names the extra.
-    optional = setup_cfg()["options.extras_require"]["reasonseg"]
+    extras = setup_cfg()["options.extras_require"]
+    optional = extras["reasonseg"] + extras["benchmark"]
     lines = (setup_cfg()["options"]["install_requires"] + "\n" + optional).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
     assert imported - declared - PINNED_UPSTREAM == set(), "imported, but not in setup.cfg"

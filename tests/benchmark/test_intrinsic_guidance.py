@@ -12,7 +12,7 @@ from transformers_litelvlm.benchmark.__main__ import main
 
 
 def test_the_shape_is_that_of_the_3b_model():
-    config = intrinsic_guidance.qwen2_5_vl_3b_config()
+    config = intrinsic_guidance.qwen2_5_vl_3b()
     with torch.device("meta"):
         model = Qwen2_5_VLLite(config)
     # Qwen/Qwen2.5-VL-3B-Instruct has 3,754,622,976 parameters, its output layer tied to the embeddings.
@@ -23,7 +23,7 @@ def test_the_shape_is_that_of_the_3b_model():
 def tiny(monkeypatch):
     config = tiny_config()
     config.text_config.vocab_size, config.image_token_id = 151_936, 151_655
-    monkeypatch.setattr(intrinsic_guidance, "qwen2_5_vl_3b_config", lambda: config)
+    monkeypatch.setattr(intrinsic_guidance, "qwen2_5_vl_3b", lambda: config)
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -30,10 +30,12 @@ def test_examples_in_the_help_are_understood():
     """Every example of --help parses, so that it cannot name an option that is gone."""
     import shlex
 
-    from transformers_litelvlm.cli import card, segment
+    from transformers_litelvlm.cli import benchmark, card, segment
     from transformers_litelvlm.cli import main as main_module
 
-    lines = [line.strip() for line in (main_module.EPILOG + segment.EPILOG + card.EPILOG).splitlines()]
+    lines = [
+        line.strip() for line in (main_module.EPILOG + segment.EPILOG + card.EPILOG + benchmark.EPILOG).splitlines()
+    ]
     examples = [line.partition(" | ")[0] for line in lines if line.startswith("litelvlm ")]
     assert len(examples) >= 8
     for example in examples:

@@ -26,6 +26,16 @@ def weight_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
+def check_memory(model: PreTrainedModel, device: torch.device) -> None:
+    """Raises ValueError if the weights of a model need more memory than a device has left."""
+    needed, free = weight_bytes(model), free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"The weights need {needed / 1e9:.1f} GB in {str(model.dtype).removeprefix('torch.')}, but {device} has "
+            f"{free / 1e9:.1f} GB left. Choose a smaller model, a dtype of two bytes, or another device."
+        )
+
+
 def random_model(preset: Preset, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
     """
     The model with the same random weights for the same seed, dtype and device.
@@ -33,12 +43,7 @@ def random_model(preset: Preset, dtype: torch.dtype, device: torch.device, seed:
     Raises:
         ValueError: The weights alone need more memory than the device has left.
     """
-    needed, free = weight_bytes(meta_model(preset, dtype)), free_memory(device)
-    if needed > free:
-        raise ValueError(
-            f"The weights need {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, but {device} has "
-            f"{free / 1e9:.1f} GB left. Choose a smaller preset, a dtype of two bytes, or another device."
-        )
+    check_memory(meta_model(preset, dtype), device)
     # Buffers are made by the constructors, one of them at random.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

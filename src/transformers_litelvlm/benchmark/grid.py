@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from transformers_litelvlm.benchmark.building import random_model
-from transformers_litelvlm.benchmark.inputs import random_workload
-from transformers_litelvlm.benchmark.presets import Preset, get_preset
 from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
 from transformers_litelvlm.benchmark.stages import stage_model
+from transformers_litelvlm.benchmark.subjects import PresetSubject, Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
 
@@ -41,19 +40,35 @@ class Grid:
     sentences: Sequence[int] = (1,)
     dtypes: Sequence[str] = ("float32",)
 
+    def settings(self, num_tokens: int) -> list[PruningConfig]:
+        """
+        Every method at every budget.
+
+        Raises:
+            ValueError: An unknown method, or a budget that leaves nothing to prune of `num_tokens`.
+        """
+        budgets = self.budgets or default_budgets(num_tokens)
+        too_many = [budget for budget in budgets if budget >= num_tokens]
+        if too_many:
+            raise ValueError(
+                f"`budgets` {too_many} leave nothing to prune: a picture has {num_tokens} visual tokens. Give less."
+            )
+        pairs = itertools.product(self.methods, budgets)
+        return [PruningConfig(method=method, budget=budget) for method, budget in pairs]
+
 
 def run_benchmark(
-    preset: str | Preset,
+    subject: str | Subject,
     grid: Grid | None = None,
     device: str = "cpu",
     effort: Effort | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """
-    Measures a preset on a grid; the unpruned model is measured beside every point.
+    Measures a model on a grid; the unpruned model is measured beside every point.
 
     Args:
-        preset: Its name, or one of your own.
+        subject: The name of a preset, or a [`CheckpointSubject`].
         progress: Told what happens next.
 
     Returns:
@@ -64,44 +79,52 @@ def run_benchmark(
         ValueError: An unknown preset or method, a budget that is no less than the number of visual tokens, a model
             that does not fit into memory.
     """
-    name = preset if isinstance(preset, str) else preset.description
-    preset = get_preset(preset) if isinstance(preset, str) else preset
-    grid, effort, points, skipped = grid or Grid(), effort or Effort(), [], []
-    for method in grid.methods:
-        PruningConfig(method=method)  # raises for an unknown one
-    facts: dict[str, Any] = {}
+    subject = PresetSubject(subject) if isinstance(subject, str) else subject
+    grid, effort = grid or Grid(), effort or Effort()
+    empty = stage_model(subject.meta_model())
+    num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
+    settings = grid.settings(num_tokens)
+    points: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
     for dtype in grid.dtypes:
-        progress(f"building {name} in {dtype}")
-        model = random_model(preset, getattr(torch, dtype), torch.device(device))
-        staged = stage_model(model)
+        progress(f"building {subject.name} in {dtype}")
+        staged = stage_model(subject.build(getattr(torch, dtype), torch.device(device)))
         for batch_size, sentences in itertools.product(grid.batch_sizes, grid.sentences):
-            workload = random_workload(preset, model.config, batch_size, sentences).to(model.device, model.dtype)
-            num_tokens = staged.num_visual_tokens(workload.inputs)
-            side_by_side = SideBySide(staged, workload, effort)
-            for method, budget in itertools.product(grid.methods, grid.budgets or default_budgets(num_tokens)):
-                if budget >= num_tokens:
-                    raise ValueError(f"A budget of {budget} leaves nothing to prune of {num_tokens} visual tokens.")
-                point = {"method": method, "budget": budget, "num_visual_tokens": num_tokens}
+            workload = subject.workload(staged.model.config, batch_size, sentences)
+            side_by_side = SideBySide(staged, workload.to(staged.model.device, staged.model.dtype), effort)
+            for pruning in settings:
+                point = {"method": pruning.method, "budget": pruning.budget, "num_visual_tokens": num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype}
-                where = f"{method} at {budget} of {num_tokens}, batch {batch_size}, {sentences} sentence(s), {dtype}"
-                side_by_side.progress = lambda message, where=where: progress(f"{where}: {message}")
+                side_by_side.progress = partial(_report, progress, describe(point))
                 try:
-                    points.append({**point, **side_by_side.measure(PruningConfig(method=method, budget=budget))})
+                    points.append({**point, **side_by_side.measure(pruning)})
                 except (ValueError, NotImplementedError) as error:
                     skipped.append({**point, "reason": str(error)})
-        facts = {"parameters": sum(p.numel() for p in model.parameters()), "has_masks": staged.has_masks}
-        del model, staged, side_by_side
+        del staged, side_by_side  # before the next one is built
     return {
         "format": FORMAT,
         "benchmark": "pruned against unpruned",
-        "preset": name,
-        "description": preset.description,
-        **facts,
+        "model": subject.name,
+        "description": subject.description,
+        "parameters": sum(parameter.numel() for parameter in empty.model.parameters()),
+        "has_masks": empty.has_masks,
         "effort": asdict(effort),
         **measured_on(device),
         "points": points,
         "skipped": skipped,
     }
+
+
+def describe(point: dict[str, Any]) -> str:
+    """A point in words."""
+    return (
+        f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens, batch {point['batch_size']},"
+        f" {point['sentences']} sentence{'s' * (point['sentences'] > 1)}, {point['dtype']}"
+    )
+
+
+def _report(progress: Callable[[str], None], where: str, message: str) -> None:
+    progress(f"{where}: {message}")
 
 
 def default_budgets(num_tokens: int) -> list[int]:

@@ -89,15 +89,19 @@ def _dialogues(
     preset: Preset, placeholders: torch.Tensor, batch_size: int, sentences: list[int], config: Any
 ) -> tuple[torch.Tensor, list[list[int]], torch.Tensor]:
     """Ids (B, L) of all dialogues, the sentences of each, and the picture that each is about."""
-    # Neither special tokens nor placeholders, which have the highest ids.
-    highest = (config.text_config.vocab_size, config.image_token_id, config.seg_token_id or config.image_token_id)
-    vocabulary = min(*highest, QWEN_WORDS)
     split = [[which] for which in sentences] if preset.prompt.further_turn is None else [sentences]
     rows = [
-        dialogue(preset.prompt, placeholders, of_dialogue, vocabulary, config.seg_token_id) for of_dialogue in split
+        dialogue(preset.prompt, placeholders, of_dialogue, _vocabulary(config), config.seg_token_id)
+        for of_dialogue in split
     ]
     about = torch.arange(batch_size).repeat_interleave(len(split))
     return torch.stack(rows).repeat(batch_size, 1), split, about
+
+
+def _vocabulary(config: Any) -> int:
+    """Ids below are words: neither special tokens nor placeholders, which have the highest ids."""
+    highest = (config.text_config.vocab_size, config.image_token_id, config.seg_token_id or config.image_token_id)
+    return min(*highest, QWEN_WORDS)
 
 
 def _llava_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[int]) -> dict[str, Any]:
@@ -136,9 +140,8 @@ def _qwen_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[i
     is_video = config.mask_config is not None
     placeholder = config.video_token_id if is_video else config.image_token_id
     ids, split, about = _dialogues(preset, torch.full((rows * columns,), placeholder), batch_size, sentences, config)
-    guidance = torch.stack(
-        [random_words((batch_size, preset.prompt.sentence), QWEN_WORDS, 100 + s) for s in sentences], 1
-    )
+    size = (batch_size, preset.prompt.sentence)
+    guidance = torch.stack([random_words(size, _vocabulary(config), 100 + which) for which in sentences], dim=1)
     guidance = guidance.reshape(len(ids), len(split[0]), -1)
     pixels = random_pixels(batch_size, rows * columns * merge**2, patch)[about].flatten(0, 1)
     grid = torch.tensor([[1, rows * merge, columns * merge]] * len(ids))

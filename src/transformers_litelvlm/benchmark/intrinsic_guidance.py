@@ -11,57 +11,15 @@ from typing import Any
 
 import torch
 
+from transformers_litelvlm.benchmark.inputs import random_workload
+from transformers_litelvlm.benchmark.presets import Preset, PromptLengths, qwen2_5_vl_3b
 from transformers_litelvlm.benchmark.timing import measured_on, time_pairs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import Qwen2_5_VLLite
 
 
-QUESTION_TOKENS = 24  # text of the prompt
-SENTENCE_TOKENS = 10  # of one sentence of the guidance
-
-
-def qwen2_5_vl_3b_config() -> Qwen2_5_VLLiteConfig:
-    """The shape of Qwen/Qwen2.5-VL-3B-Instruct."""
-    vision = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "tokens_per_second": 2,
-    }
-    text = {
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    }
-    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, tie_word_embeddings=True)
-
-
-def random_inputs(config: Qwen2_5_VLLiteConfig, rows: int, columns: int, sentences: int) -> dict[str, torch.Tensor]:
-    """A prompt about one image of noise, with rows x columns visual tokens."""
-    generator = torch.Generator().manual_seed(0)
-    vision = config.vision_config
-    merge = vision.spatial_merge_size
-    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    words = torch.randint(0, 150_000, (1, QUESTION_TOKENS), generator=generator)
-    image = torch.full((1, rows * columns), config.image_token_id)
-    ids = torch.cat((words[:, :4], image, words[:, 4:]), dim=1)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == config.image_token_id).int(),
-        "pixel_values": torch.randn(rows * columns * merge**2, patch, generator=generator),
-        "image_grid_thw": torch.tensor([[1, rows * merge, columns * merge]]),
-        "guidance_input_ids": torch.randint(0, 150_000, (1, sentences, SENTENCE_TOKENS), generator=generator),
-        "guidance_attention_mask": torch.ones(1, sentences, SENTENCE_TOKENS, dtype=torch.long),
-    }
+# Of the question 20 tokens behind the picture, and sentences of 10.
+PROMPT = PromptLengths(before=4, turn=20, further_turn=0, sentence=10)
 
 
 @torch.inference_mode()
@@ -89,10 +47,12 @@ def run_intrinsic_guidance(
         the versions.
     """
     torch.manual_seed(0)
-    config = config or qwen2_5_vl_3b_config()
+    config = config or qwen2_5_vl_3b()
     with torch.device(device):
         model = Qwen2_5_VLLite._from_config(config, dtype=getattr(torch, dtype)).eval()
-    inputs = {name: value.to(device) for name, value in random_inputs(config, rows, columns, sentences).items()}
+    preset = Preset("Qwen2.5-VL", Qwen2_5_VLLite, lambda: config, PROMPT, (rows, columns))
+    workload = random_workload(preset, config, batch_size=1, sentences=sentences)
+    inputs = {name: value.to(device) for name, value in workload.inputs.items()}
     guidance = {name: value for name, value in inputs.items() if name.startswith("guidance_")}
     grid = inputs["image_grid_thw"]
     encoded = model.model.encode_images(inputs["pixel_values"], grid)

@@ -51,8 +51,8 @@ class PromptLengths:
     after_seg: int = 2
 
 
-# Lengths of the prompts in tests/fixtures/golden/checkpoints, tokenised as the checkpoints were trained: medians of the
-# 104 dialogues of GLaMM with one sentence, and of what a second and a third one add; of LISA's 87.
+# Lengths of the prompts in tests/fixtures/golden/checkpoints, tokenised as the checkpoints were trained: medians of
+# the 104 dialogues of GLaMM with one sentence, and of what a second and a third one add; of LISA's 87.
 GLAMM_PROMPT = PromptLengths(before=36, turn=36, further_turn=32, sentence=15)
 LISA_PROMPT = PromptLengths(before=35, turn=27, further_turn=None, sentence=15)
 # "USER: <image>\n" and a question of about 20 words, in llava-hf's chat template, which has no system prompt.
@@ -257,16 +257,16 @@ def _qwen2_5_vl(*, hidden_size: int, vocab_size: int, tied: bool, **kwargs: Any)
 
 
 def tiny() -> LlavaLiteConfig:
-    """64 visual tokens, 6 + 6 small layers, and a SAM of 128 pixels: enough for every method to have work."""
+    """64 visual tokens, 6 + 16 small layers, and a SAM of 128 pixels: enough layers for every method."""
     heads = {"num_attention_heads": 4}
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=6, image_size=64, patch_size=8, **heads
     )
     text = LlamaConfig(
         vocab_size=256,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=6,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=16,
         num_key_value_heads=2,
         pad_token_id=0,
         **heads,
@@ -317,7 +317,7 @@ def tiny() -> LlavaLiteConfig:
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        "0.001 B parameters, 64 visual tokens, with masks: a first look, in seconds",
+        "64 visual tokens, 16 small layers, with masks: a first look, in seconds",
         LlavaLiteForReferringSegmentation,
         tiny,
         GLAMM_PROMPT,
@@ -367,7 +367,7 @@ PRESETS: dict[str, Preset] = {
         QWEN_GRID,
     ),
     "unipixel-3b": Preset(
-        "UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue per sentence",
+        "UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue each",
         Qwen2_5_VLLiteForReferringSegmentation,
         unipixel_3b,
         UNIPIXEL_PROMPT,

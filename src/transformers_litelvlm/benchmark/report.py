@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from transformers_litelvlm.benchmark.grid import describe
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 
 
@@ -13,24 +14,51 @@ How to read this. "Speed-up" is the median time of the unpruned model over that 
 the same weights and inputs; brackets hold a 95 % interval. "Bound" is the same ratio in floating-point operations:
 what is limited by arithmetic cannot be faster. "Of bound" is speed-up / bound. "One by one" compares with the unpruned
 model called once for every sentence. "Selector" is what choosing costs: guidance text, scoring and selection, prompt
-compaction; its share is of the unpruned time end to end."""
+compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself)."""
 
 
-def render(result: dict[str, Any]) -> str:
-    """The whole report."""
-    blocks = [f"# {result['preset']}: pruned against unpruned", _setting(result), _overview(result["points"])]
-    blocks += [_point(point) for point in result["points"]]
+def render(result: dict[str, Any], max_details: int | None = None) -> str:
+    """The report, with stages and memory of all points, or of the first `max_details`."""
+    blocks = [f"# {result['model']}: pruned against unpruned", _setting(result), _overview(result["points"])]
+    detailed = result["points"][:max_details] if result["effort"]["parts"] else []
+    blocks += [_point(point) for point in detailed]
+    if detailed and len(detailed) < len(result["points"]):
+        blocks.append(
+            "Stages and memory of the other points: --output-dir writes them to benchmark.md, --json prints them."
+        )
     if result["skipped"]:
-        rows = [[_name(point), point["reason"].splitlines()[0]] for point in result["skipped"]]
+        rows = [[describe(point), point["reason"].splitlines()[0]] for point in result["skipped"]]
         blocks.append("## Not possible\n\n" + table(["point", "reason"], rows))
     return "\n\n".join([*blocks, NOTES]) + "\n"
+
+
+def render_scaling(result: dict[str, Any]) -> str:
+    """The report of [`run_scaling`]."""
+    head = ["method", "unit", *(f"{tokens} tokens" for tokens in result["tokens"]), "slope of logs", "linear R2"]
+    rows = []
+    for method, measured in result["methods"].items():
+        for unit, values, growth in (
+            ("ms", measured["median_ms"], measured["time_growth"]),
+            ("MB", [size / 1e6 for size in measured["bytes"]], measured["memory_growth"]),
+        ):
+            numbers = [number(value) for value in values] + ["-"] * (len(result["tokens"]) - len(values))
+            rows.append([method, unit, *numbers, f"{growth['slope']:.2f}", f"{growth['linear_r2']:.4f}"])
+    blocks = [
+        "# Scoring and selection of a ninth of the visual tokens",
+        f"{result['sentences']} sentence(s), {result['dtype']}, {_where(result)}, medians of {result['runs']} runs."
+        " A slope of 1 is linear growth, 2 quadratic, less where a constant part counts.",
+        table(head, rows),
+        *(f"{method}: not possible: {reason}" for method, reason in result["skipped"].items()),
+    ]
+    return "\n\n".join(blocks) + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up; numbers are aligned to the right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     is_number = [
-        all(row[column][:1].isdigit() or row[column] in ("-", "") for row in rows) for column in range(len(head))
+        all(row[column].lstrip("-")[:1].isdigit() or row[column] in ("-", "") for row in rows)
+        for column in range(len(head))
     ]
 
     def line(cells: Sequence[str]) -> str:
@@ -45,12 +73,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _setting(result: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     route = "`segment`, all sentences in one call" if result["has_masks"] else "`generate` of one token"
     return (
-        f"{result['description']}. {result['parameters'] / 1e9:.3g} B parameters with random weights.\n"
-        f"End to end is {route}. {result['device']}, {result['threads']} threads, {result['effort']['runs']} runs of"
-        f" each side, load average at the end {result['load_average']:.1f}; {versions}."
+        f"{result['description']}. {result['parameters'] / 1e6:,.1f} million parameters.\n"
+        f"End to end is {route}; {result['effort']['runs']} runs of each side. {_where(result)}."
+    )
+
+
+def _where(result: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return (
+        f"{result['device']}, {result['threads']} threads, load average at the end {result['load_average']:.1f},"
+        f" {versions}"
     )
 
 
@@ -86,14 +120,15 @@ def _overview(points: list[dict[str, Any]]) -> str:
             f"{flops['share_of_bound']:.0%}",
         ]
         row += [_speedup(point["against_one_by_one"]) if "against_one_by_one" in point else "-"] * has_single
-        row += [f"{point['selector']['share_of_unpruned']:.2%}" if "selector" in point else "-"] * has_stages
+        row += [_selector_share(point)] * has_stages
         rows.append(row)
     return "## End to end\n\n" + table(head, rows)
 
 
 def _point(point: dict[str, Any]) -> str:
-    blocks = [f"## {_name(point)}"]
-    blocks.append(_stage_table(point))
+    blocks = [f"## {describe(point)}"]
+    if "stages" in point:
+        blocks.append(_stage_table(point))
     if "decode_ms_per_token" in point:
         decode = point["decode_ms_per_token"]
         blocks.append(
@@ -105,26 +140,21 @@ def _point(point: dict[str, Any]) -> str:
 
 
 def _stage_table(point: dict[str, Any]) -> str:
-    """Times and operations of the stages; without times where they were not measured."""
-    flops, timed = point["flops"]["stages"], point.get("stages")
-    head = ["stage", "unpruned GFLOP", "pruned GFLOP"]
-    rows = [
-        [name, *(_giga(value) for value in flops[name])] for name in STAGES if any(v is not None for v in flops[name])
-    ]
-    rows.append(["end to end", *(_giga(point["flops"][side]) for side in ("unpruned", "pruned"))])
-    if timed is None:
-        return table(head, rows)
-    head[1:1] = ["unpruned ms", "pruned ms"]
-    for row in rows[:-1]:
-        row[1:1] = [_milliseconds(timed[side]["stages"].get(row[0])) for side in ("unpruned", "pruned")]
-    rows[-1][1:1] = [_milliseconds(point["end_to_end"][side]) for side in ("unpruned", "pruned")]
-    unexplained = [number(timed[side]["unexplained_ms"]) for side in ("unpruned", "pruned")]
-    rows.append(["end to end less stages", *unexplained, "", ""])
-    share = point["selector"]["share_of_unpruned"]
-    note = (
-        f"Selector ({' + '.join(SELECTOR)}): {number(point['selector']['ms'])} ms, {share:.2%} of unpruned end to end."
+    sides = [point["stages"]["unpruned"], point["stages"]["pruned"]]
+    rows = []
+    for name in STAGES:
+        stages = [side["stages"].get(name) for side in sides]
+        if any(stages):
+            rows.append([name, *map(_milliseconds, stages), *map(_giga, stages)])
+    whole = [{**point["end_to_end"][side], "flops": point["flops"][side]} for side in ("unpruned", "pruned")]
+    rows.append(["end to end", *map(_milliseconds, whole), *map(_giga, whole)])
+    rows.append(["end to end less stages", *(number(side["unexplained_ms"]) for side in sides), "", ""])
+    selector = point["selector"]
+    return (
+        table(["stage", "unpruned ms", "pruned ms", "unpruned GFLOP", "pruned GFLOP"], rows)
+        + f"\n\nSelector ({' + '.join(SELECTOR)}): {number(selector['ms'])} ms,"
+        f" {selector['share_of_unpruned']:.2%} of unpruned end to end."
     )
-    return table(head, rows) + "\n\n" + note
 
 
 def _memory_table(memory: dict[str, dict[str, int]]) -> str:
@@ -147,16 +177,16 @@ def _memory_table(memory: dict[str, dict[str, int]]) -> str:
     return table(head, rows)
 
 
-def _name(point: dict[str, Any]) -> str:
-    return (
-        f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens, batch {point['batch_size']},"
-        f" {point['sentences']} sentence{'s' * (point['sentences'] > 1)}, {point['dtype']}"
-    )
-
-
 def number(value: float) -> str:
     """Three digits, without an exponent."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def _selector_share(point: dict[str, Any]) -> str:
+    if "selector" not in point:
+        return "-"
+    with_tower = " (with tower)" if point["selector"]["includes_vision_tower"] else ""
+    return f"{point['selector']['share_of_unpruned']:.2%}{with_tower}"
 
 
 def _speedup(times: dict[str, Any]) -> str:
@@ -164,8 +194,8 @@ def _speedup(times: dict[str, Any]) -> str:
     return f"{times['speedup']:.2f}x [{low:.2f}, {high:.2f}]"
 
 
-def _giga(flops: int | None) -> str:
-    return "-" if flops is None else number(flops / 1e9)
+def _giga(stage: dict[str, Any] | None) -> str:
+    return "-" if stage is None else number(stage["flops"] / 1e9)
 
 
 def _milliseconds(times: dict[str, Any] | None) -> str:

@@ -91,46 +91,60 @@ class SideBySide:
         return time_pairs(first, second, pairs=self.effort.runs, warmup=self.effort.warmup)
 
     @cached_property
-    def _unpruned_flops(self) -> tuple[int, dict[str, int]]:
+    def _unpruned_flops(self) -> int:
         return self._count(None)
 
-    def _count(self, pruning: PruningConfig | None) -> tuple[int, dict[str, int]]:
-        total, meter = count_flops(partial(self._end_to_end, pruning)), FlopMeter()
-        output = self.staged.run_stages(self.workload.inputs, meter)
-        state = output.last_hidden_state if self.staged.has_masks else output.logits
-        if not state.isfinite().all():
-            raise FloatingPointError(f"The model computes values that are not finite in {state.dtype}.")
-        return total, meter.flops
+    def _count(self, pruning: PruningConfig | None) -> int:
+        outputs: list[Any] = []
+        flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)))
+        self.staged.check_finite(outputs[0])
+        return flops
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
-        """Operations end to end and by stage; their ratio bounds the speed-up of what is limited by arithmetic."""
+        """Operations end to end; their ratio bounds the speed-up of what is limited by arithmetic."""
         self.progress("floating-point operations")
-        (unpruned, of_unpruned), (pruned, of_pruned) = self._unpruned_flops, self._count(pruning)
-        stages = {name: [of_unpruned.get(name), of_pruned.get(name)] for name in STAGES}
-        return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned, "stages": stages}
+        unpruned, pruned = self._unpruned_flops, self._count(pruning)
+        return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned}
+
+    @cached_property
+    def _unpruned_stage_flops(self) -> dict[str, int]:
+        return self._count_stages(None)
+
+    def _count_stages(self, pruning: PruningConfig | None) -> dict[str, int]:
+        meter = FlopMeter()
+        self.staged.prune(pruning)
+        self.staged.run_stages(self.workload.inputs, meter)
+        return meter.flops
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
-        """Times of the stages, pruned and unpruned in turn."""
-        rounds: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-        for run in range(-self.effort.warmup, self.effort.runs):
-            for is_pruned in (False, True) if run % 2 == 0 else (True, False):
-                self.staged.prune(pruning if is_pruned else None)
+        """Operations and times of the stages, pruned and unpruned in turn; the counted pass is part of the warm-up."""
+        flops = {"unpruned": self._unpruned_stage_flops, "pruned": self._count_stages(pruning)}
+        watches: dict[str, list[dict[str, float]]] = {"unpruned": [], "pruned": []}
+        for run in range(min(0, 1 - self.effort.warmup), self.effort.runs):
+            for side in ("unpruned", "pruned") if run % 2 == 0 else ("pruned", "unpruned"):
+                self.staged.prune(pruning if side == "pruned" else None)
                 watch = Stopwatch()
                 self.staged.run_stages(self.workload.inputs, watch)
                 if run >= 0:
-                    rounds[is_pruned].append(watch.milliseconds)
+                    watches[side].append(watch.milliseconds)
         sides = {}
-        for is_pruned, side in ((False, "unpruned"), (True, "pruned")):
-            watches = rounds[is_pruned]
-            stages = {name: spread([watch[name] for watch in watches]) for name in STAGES if name in watches[0]}
-            explained = sum(times["median_ms"] for times in stages.values())
+        for side, rounds in watches.items():
+            stages = {
+                name: {**spread([watch[name] for watch in rounds]), "flops": flops[side][name]}
+                for name in STAGES
+                if name in rounds[0]
+            }
+            explained = sum(stage["median_ms"] for stage in stages.values())
             whole = result["end_to_end"][side]["median_ms"]
             sides[side] = {"stages": stages, "sum_ms": explained, "unexplained_ms": whole - explained}
-        selector = sum(
-            sides["pruned"]["stages"][name]["median_ms"] for name in SELECTOR if name in sides["pruned"]["stages"]
-        )
+        selector = sum(stage["median_ms"] for name, stage in sides["pruned"]["stages"].items() if name in SELECTOR)
         share = selector / result["end_to_end"]["unpruned"]["median_ms"]
-        return {"stages": sides, "selector": {"ms": selector, "share_of_unpruned": share}}
+        self.staged.prune(pruning)
+        includes_tower = self.staged.runs_tower()
+        return {
+            "stages": sides,
+            "selector": {"ms": selector, "share_of_unpruned": share, "includes_vision_tower": includes_tower},
+        }
 
     def _decode(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Milliseconds per token: what further tokens take, the picture being encoded before."""

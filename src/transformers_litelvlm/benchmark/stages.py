@@ -67,6 +67,12 @@ class StagedModel(ABC):
         """What a user calls: `segment`, or `generate` of one token for models without masks."""
         return self.model.segment(**inputs) if self.has_masks else self.generate(inputs, 1)
 
+    def check_finite(self, output: Any) -> None:
+        """Raises FloatingPointError if masks, or the logits of a token, are not finite."""
+        values = [output.seg_embeddings, output.low_res_masks] if self.has_masks else output.logits
+        if not all(value.isfinite().all() for value in values):
+            raise FloatingPointError(f"The model computes values that are not finite in {self.model.dtype}.")
+
     @torch.inference_mode()
     def run_stages(self, inputs: dict[str, Any], meter: Meter, **kwargs: Any) -> Any:
         """The same in stages; returns what the language model returns. `kwargs` are those of [`prefill`]."""
@@ -90,15 +96,25 @@ class StagedModel(ABC):
         return self.model(**pruned.model_inputs, **{"use_cache": True, "logits_to_keep": 1, **kwargs})
 
     @torch.inference_mode()
-    def generate(self, inputs: dict[str, Any], new_tokens: int, features: Any = None) -> torch.Tensor:
+    def generate(self, inputs: dict[str, Any], new_tokens: int, features: Any = None) -> Any:
         """Exactly so many tokens; `features` are those of [`encode`], where the picture is not to be encoded again."""
         inputs = {name: value for name, value in inputs.items() if name not in ("dialogue_images", "original_sizes")}
         if features is not None:
             inputs = {name: value for name, value in inputs.items() if name not in self.pixel_names}
             inputs["mm_encoder_outputs"] = {self.modality(inputs): features}
         return self.model.generate(
-            **inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, use_cache=True
+            **inputs,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
+
+    def runs_tower(self) -> bool:
+        """Whether the method of the current setting runs the vision tower's layers inside its selection."""
+        return False
 
     pixel_names = ("pixel_values", "pixel_values_videos", "guidance_pixel_values")
     prefill_kwargs: dict[str, Any] = {}
@@ -148,29 +164,36 @@ class StagedLlava(StagedModel):
                 states = base.vision_tower(pixels, output_hidden_states=[layer]).hidden_states[layer][:, 1:]
             with meter.stage("projector"):
                 return BaseModelOutputWithPooling(pooler_output=list(base.multi_modal_projector(states)))
-        guidance = [inputs.get(name) for name in ("guidance_input_ids", "guidance_attention_mask")]
-        text_embeds, runs_layers = None, self._runs_layers(pixels, guidance, budget)
+        ids, mask = inputs.get("guidance_input_ids"), inputs.get("guidance_attention_mask")
+        text_embeds, runs_layers = None, self._runs_layers(pixels, ids, mask, budget)
         with meter.stage("vision tower"):
             states = base.encode_images(pixels)
             if not runs_layers:
                 _ = states.features
         if pruner.needs_text:
             with meter.stage("guidance text"):
-                text_embeds = base.guidance.encode_text(guidance[0])
+                text_embeds = base.guidance.encode_text(ids)
         with meter.stage("scoring + selection"):
             projector = base.multi_modal_projector
-            evidence = ClipTowerEvidence(states, base.guidance, projector, *guidance, text_embeds)
+            evidence = ClipTowerEvidence(states, base.guidance, projector, ids, mask, text_embeds)
             selection = pruner.select(evidence, budget)
         with meter.stage("projector"):
             in_raster_order = self.model.config.resolved_token_order == "raster"
             return project_selection(selection, evidence, projector, in_raster_order=in_raster_order)
 
-    def _runs_layers(self, pixels: torch.Tensor, guidance: list[torch.Tensor | None], budget: int) -> bool:
+    def runs_tower(self) -> bool:
+        pruning = self.model.config.pruning_config
+        return self._merging.get((pruning.build_pruner(), pruning.budget), False)
+
+    def _runs_layers(
+        self, pixels: torch.Tensor, ids: torch.Tensor | None, mask: torch.Tensor | None, budget: int
+    ) -> bool:
         """Whether the method runs the tower's layers itself: they are part of its selection then. Found by trying."""
         key = self.model.config.pruning_config.build_pruner(), budget
         if key not in self._merging:
             states = self.base.encode_images(pixels[:1])
-            self.base.select_visual_tokens(states, budget, *(None if row is None else row[:1] for row in guidance))
+            first = (None if rows is None else rows[:1] for rows in (ids, mask))
+            self.base.select_visual_tokens(states, budget, *first)
             self._merging[key] = states.known_features is None
         return self._merging[key]
 

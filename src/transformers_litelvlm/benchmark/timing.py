@@ -78,11 +78,12 @@ def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int =
     seconds: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            seconds[which].append(_time_once(functions[which]))
+            seconds[which].append(time_once(functions[which]))
     return PairedTimes(tuple(seconds[0]), tuple(seconds[1]))
 
 
-def _time_once(function: Callable[[], Any]) -> float:
+def time_once(function: Callable[[], Any]) -> float:
+    """Seconds of one run, until the device has finished."""
     _synchronize()
     start = time.perf_counter()
     function()

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaModel
+from transformers import LlamaConfig, LlavaConfig, LlavaModel
 
+from transformers_litelvlm.benchmark.inputs import clip_sentences, random_pixels
+from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
 from transformers_litelvlm.benchmark.timing import PairedTimes, measured_on, time_pairs
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteModel
@@ -21,21 +23,12 @@ from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLit
 # narrow one is the hard case for pruning, and the default; 4096 is the width of a 7B model.
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_SENTENCE_TOKENS = 15  # "Please segment the brown dog left of the bench in this image." has 15 with its markers
-BOS_TOKEN_ID, EOS_TOKEN_ID = 49406, 49407
 
 
 def vit_l_336_configs(budget: int | None, hidden_size: int = DEFAULT_HIDDEN_SIZE) -> dict[str, Any]:
     """Keywords of a config with the towers of openai/clip-vit-large-patch14-336 and a language model of one layer."""
     return {
-        "vision_config": CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            patch_size=14,
-            image_size=336,
-            projection_dim=768,
-        ),
+        "vision_config": clip_vit_l(336),
         "text_config": LlamaConfig(
             hidden_size=hidden_size,
             intermediate_size=64,
@@ -44,16 +37,7 @@ def vit_l_336_configs(budget: int | None, hidden_size: int = DEFAULT_HIDDEN_SIZE
             vocab_size=64,
             max_position_embeddings=2048,
         ),
-        "guidance_text_config": CLIPTextConfig(
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            vocab_size=49408,
-            max_position_embeddings=77,
-            bos_token_id=BOS_TOKEN_ID,
-            eos_token_id=EOS_TOKEN_ID,
-        ),
+        "guidance_text_config": clip_vit_l_text(),
         "guidance_projection_dim": 768,
         "image_token_id": 63,
         "pruning_budget": budget,
@@ -81,16 +65,9 @@ def random_inputs(
     config: LlavaLiteConfig, batch_size: int = 1, sentences: int = 1, sentence_tokens: int = DEFAULT_SENTENCE_TOKENS
 ) -> dict[str, torch.Tensor]:
     """Pixels of noise (B, 3, H, W) and sentences of random words, with CLIP's markers: (B, sentences, tokens)."""
-    generator = torch.Generator().manual_seed(0)
-    side, text = config.vision_config.image_size, config.guidance_text_config
-    shape = (batch_size, sentences, sentence_tokens)
-    words = torch.randint(0, min(text.bos_token_id, text.eos_token_id), shape, generator=generator)
-    words[..., 0], words[..., -1] = text.bos_token_id, text.eos_token_id
-    return {
-        "pixel_values": torch.randn(batch_size, 3, side, side, generator=generator),
-        "guidance_input_ids": words,
-        "guidance_attention_mask": torch.ones_like(words),
-    }
+    side = config.vision_config.image_size
+    words = clip_sentences(config.guidance_text_config, batch_size, list(range(sentences)), sentence_tokens)
+    return {"pixel_values": random_pixels(batch_size, 3, side, side), **words}
 
 
 @torch.inference_mode()

@@ -12,11 +12,16 @@ from transformers_litelvlm.cli.errors import BadInputError, one_line, positive_i
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+MAX_DETAILS = 3  # points whose stages go to the terminal
+
 EPILOG = """\
 examples:
   litelvlm benchmark --list-presets
   litelvlm benchmark tiny
   litelvlm benchmark grounding-1b --budgets 192 64 --dtypes float32 bfloat16 --output-dir results
+  litelvlm benchmark --checkpoint ./glamm-refseg --image photo.jpg --expressions "the left dog"
+  litelvlm benchmark tiny --methods all --batch-sizes 1 8 --without stages decode memory --check
+  litelvlm benchmark --scaling
   litelvlm benchmark glamm-7b --device cuda --dtypes bfloat16 --sentences 1 3
 """
 
@@ -26,14 +31,24 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "benchmark",
         help="measure the speed and memory that pruning saves on this machine",
-        description="Measure pruned against unpruned models of real size on this machine, with random weights: time end"
-        " to end and by stage, memory, floating-point operations, and how close the speed-up comes to their ratio.",
+        description="Measure pruned against unpruned models of real size on this machine, with random weights: time"
+        " end to end and by stage, memory, floating-point operations, and how near the speed-up comes to their ratio.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
         "preset", nargs="?", default="tiny", help="a model by name (default: tiny), see --list-presets"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="instead of a preset: a folder or Hub id, with its processor"
+    )
+    parser.add_argument("--image", metavar="FILE", help="picture for --checkpoint (default: a generated scene)")
+    parser.add_argument("--expressions", nargs="+", metavar="TEXT", help="sentences for --checkpoint (default: three)")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead of a model: how scoring + selection grow from 576 to 36,864 visual tokens",
     )
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     parser.add_argument(
@@ -55,7 +70,7 @@ def register(subparsers: Any) -> None:
         type=positive_int,
         default=[1],
         metavar="T",
-        help="sentences about each picture; more than one is compared with the unpruned model doing them one by one, too",
+        help="sentences about each picture; several are compared with the unpruned model doing them one by one, too",
     )
     parser.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, help="of the weights (default: float32, bfloat16 on CUDA)"
@@ -65,7 +80,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
     )
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="untimed runs of each before (default: 1)")
+    parser.add_argument(
+        "--warmup", type=_count, default=1, metavar="N", help="untimed runs of each before (default: 1)"
+    )
     parser.add_argument(
         "--new-tokens", type=positive_int, default=16, metavar="N", help="generated tokens that time one (default: 16)"
     )
@@ -87,25 +104,64 @@ def run(args: argparse.Namespace) -> None:
         return
     import torch
 
-    from transformers_litelvlm.benchmark.grid import Grid, run_benchmark
-    from transformers_litelvlm.benchmark.report import render
-    from transformers_litelvlm.benchmark.side_by_side import PARTS, Effort
     from transformers_litelvlm.pruning import list_pruners
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInputError(f"--device {device}: this machine (or this build of torch) has no CUDA; use --device cpu")
-    methods = [name for name in list_pruners() if name != "none"] if args.methods == ["all"] else args.methods
-    dtypes = args.dtypes or (["bfloat16"] if device.startswith("cuda") else ["float32"])
-    grid = Grid(methods, args.budgets, args.batch_sizes, args.sentences, dtypes)
-    effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInputError(
+            f"--device {args.device}: there is no CUDA in this machine or this build of torch; use cpu"
+        )
+    args.dtypes = args.dtypes or (["bfloat16"] if args.device.startswith("cuda") else ["float32"])
+    if args.methods == ["all"]:
+        args.methods = [name for name in list_pruners() if name != "none"]
     try:
-        result = run_benchmark(args.preset, grid, device, effort, progress=_progress)
+        result, text = _scaling(args) if args.scaling else _side_by_side(args)
     except ValueError as error:
         raise BadInputError(one_line(error)) from error
-    print(json.dumps(result, indent=2) if args.json else render(result), end="\n" if args.json else "")
+    print(json.dumps(result, indent=2) if args.json else text)
+    slower = [point for point in result.get("points", []) if point["end_to_end"]["speedup"] < 1]
+    if args.check and slower:
+        print(f"litelvlm: pruned is slower than unpruned at {len(slower)} point(s)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _side_by_side(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from transformers_litelvlm.benchmark.grid import Grid, run_benchmark
+    from transformers_litelvlm.benchmark.report import render
+    from transformers_litelvlm.benchmark.side_by_side import PARTS, Effort
+    from transformers_litelvlm.benchmark.subjects import CheckpointSubject
+    from transformers_litelvlm.benchmark.writing import check_plotting, write_benchmark
+
+    if args.output_dir:
+        check_plotting()
+    subject = args.preset
+    if args.checkpoint:
+        own = {"expressions": args.expressions} if args.expressions else {}
+        subject = CheckpointSubject(args.checkpoint, args.image, **own)
+    grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes)
+    effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
+    result = run_benchmark(subject, grid, args.device, effort, progress=_progress)
+    if args.output_dir:
+        write_benchmark(result, args.output_dir)
+    return result, render(result, max_details=MAX_DETAILS)
+
+
+def _scaling(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from transformers_litelvlm.benchmark.report import render_scaling
+    from transformers_litelvlm.benchmark.scaling import run_scaling
+    from transformers_litelvlm.benchmark.writing import write_scaling
+
+    result = run_scaling(args.methods, max(args.sentences), args.runs, args.warmup, args.device, args.dtypes[0])
+    if args.output_dir:
+        write_scaling(result, args.output_dir)
+    return result, render_scaling(result)
+
+
+def _count(text: str) -> int:
+    """Type of an argparse argument: 0, 1, 2, ..."""
+    return 0 if text == "0" else positive_int(text)
 
 
 def _progress(message: str) -> None:

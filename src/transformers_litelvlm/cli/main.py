@@ -21,6 +21,7 @@ examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
   litelvlm evaluate --output-dir results --max-images 100
+  litelvlm benchmark grounding-1b --budgets 192 64
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
   litelvlm card ./GLaMM-RefSeg-lite --results results/results.json
   litelvlm methods

@@ -1,0 +1,169 @@
+"""The benchmark as a whole: what runs when, what a result holds, what is refused before anything is built."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from transformers_litelvlm.benchmark import grid, side_by_side
+from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
+from transformers_litelvlm.benchmark.plot import plot
+from transformers_litelvlm.benchmark.report import number, render, table
+from transformers_litelvlm.benchmark.side_by_side import Effort
+from transformers_litelvlm.benchmark.writing import write_benchmark
+
+
+QUICK = Effort(runs=2, warmup=0, new_tokens=2)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run_benchmark("tiny", Grid(methods=["litelvlm", "tome"], budgets=[16, 3], sentences=[2]), effort=QUICK)
+
+
+def test_every_point_is_measured_or_excused(result):
+    assert [(point["method"], point["budget"]) for point in result["points"]] == [
+        ("litelvlm", 16),
+        ("litelvlm", 3),
+        ("tome", 16),
+        ("tome", 3),
+    ]
+    json.loads(json.dumps(result))
+    assert result["parameters"] > 10**5 and result["has_masks"] and result["versions"]["torch"] == torch.__version__
+    assert result["skipped"] == []
+
+
+def test_the_numbers_of_a_point_fit_together(result):
+    point = result["points"][0]
+    whole, flops = point["end_to_end"], point["flops"]
+    assert whole["speedup"] == pytest.approx(whole["unpruned"]["median_ms"] / whole["pruned"]["median_ms"])
+    assert flops["bound"] == flops["unpruned"] / flops["pruned"] > 1
+    assert flops["share_of_bound"] == pytest.approx(whole["speedup"] / flops["bound"])
+    for side in ("unpruned", "pruned"):
+        stages = point["stages"][side]
+        assert sum(stage["flops"] for stage in stages["stages"].values()) == flops[side]
+        assert stages["sum_ms"] + stages["unexplained_ms"] == pytest.approx(whole[side]["median_ms"])
+        assert len(whole[side]["all_ms"]) == 2 and whole[side]["min_ms"] <= whole[side]["max_ms"]
+    chosen = [point["stages"]["pruned"]["stages"][name]["median_ms"] for name in side_by_side.SELECTOR]
+    assert point["selector"]["share_of_unpruned"] == pytest.approx(sum(chosen) / whole["unpruned"]["median_ms"])
+    assert not point["selector"]["includes_vision_tower"] and result["points"][2]["selector"]["includes_vision_tower"]
+    memory = point["memory"]
+    # 36 + 64 + 36 + 32 tokens, 16 layers, keys and values of 2 heads of 16 in float32; 48 tokens less.
+    assert memory["unpruned"]["cache_bytes"] == 168 * 16 * 2 * 32 * 4
+    assert memory["pruned"]["cache_bytes"] == 120 * 16 * 2 * 32 * 4
+    assert memory["pruned"]["prefill_bytes"] < memory["unpruned"]["prefill_bytes"]
+    assert memory["unpruned"]["prefill_bytes"] < memory["unpruned_with_hidden_states"]["prefill_bytes"]
+    assert memory["unpruned"]["whole_bytes"] >= memory["unpruned"]["prefill_bytes"]
+    assert set(point["decode_ms_per_token"]) == {"unpruned", "pruned"}
+    assert point["against_one_by_one"]["speedup"] > 0
+
+
+def test_pruned_and_unpruned_take_turns(monkeypatch):
+    runs = []
+    original = side_by_side.SideBySide._end_to_end
+
+    def recorded(self, pruning):
+        runs.append("-" if pruning is None else str(pruning.budget))
+        return original(self, pruning)
+
+    monkeypatch.setattr(side_by_side.SideBySide, "_end_to_end", recorded)
+    effort = Effort(runs=3, warmup=1, parts=())
+    result = run_benchmark("tiny", Grid(budgets=[16, 8]), effort=effort)
+    # Counted (unpruned once for all), warm-up, three pairs of which the second is turned around.
+    assert runs == ["-", "16", "-", "16", *["-", "16", "16", "-", "-", "16"]] + [
+        *["8", "-", "8", "-", "8", "8", "-", "-", "8"]
+    ]
+    assert all("stages" not in point and "memory" not in point for point in result["points"])
+
+
+def test_dtypes_and_batches_are_all_measured():
+    effort = Effort(runs=1, warmup=0, parts=())
+    result = run_benchmark(
+        "tiny", Grid(budgets=[8], batch_sizes=[1, 2], dtypes=["float32", "bfloat16"]), effort=effort
+    )
+    assert [(p["dtype"], p["batch_size"]) for p in result["points"]] == [
+        ("float32", 1),
+        ("float32", 2),
+        ("bfloat16", 1),
+        ("bfloat16", 2),
+    ]
+    one, two = result["points"][:2]
+    # All but the positions of SAM's grid, which are computed once.
+    assert two["flops"]["pruned"] == pytest.approx(2 * one["flops"]["pruned"], rel=1e-3)
+
+
+def test_what_a_method_cannot_do_is_said():
+    effort = Effort(runs=1, warmup=0, parts=())
+    # Six layers of which five make the features: ToMe halves 64 tokens five times at most.
+    result = run_benchmark("tiny", Grid(methods=["tome"], budgets=[1]), effort=effort)
+    assert (
+        result["points"] == [] and "`budget` 1 of 64 visual tokens is not reachable" in result["skipped"][0]["reason"]
+    )
+    assert "## Not possible" in render(result) and "not reachable" in render(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (Grid(budgets=[16, 64, 99]), r"`budgets` \[64, 99\] leave nothing to prune: a picture has 64 visual tokens"),
+        (Grid(methods=["fastest"]), "Unknown pruning `method` 'fastest'. Known methods: cdpruner"),
+    ],
+)
+def test_impossible_grids_are_refused_before_a_model_is_built(monkeypatch, arguments, message):
+    monkeypatch.setattr(grid.PresetSubject, "build", lambda *args: pytest.fail("built"))
+    with pytest.raises(ValueError, match=message):
+        run_benchmark("tiny", arguments)
+
+
+def test_default_budgets_are_those_of_the_paper():
+    assert default_budgets(576) == [192, 128, 64] and default_budgets(256) == [85, 57, 28]
+
+
+def test_the_report_is_a_markdown_table_a_person_can_read(result):
+    text = render(result)
+    assert text.startswith("# tiny: pruned against unpruned\n") and "How to read this" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines[:6]}) == 1, "every row has the cells of the head"
+    [row] = [line for line in lines if re.match(r"\| litelvlm +\| +3 of 64 ", line)]
+    point = result["points"][1]
+    assert f"{point['end_to_end']['speedup']:.2f}x [" in row and f"{point['flops']['bound']:.2f}x" in row
+    assert text.count("| LLM prefill") == 4 and render(result, max_details=1).count("| LLM prefill") == 1
+    assert "--output-dir" in render(result, max_details=1)
+    assert "(with tower)" in next(line for line in lines if line.startswith("| tome"))
+
+
+def test_tables_and_numbers():
+    assert table(["a", "long"], [["x", "-1.5"], ["yy", "20"]]).splitlines() == [
+        "| a  | long |",
+        "|----|-----:|",
+        "| x  | -1.5 |",
+        "| yy |   20 |",
+    ]
+    assert [number(value) for value in (12345.6, 1.234, 0.05, -0.5)] == ["12346", "1.23", "0.050", "-0.5"]
+
+
+def test_the_files_and_a_picture_that_opens(result, tmp_path):
+    from PIL import Image
+
+    write_benchmark(result, tmp_path / "results")
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "benchmark.json",
+        "benchmark.md",
+        "benchmark.png",
+    ]
+    assert json.loads((tmp_path / "results" / "benchmark.json").read_text())["points"] == result["points"]
+    with Image.open(tmp_path / "results" / "benchmark.png") as picture:
+        assert picture.format == "PNG" and picture.width > 1000 and len(picture.convert("RGB").getcolors(10**6)) > 20
+    plot({**result, "points": [{k: v for k, v in result["points"][0].items() if k != "stages"}]}, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.width < 1000, "without stages there is one panel"
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_files(result, tmp_path, monkeypatch):
+    from transformers_litelvlm.benchmark import writing
+
+    monkeypatch.setattr(writing, "plot", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_benchmark(result, tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,52 @@
+"""Presets of the size of a test, one of every kind of model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from transformers import Sam2VideoConfig
+
+from tests.models.qwen2_5_vl_lite.tiny import tiny_config as tiny_qwen_config
+from tests.models.qwen2_5_vl_lite.unipixel import sam2_config
+from transformers_litelvlm import (
+    LlavaLiteForConditionalGeneration,
+    Qwen2_5_VLLite,
+    Qwen2_5_VLLiteForReferringSegmentation,
+)
+from transformers_litelvlm.benchmark.presets import (
+    LISA_PROMPT,
+    LLAVA_PROMPT,
+    PRESETS,
+    QWEN_PROMPT,
+    UNIPIXEL_PROMPT,
+    Preset,
+    tiny,
+)
+
+
+def _tiny_without_masks():
+    config = tiny()
+    config.mask_config = config.seg_token_id = None
+    return config
+
+
+def _tiny_unipixel():
+    config = tiny_qwen_config(mask_config=Sam2VideoConfig(**sam2_config()))
+    config.seg_token_id = config.text_config.vocab_size - 1
+    return config
+
+
+def _tiny_qwen():
+    config = tiny_qwen_config()
+    # As in the published model, the placeholder is behind the words.
+    config.image_token_id = config.text_config.vocab_size - 1
+    return config
+
+
+TINY = {
+    "glamm": PRESETS["tiny"],
+    "lisa": dataclasses.replace(PRESETS["tiny"], prompt=LISA_PROMPT),
+    "llava": Preset("text", LlavaLiteForConditionalGeneration, _tiny_without_masks, LLAVA_PROMPT),
+    "qwen": Preset("text", Qwen2_5_VLLite, _tiny_qwen, QWEN_PROMPT, (6, 8)),
+    "unipixel": Preset("masks", Qwen2_5_VLLiteForReferringSegmentation, _tiny_unipixel, UNIPIXEL_PROMPT, (6, 8)),
+}

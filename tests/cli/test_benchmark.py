@@ -1,0 +1,101 @@
+"""`litelvlm benchmark`: its options reach the benchmark, and what is wrong is one line."""
+
+import json
+
+import pytest
+import torch
+
+from transformers_litelvlm.benchmark import grid, scaling
+from transformers_litelvlm.benchmark.presets import PRESETS
+from transformers_litelvlm.cli.main import main
+
+
+QUICK = ["--runs", "1", "--warmup", "0", "--without", "decode", "memory"]
+
+
+def test_presets_are_listed(capsys):
+    assert main(["benchmark", "--list-presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert all(len(line) < 140 for line in lines)
+
+
+def test_table_progress_and_files(capsys, tmp_path):
+    folder = tmp_path / "results"
+    arguments = ["benchmark", "tiny", "--budgets", "16", "--output-dir", str(folder), *QUICK]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "## End to end" in printed.out and "16 of 64" in printed.out and "Selector" in printed.out
+    assert "building tiny in float32" in printed.err and "end to end" in printed.err
+    assert json.loads((folder / "benchmark.json").read_text())["points"][0]["budget"] == 16
+
+
+def test_json_of_all_methods(capsys):
+    assert main(["benchmark", "tiny", "--methods", "all", "--budgets", "16", "--json", *QUICK, "stages"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    from transformers_litelvlm.pruning import list_pruners
+
+    measured = {point["method"] for point in result["points"]}
+    skipped = {point["method"]: point["reason"] for point in result["skipped"]}
+    assert measured | set(skipped) == set(list_pruners()) - {"none"}
+    assert set(skipped) <= {"sparsevlm"}, skipped  # its budgets are those of its authors' table
+
+
+def test_a_checkpoint_with_its_processor(capsys, tiny_checkpoint, picture):
+    arguments = ["benchmark", "--checkpoint", tiny_checkpoint, "--image", picture, "--budgets", "5", "--json", *QUICK]
+    assert main([*arguments, "--expressions", "the red circle", "the star", "--sentences", "1", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(p["sentences"], p["num_visual_tokens"]) for p in result["points"]] == [(1, 16), (2, 16)]
+    assert "against_one_by_one" in result["points"][1] and result["model"] == tiny_checkpoint
+    assert main([*arguments, "--expressions", "the star", "--sentences", "3"]) == 2
+    assert "3 sentences are asked for, but only 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("speedup, code", [(1.2, None), (0.9, 1)])
+def test_check(monkeypatch, capsys, speedup, code):
+    original = grid.run_benchmark
+
+    def with_speedup(*args, **kwargs):
+        result = original(*args, **kwargs)
+        result["points"][0]["end_to_end"]["speedup"] = speedup
+        return result
+
+    monkeypatch.setattr(grid, "run_benchmark", with_speedup)
+    arguments = ["benchmark", "tiny", "--budgets", "16", "--check", *QUICK, "stages"]
+    if code is None:
+        assert main(arguments) == 0
+    else:
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == code and "slower than unpruned at 1 point" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["glam"], "Unknown preset 'glam'. Known presets: tiny, grounding-1b"),
+        (["tiny", "--budgets", "64"], "`budgets` [64] leave nothing to prune"),
+        (["tiny", "--methods", "fastest"], "Unknown pruning `method` 'fastest'"),
+        (["--checkpoint", "/nowhere"], "checkpoint '/nowhere' cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, message):
+    assert main(["benchmark", *arguments]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert message in err[-1] and err[-1].startswith("litelvlm: error: ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_that_is_not_there(capsys):
+    assert main(["benchmark", "tiny", "--device", "cuda"]) == 2
+    assert "there is no CUDA in this machine" in capsys.readouterr().err
+
+
+def test_scaling(capsys, monkeypatch, tmp_path):
+    original = scaling.run_scaling
+    monkeypatch.setattr(scaling, "run_scaling", lambda *args: original(*args, sides=(8, 16)))
+    arguments = ["benchmark", "--scaling", "--runs", "1", "--sentences", "2", "--output-dir", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert "slope of logs" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / "scaling.json").read_text())
+    assert saved["sentences"] == 2 and saved["tokens"] == [64, 256]
