@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from transformers_litelvlm import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.cli.main import build_parser, main
 from transformers_litelvlm.pruning import base
 from transformers_litelvlm.pruning.base import TokenPruner, list_pruners, register_pruner
@@ -90,6 +91,8 @@ def test_methods_at_a_budget(capsys, tiny_checkpoint):
     assert rows.pop("none") == ["576", "576", "8.5", "TFLOPs,", "100.0%"]
     # In layers 0 and 1 all 576, in 30 layers 192.
     assert rows.pop("fastv") == ["192", "216", "3.67", "TFLOPs,", "43.2%"]
+    # 16 layers with all 576, 16 with 192: what leaves the caches of earlier layers was computed on before.
+    assert rows.pop("ivc_prune")[:2] == ["192", "384"]
     # The authors' table for 192, counted by what layers compute on.
     assert rows.pop("sparsevlm")[:2] == ["113", "206.5"]
     assert all(row == ["192", "192", "3.35", "TFLOPs,", "39.4%"] for row in rows.values())
@@ -109,6 +112,17 @@ def test_methods_at_a_budget(capsys, tiny_checkpoint):
     fewer = json.loads(capsys.readouterr().out)
     assert fewer["text_tokens"] == 6
     assert fewer["methods"][0]["at_budget"]["prefill_ratio"] < known["methods"][0]["at_budget"]["prefill_ratio"] < 1
+
+
+def test_methods_of_a_model_whose_images_differ(capsys, tmp_path):
+    Qwen2_5_VLLiteConfig(text_config={"num_hidden_layers": 28}).save_pretrained(tmp_path)
+    assert main(["methods", "--budget", "100", "--model", str(tmp_path)]) == 2
+    assert "Say it with --visual-tokens" in capsys.readouterr().err
+    arguments = ["methods", "--budget", "100", "--model", str(tmp_path), "--visual-tokens", "400", "--json"]
+    assert main(arguments) == 0
+    counted = {method["name"]: method["at_budget"] for method in json.loads(capsys.readouterr().out)["methods"]}
+    assert counted["visionzip"]["retained"] == 100 and "no class token" in counted["tome"]["unreachable"]
+    assert counted["fastv"]["per_layer"] == pytest.approx((2 * 400 + 26 * 100) / 28)
 
 
 def test_methods_of_a_model_that_is_not_there(capsys, tmp_path):

@@ -42,7 +42,7 @@ def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
 
 
 # For a language model of two layers; SparseVLM leaves 8 + 1 and then 4 + 1 tokens.
-OPTIONS = {"fastv": ["layer=1"], "sparsevlm": ["layers=[0, 1]", "keep=[8, 4]"]}
+OPTIONS = {"fastv": ["layer=1"], "ivc_prune": ["layer=1"], "sparsevlm": ["layers=[0, 1]", "keep=[8, 4]"]}
 
 
 @pytest.mark.parametrize("method", list_pruners())

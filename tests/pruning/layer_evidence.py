@@ -36,15 +36,29 @@ class RandomLayerEvidence(LayerEvidence):
         self.text = draw(16, width)[:, :longest].clone()
         self.attention = (2 * draw(3, 16, num_left)).softmax(dim=-1)[:, :, :longest].clone()
         self.last = draw(3, num_left).softmax(dim=-1)
+        self.of_text = (2 * draw(2, 16, num_left)).softmax(dim=-1)[:, :, :longest].clone()
+        self.of_visual = (2 * draw(2, num_left, num_left)).softmax(dim=-1)
+        self.cos, self.sin = draw(num_left, 6), draw(num_left, 6)
         self.is_text = torch.arange(longest) < torch.tensor(num_text)[:, None]
         self.text[~self.is_text] = 1e3  # what a careless method would trip over
         self.attention.transpose(1, 2)[~self.is_text] = 1e3
+        self.of_text.transpose(1, 2)[~self.is_text] = 1e3
 
     def last_token_attention(self):
         return self.last
 
     def text_attention(self):
         return self.attention
+
+    def value_attention(self, visual=None):
+        if visual is None:
+            return self.of_text
+        return self.of_visual.gather(
+            2, visual[:, None, :, None].expand(-1, self.of_visual.shape[1], -1, self.of_visual.shape[-1])
+        )
+
+    def rotary_tables(self):
+        return self.cos, self.sin
 
     def input_embeds(self):
         return self.visual, self.text

@@ -86,7 +86,8 @@ def test_bfloat16_keeps_the_float32_set(name, options, budget, layer, before, le
     def evidence(dtype):
         made = RandomLayerEvidence(NUM_TEXT, NUM_TOKENS, before, layer=layer, num_layers=NUM_LAYERS)
         made.change(lambda tensor: tensor.bfloat16().to(dtype) if tensor.is_floating_point() else tensor)
-        made.attention, made.last = made.attention.float(), made.last.float()
+        for name in ("attention", "last", "of_text", "of_visual"):  # methods get probabilities in float32
+            setattr(made, name, getattr(made, name).float())
         return made
 
     full, half = (build_pruner(name, **options).select(evidence(t), budget) for t in (torch.float32, torch.bfloat16))

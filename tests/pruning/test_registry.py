@@ -41,6 +41,10 @@ VARIANTS = {
 # Inside the language model; their own properties are in test_layer_methods.py.
 LAYER_VARIANTS = {
     "fastv": [{"layer": 1}, {"layer": 2, "match": "average"}],
+    "ivc_prune": [
+        {"layer": 2},
+        {"layer": 3, "position_share": 0.1, "seed_share": 0.2, "foreground": "joint"},
+    ],
     # Tables for 4 and 12 of 36 tokens; 12 of 16 with a merge of two tokens.
     "sparsevlm": [{"layers": [0, 1, 2]}, {"layers": [0, 2], "keep": [12, 11]}],
 }

@@ -156,7 +156,7 @@ class StagedLlava(StagedModel):
                 _ = states.features
         if pruner.needs_text:
             with meter.stage("guidance text"):
-                text_embeds = base.guidance.encode_text(*guidance)
+                text_embeds = base.guidance.encode_text(guidance[0])
         with meter.stage("scoring + selection"):
             projector = base.multi_modal_projector
             evidence = ClipTowerEvidence(states, base.guidance, projector, *guidance, text_embeds)

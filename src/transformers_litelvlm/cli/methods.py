@@ -8,7 +8,7 @@ import inspect
 import json
 from typing import Any
 
-from transformers_litelvlm.cli.errors import bad_input, positive_int
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
 
 
 def register(subparsers: Any) -> None:
@@ -25,6 +25,12 @@ def register(subparsers: Any) -> None:
         metavar="K",
         help="also print how many visual tokens each method leaves at this budget, with its default options, how many "
         "the language model's layers compute on in the mean, and what they cost; or why it cannot",
+    )
+    parser.add_argument(
+        "--visual-tokens",
+        type=positive_int,
+        metavar="N",
+        help="visual tokens of an image, for --budget with a --model where they depend on the image's size",
     )
     parser.add_argument(
         "--text-tokens",
@@ -50,8 +56,14 @@ def run(args: argparse.Namespace) -> None:
     if args.budget is not None:
         config = _read_config(args.model)
         sizes = sizes_of(config)
+        if args.visual_tokens is not None:
+            sizes["num_tokens"] = args.visual_tokens
+        if "num_tokens" not in sizes:
+            raise BadInputError(
+                f"--model {args.model}: the number of visual tokens depends on the image. Say it with --visual-tokens."
+            )
         for method in methods:
-            counts = tokens_per_layer(method["name"], args.budget, sizes)
+            counts = tokens_per_layer(method["name"], args.budget, sizes, _has_class_token(config))
             method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
@@ -116,7 +128,7 @@ def sizes_of(config: Any) -> dict[str, int]:
     """Visual tokens of an image, where all have as many, layers of the language model, and layers of the tower that
     make the features."""
     vision, num_layers = config.vision_config, config.get_text_config().num_hidden_layers
-    if not hasattr(config, "vision_feature_layer"):  # the number of tokens varies with the image
+    if not _has_class_token(config):  # the number of tokens varies with the image
         return {"num_layers": num_layers, "num_tower_layers": vision.depth}
     layer = config.vision_feature_layer
     return {
@@ -126,10 +138,19 @@ def sizes_of(config: Any) -> dict[str, int]:
     }
 
 
-def tokens_per_layer(name: str, budget: int, sizes: dict[str, int]) -> list[int] | str | None:
-    """Visual tokens that each layer computes on; `None` where the image decides, or why the budget is out of reach."""
-    from transformers_litelvlm.pruning import build_pruner, resolve_budget
+def _has_class_token(config: Any) -> bool:
+    """Whether the vision tower is LLaVA's, and not Qwen2.5-VL's."""
+    return hasattr(config, "vision_feature_layer")
 
+
+def tokens_per_layer(
+    name: str, budget: int, sizes: dict[str, int], has_class_token: bool = True
+) -> list[int] | str | None:
+    """Visual tokens that each layer computes on; `None` where the image decides, or why the budget is out of reach."""
+    from transformers_litelvlm.pruning import build_pruner, get_pruner, resolve_budget
+
+    if get_pruner(name).needs_class_token and not has_class_token:
+        return "not defined for this model, whose vision tower has no class token."
     try:
         return build_pruner(name).tokens_per_layer(budget=resolve_budget(sizes["num_tokens"], budget), **sizes)
     except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import rotate_half
 
 from transformers_litelvlm.models.devices import to_device_of
@@ -83,7 +83,7 @@ class LayerAttention:
     """Rows of the attention inside a decoder layer that has run, with the attention of Llama; each computed once.
 
     Args:
-        layers: of the decoder.
+        language_model: the decoder.
         layer: index of the one meant.
         prompt: what entered it.
         rotary: cosines and sines (B, L, d) of the prompt's positions.
@@ -92,14 +92,15 @@ class LayerAttention:
 
     def __init__(
         self,
-        layers: nn.ModuleList,
+        language_model: PreTrainedModel,
         layer: int,
         prompt: PromptInDecoder,
         rotary: tuple[torch.Tensor, torch.Tensor],
         num_text: int,
     ) -> None:
-        self.layer, self.num_layers = layer, len(layers)
-        self._block, self._prompt, self._rotary, self._num_text = layers[layer], prompt, rotary, num_text
+        self.layer, self.num_layers = layer, len(language_model.layers)
+        self._block, self._rotary_emb = language_model.layers[layer], language_model.rotary_emb
+        self._prompt, self._rotary, self._num_text = prompt, rotary, num_text
 
     @cached_property
     def of_last_tokens(self) -> torch.Tensor:
@@ -109,7 +110,44 @@ class LayerAttention:
     @cached_property
     def of_text(self) -> torch.Tensor:
         """What the text behind images attends to, (B, H, T, L) float32."""
-        return self._probabilities(self._prompt.text_columns(self._num_text))
+        return self._probabilities(self.text_columns())
+
+    @cached_property
+    @torch.no_grad()
+    def values(self) -> torch.Tensor:
+        """Value vectors of the prompt, (B, H', L, d) float32, where H' heads have values of their own."""
+        attention, norm = self._block.self_attn, self._block.input_layernorm
+        values = attention.v_proj(norm(to_device_of(norm, self._prompt.states)))
+        size = self._rotary[0].shape[-1]
+        return values.unflatten(-1, (-1, size)).transpose(1, 2).float().to(self._prompt.columns.device)
+
+    @torch.no_grad()
+    def value_attention(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Softmax of the products of the values at `columns` (M, R) with all of their rows (M,), (M, H', R, L)."""
+        values = self.values[rows]
+        places = columns[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[-1])
+        logits = values.gather(2, places) @ values.transpose(-1, -2) / values.shape[-1] ** 0.5
+        if self._prompt.mask is not None:
+            is_real = self._prompt.mask[rows, None, None].to(logits.device)
+            logits = logits.masked_fill(~is_real, torch.finfo(torch.float32).min)
+        return logits.softmax(dim=-1)
+
+    def text_columns(self) -> torch.Tensor:
+        """Columns of the text behind images, (B, T)."""
+        return self._prompt.text_columns(self._num_text)
+
+    def rotary_tables(self, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (M, n, d) float32 of the tokens at `rows` and `columns`, (M, n) each.
+
+        At positions from the first token of the prompt on, so that padding before it does not matter.
+        """
+        mask, columns_of_all = self._prompt.mask, self._prompt.columns
+        positions = self._prompt.positions.expand(*self._prompt.positions.shape[:-2], *columns_of_all.shape)
+        first = columns_of_all.new_zeros(len(columns_of_all), 1)
+        first = first if mask is None else mask.byte().argmax(dim=1, keepdim=True)
+        positions = positions - positions.gather(-1, first.expand(*positions.shape[:-1], 1))
+        cos, sin = self._rotary_emb(torch.zeros(1, device=rows.device), position_ids=positions[..., rows, columns])
+        return cos, sin
 
     @torch.no_grad()
     def _probabilities(self, columns: torch.Tensor) -> torch.Tensor:
@@ -162,12 +200,24 @@ class DecoderLayerEvidence(LayerEvidence):
     def text_attention(self) -> torch.Tensor:
         return self._to_visual_tokens(self._attention.of_text)
 
+    def value_attention(self, visual: torch.Tensor | None = None) -> torch.Tensor:
+        rows = self._rows[:, 0]
+        columns = self._attention.text_columns()[rows] if visual is None else self._columns.gather(1, visual)
+        probabilities = self._attention.value_attention(rows, columns)
+        return self._gather_visual_tokens(probabilities)
+
+    def rotary_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._attention.rotary_tables(self._rows, self._columns)
+
     def input_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self._embeddings.visual, self._embeddings.text
 
     def _to_visual_tokens(self, probabilities: torch.Tensor) -> torch.Tensor:
         """(B, H, R, L) as (M, H, R, n): of the row of each image, for its visual tokens."""
-        probabilities = probabilities[self._rows[:, 0]]
+        return self._gather_visual_tokens(probabilities[self._rows[:, 0]])
+
+    def _gather_visual_tokens(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """(M, H, R, L) at the visual tokens of each image, (M, H, R, n)."""
         places = self._columns[:, None, None].expand(-1, *probabilities.shape[1:3], -1)
         return probabilities.gather(3, places)
 

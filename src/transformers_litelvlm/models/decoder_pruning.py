@@ -17,8 +17,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
 from transformers_litelvlm.models.decoder_hidden_states import HiddenStates, at_full_length
 from transformers_litelvlm.models.image_groups import ImageGroup, Stage, stage_of
-from transformers_litelvlm.models.prompt_compaction import plan_compaction
-from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer
+from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
+from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
@@ -112,12 +112,15 @@ def prefill(
             use_cache=use_cache,
             **kwargs,
         )
-        attention = LayerAttention(language_model.layers, index, prompt, rotary, num_text)
+        attention = LayerAttention(language_model, index, prompt, rotary, num_text)
         prompt = replace(prompt, states=output)
         if not any(index in group.tokens_after for group in groups):
             continue
-        prompt = _prune(pruner, groups, prompt, attention, in_raster_order, is_compact)
+        prompt, plan = _prune(pruner, groups, prompt, attention, in_raster_order, is_compact)
         stages.append(stage_of(groups))
+        if pruner.prunes_earlier_caches:
+            for earlier in range(1, index + 1):
+                shorten_layer(past_key_values, earlier, plan.index, prompt.mask)
         for later in range(index + 1, num_layers):
             kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
             replace_layer(past_key_values, later, kept)
@@ -207,8 +210,8 @@ def _prune(
     attention: LayerAttention,
     in_raster_order: bool,
     is_compact: bool,
-) -> PromptInDecoder:
-    """What `pruner` leaves of the prompt behind a layer, padded again where rows differ."""
+) -> tuple[PromptInDecoder, CompactionPlan]:
+    """What `pruner` leaves of the prompt behind a layer, padded again where rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
     states = prompt.states
     for group in groups:
@@ -226,7 +229,9 @@ def _prune(
     return _shorten(replace(prompt, states=states), [kept[image] for image in range(len(kept))], is_compact)
 
 
-def _shorten(prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: bool) -> PromptInDecoder:
+def _shorten(
+    prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: bool
+) -> tuple[PromptInDecoder, CompactionPlan]:
     """The prompt with the visual tokens `kept` (n_i,) of each image alone."""
     mask = None if prompt.mask is None else prompt.mask.long()
     plan = plan_compaction(prompt.is_visual, kept, prompt.num_visual, mask)
@@ -236,7 +241,7 @@ def _shorten(prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: 
     if is_compact:
         is_real = plan.is_real if mask is None else mask
         positions = (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
-    return PromptInDecoder(
+    shortened = PromptInDecoder(
         states=plan.apply_to_embeddings(prompt.states),
         mask=mask,
         positions=positions,
@@ -246,6 +251,7 @@ def _shorten(prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: 
         num_visual=[len(indices) for indices in kept],
         is_text=plan.apply(prompt.is_text, False),
     )
+    return shortened, plan
 
 
 def _mask_and_rotary(

@@ -48,6 +48,7 @@ class PrunedGenerationMixin:
         self._refuse_a_second_turn(input_ids, prompt, kwargs.get("past_key_values"))
         pruned = self._prune_for_generation(input_ids, prompt, encoder_kwargs)
         given = {name: value for name, value in pruned.model_inputs.items() if value is not None}
+        self._refuse_guesses(given, kwargs)
         if pruned.plan is None or input_ids is None:
             return super().generate(**given, **kwargs)
 
@@ -80,6 +81,25 @@ class PrunedGenerationMixin:
                 "`past_key_values` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
                 "the question they were kept for, so a new turn needs a new cache: call `generate` without "
                 "`past_key_values`, or switch pruning off (`model.config.pruning_budget = None`)."
+            )
+
+    def _refuse_guesses(self, given: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        """Assisted decoding puts guesses behind the prompt, and methods inside the language model read it as it stands.
+        Raises ValueError."""
+        pruning = self.config.pruning_config
+        if not given.get("mm_encoder_outputs") or not pruning.is_on:
+            return
+        config = kwargs.get("generation_config") or self.generation_config
+        guesses = [
+            name
+            for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+            if kwargs.get(name, getattr(config, name, None)) is not None
+        ]
+        if guesses and pruning.build_pruner().is_inside_language_model:
+            raise ValueError(
+                f"`{guesses[0]}` puts guessed tokens behind the prompt, and the method {pruning.method!r}, inside the "
+                "language model, would choose by them. Leave it out, or choose a `pruning_method` that works before "
+                "the language model."
             )
 
     def _prune_for_generation(

@@ -91,3 +91,19 @@ def replace_layer(cache: Cache | None, index: int, layer: PrunedPromptLayer) -> 
     while len(cache.layers) <= index:  # a cache made without a config grows as it is used
         cache.layers.append(DynamicLayer())
     cache.layers[index] = layer
+
+
+def shorten_layer(cache: Cache | None, index: int, places: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Leave of what decoder layer `index` wrote the entries at `places` (B, P) alone, as [`PrunedPromptLayer`].
+
+    Keys keep the positions they were turned by, so positions of new tokens there are those of the unpruned sequence.
+    """
+    if cache is None:
+        return
+    full = cache.layers[index]
+    kept = PrunedPromptLayer(mask, places.shape[1], first=1, is_compact=False)
+    index_of = places.to(full.keys.device)[:, None, :, None]
+    kept.update(
+        *(part.gather(2, index_of.expand(-1, part.shape[1], -1, part.shape[3])) for part in (full.keys, full.values))
+    )
+    cache.layers[index] = kept

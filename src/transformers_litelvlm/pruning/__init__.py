@@ -14,6 +14,7 @@ from transformers_litelvlm.pruning.cdpruner import CDPruner
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner
 from transformers_litelvlm.pruning.fastv import FastVPruner
+from transformers_litelvlm.pruning.ivc_prune import IVCPrunePruner
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.litelvlm import LiteLVLMPruner
 from transformers_litelvlm.pruning.none import NoPruner
@@ -33,6 +34,7 @@ __all__ = [
     "ClassAttentionPruner",
     "DivPrunePruner",
     "FastVPruner",
+    "IVCPrunePruner",
     "LayerEvidence",
     "LayerPruner",
     "LiteLVLMPruner",

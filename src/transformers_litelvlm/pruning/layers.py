@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -34,6 +35,23 @@ class LayerEvidence(ABC):
         """Attention of the text tokens to the visual tokens, (M, H, T, n) float32; see [`last_token_attention`]."""
 
     @abstractmethod
+    def value_attention(self, visual: torch.Tensor | None = None) -> torch.Tensor:
+        """Softmax of the products of value vectors, (M, H', R, n) float32: how similar visual tokens are to others.
+
+        Over all tokens of the prompt, later ones too; products are divided by the square root of the head size.
+
+        Args:
+            visual: (M, R) the visual tokens to compare with; default: the text tokens, R = T.
+        """
+
+    @abstractmethod
+    def rotary_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines that turn queries and keys of the visual tokens, (M, n, d) float32 each.
+
+        Positions count from the first token of the prompt, wherever the caller's begin.
+        """
+
+    @abstractmethod
     def input_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All visual tokens (M, N, D) and the text tokens (M, T, D) as they entered the language model."""
 
@@ -46,6 +64,8 @@ class LayerPruner(Pruner):
     """
 
     is_inside_language_model = True
+    # Whether tokens also leave the caches of the layers before, but the first; for methods that prune once.
+    prunes_earlier_caches: ClassVar[bool] = False
     official_position_ids = "original"
 
     @abstractmethod

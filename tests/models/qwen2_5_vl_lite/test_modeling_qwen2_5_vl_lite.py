@@ -233,7 +233,8 @@ def test_media_that_the_budget_does_not_cut_are_kept_whole(model):
 @pytest.mark.parametrize("method", list_pruners())
 def test_every_method_runs_or_says_which_do(model, method):
     """Images of two sizes and a video, with the method's own order; what reads a class token is not defined here."""
-    options = {"fastv": {"layer": 1}, "sparsevlm": {"layers": [0], "keep": [4]}}.get(method)
+    one_stage = {"fastv": {"layer": 1}, "ivc_prune": {"layer": 1}, "sparsevlm": {"layers": [0], "keep": [4]}}
+    options = one_stage.get(method)
     model.config.pruning_config = PruningConfig(
         method=method, budget=5, token_order="reference", method_options=options
     )
