@@ -339,6 +339,17 @@ def test_protocols_and_splits_that_do_not_fit(changes, message, davis, unipixel,
 def test_no_masks_and_no_server(hidden, unipixel, tmp_path):
     with pytest.raises(ValueError, match="has no masks to compare with, and no server scores 'ref-davis17'"):
         evaluate(options(tmp_path / "out", unipixel, hidden))
+    with pytest.raises(ValueError, match="`protocol` 'annotators' needs pictures of all objects, .*hidden has none"):
+        evaluate(options(tmp_path / "out", unipixel, hidden, protocol="annotators"))
+    with pytest.raises(ValueError, match="needs pictures of all objects, .*mevis has none"):
+        mevis = write_mevis(tmp_path / "mevis")
+        evaluate(options(tmp_path / "out", unipixel, mevis, dataset="mevis", split="valid_u", protocol="annotators"))
+    davis = write_referring(tmp_path / "davis") / "meta_expressions" / "valid" / "meta_expressions.json"
+    content = json.loads(davis.read_text())
+    del content["videos"]["apple"]["expressions"]["7"]
+    davis.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="Video apple has 7 expressions that are not four per object"):
+        evaluate(options(tmp_path / "out", unipixel, tmp_path / "davis", protocol="annotators"))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the miniature data sets are not part of the project")

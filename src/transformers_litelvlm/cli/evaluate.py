@@ -19,6 +19,7 @@ examples:
   litelvlm evaluate --output-dir results --methods none litelvlm random --budgets 48 32 16
   litelvlm evaluate --output-dir results --model glamm-refseg --dataset refcoco --split val --protocol glamm
   litelvlm evaluate --output-dir results --methods litelvlm litelvlm:context_share=0.5 tome
+  litelvlm evaluate --output-dir results --model unipixel-3b --dataset mevis --split valid_u --source /data/mevis
 
 Started again with the same options it goes on where it was. On several machines, launch it yourself:
   accelerate launch -m transformers_litelvlm.evaluation --output-dir results ...

@@ -234,7 +234,7 @@ def _compared(
 def _describe_model(sweep: Sweep) -> dict[str, Any]:
     model = sweep.segmenter.model
     return {
-        "path_or_id": sweep.args.model or "embedded",
+        "path_or_id": without_secrets(sweep.args.model) or "embedded",
         "class": type(model).__name__,
         "family": model.config.model_type,
         "commit_hash": getattr(model.config, "_commit_hash", None),

@@ -163,9 +163,9 @@ def choose_task(split: ReferringSplit, args: EvaluationArguments, takes_videos: 
     if args.protocol == "glamm":
         raise ValueError(f"`protocol` 'glamm' is for images, `dataset` {args.dataset!r} holds videos.")
     if args.protocol == "annotators":
-        annotators(first)
         if first.load_objects is None:
             raise ValueError(f"`protocol` 'annotators' needs pictures of all objects, {split.source} has none.")
+        annotators(first)
     if first.expressions[0].load_mask is not None:
         return VIDEOS
     if split.name not in ARCHIVE_FOLDERS:

@@ -177,3 +177,12 @@ def test_pictures_that_are_given_more_than_once(model, processor):
     inputs["video_grid_thw"] = inputs["video_grid_thw"][inputs["dialogue_images"]]
     with pytest.raises(ValueError, match="`video_grid_thw` has 4 rows, but `dialogue_images` names 2 pictures"):
         model.segment(**inputs)
+
+
+def test_pictures_for_a_clip_that_is_not_there(model, processor):
+    if model.model.guidance is not None:
+        pytest.skip("there is a CLIP")
+    model.config.pruning_config = PruningConfig(budget=20)
+    inputs = inputs_of(processor, "images")
+    with pytest.raises(ValueError, match="`guidance_pixel_values` are for `guidance='clip'`"):
+        model.segment(**inputs, guidance_pixel_values=torch.zeros(2, 3, 32, 32))

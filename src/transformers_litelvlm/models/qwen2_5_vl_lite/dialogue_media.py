@@ -22,7 +22,7 @@ class EncodedMedia(NamedTuple):
 
     tower: BaseModelOutputWithPooling
     grid_thw: torch.Tensor
-    clip: TowerStates | None
+    clip: TowerStates | torch.Tensor | None
 
 
 class DialogueMediaMixin:
@@ -41,9 +41,9 @@ class DialogueMediaMixin:
 
         For sweeps: encode once, and for each setting [`select_media`], [`read_dialogues`], [`decode_dialogues`].
         """
-        clip = None
-        if guidance_pixel_values is not None and self.model.guidance is not None:
-            clip = self.model.guidance.encode_pictures(guidance_pixel_values)
+        clip = guidance_pixel_values
+        if clip is not None and self.model.guidance is not None:  # else they do not fit: selecting says so
+            clip = self.model.guidance.encode_pictures(clip)
         return EncodedMedia(self.model.encode_videos(pixel_values_videos, video_grid_thw), video_grid_thw, clip)
 
     def select_media(
