@@ -38,7 +38,7 @@ def test_stages_do_the_work_of_end_to_end(kind, pruning, sentences):
     assert (pruning is not None) == ("scoring + selection" in meter.flops)
     staged.check_finite(whole[0])
     if staged.has_masks:
-        pruned = staged.compact(workload.inputs, staged.encode(workload.inputs, NoMeter()))
+        output, pruned = staged.read(workload.inputs, staged.encode(workload.inputs, NoMeter()), NoMeter())
         for_masks = staged.model.encode_for_masks(workload.inputs["mask_pixel_values"])
         masks = staged.decode_masks(output, pruned, for_masks, workload.inputs)
         masks = torch.stack(masks) if isinstance(masks, list) else torch.cat(masks.mask_logits)

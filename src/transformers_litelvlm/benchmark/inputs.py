@@ -116,8 +116,7 @@ def _llava_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        # As the processor gives them: the picture of each dialogue.
-        "pixel_values": random_pixels(batch_size, 3, side, side)[about],
+        "pixel_values": random_pixels(batch_size, 3, side, side),
         **guidance,
     }
     if config.mask_config is None:
@@ -143,8 +142,8 @@ def _qwen_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[i
     size = (batch_size, preset.prompt.sentence)
     guidance = torch.stack([random_words(size, _vocabulary(config), 100 + which) for which in sentences], dim=1)
     guidance = guidance.reshape(len(ids), len(split[0]), -1)
-    pixels = random_pixels(batch_size, rows * columns * merge**2, patch)[about].flatten(0, 1)
-    grid = torch.tensor([[1, rows * merge, columns * merge]] * len(ids))
+    pixels = random_pixels(batch_size * rows * columns * merge**2, patch)
+    grid = torch.tensor([[1, rows * merge, columns * merge]] * batch_size)
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -155,7 +154,7 @@ def _qwen_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[i
         "guidance_attention_mask": torch.ones_like(guidance),
     }
     if is_video:
-        inputs["second_per_grid_ts"] = torch.ones(len(ids))  # two frames at two per second
+        inputs["second_per_grid_ts"] = torch.ones(batch_size)  # two frames at two per second
         inputs.update(_mask_inputs(batch_size, config.mask_config.image_size))
         inputs["dialogue_images"] = about
     return inputs

@@ -266,7 +266,7 @@ def tiny() -> LlavaLiteConfig:
         vocab_size=256,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=16,
+        num_hidden_layers=18,
         num_key_value_heads=2,
         pad_token_id=0,
         **heads,

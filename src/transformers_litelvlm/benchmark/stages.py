@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance import ClipTowerEvidence
+from transformers_litelvlm.models.llava_lite.dialogue_images import features_by_dialogue
 from transformers_litelvlm.models.pruned_inputs import PrunedInputs, project_selection, prune_inputs
 from transformers_litelvlm.models.sam2_mask_decoding import decode_hidden_tokens, resize_masks
 
@@ -77,16 +78,20 @@ class StagedModel(ABC):
     def run_stages(self, inputs: dict[str, Any], meter: Meter, **kwargs: Any) -> Any:
         """The same in stages; returns what the language model returns. `kwargs` are those of [`prefill`]."""
         features = self.encode(inputs, meter)
-        with meter.stage("prompt compaction"):
-            pruned = self.compact(inputs, features)
-        with meter.stage("LLM prefill"):
-            output = self.prefill(pruned, **kwargs)
+        output, pruned = self.read(inputs, features, meter, **kwargs)
         if self.has_masks:
             with meter.stage("mask image encoder"):
                 for_masks = self.model.encode_for_masks(inputs["mask_pixel_values"])
             with meter.stage("mask decoder"):
                 self.decode_masks(output, pruned, for_masks, inputs)
         return output
+
+    def read(self, inputs: dict[str, Any], features: Any, meter: Meter, **kwargs: Any) -> tuple[Any, PrunedInputs]:
+        """What the language model makes of the prompt, and the prompt that its states belong to."""
+        with meter.stage("prompt compaction"):
+            pruned = self.compact(inputs, features)
+        with meter.stage("LLM prefill"):
+            return self.prefill(pruned, **kwargs), pruned
 
     @torch.inference_mode()
     def prefill(self, pruned: PrunedInputs, **kwargs: Any) -> Any:
@@ -170,6 +175,8 @@ class StagedLlava(StagedModel):
             states = base.encode_images(pixels)
             if not runs_layers:
                 _ = states.features
+        if pruner.needs_text and "dialogue_images" in inputs:
+            states = states[inputs["dialogue_images"]]
         if pruner.needs_text:
             with meter.stage("guidance text"):
                 text_embeds = base.guidance.encode_text(ids)
@@ -197,7 +204,21 @@ class StagedLlava(StagedModel):
             self._merging[key] = states.known_features is None
         return self._merging[key]
 
+    def read(self, inputs: dict[str, Any], features: Any, meter: Meter, **kwargs: Any) -> tuple[Any, PrunedInputs]:
+        if kwargs or len(features.pooler_output) == len(inputs["input_ids"]):
+            return super().read(inputs, features, meter, **kwargs)
+        with meter.stage("LLM prefill"):  # dialogues that share the beginning of their prompt, if they do
+            pruned, states = self.model.read_dialogues(
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                mm_encoder_outputs={"image": features},
+                dialogue_images=inputs["dialogue_images"],
+            )
+        return BaseModelOutput(last_hidden_state=states), pruned
+
     def compact(self, inputs: dict[str, Any], features: Any) -> PrunedInputs:
+        if "dialogue_images" in inputs:
+            features = features_by_dialogue(features, inputs["dialogue_images"].tolist())
         return prune_inputs(
             self.base,
             input_ids=inputs["input_ids"],
@@ -239,6 +260,8 @@ class StagedQwen(StagedModel):
     @torch.inference_mode()
     def encode(self, inputs: dict[str, Any], meter: Meter) -> Any:
         modality, pixels, grid = self._media(inputs)
+        if "dialogue_images" in inputs:
+            return self._encode_for_dialogues(inputs, pixels, grid, meter)
         if self.model.config.pruning_config.resolve(self.num_visual_tokens(inputs)) is None:
             with meter.stage("vision tower"):
                 return getattr(self.base, f"get_{modality}_features")(pixels, grid, return_dict=True)
@@ -248,8 +271,24 @@ class StagedQwen(StagedModel):
         with meter.stage("scoring + selection"):
             return self.base.select_visual_tokens(encoded, grid, **guidance)
 
+    def _encode_for_dialogues(
+        self, inputs: dict[str, Any], pixels: torch.Tensor, grid: torch.Tensor, meter: Meter
+    ) -> Any:
+        """As `segment` of the class that writes masks: a picture that several dialogues are about once."""
+        with meter.stage("vision tower"):
+            media = self.model.encode_media(pixels, grid)
+        guidance = (inputs["guidance_input_ids"], inputs["guidance_attention_mask"])
+        is_cut = self.model.config.pruning_config.resolve(self.num_visual_tokens(inputs)) is not None
+        with meter.stage("scoring + selection") if is_cut else nullcontext():
+            return self.model.select_media(media, inputs["dialogue_images"], *guidance)
+
     def compact(self, inputs: dict[str, Any], features: Any) -> PrunedInputs:
         names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "mm_token_type_ids", "attention_mask")
+        if "dialogue_images" in inputs:
+            media = {
+                name: inputs[name][inputs["dialogue_images"]] for name in ("video_grid_thw", "second_per_grid_ts")
+            }
+            inputs = {**inputs, **media}
         return self.base.prune_prompt(
             input_ids=inputs["input_ids"],
             position_ids=None,

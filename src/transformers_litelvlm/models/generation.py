@@ -84,7 +84,7 @@ class PrunedGenerationMixin:
             )
 
     def _refuse_guesses(self, given: dict[str, Any], kwargs: dict[str, Any]) -> None:
-        """Assisted decoding puts guesses behind the prompt, and methods inside the language model read it as it stands.
+        """Assisted decoding puts guesses behind the prompt, and methods inside the language model would read them.
         Raises ValueError."""
         pruning = self.config.pruning_config
         if not given.get("mm_encoder_outputs") or not pruning.is_on:

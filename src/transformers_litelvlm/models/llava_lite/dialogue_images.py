@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs
-from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix, shared_prefix_length
+from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.shared_prefix import shared_prefix_length
 
 
 class DialogueImagesMixin:
@@ -22,12 +22,15 @@ class DialogueImagesMixin:
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """What `get_image_features` gives for each of B dialogues about M pictures, which are encoded once.
+        """What `get_image_features` gives for B dialogues about M pictures, which are encoded once.
 
         Args:
             pixel_values: (M, 3, H, W).
             dialogue_images: (B,) the picture that each dialogue is about; ascending.
             guidance_input_ids, guidance_attention_mask: (B, T, L), or (M, T, L) for one selection per picture.
+
+        Returns:
+            Features of the M pictures where all dialogues about one get the same visual tokens, else of B dialogues.
 
         Raises:
             ValueError: if there are more or fewer pictures than `dialogue_images` names.
@@ -35,34 +38,21 @@ class DialogueImagesMixin:
         about, base = dialogue_images.tolist(), self.model
         guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
         if self._keeps_the_same(pixel_values, about, guidance_input_ids):
-            features = base.get_image_features(pixel_values, return_dict=True, **guidance)
-            if isinstance(features, PrunedImageFeatures):
-                return features.of_images(about)
-            return BaseModelOutputWithPooling(pooler_output=[features.pooler_output[picture] for picture in about])
+            return base.get_image_features(pixel_values, return_dict=True, **guidance)
         states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
         budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
         return base.select_visual_tokens(states, budget, **guidance)
 
-    def _read_shared_prefix(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        pixel_values: torch.Tensor,
-        dialogue_images: torch.Tensor,
-        guidance: dict[str, torch.Tensor | None],
-    ) -> tuple[PrunedInputs, torch.Tensor] | None:
-        """What `read_dialogues` returns, if all dialogues about a picture begin with the same tokens; else `None`."""
-        about, pruning = dialogue_images.tolist(), self.config.pruning_config
-        in_decoder = pruning.is_on and pruning.build_pruner().is_inside_language_model
-        if in_decoder or not self._keeps_the_same(pixel_values, about, guidance["guidance_input_ids"]):
-            return None
-        length = shared_prefix_length(
+    def _shared_prefix_length(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, about: list[int]
+    ) -> int:
+        """How much of the prompt dialogues about a picture can share, if they get the same visual tokens; maybe 0."""
+        pruning = self.config.pruning_config
+        if pruning.is_on and pruning.build_pruner().is_inside_language_model:
+            return 0
+        return shared_prefix_length(
             input_ids, attention_mask, about, self.config.image_token_id, self.config.seg_token_id
         )
-        if length == 0:
-            return None
-        features = self.model.get_image_features(pixel_values, return_dict=True, **guidance)
-        return read_after_shared_prefix(self.model, input_ids, attention_mask, features, about, length)
 
     def _keeps_the_same(
         self, pixel_values: torch.Tensor, about: list[int], guidance_input_ids: torch.Tensor | None
@@ -80,3 +70,12 @@ class DialogueImagesMixin:
         pruner = pruning.build_pruner()
         of_pictures = guidance_input_ids is not None and len(guidance_input_ids) == num_pictures != len(about)
         return pruner.is_inside_language_model or not pruner.needs_text or of_pictures
+
+
+def features_by_dialogue(features: BaseModelOutputWithPooling, about: list[int]) -> BaseModelOutputWithPooling:
+    """Features of M pictures as those of B dialogues, each about one of them."""
+    if len(features.pooler_output) == len(about):
+        return features
+    if isinstance(features, PrunedImageFeatures):
+        return features.of_images(about)
+    return BaseModelOutputWithPooling(pooler_output=[features.pooler_output[picture] for picture in about])

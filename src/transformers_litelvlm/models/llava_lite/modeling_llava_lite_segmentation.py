@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.llava_lite.dialogue_images import DialogueImagesMixin
+from transformers_litelvlm.models.llava_lite.dialogue_images import DialogueImagesMixin, features_by_dialogue
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
@@ -22,6 +22,7 @@ from transformers_litelvlm.models.mask_decoding import (
 )
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
 from transformers_litelvlm.models.sam_attention import use_headwise_attention
+from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix
 
 
 class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditionalGeneration):
@@ -98,7 +99,8 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             original_sizes, reshaped_input_sizes: (M, 2) height, width of the picture, and of it inside the square.
             guidance_input_ids, guidance_attention_mask: (B, T, L) the sentences for CLIP; or (M, T, L), with
                 `dialogue_images`, for one selection that all dialogues about a picture share.
-            mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps.
+            mm_encoder_outputs: features of `get_image_features` instead of `pixel_values`, for sweeps; of each
+                dialogue, or of each picture where all dialogues about it get the same.
             mask_image_embeddings: (M, C, h, w) instead of `mask_pixel_values`, for sweeps.
             dialogue_images: (B,) the picture that each dialogue is about, where several are about one; ascending.
 
@@ -153,13 +155,17 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
                 "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
                 "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
             )
-        if dialogue_images is not None and pixel_values is not None:
-            guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
-            read = self._read_shared_prefix(input_ids, attention_mask, pixel_values, dialogue_images, guidance)
-            if read is not None:
-                return read
-            features = self.features_of_dialogues(pixel_values, dialogue_images, **guidance)
-            pixel_values, mm_encoder_outputs = None, {"image": features}
+        if dialogue_images is not None:
+            about = dialogue_images.tolist()
+            length = self._shared_prefix_length(input_ids, attention_mask, about)
+            features = (mm_encoder_outputs or {}).get("image")
+            if pixel_values is not None:
+                features = self.features_of_dialogues(
+                    pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
+                )
+            if length and len(features.pooler_output) != len(about):
+                return read_after_shared_prefix(self.model, input_ids, attention_mask, features, about, length)
+            pixel_values, mm_encoder_outputs = None, {"image": features_by_dialogue(features, about)}
         pruned = prune_inputs(
             self.model,
             input_ids=input_ids,
