@@ -84,8 +84,11 @@ class PrunedGenerationMixin:
             )
 
     def _refuse_guesses(self, given: dict[str, Any], kwargs: dict[str, Any]) -> None:
-        """Assisted decoding puts guesses behind the prompt, and methods inside the language model read it as it stands.
-        Raises ValueError."""
+        """Assisted decoding puts guesses behind the prompt, where methods inside the language model would read them.
+
+        Raises:
+            ValueError: for such a call.
+        """
         pruning = self.config.pruning_config
         if not given.get("mm_encoder_outputs") or not pruning.is_on:
             return
