@@ -239,6 +239,8 @@ def test_dialogues_about_one_picture_share_the_vision_tower(model, images, pruni
         for sentence, own in zip(sentences, logits, strict=True):
             alone = model.segment(**processor.segmentation_inputs(image, sentence))
             torch.testing.assert_close(own, alone.mask_logits[0][0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="`pixel_values` is missing"):
+        model.segment(**{name: value for name, value in inputs.items() if name != "pixel_values"})
     inputs["pixel_values"] = inputs["pixel_values"][[0, 0, 1, 2]]
     with pytest.raises(ValueError, match="`pixel_values` holds 4 pictures, but `dialogue_images` names 3"):
         model.segment(**inputs)

@@ -148,7 +148,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             Where dialogues about a picture share tokens, only what is behind their common beginning.
 
         Raises:
-            ValueError: if a row of the prompt has no [SEG].
+            ValueError: if a row of the prompt has no [SEG], or there are no pictures for `dialogue_images`.
         """
         if not (input_ids == self.config.seg_token_id).any(dim=1).all():
             raise ValueError(
@@ -159,6 +159,8 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             about = dialogue_images.tolist()
             length = self._shared_prefix_length(input_ids, attention_mask, about)
             features = (mm_encoder_outputs or {}).get("image")
+            if pixel_values is None and features is None:
+                raise ValueError("`pixel_values` is missing: pass `images` to `processor.segmentation_inputs`.")
             if pixel_values is not None:
                 features = self.features_of_dialogues(
                     pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
