@@ -94,7 +94,7 @@ class StagedModel(ABC):
             return self.prefill(pruned, **kwargs), pruned
 
     @torch.inference_mode()
-    def prefill(self, pruned: PrunedInputs, **kwargs: Any) -> Any:
+    def prefill(self, pruned: PrunedInputs, /, **kwargs: Any) -> Any:
         """The language model on an encoded prompt, as `segment` or `generate` runs it where `kwargs` do not differ."""
         if self.has_masks:
             return self.base(**pruned.model_inputs, **{"use_cache": False, **self.prefill_kwargs, **kwargs})
@@ -215,6 +215,11 @@ class StagedLlava(StagedModel):
                 dialogue_images=inputs["dialogue_images"],
             )
         return BaseModelOutput(last_hidden_state=states), pruned
+
+    @torch.inference_mode()
+    def prefill(self, pruned: PrunedInputs, /, **kwargs: Any) -> Any:
+        # `segment` tells the model what was pruned, so that it asks the device no more.
+        return super().prefill(pruned, **({"pruned": pruned} if self.has_masks else {}), **kwargs)
 
     def compact(self, inputs: dict[str, Any], features: Any) -> PrunedInputs:
         if "dialogue_images" in inputs:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from transformers_litelvlm.evaluation.provenance import versions
+from transformers_litelvlm.evaluation.stopwatch import wait_for_device
 
 
 def measured_on(device: str) -> dict[str, Any]:
@@ -84,13 +85,8 @@ def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int =
 
 def time_once(function: Callable[[], Any]) -> float:
     """Seconds of one run, until the device has finished."""
-    _synchronize()
+    wait_for_device()
     start = time.perf_counter()
     function()
-    _synchronize()
+    wait_for_device()
     return time.perf_counter() - start
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

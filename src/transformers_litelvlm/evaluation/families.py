@@ -100,9 +100,11 @@ class LlavaSteps(FamilySteps):
         base, part = self.model.model, parts[place]
         states, text_embeds = encoded
         budget = self.model.config.pruning_config.resolve(self.num_visual_tokens)
-        states = states[torch.zeros(len(part["input_ids"]), dtype=torch.long, device=states.features.device)]
+        num_dialogues = len(part["input_ids"])
         if budget is None:
-            return BaseModelOutputWithPooling(pooler_output=list(base.multi_modal_projector(states.features[:, 1:])))
+            [features] = base.multi_modal_projector(states.features[:, 1:])
+            return BaseModelOutputWithPooling(pooler_output=[features] * num_dialogues)
+        states = states[torch.zeros(num_dialogues, dtype=torch.long, device=states.features.device)]
         guidance = (part.get("guidance_input_ids"), part.get("guidance_attention_mask"))
         return base.select_visual_tokens(states, budget, *guidance, text_embeds[place])
 

@@ -20,14 +20,15 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        _wait_for_device()
+        wait_for_device()
         start = time.perf_counter()
         yield
-        _wait_for_device()
+        wait_for_device()
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
+    """Returns when the device has finished what it was given."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 

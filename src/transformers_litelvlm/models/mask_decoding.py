@@ -62,6 +62,15 @@ def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None
         )
 
 
+def require_seg(input_ids: torch.Tensor, seg_token_id: int) -> None:
+    """Raises ValueError unless every row of `input_ids` (B, L) asks for a mask."""
+    if not (input_ids == seg_token_id).any(dim=1).all():
+        raise ValueError(
+            "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
+            "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
+        )
+
+
 def states_before_seg(
     hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int
 ) -> tuple[torch.Tensor, list[int]]:

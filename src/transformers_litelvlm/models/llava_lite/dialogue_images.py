@@ -36,11 +36,20 @@ class DialogueImagesMixin:
             ValueError: if there are more or fewer pictures than `dialogue_images` names.
         """
         about, base = dialogue_images.tolist(), self.model
+        num_pictures = len(pixel_values)
+        if num_pictures != about[-1] + 1:
+            raise ValueError(
+                f"`pixel_values` holds {num_pictures} pictures, but `dialogue_images` names {about[-1] + 1}: give "
+                "each of them once."
+            )
         guidance = {"guidance_input_ids": guidance_input_ids, "guidance_attention_mask": guidance_attention_mask}
-        if self._keeps_the_same(pixel_values, about, guidance_input_ids):
+        budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
+        pruner = self.config.pruning_config.build_pruner()
+        is_guided = budget is not None and pruner.needs_text and not pruner.is_inside_language_model
+        by_picture = guidance_input_ids is not None and len(guidance_input_ids) == num_pictures
+        if not is_guided or by_picture:
             return base.get_image_features(pixel_values, return_dict=True, **guidance)
         states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
-        budget = self.config.pruning_config.resolve(base.num_visual_tokens(pixel_values))
         return base.select_visual_tokens(states, budget, **guidance)
 
     def _shared_prefix_length(
@@ -53,23 +62,6 @@ class DialogueImagesMixin:
         return shared_prefix_length(
             input_ids, attention_mask, about, self.config.image_token_id, self.config.seg_token_id
         )
-
-    def _keeps_the_same(
-        self, pixel_values: torch.Tensor, about: list[int], guidance_input_ids: torch.Tensor | None
-    ) -> bool:
-        """Whether the language model gets the same visual tokens in all dialogues about a picture."""
-        num_pictures = len(pixel_values)
-        if num_pictures != about[-1] + 1:
-            raise ValueError(
-                f"`pixel_values` holds {num_pictures} pictures, but `dialogue_images` names {about[-1] + 1}: give "
-                "each of them once."
-            )
-        pruning = self.config.pruning_config
-        if pruning.resolve(self.model.num_visual_tokens(pixel_values)) is None:
-            return True
-        pruner = pruning.build_pruner()
-        of_pictures = guidance_input_ids is not None and len(guidance_input_ids) == num_pictures != len(about)
-        return pruner.is_inside_language_model or not pruner.needs_text or of_pictures
 
 
 def features_by_dialogue(features: BaseModelOutputWithPooling, about: list[int]) -> BaseModelOutputWithPooling:

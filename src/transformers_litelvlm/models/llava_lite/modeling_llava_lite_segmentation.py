@@ -16,6 +16,7 @@ from transformers_litelvlm.models.mask_decoding import (
     decode_masks,
     foreground_confidence,
     require_mask_parts,
+    require_seg,
     resize_masks,
     states_before_seg,
     states_of_new_tokens,
@@ -150,11 +151,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
         Raises:
             ValueError: if a row of the prompt has no [SEG], or there are no pictures for `dialogue_images`.
         """
-        if not (input_ids == self.config.seg_token_id).any(dim=1).all():
-            raise ValueError(
-                "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
-                "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
-            )
+        require_seg(input_ids, self.config.seg_token_id)
         if dialogue_images is not None:
             about = dialogue_images.tolist()
             length = self._shared_prefix_length(input_ids, attention_mask, about)

@@ -13,6 +13,7 @@ from transformers_litelvlm.models.mask_decoding import (
     by_image,
     foreground_confidence,
     require_mask_parts,
+    require_seg,
     states_before_seg,
     states_of_new_tokens,
 )
@@ -153,11 +154,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         Raises:
             ValueError: if a row of the prompt has no [SEG].
         """
-        if not (input_ids == self.config.seg_token_id).any(dim=1).all():
-            raise ValueError(
-                "Every row of `input_ids` needs a [SEG] token that stands for its mask. Use "
-                "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
-            )
+        require_seg(input_ids, self.config.seg_token_id)
         kwargs = self._one_medium_per_dialogue(dialogue_images, {**kwargs, "attention_mask": attention_mask})
         prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
         pruned = self.model.prune_prompt(input_ids=input_ids, **prompt, **kwargs)
