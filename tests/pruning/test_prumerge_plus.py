@@ -40,12 +40,22 @@ def test_heads_are_joined_before_the_softmax():
     assert selection.indices[:, :-1].tolist() == tensors["selected_indices"].tolist()
 
 
-def test_golden_case_with_a_token_twice_is_filled_up_by_attention():
+def test_golden_case_with_a_token_twice():
+    """As released on request; by default attention fills up."""
     evidence, tensors, about = evidence_of(4)
     released = tensors["selected_indices"][0].tolist()
     assert len(set(released)) == 63
-    selection = PruMergePlusPruner().select(evidence, 65)
-    ours = selection.indices[0, :-1].tolist()
+    selection = PruMergePlusPruner(repeats=True).select(evidence, 65)
+    assert selection.weights[0, :-1].argmax(dim=-1).tolist() == released  # the token that each of them grew from
+    assert_close("prumerge_plus, case 4", selection.features, tensors["output_tokens"])
+    assert (selection.weights[0, -1] > 0).nonzero()[:, 0].tolist() == tensors["complement_indices"][0].tolist()
+    # Where they stand: the second one where none is, and the last token below it.
+    again = next(i for i, token in enumerate(released) if token in released[:i])
+    first, second = (max(set(range(576)) - set(released) - used) for used in (set(), {575}))
+    assert (first, second) == (575, selection.indices[0, -1])
+    assert selection.indices[0, :-1].tolist() == released[:again] + [first] + released[again + 1 :]
+
+    ours = PruMergePlusPruner().select(evidence, 65).indices[0, :-1].tolist()
     (added,) = set(ours) - set(released)
     assert len(set(ours)) == 64 and set(released) < set(ours)
     ranked = selection.context[0].argsort(descending=True).tolist()
@@ -83,3 +93,8 @@ def test_adaptive_numbers_differ_and_do_not_depend_on_the_batch():
 def test_a_number_of_neighbours_out_of_range(count):
     with pytest.raises(ValueError, match="`num_neighbours` must be a non-negative integer"):
         PruMergePlusPruner(num_neighbours=count)
+
+
+def test_the_adaptive_rule_repeats_nothing():
+    with pytest.raises(ValueError, match="`repeats` belongs to the fixed rule"):
+        PruMergePlusPruner(adaptive=True, repeats=True)

@@ -30,7 +30,7 @@ VARIANTS = {
         {"context_share": 1.0},
     ],
     "none": [{}],
-    "prumerge_plus": [{}, {"supplement": False}, {"num_neighbours": 0}],
+    "prumerge_plus": [{}, {"supplement": False}, {"num_neighbours": 0}, {"repeats": True}],
     "random": [{}, {"seed": 7}],
     "tome": [{}, {"proportional_attention": False}],
     "trim": [{}, {"aggregate": False}],

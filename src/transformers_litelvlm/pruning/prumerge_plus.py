@@ -34,21 +34,23 @@ class PruMergePlusPruner(TokenPruner):
 
     The last token counts: a budget K keeps K - 1 tokens, half by attention and half on the grid. The order is the
     released one: by falling attention, then the grid, then the last token. Merged tokens have the raster index of the
-    token they grew from, the last one the highest index that no other has.
+    token they grew from; the last one, and a token that comes again, the highest index that no other has.
 
-    Deviations, fixed rule: no token comes twice, attention fills up (released: a token of the grid that is also among
-    the best comes twice, and removed ones get lost instead). The grid has exactly the points it is to have, also where
-    their number does not divide N. Adaptive rule: counted image by image; at least one outlier and a grid step of one
-    (released: division by zero, or an error, outside of that); any N (released: 576).
+    Deviations, fixed rule: no token comes twice, attention fills up (released: `repeats`). The grid has exactly the
+    points it is to have, also where their number does not divide N. Adaptive rule: counted image by image; at least
+    one outlier and a grid step of one (released: division by zero, or an error, outside of that); any N (released:
+    576).
 
     Args:
         adaptive: outliers by the interquartile rule decide how many tokens stay. The budget then only switches pruning
             on, and images keep different numbers of tokens. Default `False`.
         supplement: add the grid, which is PruMerge+ (default); `False` is PruMerge.
         num_neighbours: tokens merged into each kept one, default 32 as released, fewer where there are fewer.
+        repeats: with the fixed rule, a token of the grid that is also among the best comes twice, and as many of the
+            removed ones, those with the lowest index, are in no sum: as released. Default `False`.
 
     Raises:
-        ValueError: if `num_neighbours` is not a non-negative integer.
+        ValueError: if `num_neighbours` is not a non-negative integer, or `repeats` is asked of the adaptive rule.
     """
 
     needs_class_token: ClassVar[bool] = True
@@ -58,11 +60,14 @@ class PruMergePlusPruner(TokenPruner):
     adaptive: bool = False
     supplement: bool = True
     num_neighbours: int = 32
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         count = self.num_neighbours
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"`num_neighbours` must be a non-negative integer, got {count!r}.")
+        if self.repeats and self.adaptive:
+            raise ValueError("`repeats` belongs to the fixed rule, but `adaptive` is True: leave one of them out.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection | list[Selection]:
         query, keys = evidence.class_query_and_keys(0)
@@ -84,7 +89,8 @@ class PruMergePlusPruner(TokenPruner):
         place = torch.arange(num_grid, device=scores.device)
         grid = ((2 * place + 1) * num_tokens // (2 * max(num_grid, 1))).expand(len(scores), -1)
         # Points of the grid are taken anyway, so they leave the ranking.
-        best = descending(scores.scatter(1, grid, -torch.inf))[:, : count - num_grid]
+        ranking = scores if self.repeats else scores.scatter(1, grid, -torch.inf)
+        best = descending(ranking)[:, : count - num_grid]
         return torch.cat((best, grid), dim=1)
 
     def _adaptive(self, scores: torch.Tensor, num_outliers: int) -> torch.Tensor:
@@ -100,18 +106,35 @@ class PruMergePlusPruner(TokenPruner):
     def _merge(
         self, kept: torch.Tensor, scores: torch.Tensor, metric: torch.Tensor, features: torch.Tensor
     ) -> Selection:
-        num_tokens = scores.shape[-1]
+        num_kept, num_tokens = kept.shape[1], scores.shape[-1]
         rows = one_hot(kept, num_tokens)
-        similarity = (gather_tokens(metric, kept) @ metric.transpose(1, 2)).masked_fill(rows.bool(), -torch.inf)
-        neighbours = descending(similarity)[..., : min(self.num_neighbours, num_tokens - 1)]
-        weights = rows + torch.zeros_like(rows).scatter(-1, neighbours, 1.0) * scores.unsqueeze(1)
-        if kept.shape[1] < num_tokens:
-            removed = (1 - rows.sum(dim=1, keepdim=True)) * scores.unsqueeze(1)
-            weights = torch.cat((weights, removed), dim=1)
-            kept = torch.cat((kept, free_index(kept, num_tokens, last=True)), dim=1)
-        return Selection(kept, context=scores, features=merge_tokens(weights, features), weights=weights)
+        # N - K of them, those with the highest index, also where a token that comes twice leaves more.
+        removed = (rows.sum(dim=1) == 0).byte().argsort(dim=1, stable=True)[:, num_kept:]
+        others = torch.cat((kept, removed), dim=1)
+        similarity = gather_tokens(metric, kept) @ gather_tokens(metric, others).transpose(1, 2)
+        itself = torch.eye(num_kept, num_tokens, dtype=torch.bool, device=scores.device)
+        nearest = descending(similarity.masked_fill(itself, -torch.inf))[
+            ..., : min(self.num_neighbours, num_tokens - 1)
+        ]
+        neighbours = others.unsqueeze(1).expand_as(similarity).gather(-1, nearest)
+        merged = torch.zeros_like(rows).scatter_add(-1, neighbours, torch.ones_like(nearest, dtype=rows.dtype))
+        weights = rows + merged * scores.unsqueeze(1)
+        place = kept if not self.repeats else _place_repeats(kept, num_tokens)
+        if num_kept < num_tokens:
+            rest = one_hot(removed, num_tokens).sum(dim=1, keepdim=True) * scores.unsqueeze(1)
+            weights = torch.cat((weights, rest), dim=1)
+            place = torch.cat((place, free_index(place, num_tokens, last=True)), dim=1)
+        return Selection(place, context=scores, features=merge_tokens(weights, features), weights=weights)
 
     def tokens_per_layer(
         self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
     ) -> list[int] | None:
         return None if self.adaptive else [budget] * num_layers
+
+
+def _place_repeats(kept: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """`kept` (B, K), where a token that came before has the highest index that no other has."""
+    is_repeated = (kept.unsqueeze(2) == kept.unsqueeze(1)).tril(-1).any(dim=2)
+    free = (one_hot(kept, num_tokens).sum(dim=1) == 0).byte().argsort(dim=1, stable=True).flip(1)
+    which = (is_repeated.long().cumsum(dim=1) - 1).clamp(min=0)
+    return torch.where(is_repeated, free.gather(1, which), kept)
