@@ -22,7 +22,7 @@ from transformers_litelvlm.models.mask_decoding import (
     states_of_new_tokens,
 )
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
-from transformers_litelvlm.models.sam_attention import use_headwise_attention
+from transformers_litelvlm.models.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix
 
 
@@ -46,7 +46,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_size)
         )
         self.mask_model = AutoModel.from_config(config.mask_config)
-        use_headwise_attention(self.mask_model.vision_encoder)
+        run_in_chunks(self.mask_model.vision_encoder)
         self.post_init()
 
     def encode_for_masks(self, mask_pixel_values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""SAM's image encoder with the bias in parts: the stock encoder's results in less memory."""
+"""SAM's image encoder in chunks: the stock encoder's results in less memory."""
 
 import pytest
 import torch
@@ -6,8 +6,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SamModel
 
 from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_sam_config
-from transformers_litelvlm.models import sam_attention
-from transformers_litelvlm.models.sam_attention import SamVisionHeadwiseAttention, use_headwise_attention
+from transformers_litelvlm.models import sam_in_chunks
+from transformers_litelvlm.models.sam_in_chunks import SamVisionChunkedAttention, run_in_chunks
+
+
+@pytest.fixture(params=["in cache", "by kernel"])
+def largest_chunk(request, monkeypatch):
+    """Sets how large a chunk may be, of both ways: that of CPUs, and that of GPUs, which runs on CPUs too."""
+    if request.param == "by kernel":
+        monkeypatch.setattr(sam_in_chunks, "_mix_in_cache", sam_in_chunks._mix_by_kernel)
+    return lambda size: monkeypatch.setattr(sam_in_chunks, "LARGEST_CHUNK_CPU", size)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -31,15 +39,15 @@ def encoders(**changes):
     for name, parameter in stock.named_parameters():
         if "rel_pos" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    use_headwise_attention(ours)
+    run_in_chunks(ours)
     ours.load_state_dict(stock.state_dict())
     return stock, ours.eval()
 
 
-@pytest.mark.parametrize("largest", [1, 64 * 64 * 3, 1 << 26])
+@pytest.mark.parametrize("largest", [1, 64 * 7, 64 * 64 * 3, 1 << 26])  # single queries, 7, heads, all
 @pytest.mark.parametrize("batch", [1, 3])
-def test_features_are_the_stock_ones(monkeypatch, largest, batch):
-    monkeypatch.setattr(sam_attention, "LARGEST_BIAS", largest)
+def test_features_are_the_stock_ones(largest_chunk, largest, batch):
+    largest_chunk(largest)
     stock, ours = encoders()
     pixels = torch.randn(batch, 3, 32, 32)
     with torch.no_grad():
@@ -60,19 +68,43 @@ def test_relative_positions_are_resized_as_upstream_does():
         torch.testing.assert_close(ours.layers[1].attn(states)[0], stock.layers[1].attn(states)[0])
 
 
-def test_the_bias_exists_in_parts_only(monkeypatch):
-    monkeypatch.setattr(sam_attention, "LARGEST_BIAS", 64 * 64)  # one head at a time of the layer over 8 x 8 patches
+@pytest.mark.parametrize("largest", [64 * 64, 16 * 64])  # a head of the layer over 8 x 8 patches, 16 of its queries
+def test_logits_exist_in_chunks_only(largest_chunk, largest):
+    largest_chunk(largest)
     stock, ours = encoders(hidden_size=32, num_attention_heads=8)
     states, sizes = torch.randn(1, 8, 8, 32), []
     with torch.no_grad():
         for encoder in (stock, ours):
-            with LargestTensor() as largest:
+            with LargestTensor() as found:
                 encoder.layers[1].attn(states)
-            sizes.append(largest.elements)
-    assert sizes == [8 * 64 * 64, max(64 * 64, 3 * 64 * 32)]
+            sizes.append(found.elements)
+    assert sizes == [8 * 64 * 64, max(largest, 3 * 64 * 32)]
 
 
-def test_gradients_are_the_stock_ones():
+def test_channels_stay_side_by_side_in_memory():
+    """In the stock encoder they do not, and norms and MLPs copy."""
+    pixels, contiguous = torch.randn(1, 3, 32, 32), []
+    for encoder in encoders():
+        encoder.layers[-1].register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+        with torch.no_grad():
+            encoder(pixels)
+    assert contiguous == [False, True]
+
+
+@pytest.mark.parametrize("patches", [1, 5, 64, 1000])
+def test_mlp_in_chunks(monkeypatch, patches):
+    monkeypatch.setattr(sam_in_chunks, "MLP_CHUNK_CPU", patches)
+    stock, ours = encoders()
+    states = torch.randn(2, 8, 8, 16)
+    sizes = []
+    ours.layers[0].mlp.lin1.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[:-1].numel()))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.layers[0].mlp(states), stock.layers[0].mlp(states))
+    assert max(sizes) == min(patches, 128) and sum(sizes) == 128
+
+
+def test_gradients_are_the_stock_ones(largest_chunk):
+    largest_chunk(64 * 7)
     stock, ours = encoders()
     pixels = torch.randn(1, 3, 32, 32)
     for encoder in (stock, ours):
@@ -83,8 +115,8 @@ def test_gradients_are_the_stock_ones():
 
 def test_a_grounding_model_uses_it_and_upstreams_class_stays_stock():
     layers = tiny_grounding_model().mask_model.vision_encoder.layers
-    assert all(type(layer.attn) is SamVisionHeadwiseAttention for layer in layers)
+    assert all(type(layer.attn) is SamVisionChunkedAttention for layer in layers)
     assert all(
-        type(layer.attn) is not SamVisionHeadwiseAttention
+        type(layer.attn) is not SamVisionChunkedAttention
         for layer in SamModel(tiny_sam_config()).vision_encoder.layers
     )
