@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
+from tests.models.test_sam_in_chunks import encoders
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
 from transformers_litelvlm.models.decoder_flops import prefill_flops
@@ -25,6 +26,14 @@ def test_a_decoder_counts_as_its_formula_says(attention, groups):
     model = llama(attention, num_key_value_heads=groups)
     ids = torch.arange(37).unsqueeze(0)
     assert count_flops(lambda: model(input_ids=ids)) == prefill_flops(model.config, [37] * 3)
+
+
+@torch.inference_mode()
+def test_sams_encoder_in_chunks_counts_as_the_stock_one():
+    stock, ours = encoders()
+    pixels = torch.ones(2, 3, 32, 32)
+    counted = count_flops(lambda: stock(pixels))
+    assert count_flops(lambda: ours(pixels)) == counted > 1e6
 
 
 @torch.inference_mode()

@@ -14,8 +14,15 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any
     return sdpa_flop_count(query, key, value)
 
 
-# The counter does not know the attention kernel of CPUs: without this, attention would silently count as nothing.
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+def _products(bias: torch.Size, first: torch.Size, second: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return 2 * first.numel() * second[-1]
+
+
+# What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place.
+UNKNOWN = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten.baddbmm_: _products,
+}
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -25,7 +32,7 @@ def count_flops(function: Callable[[], Any]) -> int:
     A multiplication and an addition are two. Attention counts as the whole square, also where a kernel skips what a
     causal mask hides; norms, activations and other elementwise work count as nothing.
     """
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
         function()
     return counter.get_total_flops()
 
@@ -38,6 +45,6 @@ class FlopMeter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
             yield
         self.flops[name] = self.flops.get(name, 0) + counter.get_total_flops()
