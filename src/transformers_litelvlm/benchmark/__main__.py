@@ -86,6 +86,8 @@ def _benchmark(name: str) -> tuple[Any, Any, float]:
 
 def summary(result: dict[str, Any]) -> str:
     """What a person wants to know of a result of `vision-tower`."""
+    from transformers_litelvlm.benchmark.timing import machine_line
+
     low, high = result["ratio_interval_95"]
     return (
         f"get_image_features, {result['budget']} of {result['num_visual_tokens']} visual tokens kept,"
@@ -94,12 +96,14 @@ def summary(result: dict[str, Any]) -> str:
         f"  pruned {result['median_ms_pruned']:.1f} ms   stock {result['median_ms_stock']:.1f} ms"
         f"   (medians of {result['pairs']} paired runs)\n"
         f"  ratio {result['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} (below 1: pruned is faster)\n"
-        f"  {_where(result)}"
+        f"  {result['dtype']}, {machine_line(result)}"
     )
 
 
 def intrinsic_summary(result: dict[str, Any]) -> str:
     """What a person wants to know of a result of `intrinsic-guidance`."""
+    from transformers_litelvlm.benchmark.timing import machine_line
+
     low, high = result["ratio_interval_95"]
     return (
         f"{result['kept']} of {result['num_visual_tokens']} visual tokens chosen by intrinsic guidance,"
@@ -108,15 +112,7 @@ def intrinsic_summary(result: dict[str, Any]) -> str:
         f"   (medians of {result['pairs']} paired runs)\n"
         f"  ratio {result['ratio']:.4f}, 95 % interval {low:.4f} to {high:.4f}\n"
         f"  pruned prefill, selection included: {result['median_ms_pruned_prefill']:.0f} ms\n"
-        f"  {_where(result)}"
-    )
-
-
-def _where(result: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    return (
-        f"{result['device']}, {result['dtype']}, {result['threads']} threads, load average at the end"
-        f" {result['load_average']:.1f}; {versions}"
+        f"  {result['dtype']}, {machine_line(result)}"
     )
 
 

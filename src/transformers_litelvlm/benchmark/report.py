@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers_litelvlm.benchmark.grid import describe
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
+from transformers_litelvlm.benchmark.timing import machine_line
 
 
 NOTES = """\
@@ -45,8 +46,8 @@ def render_scaling(result: dict[str, Any]) -> str:
             rows.append([method, unit, *numbers, f"{growth['slope']:.2f}", f"{growth['linear_r2']:.4f}"])
     blocks = [
         "# Scoring and selection of a ninth of the visual tokens",
-        f"{result['sentences']} sentence(s), {result['dtype']}, {_where(result)}, medians of {result['runs']} runs."
-        " A slope of 1 is linear growth, 2 quadratic, less where a constant part counts.",
+        f"{result['sentences']} sentence(s), {result['dtype']}, {machine_line(result)}, medians of "
+        f"{result['runs']} runs. A slope of 1 is linear growth, 2 quadratic, less where a constant part counts.",
         table(head, rows),
         *(f"{method}: not possible: {reason}" for method, reason in result["skipped"].items()),
     ]
@@ -76,15 +77,7 @@ def _setting(result: dict[str, Any]) -> str:
     route = "`segment`, all sentences in one call" if result["has_masks"] else "`generate` of one token"
     return (
         f"{result['description']}. {result['parameters'] / 1e6:,.1f} million parameters.\n"
-        f"End to end is {route}; {result['effort']['runs']} runs of each side. {_where(result)}."
-    )
-
-
-def _where(result: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    return (
-        f"{result['device']}, {result['threads']} threads, load average at the end {result['load_average']:.1f},"
-        f" {versions}"
+        f"End to end is {route}; {result['effort']['runs']} runs of each side. {machine_line(result)}."
     )
 
 

@@ -26,6 +26,15 @@ def measured_on(device: str) -> dict[str, Any]:
     }
 
 
+def machine_line(result: dict[str, Any]) -> str:
+    """What [`measured_on`] says, in a line."""
+    names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return (
+        f"{result['device']}, {result['threads']} threads, load average at the end {result['load_average']:.1f},"
+        f" {names}"
+    )
+
+
 @dataclass(frozen=True)
 class PairedTimes:
     """
