@@ -211,10 +211,19 @@ def test_every_decoding_step_is_that_of_stock_layers_with_masks(
     inputs = family.inputs()
     output = model.model(**inputs)
     merges = merges_of(family, stock, recorded, inputs)
-    generated = model.generate(**inputs, max_new_tokens=5, output_logits=True, return_dict_in_generate=True, **GREEDY)
+    generated = model.generate(
+        **inputs,
+        max_new_tokens=5,
+        output_hidden_states=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **GREEDY,
+    )
     ids = generated.sequences
     shortens = get_pruner(name).prunes_earlier_caches
     states, _ = stock_with_masks(family, stock, inputs, ids, output, merges, positions == "compact", shortens)
+    of_steps = torch.stack([layers[-1][:, -1] for layers in generated.hidden_states], dim=1)
+    torch.testing.assert_close(of_steps, states[:, -6:-1], atol=1e-5, rtol=1e-5)
     expected = stock.lm_head(states[:, -6:-1])
     torch.testing.assert_close(torch.stack(generated.logits, dim=1), expected, atol=2e-5, rtol=1e-5)
     assert ids[:, -5:].tolist() == expected.argmax(-1).tolist()
