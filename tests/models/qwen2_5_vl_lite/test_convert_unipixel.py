@@ -527,7 +527,7 @@ def test_runs_without_this_package(tiny, model, processor, tmp_path):
 
 
 def test_no_seg_in_the_prompt(model, processor):
-    with pytest.raises(ValueError, match=r"needs a \[SEG\] token"):
+    with pytest.raises(ValueError, match=r"needs a \[SEG\]"):
         model.segment(**questions(processor, for_generation=True))
 
 
