@@ -1,62 +1,27 @@
-"""Between the vision tower and the first decoder layer, nothing waits for the device.
+"""From the vision tower to the first decoder layer, nothing waits for the device."""
 
-What would make CUDA wait is caught on the CPU too: a value of a tensor that Python asks for, and operations whose
-result has a size that only the values decide.
-"""
-
+import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.llava_lite.tiny import IMAGE_TOKEN, asymmetric_, prompt, random_guidance, random_pixels, tiny_config
+from tests.other_device import DEVICE, other_device
 from transformers_litelvlm import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
-
-ASKING = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__", "cpu", "nonzero")
-DATA_DEPENDENT = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "is_nonzero")
 
 # Nothing is pruned before the decoder: inside it, the length of the question decides shapes.
 METHODS = [name for name in list_pruners() if name != "none" and not get_pruner(name).is_inside_language_model]
 
 
-class AskingFunctions(TorchFunctionMode):
-    """Names of the functions by which Python gets at values."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = found
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in ASKING:
-            self.found.append(function.__name__)
-        return function(*args, **(kwargs or {}))
-
-
-class DataDependentOperations(TorchDispatchMode):
-    """Names of the operations whose result has a size that values decide, or is a value."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = found
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
-        if name in DATA_DEPENDENT or any(i is not None and i.dtype == torch.bool for i in indices):
-            self.found.append(name)
-        return function(*args, **(kwargs or {}))
-
-
 @contextmanager
-def between_tower_and_decoder(model, begin, end):
-    """Calls `begin` behind the last layer of the vision tower that runs, and `end` before the first decoder layer."""
+def from_tower_to_decoder(model, begin, end):
+    """Calls `begin` before the vision tower, and `end` before the first decoder layer."""
     base = model.model
     handles = [
-        base.vision_tower.encoder.layers[-2].register_forward_hook(lambda *args: begin()),
+        base.vision_tower.embeddings.register_forward_pre_hook(lambda *args: begin()),
         base.language_model.layers[0].register_forward_pre_hook(lambda *args: end()),
     ]
     try:
@@ -67,25 +32,15 @@ def between_tower_and_decoder(model, begin, end):
 
 
 def run(model, inputs, call):
-    """What is asked of the device in between."""
-    found, modes = [], []
-
-    def begin():
-        for mode in (AskingFunctions(found), DataDependentOperations(found)):
-            modes.append(mode)
-            mode.__enter__()
-
-    def end():
-        while modes:
-            modes.pop().__exit__(None, None, None)
-
-    with between_tower_and_decoder(model, begin, end), torch.no_grad():
-        try:
-            call(**inputs)
-            assert not modes, "the decoder did not run"
-        finally:
-            end()
-    return found
+    """What the host waits for, by a copy of `model` on another device. `call` gives what to call, for a model."""
+    with other_device() as waits, torch.no_grad():
+        model = copy.deepcopy(model).to(DEVICE)
+        inputs = {name: value.to(DEVICE) for name, value in inputs.items()}
+        marks = []
+        with from_tower_to_decoder(model, *[lambda: marks.append(len(waits))] * 2):
+            call(model)(**inputs)
+        begin, end = marks
+        return waits[begin:end]
 
 
 @pytest.fixture(scope="module")
@@ -116,31 +71,36 @@ def test_litelvlm(model, policy, side, attention, num_expressions):
         method="litelvlm", budget=5, token_order=order, position_ids=positions
     )
     inputs = inputs_of(num_expressions, padding_side=side)
-    assert run(model, inputs, model.model) == []
-    assert run(model, inputs, model) == []
+    assert run(model, inputs, lambda model: model.model) == []
+    assert run(model, inputs, lambda model: model) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_before_the_decoder(model, method):
     model.set_attn_implementation("sdpa")
     model.config.pruning_config = model.config.pruning_config.replace(method=method, budget=5)
-    assert run(model, inputs_of(), model) == []
+    assert run(model, inputs_of(), lambda model: model) == []
 
 
 def test_upstreams_own_route_is_caught(model):
     """The check can fail: upstream compares numbers of placeholders, and looks whether the mask is needed."""
     model.config.pruning_config = model.config.pruning_config.replace(method="litelvlm", budget=5)
-    features = model.get_image_features(
-        **{k: v for k, v in inputs_of().items() if k.startswith(("pixel", "guidance"))}
-    )
 
-    def upstream(pixel_values, guidance_input_ids, guidance_attention_mask, **inputs):
-        model.model.vision_tower(pixel_values)
-        ids, mask = prompt([1, 5, *[IMAGE_TOKEN] * 5, 6], [1, 9, *[IMAGE_TOKEN] * 5, 10])
-        plain = type(features).__mro__[1](pooler_output=features.pooler_output)
-        model.model(input_ids=ids, attention_mask=mask, mm_encoder_outputs={"image": plain})
+    def upstream(model):
+        def call(pixel_values, guidance_input_ids, guidance_attention_mask, input_ids, attention_mask):
+            guidance = {
+                "guidance_input_ids": guidance_input_ids,
+                "guidance_attention_mask": guidance_attention_mask,
+            }
+            features = model.get_image_features(pixel_values, **guidance)
+            plain = type(features).__mro__[1](pooler_output=features.pooler_output)
+            model.model(input_ids=input_ids, attention_mask=attention_mask, mm_encoder_outputs={"image": plain})
 
-    assert len(run(model, inputs_of(), upstream)) >= 2
+        return call
+
+    ids, mask = prompt([1, 5, *[IMAGE_TOKEN] * 5, 6], [1, 9, *[IMAGE_TOKEN] * 5, 10])
+    waits = run(model, {**inputs_of(), "input_ids": ids, "attention_mask": mask}, upstream)
+    assert len(waits) >= 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -151,7 +111,7 @@ def test_cuda_itself_agrees(method):
     inputs = {name: value.cuda() for name, value in inputs_of().items()}
     with torch.no_grad():
         model(**inputs)  # the first call loads kernels and libraries
-        with between_tower_and_decoder(
+        with from_tower_to_decoder(
             model, lambda: torch.cuda.set_sync_debug_mode("error"), lambda: torch.cuda.set_sync_debug_mode("default")
         ):
             try:

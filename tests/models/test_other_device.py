@@ -1,0 +1,135 @@
+"""The models on a device that is not the CPU: nothing is left behind, and results are those of the CPU."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from tests.models.families import FAMILIES, picture
+from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_processor
+from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
+from tests.models.test_families_layer_methods import can_reach
+from tests.other_device import DEVICE, other_device
+from tests.pruning.test_registry import LAYER_METHODS, RAGGED, METHODS
+from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm.pruning import get_pruner
+
+
+NUM_LAYERS, BUDGET = 4, 12
+SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
+PICTURES = [picture(60, 40, 0), picture(30, 50, 1)]
+
+
+def runs(family, name, options):
+    if get_pruner(name).is_inside_language_model:
+        return can_reach(family, name, options)
+    return family.name == "llava" or not get_pruner(name).needs_class_token
+
+
+CASES = [
+    (family, name, options)
+    for family in FAMILIES
+    for name, options in [*METHODS, *RAGGED, *LAYER_METHODS]
+    if runs(family, name, options)
+]
+
+
+def moved(value, device):
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def on_both(model, inputs, call):
+    """What `call(model, inputs)`, tensors or lists of them, gives on the CPU and on the other device."""
+    with torch.no_grad():
+        expected = call(model, inputs)
+        with other_device() as waits:
+            there = copy.deepcopy(model).to(DEVICE)
+            inputs = {name: moved(value, DEVICE) for name, value in inputs.items()}
+            waits.clear()
+            actual = call(there, inputs)
+            assert all(value.device == DEVICE for value in actual)
+            count = len(waits)
+            actual = [value.cpu() for value in actual]
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    return count
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family.name: family.model(NUM_LAYERS) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family, name, options", CASES, ids=[f"{f.name}-{n}-{o}" for f, n, o in CASES])
+def test_every_method(models, family, name, options):
+    model = models[family.name]
+    model.config.pruning_config = PruningConfig(budget=BUDGET, method=name, method_options=options)
+
+    def call(model, inputs):
+        output = model(**inputs)
+        indices = [getattr(output, f"retained_{modality}indices", None) for modality in ("", "video_")]
+        return [output.logits, *[row for rows in indices if rows is not None for row in rows]]
+
+    on_both(model, family.lite_inputs(), call)
+
+
+GENERATION = [
+    ("none", {}),
+    ("litelvlm", {}),
+    ("litelvlm", {"num_beams": 3}),
+    ("litelvlm", {"cache_implementation": "static"}),
+    ("fastv", {}),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("method, how", GENERATION, ids=str)
+def test_generation(family, method, how):
+    model = family.model()
+    options = {"layer": 1} if method == "fastv" else {}
+    model.config.pruning_config = PruningConfig(budget=BUDGET, method=method, method_options=options)
+    how = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, **how}
+    on_both(model, family.lite_inputs(), lambda model, inputs: [model.generate(**inputs, **how)])
+
+
+MASKS = [
+    {},
+    {"budget": 6},
+    {"budget": 6, "method_options": {"context_share": 0.5}},
+    {"budget": 6, "method": "visionzip", "token_order": "raster", "position_ids": "original"},
+    {"budget": 6, "method": "fastv", "method_options": {"layer": 1}},
+]
+
+
+def masks(model, inputs):
+    output = model.segment(**inputs)
+    per_picture = [value for name in ("mask_logits", "scores") for value in output[name]]
+    return [output.seg_embeddings, *per_picture]
+
+
+@pytest.mark.parametrize("pruning", MASKS, ids=str)
+@pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
+def test_masks_of_llava(pruning, dialogues):
+    processor, model = tiny_processor(), tiny_grounding_model()
+    processor.one_expression_per_dialogue = dialogues != "of a picture"
+    model.config.pruning_config = PruningConfig(**pruning)
+    share = {"share_selection": True} if dialogues == "that share" else {}
+    on_both(model, processor.segmentation_inputs(PICTURES, SENTENCES, **share), masks)
+
+
+@pytest.fixture(scope="module")
+def unipixel(tmp_path_factory):
+    checkpoint = tiny_checkpoint(tmp_path_factory.mktemp("unipixel"))
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint).eval()
+    return model, AutoProcessor.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("pruning", [{}, {"budget": 6}, {"budget": 6, "method": "divprune"}], ids=str)
+@pytest.mark.parametrize("kind", ["images", "videos"])
+def test_masks_of_unipixel(unipixel, kind, pruning):
+    model, processor = unipixel
+    model.config.pruning_config = PruningConfig(**pruning)
+    media = PICTURES if kind == "images" else [[picture(56, 40, seed) for seed in range(4)], [PICTURES[1]] * 2]
+    inputs = processor.segmentation_inputs(**{kind: media}, expressions=SENTENCES)
+    on_both(model, inputs, lambda model, inputs: [model.segment(**inputs).seg_embeddings])
