@@ -12,13 +12,14 @@ from transformers import Cache, PreTrainedModel
 from transformers_litelvlm.models.decoder_pruning import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.image_groups import Stage
 from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
-from transformers_litelvlm.models.pruned_inputs import PIXELS
+from transformers_litelvlm.models.prompt_compaction import PromptCounts
+from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, placeholder_mask
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
 def forward_in_decoder(
     model: PreTrainedModel,
-    inputs: dict[str, Any],
+    pruned: PrunedInputs,
     past_key_values: Cache | None,
     positions: Callable[[torch.Tensor], torch.Tensor | None] | None = None,
     **kwargs: Any,
@@ -27,8 +28,8 @@ def forward_in_decoder(
 
     Args:
         model: a base model like [`~transformers.LlavaModel`], with `config.pruning_config`.
-        inputs: `model_inputs` of [`PrunedInputs`].
-        positions: gives positions where `inputs` has none, from the embeddings; default: one after the other.
+        pruned: the prompt as it came, and its encoded images.
+        positions: gives positions where the prompt has none, from the embeddings; default: one after the other.
         kwargs: as for the language model.
 
     Returns:
@@ -37,6 +38,7 @@ def forward_in_decoder(
     Raises:
         ValueError: for a cache, a mask, a decoder or a budget that the method cannot work with.
     """
+    inputs = pruned.model_inputs
     encoded = {name: output for name, output in (inputs["mm_encoder_outputs"] or {}).items() if output is not None}
     pruning, is_later = model.config.pruning_config, holds_pruned_prompt(past_key_values)
     if not is_later:
@@ -58,7 +60,8 @@ def forward_in_decoder(
     if not encoded:
         return decode(model.language_model, inputs_embeds=embeds, **kwargs)
     check_cache(past_key_values)
-    return _prefill(model, inputs["input_ids"], embeds, encoded, **kwargs)
+    known = (pruned.counts or {}).get(*encoded) if len(encoded) == 1 else None
+    return _prefill(model, inputs["input_ids"], embeds, encoded, known, **kwargs)
 
 
 def _prefill(
@@ -66,11 +69,16 @@ def _prefill(
     input_ids: torch.Tensor | None,
     embeds: torch.Tensor,
     encoded: dict[str, Any],
+    known: PromptCounts | None,
     **kwargs: Any,
 ) -> DecoderOutput:
+    """`known` of the one modality there is: without it, the device is asked, which has to finish encoding first."""
     pruning, features, masks = model.config.pruning_config, {}, {}
     for modality, output in encoded.items():
         features[modality] = torch.cat(list(output.pooler_output)).to(embeds.device, embeds.dtype)
+        if known is not None and sum(known.placeholders) == len(features[modality]):
+            masks[modality] = placeholder_mask(model, modality, input_ids, embeds).unsqueeze(-1)
+            continue
         # Upstream's, which also checks the number of placeholders.
         mask = model.get_placeholder_mask(input_ids, embeds, **{f"{modality}_features": features[modality]})
         masks[modality] = mask if isinstance(mask, torch.Tensor) else mask[list(PIXELS).index(modality)]
@@ -89,6 +97,7 @@ def _prefill(
         num_visual=num_visual,
         in_raster_order=model.config.resolved_token_order == "raster",
         is_compact=model.config.resolved_position_ids == "compact",
+        known=known,
         **kwargs,
     )
     output.stages_of = [_by_modality(stage, order, sizes) for stage in output.stages]

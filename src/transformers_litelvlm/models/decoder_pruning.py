@@ -16,8 +16,14 @@ from transformers.masking_utils import create_causal_mask
 
 from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
 from transformers_litelvlm.models.decoder_hidden_states import HiddenStates, at_full_length
+from transformers_litelvlm.models.feature_merging import takes_whole_mask
 from transformers_litelvlm.models.image_groups import ImageGroup, Stage, stage_of
-from transformers_litelvlm.models.prompt_compaction import CompactionPlan, plan_compaction
+from transformers_litelvlm.models.prompt_compaction import (
+    CompactionPlan,
+    PromptCounts,
+    plan_compaction,
+    text_behind_images,
+)
 from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
 from transformers_litelvlm.pruning.layers import LayerPruner
 
@@ -72,6 +78,7 @@ def prefill(
     use_cache: bool | None = None,
     in_raster_order: bool = True,
     is_compact: bool = False,
+    known: PromptCounts | None = None,
     output_hidden_states: bool | int | list[int] = False,
     **kwargs: Any,
 ) -> DecoderOutput:
@@ -86,6 +93,7 @@ def prefill(
         past_key_values: an empty cache to fill; made where it is `None` and `use_cache` is on.
         in_raster_order: of the tokens that stay, else as the method puts them.
         is_compact: renumber positions behind a layer that prunes, by mask; else they stay.
+        known: of the prompt, where the device was asked before. Then nothing asks it before the first layer.
         output_hidden_states: all, or those of some indices, as upstream.
         kwargs: for the decoder layers.
 
@@ -94,14 +102,19 @@ def prefill(
     """
     check_decoder(language_model)
     check_cache(past_key_values)
+    if known is not None and not any(known.masked):
+        attention_mask = None
     prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids)
-    num_text, num_layers = prompt.longest_text(), len(language_model.layers)
+    num_text = prompt.longest_text() if known is None else max(known.text)
+    num_layers = len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
     if use_cache and past_key_values is None:
         past_key_values = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
-    mask, rotary = _mask_and_rotary(language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, 0)
+    mask, rotary = _mask_and_rotary(
+        language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, 0, is_known=known is not None
+    )
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(prompt.states, prompt)
         output = layer(
@@ -190,7 +203,6 @@ def _whole_prompt(
         )
     mask = None if attention_mask is None else attention_mask.bool()
     columns = torch.arange(is_visual.shape[1], device=is_visual.device).expand_as(is_visual)
-    is_text = ~is_visual & (is_visual.cumsum(dim=1) > 0)
     return PromptInDecoder(
         states=inputs_embeds,
         mask=mask,
@@ -199,7 +211,7 @@ def _whole_prompt(
         full_length=is_visual.shape[1],
         is_visual=is_visual,
         num_visual=num_visual,
-        is_text=is_text if mask is None else is_text & mask,
+        is_text=text_behind_images(is_visual, mask),
     )
 
 
@@ -261,8 +273,13 @@ def _mask_and_rotary(
     positions: torch.Tensor,
     cache: DynamicCache | None,
     layer: int,
+    is_known: bool = False,
 ) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
-    """The attention mask in the form that the attention kernel takes, and the rotary embedding of `positions`."""
+    """The attention mask in the form that the attention kernel takes, and the rotary embedding of `positions`.
+
+    Args:
+        is_known: that `mask` masks something, which upstream would ask the device.
+    """
     # Positions stay out of it: upstream takes gaps in them for several sequences packed into one row.
     causal = create_causal_mask(
         config=language_model.config,
@@ -270,5 +287,6 @@ def _mask_and_rotary(
         attention_mask=mask,
         past_key_values=cache,
         layer_idx=layer,
+        allow_is_causal_skip=mask is None or not (is_known and takes_whole_mask(language_model)),
     )
     return causal, language_model.rotary_emb(states, position_ids=positions)

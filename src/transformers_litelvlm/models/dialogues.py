@@ -8,6 +8,11 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
+def index_on(device: torch.device, places: Sequence[int]) -> torch.Tensor:
+    """`places` as an index on a device, without waiting for what it has to do, as indexing by a list does."""
+    return torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)
+
+
 def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
     """Where the rows of some media are, in a tensor that holds the rows of all media one after the other.
 
@@ -32,7 +37,10 @@ def repeat_encoded(
         about: the medium of each dialogue.
     """
     rows = rows_of(num_patches, about)
-    states = tuple(state if state is None else state[rows.to(state.device)] for state in encoded.hidden_states or ())
+    states = tuple(
+        state if state is None else state[rows.to(state.device, non_blocking=True)]
+        for state in encoded.hidden_states or ()
+    )
     return BaseModelOutputWithPooling(
         pooler_output=[encoded.pooler_output[medium] for medium in about], hidden_states=states or None
     )

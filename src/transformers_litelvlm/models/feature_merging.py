@@ -38,13 +38,19 @@ def merge_features(
     embeds = model.get_input_embeddings()(inputs["input_ids"]) if embeds is None else embeds
     features = torch.cat(list(inputs["mm_encoder_outputs"]["image"].pooler_output)).to(embeds.device, embeds.dtype)
     embeds = embeds.masked_scatter(pruned.is_visual.unsqueeze(-1).to(embeds.device), features)
-    mask, decoder = inputs["attention_mask"], model.language_model.config
-    if decoder._attn_implementation in MASKED_KERNELS and getattr(decoder, "sliding_window", None) is None:
+    mask = inputs["attention_mask"]
+    if takes_whole_mask(model.language_model):
         mask = create_causal_mask(
-            config=decoder,
+            config=model.language_model.config,
             inputs_embeds=embeds,
             attention_mask=mask,
             past_key_values=past_key_values,
             allow_is_causal_skip=False,
         )
     return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs["position_ids"]}, features
+
+
+def takes_whole_mask(language_model: PreTrainedModel) -> bool:
+    """Whether one mask of four dimensions serves all layers, so that it need not be known whether it masks anything."""
+    decoder = language_model.config
+    return decoder._attn_implementation in MASKED_KERNELS and getattr(decoder, "sliding_window", None) is None

@@ -62,26 +62,29 @@ def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None
         )
 
 
-def require_seg(input_ids: torch.Tensor, seg_token_id: int) -> None:
-    """Raises ValueError unless every row of `input_ids` (B, L) asks for a mask."""
-    if not (input_ids == seg_token_id).any(dim=1).all():
+def count_seg(input_ids: torch.Tensor, seg_token_id: int) -> list[int]:
+    """How many masks each row of `input_ids` (B, L) asks for. Raises ValueError where a row asks for none."""
+    counts = (input_ids == seg_token_id).sum(dim=1).tolist()
+    if not all(counts):
         raise ValueError(
             "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
             "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
         )
+    return counts
 
 
 def states_before_seg(
-    hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int
+    hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int, counts: list[int] | None = None
 ) -> tuple[torch.Tensor, list[int]]:
     """Hidden states (B, T, D) at the positions that predict [SEG], one before it, and how many each row has.
 
     Args:
         hidden_states: (B, L, D) after the final norm.
-        input_ids: (B, L) with `seg_token_id` where masks are asked for.
+        input_ids: (B, L) with `seg_token_id` where masks are asked for, not in the first column.
+        counts: how many each row has, where that is known. Then nothing here asks the device.
     """
     is_seg = input_ids[:, 1:] == seg_token_id
-    counts = is_seg.sum(dim=1).tolist()
+    counts = is_seg.sum(dim=1).tolist() if counts is None else counts
     positions = (~is_seg).byte().argsort(dim=1, stable=True)[:, : max(counts)]
     return hidden_states.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])), counts
 

@@ -15,11 +15,20 @@ import torch
 
 
 class PromptCounts(NamedTuple):
-    """What the shapes of a shortened prompt depend on, on the host, by row: placeholders, and padding at both ends."""
+    """What shapes depend on, on the host, by row.
+
+    Attributes:
+        placeholders: of visual tokens.
+        padding_left, padding_right: masked tokens at both ends.
+        masked: masked tokens anywhere.
+        text: tokens behind the first placeholder that are neither placeholders nor masked.
+    """
 
     placeholders: list[int]
     padding_left: list[int]
     padding_right: list[int]
+    masked: list[int]
+    text: list[int]
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,21 @@ class CompactionPlan:
 
 
 def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
-    """What [`plan_compaction`] has to know on the host. This asks the device: best before it has much to do.
+    """What pruning has to know on the host. This asks the device: best before it has much to do.
 
     Args:
         is_placeholder, attention_mask: see [`plan_compaction`].
     """
     left, right = _end_padding(attention_mask, is_placeholder)
-    return PromptCounts(*torch.stack((is_placeholder.sum(1), left.sum(1), right.sum(1))).tolist())
+    masked = torch.zeros_like(is_placeholder) if attention_mask is None else attention_mask == 0
+    text = text_behind_images(is_placeholder, attention_mask)
+    return PromptCounts(*torch.stack([each.sum(1) for each in (is_placeholder, left, right, masked, text)]).tolist())
+
+
+def text_behind_images(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Where the text behind the first image of each row is, bool (B, L)."""
+    is_text = ~is_placeholder & (is_placeholder.cumsum(1) > 0)
+    return is_text if attention_mask is None else is_text & attention_mask.bool()
 
 
 def plan_compaction(

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from transformers_litelvlm.models.dialogues import index_on
 from transformers_litelvlm.models.prompt_compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
@@ -57,7 +58,9 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
         """The features of some of the images, repeated or not."""
 
         def rows(values: Any) -> Any:
-            return values[list(places)] if isinstance(values, torch.Tensor) else [values[place] for place in places]
+            if isinstance(values, torch.Tensor):
+                return values[index_on(values.device, places)]
+            return [values[place] for place in places]
 
         return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
 
@@ -71,6 +74,7 @@ class PrunedInputs(NamedTuple):
     video_features: PrunedImageFeatures | None = None
     full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
     is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
+    counts: dict[str, PromptCounts] | None = None  # of the prompt as it came, by modality, where it was asked
 
     def what_stayed(self, stages: Sequence[dict[str, Any]] = (), modality: str = "image") -> dict[str, Any]:
         """Fields of the models' outputs about the visual tokens of images (or videos) that stayed.
@@ -165,6 +169,7 @@ def prune_inputs(
     video_kwargs: dict[str, Any] | None = None,
     mm_token_type_ids: torch.Tensor | None = None,
     full_positions: Callable[[], torch.Tensor | None] | None = None,
+    counts: dict[str, PromptCounts] | None = None,
 ) -> PrunedInputs:
     """Encode and prune the images and videos, and shorten the prompt to the visual tokens that are kept.
 
@@ -173,6 +178,7 @@ def prune_inputs(
         image_kwargs, video_kwargs: further arguments of `get_image_features` and `get_video_features`.
         full_positions: computes upstream's positions of the full prompt, where they are needed and not given; default:
             one after the other.
+        counts: of [`count_prompt`] by modality, from a caller that asked the device before it encoded.
         The rest as in the model's `forward`.
 
     Returns:
@@ -205,8 +211,9 @@ def prune_inputs(
         return PrunedInputs(inputs)
     # What shapes depend on is asked of the device now: later, it would have to finish the vision tower first.
     modalities = list(pixels) or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
-    masks = {name: _placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
-    counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
+    masks = {name: placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
+    if counts is None:
+        counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
     for modality, values in pixels.items():
         encode = getattr(model, f"get_{modality}_features")
         encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
@@ -235,7 +242,7 @@ def prune_inputs(
         if mm_token_type_ids is not None:
             inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
     is_visual = None if plan is None or "image" not in masks else plan.apply(masks["image"], False)
-    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids, is_visual)
+    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids, is_visual, counts)
 
 
 def _plan(
@@ -250,7 +257,7 @@ def _plan(
         mask, attended, counted = masks[modality], attention_mask, counts[modality]
         if plan is not None:
             mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
-            counted = PromptCounts(counted.placeholders, *plan.padding)
+            counted = counted._replace(**dict(zip(("padding_left", "padding_right"), plan.padding)))
         step = plan_compaction(
             mask, features.retained_indices, features.num_visual_tokens, attended, modality, counted
         )
@@ -259,7 +266,7 @@ def _plan(
     return plan
 
 
-def _placeholder_mask(
+def placeholder_mask(
     model: PreTrainedModel, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
 ) -> torch.Tensor:
     """Placeholders of a modality in the prompt, bool (B, L)."""

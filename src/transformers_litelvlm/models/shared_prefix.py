@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from transformers_litelvlm.models.dialogues import index_on
+from transformers_litelvlm.models.prompt_compaction import PromptCounts
 from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
 
 
@@ -28,7 +30,7 @@ def shared_prefix_length(
         The number, below that of the first column whose state makes a mask; 0 where there is no such prefix, or where
         a row is padded on the left.
     """
-    firsts = [about.index(picture) for picture in about]
+    firsts = index_on(input_ids.device, [about.index(picture) for picture in about])
     is_shared = (input_ids == input_ids[firsts]).all(dim=0)
     if attention_mask is not None:
         is_shared = is_shared & attention_mask.bool().all(dim=0)
@@ -47,6 +49,7 @@ def read_after_shared_prefix(
     features: BaseModelOutputWithPooling,
     about: Sequence[int],
     length: int,
+    counts: dict[str, PromptCounts] | None = None,
 ) -> tuple[PrunedInputs, torch.Tensor]:
     """Run a base model on B dialogues about M pictures: once on the prefix for each picture, then on what is left.
 
@@ -54,24 +57,31 @@ def read_after_shared_prefix(
         input_ids, attention_mask: (B, L).
         features: of the M pictures.
         length: of [`shared_prefix_length`].
+        counts: of [`count_prompt`] by modality, where the device was asked before.
 
     Returns:
         What is behind the prefix, as a prompt, and its states (B, L - length, D) after the final norm.
     """
-    places = torch.tensor(about, device=input_ids.device)
     firsts = [about.index(picture) for picture in range(len(features.pooler_output))]
+    nothing = [0] * len(firsts)
     pruned = prune_inputs(
         model,
-        input_ids=input_ids[firsts, :length],
+        input_ids=input_ids[index_on(input_ids.device, firsts), :length],
         pixel_values=None,
         attention_mask=None,
         position_ids=None,
         mm_encoder_outputs={"image": features},
         image_kwargs={},
+        # All placeholders are in the prefix, and it has no padding.
+        counts=counts
+        and {
+            name: PromptCounts([of_rows.placeholders[row] for row in firsts], nothing, nothing, nothing, nothing)
+            for name, of_rows in counts.items()
+        },
     )
     cache = model(**pruned.model_inputs, pruned=pruned, use_cache=True).past_key_values
     read = cache.get_seq_length()
-    cache.batch_select_indices(places)
+    cache.batch_select_indices(index_on(input_ids.device, about))
     rest = {"input_ids": input_ids[:, length:], "attention_mask": None, "position_ids": None}
     if attention_mask is not None:
         before = attention_mask.new_ones(len(input_ids), read)

@@ -49,7 +49,7 @@ class DialogueImagesMixin:
         by_picture = guidance_input_ids is not None and len(guidance_input_ids) == num_pictures
         if not is_guided or by_picture:
             return base.get_image_features(pixel_values, return_dict=True, **guidance)
-        states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device)]
+        states = base.encode_images(pixel_values)[dialogue_images.to(pixel_values.device, non_blocking=True)]
         return base.select_visual_tokens(states, budget, **guidance)
 
     def _shared_prefix_length(

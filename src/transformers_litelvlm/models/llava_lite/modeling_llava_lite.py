@@ -289,7 +289,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        in_decoder = forward_in_decoder(self, pruned.model_inputs, past_key_values, **kwargs)
+        in_decoder = forward_in_decoder(self, pruned, past_key_values, **kwargs)
         if in_decoder is None:
             inputs, features = pruned.model_inputs, None
             if pruned.plan is not None:

@@ -13,14 +13,15 @@ from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLit
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
     by_image,
+    count_seg,
     decode_masks,
     foreground_confidence,
     require_mask_parts,
-    require_seg,
     resize_masks,
     states_before_seg,
     states_of_new_tokens,
 )
+from transformers_litelvlm.models.prompt_compaction import count_prompt
 from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
 from transformers_litelvlm.models.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix
@@ -56,7 +57,11 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
         return self.mask_model.get_image_embeddings(pixel_values)
 
     def predict_low_res_masks(
-        self, hidden_states: torch.Tensor, input_ids: torch.Tensor, image_embeddings: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        input_ids: torch.Tensor,
+        image_embeddings: torch.Tensor,
+        num_masks: list[int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
         """Masks for every [SEG] of `input_ids`; differentiable, for training as well.
 
@@ -64,11 +69,12 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             hidden_states: (B, L, D) of the language model, after its final norm.
             input_ids: (B, L), the ids that those states belong to.
             image_embeddings: (B, C, h, w), see [`encode_for_masks`].
+            num_masks: [SEG] of each row, where that is known; else the device is asked.
 
         Returns:
             Logits (B, T, 4h, 4w), predicted IoU (B, T), projected states (B, T, C), and T_i of each row.
         """
-        states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id)
+        states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id, num_masks)
         prompts = self.text_hidden_fcs(states)
         masks, iou_scores = decode_masks(self.mask_model, image_embeddings, prompts.to(image_embeddings))
         return masks, iou_scores, prompts, counts
@@ -111,6 +117,12 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing.
         """
+        # What shapes depend on is asked of the device before it has much to do; from here on, nothing waits for it.
+        num_masks = count_seg(input_ids, self.config.seg_token_id)
+        original_sizes, reshaped_input_sizes, dialogue_images = (
+            value if value is None else value.cpu()
+            for value in (original_sizes, reshaped_input_sizes, dialogue_images)
+        )
         pruned, states = self.read_dialogues(
             input_ids,
             attention_mask,
@@ -129,6 +141,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             reshaped_input_sizes=reshaped_input_sizes,
             features=pruned.features,
             dialogue_images=dialogue_images,
+            num_masks=num_masks,
         )
 
     def read_dialogues(
@@ -151,9 +164,12 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
         Raises:
             ValueError: if a row of the prompt has no [SEG], or there are no pictures for `dialogue_images`.
         """
-        require_seg(input_ids, self.config.seg_token_id)
+        count_seg(input_ids, self.config.seg_token_id)
+        counts = None
         if dialogue_images is not None:
             about = dialogue_images.tolist()
+            if self.config.pruning_config.is_on:
+                counts = {"image": count_prompt(input_ids == self.config.image_token_id, attention_mask)}
             length = self._shared_prefix_length(input_ids, attention_mask, about)
             features = (mm_encoder_outputs or {}).get("image")
             if pixel_values is None and features is None:
@@ -163,7 +179,9 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
                     pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
                 )
             if length and len(features.pooler_output) != len(about):
-                return read_after_shared_prefix(self.model, input_ids, attention_mask, features, about, length)
+                return read_after_shared_prefix(
+                    self.model, input_ids, attention_mask, features, about, length, counts
+                )
             pixel_values, mm_encoder_outputs = None, {"image": features_by_dialogue(features, about)}
         pruned = prune_inputs(
             self.model,
@@ -176,6 +194,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
                 "guidance_input_ids": guidance_input_ids,
                 "guidance_attention_mask": guidance_attention_mask,
             },
+            counts=counts,
         )
         outputs = self.model(**pruned.model_inputs, pruned=pruned, use_cache=False)
         if pruned.features is None:  # what stayed is known only now, where tokens left inside the language model
@@ -237,12 +256,14 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
         mask_image_embeddings: torch.Tensor | None = None,
         features: PrunedImageFeatures | None = None,
         dialogue_images: torch.Tensor | None = None,
+        num_masks: list[int] | None = None,
     ) -> ReferringSegmentationOutput:
         """Second half of [`segment`], whose arguments it has: masks from the states before each [SEG].
 
         Args:
             hidden_states, input_ids: (B, L', D) and (B, L') of the shortened prompt.
             features: what was kept of the images, for the output.
+            num_masks: [SEG] of each row, where that is known; else the device is asked.
         """
         if original_sizes is None or reshaped_input_sizes is None:
             raise ValueError("`original_sizes` and `reshaped_input_sizes` are needed; the processor returns both.")
@@ -251,9 +272,10 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
                 raise ValueError("`mask_pixel_values` is missing: pass `images` to `processor.segmentation_inputs`.")
             mask_image_embeddings = self.encode_for_masks(mask_pixel_values)
         if dialogue_images is not None:
-            mask_image_embeddings = mask_image_embeddings[dialogue_images.to(mask_image_embeddings.device)]
+            index = dialogue_images.to(mask_image_embeddings.device, non_blocking=True)
+            mask_image_embeddings = mask_image_embeddings[index]
         low_res, iou_scores, prompts, counts = self.predict_low_res_masks(
-            hidden_states, input_ids, mask_image_embeddings
+            hidden_states, input_ids, mask_image_embeddings, num_masks
         )
         about = list(range(len(counts))) if dialogue_images is None else dialogue_images.tolist()
         side = self.config.mask_config.vision_config.image_size

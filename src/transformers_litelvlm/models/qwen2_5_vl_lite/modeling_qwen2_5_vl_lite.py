@@ -211,7 +211,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
         )
         in_decoder = forward_in_decoder(
             self,
-            pruned.model_inputs,
+            pruned,
             past_key_values,
             # Upstream's names for what decides M-RoPE positions.
             lambda embeds: self.compute_3d_position_ids(

@@ -11,9 +11,9 @@ from transformers_litelvlm.models.guidance import to_device_of
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
     by_image,
+    count_seg,
     foreground_confidence,
     require_mask_parts,
-    require_seg,
     states_before_seg,
     states_of_new_tokens,
 )
@@ -154,7 +154,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         Raises:
             ValueError: if a row of the prompt has no [SEG].
         """
-        require_seg(input_ids, self.config.seg_token_id)
+        count_seg(input_ids, self.config.seg_token_id)
         kwargs = self._one_medium_per_dialogue(dialogue_images, {**kwargs, "attention_mask": attention_mask})
         prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
         pruned = self.model.prune_prompt(input_ids=input_ids, **prompt, **kwargs)
