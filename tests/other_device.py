@@ -1,4 +1,4 @@
-"""A second device for machines that have only a CPU: its tensors hold values that the CPU computes, under another name.
+"""A second device for machines that have only a CPU, which computes what its tensors hold under another name.
 
 What CUDA refuses is refused here too: operations on tensors of two devices, products of integers, generators of the
 other device. What makes the host wait for CUDA is written down: the same that `torch.cuda.set_sync_debug_mode` counts.

@@ -1,4 +1,4 @@
-"""From the vision tower to the first decoder layer, nothing waits for the device."""
+"""From the vision tower to the first decoder layer, nothing waits for the device; where masks are made, to the end."""
 
 import copy
 from contextlib import contextmanager
@@ -6,14 +6,28 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.models.llava_lite.tiny import IMAGE_TOKEN, asymmetric_, prompt, random_guidance, random_pixels, tiny_config
+from tests.models.families import FAMILIES, picture
+from tests.models.llava_lite.tiny import (
+    IMAGE_TOKEN,
+    prompt,
+    random_guidance,
+    random_pixels,
+    tiny_grounding_model,
+    tiny_processor,
+)
+from tests.models.test_families_layer_methods import can_reach
 from tests.other_device import DEVICE, other_device
-from transformers_litelvlm import LlavaLiteForConditionalGeneration
+from tests.pruning.test_registry import LAYER_METHODS
+from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
 
-# Nothing is pruned before the decoder: inside it, the length of the question decides shapes.
-METHODS = [name for name in list_pruners() if name != "none" and not get_pruner(name).is_inside_language_model]
+[LLAVA] = [family for family in FAMILIES if family.name == "llava"]
+NUM_LAYERS, BUDGET = 4, 12
+METHODS = [
+    (name, {}) for name in list_pruners() if name != "none" and not get_pruner(name).is_inside_language_model
+] + [method for method in LAYER_METHODS if can_reach(LLAVA, *method)]
+METHOD = pytest.mark.parametrize("name, options", METHODS, ids=str)
 
 
 @contextmanager
@@ -45,7 +59,7 @@ def run(model, inputs, call):
 
 @pytest.fixture(scope="module")
 def model():
-    return asymmetric_(LlavaLiteForConditionalGeneration(tiny_config()))
+    return LLAVA.model(NUM_LAYERS)
 
 
 def inputs_of(num_expressions=2, **kwargs):
@@ -67,24 +81,22 @@ def inputs_of(num_expressions=2, **kwargs):
 def test_litelvlm(model, policy, side, attention, num_expressions):
     model.set_attn_implementation({"text_config": attention, "vision_config": attention})
     order, positions = policy
-    model.config.pruning_config = model.config.pruning_config.replace(
-        method="litelvlm", budget=5, token_order=order, position_ids=positions
-    )
+    model.config.pruning_config = PruningConfig(budget=5, token_order=order, position_ids=positions)
     inputs = inputs_of(num_expressions, padding_side=side)
     assert run(model, inputs, lambda model: model.model) == []
     assert run(model, inputs, lambda model: model) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_before_the_decoder(model, method):
+@METHOD
+def test_every_method(model, name, options):
     model.set_attn_implementation("sdpa")
-    model.config.pruning_config = model.config.pruning_config.replace(method=method, budget=5)
+    model.config.pruning_config = PruningConfig(method=name, method_options=options, budget=BUDGET)
     assert run(model, inputs_of(), lambda model: model) == []
 
 
 def test_upstreams_own_route_is_caught(model):
     """The check can fail: upstream compares numbers of placeholders, and looks whether the mask is needed."""
-    model.config.pruning_config = model.config.pruning_config.replace(method="litelvlm", budget=5)
+    model.config.pruning_config = PruningConfig(budget=5)
 
     def upstream(model):
         def call(pixel_values, guidance_input_ids, guidance_attention_mask, input_ids, attention_mask):
@@ -103,18 +115,77 @@ def test_upstreams_own_route_is_caught(model):
     assert len(waits) >= 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("method", METHODS)
-def test_cuda_itself_agrees(method):
-    model = asymmetric_(LlavaLiteForConditionalGeneration(tiny_config())).cuda()
-    model.config.pruning_config = model.config.pruning_config.replace(method=method, budget=5)
+SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
+DIALOGUES = pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
+MASKS = pytest.mark.parametrize(
+    "pruning",
+    [
+        {"budget": 6},
+        {"budget": 6, "method": "visionzip", "token_order": "raster", "position_ids": "original"},
+        {"budget": 6, "method": "fastv", "method_options": {"layer": 1}},
+    ],
+    ids=str,
+)
+
+
+def masks_case(dialogues, pruning):
+    """A model that makes masks, and what two pictures with dialogues of one kind ask of it."""
+    processor, model = tiny_processor(), tiny_grounding_model()
+    processor.one_expression_per_dialogue = dialogues != "of a picture"
+    model.config.pruning_config = PruningConfig(**pruning)
+    pictures = [picture(60, 40, 0), picture(30, 50, 1)]
+    return model, processor.segmentation_inputs(pictures, SENTENCES, share_selection=dialogues == "that share")
+
+
+@DIALOGUES
+@MASKS
+def test_masks(dialogues, pruning):
+    model, inputs = masks_case(dialogues, pruning)
+    with other_device() as waits:
+        model, inputs = model.to(DEVICE), inputs.to(DEVICE)
+        waits.clear()
+        begun = []
+        with from_tower_to_decoder(model, lambda: begun.append(len(waits)), lambda: None):
+            output = model.segment(**inputs)
+        assert len(waits) == begun[0] <= 7  # shapes are asked for before the tower
+        assert output.masks[0].device == DEVICE
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@contextmanager
+def waiting_is_an_error(model, until_decoder):
+    def end():
+        torch.cuda.set_sync_debug_mode("default")
+
+    with from_tower_to_decoder(
+        model, lambda: torch.cuda.set_sync_debug_mode("error"), end if until_decoder else lambda: None
+    ):
+        try:
+            yield
+        finally:
+            end()
+
+
+@needs_cuda
+@METHOD
+def test_cuda_itself_agrees(name, options):
+    model = LLAVA.model(NUM_LAYERS).cuda()
+    model.config.pruning_config = PruningConfig(method=name, method_options=options, budget=BUDGET)
     inputs = {name: value.cuda() for name, value in inputs_of().items()}
     with torch.no_grad():
         model(**inputs)  # the first call loads kernels and libraries
-        with from_tower_to_decoder(
-            model, lambda: torch.cuda.set_sync_debug_mode("error"), lambda: torch.cuda.set_sync_debug_mode("default")
-        ):
-            try:
-                model(**inputs)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+        with waiting_is_an_error(model, until_decoder=True):
+            model(**inputs)
+
+
+@needs_cuda
+@DIALOGUES
+@MASKS
+def test_cuda_itself_agrees_on_masks(dialogues, pruning):
+    model, inputs = masks_case(dialogues, pruning)
+    model, inputs = model.cuda(), inputs.to("cuda")
+    model.segment(**inputs)
+    with waiting_is_an_error(model, until_decoder=False):
+        model.segment(**inputs)

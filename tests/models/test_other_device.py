@@ -11,7 +11,7 @@ from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_processor
 from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
 from tests.models.test_families_layer_methods import can_reach
 from tests.other_device import DEVICE, other_device
-from tests.pruning.test_registry import LAYER_METHODS, RAGGED, METHODS
+from tests.pruning.test_registry import LAYER_METHODS, METHODS, RAGGED
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner
 

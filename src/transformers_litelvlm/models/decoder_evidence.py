@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import rotate_half
 
 from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.prompt_compaction import PromptCounts
 from transformers_litelvlm.pruning.layers import LayerEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 
@@ -27,6 +28,7 @@ class PromptInDecoder:
         is_visual: (B, L) bool; in reading order the tokens of M images.
         num_visual: n_i, how many of them each image has.
         is_text: (B, L) bool, text behind the first image of its row.
+        known: what of it is known on the host; `None` where the device has to be asked.
     """
 
     states: torch.Tensor
@@ -37,6 +39,7 @@ class PromptInDecoder:
     is_visual: torch.Tensor
     num_visual: Sequence[int]
     is_text: torch.Tensor
+    known: PromptCounts | None = None
 
     def visual_places(self, images: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of the visual tokens of some images that have n each, (number of images, n) each, without
@@ -51,8 +54,8 @@ class PromptInDecoder:
         return (~self.is_text).byte().argsort(dim=1, stable=True)[:, :num_text]
 
     def longest_text(self) -> int:
-        """T of the row with most text behind images. It decides shapes, so this asks the device."""
-        return int(self.is_text.sum(dim=1).max())
+        """T of the row with most text behind images. It decides shapes: where it is not known, the device is asked."""
+        return int(self.is_text.sum(dim=1).max()) if self.known is None else max(self.known.text)
 
     def last_columns(self) -> torch.Tensor:
         """Column of the last token of each row that is no padding, (B, 1)."""

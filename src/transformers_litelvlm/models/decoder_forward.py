@@ -11,8 +11,8 @@ from transformers import Cache, PreTrainedModel
 
 from transformers_litelvlm.models.decoder_pruning import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.image_groups import Stage
-from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.prompt_compaction import PromptCounts
+from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, placeholder_mask
 from transformers_litelvlm.pruning.selection import resolve_budget
 

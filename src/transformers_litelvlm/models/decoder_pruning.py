@@ -93,7 +93,7 @@ def prefill(
         past_key_values: an empty cache to fill; made where it is `None` and `use_cache` is on.
         in_raster_order: of the tokens that stay, else as the method puts them.
         is_compact: renumber positions behind a layer that prunes, by mask; else they stay.
-        known: of the prompt, where the device was asked before. Then nothing asks it before the first layer.
+        known: of the prompt, where the device was asked before; then nothing here asks it again.
         output_hidden_states: all, or those of some indices, as upstream.
         kwargs: for the decoder layers.
 
@@ -104,17 +104,14 @@ def prefill(
     check_cache(past_key_values)
     if known is not None and not any(known.masked):
         attention_mask = None
-    prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids)
-    num_text = prompt.longest_text() if known is None else max(known.text)
-    num_layers = len(language_model.layers)
+    prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids, known)
+    num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
     if use_cache and past_key_values is None:
         past_key_values = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
-    mask, rotary = _mask_and_rotary(
-        language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, 0, is_known=known is not None
-    )
+    mask, rotary = _mask_and_rotary_of(language_model, prompt, past_key_values, 0)
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(prompt.states, prompt)
         output = layer(
@@ -137,9 +134,7 @@ def prefill(
         for later in range(index + 1, num_layers):
             kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
             replace_layer(past_key_values, later, kept)
-        mask, rotary = _mask_and_rotary(
-            language_model, prompt.states, prompt.mask, prompt.positions, past_key_values, index + 1
-        )
+        mask, rotary = _mask_and_rotary_of(language_model, prompt, past_key_values, index + 1)
     normalised = at_full_length(language_model.norm(prompt.states), prompt)
     states = hidden_states.result(prompt.states, normalised, prompt)
     return DecoderOutput(normalised, past_key_values, states, stages)
@@ -195,6 +190,7 @@ def _whole_prompt(
     num_visual: Sequence[int],
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
+    known: PromptCounts | None,
 ) -> PromptInDecoder:
     if attention_mask is not None and attention_mask.shape != is_visual.shape:
         raise ValueError(
@@ -212,6 +208,7 @@ def _whole_prompt(
         is_visual=is_visual,
         num_visual=num_visual,
         is_text=text_behind_images(is_visual, mask),
+        known=known,
     )
 
 
@@ -246,7 +243,7 @@ def _shorten(
 ) -> tuple[PromptInDecoder, CompactionPlan]:
     """The prompt with the visual tokens `kept` (n_i,) of each image alone."""
     mask = None if prompt.mask is None else prompt.mask.long()
-    plan = plan_compaction(prompt.is_visual, kept, prompt.num_visual, mask)
+    plan = plan_compaction(prompt.is_visual, kept, prompt.num_visual, mask, counts=prompt.known)
     mask = plan.attention_mask(mask)
     mask = None if mask is None else mask.bool()
     positions = plan.apply(prompt.positions, 0)
@@ -262,8 +259,18 @@ def _shorten(
         is_visual=plan.apply(prompt.is_visual, False),
         num_visual=[len(indices) for indices in kept],
         is_text=plan.apply(prompt.is_text, False),
+        known=prompt.known and plan.counts(prompt.known),
     )
     return shortened, plan
+
+
+def _mask_and_rotary_of(
+    language_model: PreTrainedModel, prompt: PromptInDecoder, cache: DynamicCache | None, layer: int
+) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+    is_known = prompt.known is not None
+    return _mask_and_rotary(
+        language_model, prompt.states, prompt.mask, prompt.positions, cache, layer, is_known=is_known
+    )
 
 
 def _mask_and_rotary(

@@ -51,6 +51,6 @@ def merge_features(
 
 
 def takes_whole_mask(language_model: PreTrainedModel) -> bool:
-    """Whether one mask of four dimensions serves all layers, so that it need not be known whether it masks anything."""
+    """Whether one mask of four dimensions serves all layers: then it need not be known whether it masks anything."""
     decoder = language_model.config
     return decoder._attn_implementation in MASKED_KERNELS and getattr(decoder, "sliding_window", None) is None

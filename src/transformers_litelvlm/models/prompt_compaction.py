@@ -39,12 +39,14 @@ class CompactionPlan:
         index: (B, L') long, column of the full prompt; arbitrary where `is_real` is False.
         is_real: (B, L') bool, False where rows of different length were padded again.
         padding: by row, on the host, how much of `index` is padding on the left and on the right.
+        placeholders: by row, on the host, how many stay of those that were planned.
         full_length: L.
     """
 
     index: torch.Tensor
     is_real: torch.Tensor
     padding: tuple[list[int], list[int]]
+    placeholders: list[int]
     full_length: int
 
     @property
@@ -68,6 +70,7 @@ class CompactionPlan:
             index=self.index.gather(1, later.index),
             is_real=self.is_real.gather(1, later.index) & later.is_real,
             padding=later.padding,
+            placeholders=later.placeholders,
             full_length=self.full_length,
         )
 
@@ -76,6 +79,11 @@ class CompactionPlan:
         if full is None:
             return self.is_real.long() if self.is_ragged else None
         return self.apply(full, 0)
+
+    def counts(self, full: PromptCounts) -> PromptCounts:
+        """What is known of the shortened prompt on the host, from what is known of the full one."""
+        left, right = self.padding
+        return full._replace(placeholders=self.placeholders, padding_left=left, padding_right=right)
 
 
 def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
@@ -150,7 +158,13 @@ def plan_compaction(
     is_slot = is_placeholder.gather(1, index) & is_real
     index = index.masked_scatter(is_slot, kept_places % length)
     none, padding = [0] * len(lengths), [max(lengths) - own for own in lengths]
-    return CompactionPlan(index, is_real, (none, padding) if pad_right else (padding, none), full_length=length)
+    return CompactionPlan(
+        index,
+        is_real,
+        padding=(none, padding) if pad_right else (padding, none),
+        placeholders=[sum(num_kept[image] for image in images) for images in images_of_rows],
+        full_length=length,
+    )
 
 
 def _end_padding(

@@ -257,7 +257,7 @@ def _plan(
         mask, attended, counted = masks[modality], attention_mask, counts[modality]
         if plan is not None:
             mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
-            counted = counted._replace(**dict(zip(("padding_left", "padding_right"), plan.padding)))
+            counted = plan.counts(counted)._replace(placeholders=counted.placeholders)
         step = plan_compaction(
             mask, features.retained_indices, features.num_visual_tokens, attended, modality, counted
         )

@@ -179,9 +179,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
                     pixel_values, dialogue_images, guidance_input_ids, guidance_attention_mask
                 )
             if length and len(features.pooler_output) != len(about):
-                return read_after_shared_prefix(
-                    self.model, input_ids, attention_mask, features, about, length, counts
-                )
+                return read_after_shared_prefix(self.model, input_ids, attention_mask, features, about, length, counts)
             pixel_values, mm_encoder_outputs = None, {"image": features_by_dialogue(features, about)}
         pruned = prune_inputs(
             self.model,
