@@ -86,6 +86,20 @@ def test_exactly_so_many_tokens_are_generated(kind):
         assert staged.generate(workload.inputs, 4, features).sequences.equal(fresh), "encoded before, the same tokens"
 
 
+@pytest.mark.parametrize("pruning", [None, PruningConfig(budget=12)], ids=["unpruned", "pruned"])
+@pytest.mark.parametrize("kind_of_dialogues", ["lisa", "unipixel"])
+def test_dialogues_about_one_picture_generate_what_each_does_alone(kind_of_dialogues, pruning):
+    staged, workload = staged_and_workload(kind_of_dialogues, batch_size=2, sentences=3)
+    asymmetric_(staged.model)
+    staged.prune(pruning)
+    features = staged.encode(workload.inputs, NoMeter())
+    together = staged.generate(workload.inputs, 4, features).sequences.unflatten(0, (2, 3))
+    for sentence, inputs in enumerate(workload.one_by_one):
+        alone = staged.generate(inputs, 4, staged.encode(inputs, NoMeter())).sequences
+        assert together[:, sentence].equal(alone)
+    assert not together[0, 0, -4:].equal(together[0, 1, -4:]), "sentences differ"
+
+
 def test_a_method_that_runs_the_tower_itself_is_not_charged_for_it_twice():
     staged, workload = staged_and_workload("glamm")
     flops = {}

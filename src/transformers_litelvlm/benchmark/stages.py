@@ -103,7 +103,7 @@ class StagedModel(ABC):
     @torch.inference_mode()
     def generate(self, inputs: dict[str, Any], new_tokens: int, features: Any = None) -> Any:
         """Exactly so many tokens; `features` are those of [`encode`], where the picture is not to be encoded again."""
-        inputs = {name: value for name, value in inputs.items() if name not in ("dialogue_images", "original_sizes")}
+        inputs = {name: value for name, value in inputs.items() if name != "original_sizes"}
         if features is not None:
             inputs = {name: value for name, value in inputs.items() if name not in self.pixel_names}
             inputs["mm_encoder_outputs"] = {self.modality(inputs): features}
@@ -215,6 +215,13 @@ class StagedLlava(StagedModel):
                 dialogue_images=inputs["dialogue_images"],
             )
         return BaseModelOutput(last_hidden_state=states), pruned
+
+    @torch.inference_mode()
+    def generate(self, inputs: dict[str, Any], new_tokens: int, features: Any = None) -> Any:
+        if "dialogue_images" in inputs:
+            inputs = dict(inputs)
+            features = features_by_dialogue(features, inputs.pop("dialogue_images").tolist())
+        return super().generate(inputs, new_tokens, features)
 
     @torch.inference_mode()
     def prefill(self, pruned: PrunedInputs, /, **kwargs: Any) -> Any:
