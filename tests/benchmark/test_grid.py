@@ -108,12 +108,21 @@ def test_what_a_method_cannot_do_is_said():
     [
         (Grid(budgets=[16, 64, 99]), r"`budgets` \[64, 99\] leave nothing to prune: a picture has 64 visual tokens"),
         (Grid(methods=["fastest"]), "Unknown pruning `method` 'fastest'. Known methods: cdpruner"),
+        (Grid(methods=["fastv:depth=1"]), r"`method_options` \['depth'\] do not exist for the method 'fastv'"),
     ],
 )
 def test_impossible_grids_are_refused_before_a_model_is_built(monkeypatch, arguments, message):
     monkeypatch.setattr(grid.PresetSubject, "build", lambda *args: pytest.fail("built"))
     with pytest.raises(ValueError, match=message):
         run_benchmark("tiny", arguments)
+
+
+def test_options_of_a_method_are_measured():
+    effort = Effort(runs=1, warmup=0, parts=())
+    names = ["fastv:layer=1", "fastv:layer=15"]
+    early, late = run_benchmark("tiny", Grid(methods=names, budgets=[16]), effort=effort)["points"]
+    assert [early["method"], late["method"]] == names
+    assert early["flops"]["bound"] > late["flops"]["bound"] > 1.0
 
 
 def test_default_budgets_are_those_of_the_paper():

@@ -15,6 +15,8 @@ from transformers_litelvlm.benchmark.stages import stage_model
 from transformers_litelvlm.benchmark.subjects import PresetSubject, Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.evaluation.runs import parse_method
+from transformers_litelvlm.pruning.base import build_pruner
 
 
 FORMAT = 1
@@ -26,7 +28,7 @@ class Grid:
     What is measured.
 
     Args:
-        methods (`Sequence[str]`): Pruning methods, with their default options.
+        methods (`Sequence[str]`): Pruning methods, `NAME` or `NAME:KEY=VALUE,...` as in an evaluation.
         budgets (`Sequence[int]`, *optional*): Visual tokens kept of each picture; default: a third, two ninths and a
             ninth, which are 192, 128 and 64 of 576.
         batch_sizes (`Sequence[int]`): Pictures in a call.
@@ -40,12 +42,12 @@ class Grid:
     sentences: Sequence[int] = (1,)
     dtypes: Sequence[str] = ("float32",)
 
-    def settings(self, num_tokens: int) -> list[PruningConfig]:
+    def settings(self, num_tokens: int) -> list[tuple[str, PruningConfig]]:
         """
-        Every method at every budget.
+        Every method, by its text in `methods`, at every budget.
 
         Raises:
-            ValueError: An unknown method, or a budget that leaves nothing to prune of `num_tokens`.
+            ValueError: An unknown method or option, or a budget that leaves nothing to prune of `num_tokens`.
         """
         budgets = self.budgets or default_budgets(num_tokens)
         too_many = [budget for budget in budgets if budget >= num_tokens]
@@ -53,8 +55,13 @@ class Grid:
             raise ValueError(
                 f"`budgets` {too_many} leave nothing to prune: a picture has {num_tokens} visual tokens. Give less."
             )
-        pairs = itertools.product(self.methods, budgets)
-        return [PruningConfig(method=method, budget=budget) for method, budget in pairs]
+        parsed = [(text, *parse_method(text)) for text in self.methods]
+        for _, method, options, _ in parsed:
+            build_pruner(method, **options)  # options that do not exist are an error before a model is built
+        return [
+            (text, PruningConfig(method=method, method_options=options, budget=budget, **layout))
+            for (text, method, options, layout), budget in itertools.product(parsed, budgets)
+        ]
 
 
 def run_benchmark(
@@ -92,8 +99,8 @@ def run_benchmark(
         for batch_size, sentences in itertools.product(grid.batch_sizes, grid.sentences):
             workload = subject.workload(staged.model.config, batch_size, sentences)
             side_by_side = SideBySide(staged, workload.to(staged.model.device, staged.model.dtype), effort)
-            for pruning in settings:
-                point = {"method": pruning.method, "budget": pruning.budget, "num_visual_tokens": num_tokens}
+            for method, pruning in settings:
+                point = {"method": method, "budget": pruning.budget, "num_visual_tokens": num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype}
                 side_by_side.progress = partial(_report, progress, describe(point))
                 try:

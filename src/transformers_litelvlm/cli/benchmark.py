@@ -52,7 +52,11 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     parser.add_argument(
-        "--methods", nargs="+", default=["litelvlm"], metavar="NAME", help="or 'all' (default: litelvlm)"
+        "--methods",
+        nargs="+",
+        default=["litelvlm"],
+        metavar="NAME",
+        help="NAME or NAME:KEY=VALUE,... with options, or 'all' (default: litelvlm)",
     )
     parser.add_argument(
         "--budgets",
