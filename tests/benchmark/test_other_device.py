@@ -1,4 +1,4 @@
-"""The benchmark of a model on a device that is not the CPU."""
+"""What the benchmark times, on a device that is not the CPU."""
 
 import pytest
 import torch
@@ -8,16 +8,17 @@ from tests.other_device import DEVICE, other_device
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.benchmark.building import random_model
 from transformers_litelvlm.benchmark.inputs import random_workload
-from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
-from transformers_litelvlm.benchmark.stages import stage_model
+from transformers_litelvlm.benchmark.stages import NoMeter, stage_model
 
 
 @pytest.mark.parametrize("kind", ["lisa", "qwen", "unipixel"])
-def test_what_is_timed(kind):
+def test_stages_and_generation(kind):
     model = random_model(TINY[kind], torch.float32, torch.device("cpu"))  # no generator of its own over there
     with other_device():
-        workload = random_workload(TINY[kind], model.config, 2, 2).to(DEVICE, torch.float32)
-        side_by_side = SideBySide(stage_model(model.to(DEVICE)), workload, Effort(1, 0, 2, parts=["stages", "decode"]))
-        measured = side_by_side.measure(PruningConfig(budget=12))
-    assert measured["flops"]["bound"] > 1.0
-    assert "LLM prefill" in measured["stages"]["pruned"]["stages"]
+        inputs = random_workload(TINY[kind], model.config, 2, 2).to(DEVICE, torch.float32).inputs
+        staged = stage_model(model.to(DEVICE))
+        staged.prune(PruningConfig(budget=12))
+        output = staged.run_stages(inputs, NoMeter())
+        assert output.get("logits", output.get("last_hidden_state")).device == DEVICE
+        generated = staged.generate(inputs, 1, staged.encode(inputs, NoMeter()))
+        assert generated.sequences.shape[1] == inputs["input_ids"].shape[1] + 1

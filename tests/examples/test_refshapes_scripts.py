@@ -27,7 +27,7 @@ def run(monkeypatch):
 
 
 def test_every_stage_of_training_then_evaluation(run, tmp_path):
-    common = ["--work_dir", tmp_path, "--num_scenes", 12, "--num_validation_scenes", 256, "--batch_size", 4, "--cpu"]
+    common = ["--work_dir", tmp_path, "--num_scenes", 12, "--num_validation_scenes", 32, "--batch_size", 4, "--cpu"]
     for stage in ("sam", "clip", "ground", "masks", "guidance"):
         run("train_refshapes", stage, *common, "--steps", 2, "--evaluate_every", 2)
         entry = json.loads((tmp_path / stage / "log.jsonl").read_text().splitlines()[-1])

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from tests.models.families import FAMILIES, picture
 from tests.models.llava_lite.tiny import (
@@ -15,10 +16,11 @@ from tests.models.llava_lite.tiny import (
     tiny_grounding_model,
     tiny_processor,
 )
+from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
 from tests.models.test_families_layer_methods import can_reach
 from tests.other_device import DEVICE, other_device
 from tests.pruning.test_registry import LAYER_METHODS
-from transformers_litelvlm import PruningConfig
+from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
 
@@ -116,6 +118,7 @@ def test_upstreams_own_route_is_caught(model):
 
 
 SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
+PICTURES = [picture(60, 40, 0), picture(30, 50, 1)]
 DIALOGUES = pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
 MASKS = pytest.mark.parametrize(
     "pruning",
@@ -133,8 +136,7 @@ def masks_case(dialogues, pruning):
     processor, model = tiny_processor(), tiny_grounding_model()
     processor.one_expression_per_dialogue = dialogues != "of a picture"
     model.config.pruning_config = PruningConfig(**pruning)
-    pictures = [picture(60, 40, 0), picture(30, 50, 1)]
-    return model, processor.segmentation_inputs(pictures, SENTENCES, share_selection=dialogues == "that share")
+    return model, processor.segmentation_inputs(PICTURES, SENTENCES, share_selection=dialogues == "that share")
 
 
 @DIALOGUES
@@ -149,6 +151,24 @@ def test_masks(dialogues, pruning):
             output = model.segment(**inputs)
         assert len(waits) == begun[0] <= 7  # shapes are asked for before the tower
         assert output.masks[0].device == DEVICE
+
+
+@pytest.mark.parametrize("pruning", [{"budget": 6}, {"budget": 6, "method": "divprune"}], ids=str)
+def test_masks_of_unipixel(tmp_path, pruning):
+    """Its positions are upstream's, which ask for them; from the first decoder layer on, nothing waits."""
+    checkpoint = tiny_checkpoint(tmp_path)
+    model = AutoModelForReferringSegmentation.from_pretrained(checkpoint).eval()
+    model.config.pruning_config = PruningConfig(**pruning)
+    inputs = AutoProcessor.from_pretrained(checkpoint).segmentation_inputs(images=PICTURES, expressions=SENTENCES)
+    with other_device() as waits:
+        model, inputs = model.to(DEVICE), inputs.to(DEVICE)
+        reached = []
+        handle = model.model.language_model.layers[0].register_forward_pre_hook(
+            lambda *args: reached.append(len(waits))
+        )
+        model.segment(**inputs)
+        handle.remove()
+        assert waits[reached[0] :] == []
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -54,7 +54,7 @@ class FamilySteps(ABC):
 
     @abstractmethod
     def features(self, encoded: Any, parts: list[Part], place: int) -> BaseModelOutputWithPooling:
-        """What the model's current setting keeps for the dialogues of `parts[place]`."""
+        """What the model's current setting keeps for each of the dialogues of `parts[place]`, or once for all."""
 
     @abstractmethod
     def read(self, part: Part, features: BaseModelOutputWithPooling) -> tuple[Any, torch.Tensor]:
@@ -97,20 +97,22 @@ class LlavaSteps(FamilySteps):
         return self.model.encode_for_masks(part["mask_pixel_values"])
 
     def features(self, encoded: Any, parts: list[Part], place: int) -> BaseModelOutputWithPooling:
-        base, part = self.model.model, parts[place]
+        base, part, pruning = self.model.model, parts[place], self.model.config.pruning_config
         states, text_embeds = encoded
-        budget = self.model.config.pruning_config.resolve(self.num_visual_tokens)
-        num_dialogues = len(part["input_ids"])
+        budget = pruning.resolve(self.num_visual_tokens)
         if budget is None:
-            [features] = base.multi_modal_projector(states.features[:, 1:])
-            return BaseModelOutputWithPooling(pooler_output=[features] * num_dialogues)
-        states = states[torch.zeros(num_dialogues, dtype=torch.long, device=states.features.device)]
+            return BaseModelOutputWithPooling(pooler_output=list(base.multi_modal_projector(states.features[:, 1:])))
+        if pruning.build_pruner().needs_text:  # else all dialogues get the same tokens
+            states = states[torch.zeros(len(part["input_ids"]), dtype=torch.long, device=states.features.device)]
         guidance = (part.get("guidance_input_ids"), part.get("guidance_attention_mask"))
         return base.select_visual_tokens(states, budget, *guidance, text_embeds[place])
 
     def read(self, part: Part, features: BaseModelOutputWithPooling) -> tuple[Any, torch.Tensor]:
         return self.model.read_dialogues(
-            part["input_ids"], part["attention_mask"], mm_encoder_outputs={"image": features}
+            part["input_ids"],
+            part["attention_mask"],
+            mm_encoder_outputs={"image": features},
+            dialogue_images=part.get("dialogue_images"),
         )
 
     def decode(self, part: Part, states: torch.Tensor, input_ids: torch.Tensor, for_masks: Any) -> Any:

@@ -186,7 +186,8 @@ class SweepSegmenter:
                     output = self.steps.decode(part, states, pruned.model_inputs["input_ids"], shared.for_masks)
                 stayed = pruned.video_features or pruned.features
                 kept = None if stayed is None else stayed.retained_indices
-                cost.num_kept += [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
+                num_kept = [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
+                cost.num_kept += num_kept * (len(part["input_ids"]) // len(num_kept))  # of each dialogue
                 yield output
         finally:
             self.model.config.pruning_config = self.base_pruning

@@ -63,8 +63,12 @@ def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None
 
 
 def count_seg(input_ids: torch.Tensor, seg_token_id: int) -> list[int]:
-    """How many masks each row of `input_ids` (B, L) asks for. Raises ValueError where a row asks for none."""
-    counts = (input_ids == seg_token_id).sum(dim=1).tolist()
+    """How many masks each row of `input_ids` (B, L) asks for, by a [SEG] behind any other token.
+
+    Raises:
+        ValueError: a row asks for none.
+    """
+    counts = (input_ids[:, 1:] == seg_token_id).sum(dim=1).tolist()
     if not all(counts):
         raise ValueError(
             "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
@@ -80,8 +84,8 @@ def states_before_seg(
 
     Args:
         hidden_states: (B, L, D) after the final norm.
-        input_ids: (B, L) with `seg_token_id` where masks are asked for, not in the first column.
-        counts: how many each row has, where that is known. Then nothing here asks the device.
+        input_ids: (B, L) with `seg_token_id` where masks are asked for.
+        counts: of [`count_seg`], where it was asked before; then nothing here asks the device.
     """
     is_seg = input_ids[:, 1:] == seg_token_id
     counts = is_seg.sum(dim=1).tolist() if counts is None else counts

@@ -34,10 +34,11 @@ class SamVisionChunkedAttention(SamVisionSdpaAttention):
             return self._project(mixed, hidden_states), None
 
         rows, columns = self._relative_positions(query, height, width)
-        mix, largest = (_mix_in_cache, LARGEST_CHUNK_CPU) if query.is_cpu else (_mix_by_kernel, LARGEST_CHUNK)
+        mix, largest, key = _mix_by_kernel, LARGEST_CHUNK, key.mT
+        if query.is_cpu:
+            mix, largest, key = _mix_in_cache, LARGEST_CHUNK_CPU, key.contiguous()  # or products copy every chunk
         some_heads, some_queries = max(1, largest // num_patches**2), max(1, largest // num_patches)
         heads = []
-        key = key.mT.contiguous() if query.is_cpu else key.mT  # once, or products copy it for every chunk
         for q, k, v, r, c in zip(*(part.split(some_heads) for part in (query, key, value, rows, columns))):
             chunks = zip(*(part.split(some_queries, dim=1) for part in (q, r, c)))
             heads.append(torch.cat([mix(q, k, v, (r + c).flatten(2)) for q, r, c in chunks], dim=1))

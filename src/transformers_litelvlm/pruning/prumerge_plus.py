@@ -108,18 +108,19 @@ class PruMergePlusPruner(TokenPruner):
     ) -> Selection:
         num_kept, num_tokens = kept.shape[1], scores.shape[-1]
         rows = one_hot(kept, num_tokens)
+        # Kept tokens before removed ones, both by index.
+        by_use = (rows.sum(dim=1) == 0).byte().argsort(dim=1, stable=True)
         # N - K of them, those with the highest index, also where a token that comes twice leaves more.
-        removed = (rows.sum(dim=1) == 0).byte().argsort(dim=1, stable=True)[:, num_kept:]
+        removed = by_use[:, num_kept:]
         others = torch.cat((kept, removed), dim=1)
         similarity = gather_tokens(metric, kept) @ gather_tokens(metric, others).transpose(1, 2)
         itself = torch.eye(num_kept, num_tokens, dtype=torch.bool, device=scores.device)
-        nearest = descending(similarity.masked_fill(itself, -torch.inf))[
-            ..., : min(self.num_neighbours, num_tokens - 1)
-        ]
+        num_nearest = min(self.num_neighbours, num_tokens - 1)
+        nearest = descending(similarity.masked_fill(itself, -torch.inf))[..., :num_nearest]
         neighbours = others.unsqueeze(1).expand_as(similarity).gather(-1, nearest)
         merged = torch.zeros_like(rows).scatter_add(-1, neighbours, torch.ones_like(nearest, dtype=rows.dtype))
         weights = rows + merged * scores.unsqueeze(1)
-        place = kept if not self.repeats else _place_repeats(kept, num_tokens)
+        place = _place_repeats(kept, by_use.flip(1)) if self.repeats else kept
         if num_kept < num_tokens:
             rest = one_hot(removed, num_tokens).sum(dim=1, keepdim=True) * scores.unsqueeze(1)
             weights = torch.cat((weights, rest), dim=1)
@@ -132,9 +133,8 @@ class PruMergePlusPruner(TokenPruner):
         return None if self.adaptive else [budget] * num_layers
 
 
-def _place_repeats(kept: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """`kept` (B, K), where a token that came before has the highest index that no other has."""
+def _place_repeats(kept: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    """`kept` (B, K), where each token that came before takes the next place of `free` (B, N)."""
     is_repeated = (kept.unsqueeze(2) == kept.unsqueeze(1)).tril(-1).any(dim=2)
-    free = (one_hot(kept, num_tokens).sum(dim=1) == 0).byte().argsort(dim=1, stable=True).flip(1)
     which = (is_repeated.long().cumsum(dim=1) - 1).clamp(min=0)
     return torch.where(is_repeated, free.gather(1, which), kept)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
+from transformers_litelvlm.models.dialogues import index_on
 from transformers_litelvlm.models.guidance import to_device_of
 from transformers_litelvlm.models.mask_decoding import (
     ReferringSegmentationOutput,
@@ -78,14 +79,15 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         return [encode_video(self.mask_model, frames) for frames in pixel_values.split(mask_num_frames.tolist())]
 
     def prompts_for_masks(
-        self, hidden_states: torch.Tensor, input_ids: torch.Tensor
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor, num_masks: list[int] | None = None
     ) -> tuple[torch.Tensor, list[int]]:
         """Prompts (B, T, 2, C) of every [SEG] of `input_ids` (B, L), and T_i of each row.
 
         Args:
             hidden_states: (B, L, D) of the language model, BEFORE its final norm.
+            num_masks: [SEG] of each row, where that is known; else the device is asked.
         """
-        states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id)
+        states, counts = states_before_seg(hidden_states, input_ids, self.config.seg_token_id, num_masks)
         return self.seg_head(to_device_of(self.seg_head[1], states)).unflatten(-1, (NUM_HIDDEN_TOKENS, -1)), counts
 
     @torch.no_grad()
@@ -122,6 +124,11 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing.
         """
+        # What shapes depend on is asked of the device before it has much to do.
+        num_masks = count_seg(input_ids, self.config.seg_token_id)
+        original_sizes, mask_num_frames, dialogue_images = (
+            value if value is None else value.cpu() for value in (original_sizes, mask_num_frames, dialogue_images)
+        )
         pruned, states = self.read_dialogues(input_ids, attention_mask, dialogue_images=dialogue_images, **kwargs)
         return self.decode_dialogues(
             states,
@@ -132,6 +139,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
             mask_num_frames=mask_num_frames,
             dialogue_images=dialogue_images,
             features=pruned.video_features or pruned.features,
+            num_masks=num_masks,
         )
 
     def read_dialogues(
@@ -224,12 +232,14 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         mask_num_frames: torch.Tensor | None = None,
         dialogue_images: torch.Tensor | None = None,
         features: PrunedImageFeatures | None = None,
+        num_masks: list[int] | None = None,
     ) -> ReferringSegmentationOutput:
         """Second half of [`segment`], whose arguments it has: masks from the states before each [SEG].
 
         Args:
             hidden_states, input_ids: (B, L', D) and (B, L') of the shortened prompt.
             features: what was kept of the pictures or videos, for the output.
+            num_masks: [SEG] of each row, where that is known; else the device is asked.
         """
         if original_sizes is None:
             raise ValueError("`original_sizes` is missing; the processor returns it.")
@@ -237,7 +247,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
             if mask_pixel_values is None:
                 raise ValueError("`mask_pixel_values` is missing: use `processor.segmentation_inputs`.")
             mask_image_features = self._features_or_frames(mask_pixel_values, mask_num_frames)
-        prompts, counts = self.prompts_for_masks(hidden_states, input_ids)
+        prompts, counts = self.prompts_for_masks(hidden_states, input_ids, num_masks)
         about = list(range(len(prompts))) if dialogue_images is None else dialogue_images.tolist()
         sizes = [(height, width) for height, width in original_sizes.tolist()]
         decode: Callable[..., ReferringSegmentationOutput] = (
@@ -266,7 +276,8 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         sizes: list[tuple[int, int]],
     ) -> ReferringSegmentationOutput:
         """Masks of all dialogues at once."""
-        decoded = decode_hidden_tokens(self.mask_model, [level[about] for level in features], prompts)
+        levels = [level[index_on(level.device, about)] for level in features]
+        decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
         of_dialogues = (decoded.low_res_masks, decoded.iou_scores.float(), decoded.object_scores.float())
         low_res, iou_scores, object_scores = (by_image(rows, counts, about) for rows in of_dialogues)
         logits = [resize_masks(masks, size) for masks, size in zip(low_res, sizes, strict=True)]
