@@ -1,7 +1,8 @@
 """A second device for machines that have only a CPU, which computes what its tensors hold under another name.
 
 What CUDA refuses is refused here too: operations on tensors of two devices, products of integers, generators of the
-other device. What makes the host wait for CUDA is written down: the same that `torch.cuda.set_sync_debug_mode` counts.
+other device. What makes the host wait for CUDA is written down, by torch's sources: what
+`torch.cuda.set_sync_debug_mode` is to count, copies of pageable memory included.
 """
 
 from __future__ import annotations
