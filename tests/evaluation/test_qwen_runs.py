@@ -127,11 +127,3 @@ def test_whole_sentences_have_their_own_question_and_keep_their_words(unipixel, 
     assert question() == "Please segment the Mug in this image."
     assert question(is_sentence=False) == "Please segment the The Mug. in this image."
     assert question(is_sentence=True) == "The Mug. Please provide the segmentation mask."
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_same_records(swept, unipixel, rows, tmp_path):
-    from tests.evaluation.small_runs import assert_same, run_command
-
-    run_command(options(tmp_path / "results", unipixel, rows), processes=2)
-    assert_same(tmp_path / "results", swept)

@@ -422,3 +422,14 @@ def test_a_tensor_of_logits_to_keep_is_refused(family, model):
     assert model(**family.lite_inputs(), logits_to_keep=2).logits.shape[1] == 2
     with pytest.raises(ValueError, match="`logits_to_keep` as a tensor"):
         model(**family.lite_inputs(), logits_to_keep=torch.tensor([-1]))
+
+
+@pytest.mark.parametrize("method, options", [("litelvlm", {}), ("fastv", {"layer": 1})])
+def test_a_mask_that_cannot_be_shortened_is_refused(family, model, method, options):
+    set_pruning(model, method=method, method_options=options)
+    inputs = family.lite_inputs()
+    length = inputs["input_ids"].shape[1]
+    inputs["attention_mask"] = torch.ones(3, 1, length, length, dtype=torch.bool).tril()
+    message = rf"`attention_mask` of shape \(batch, length\), got \(3, 1, {length}, {length}\)"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)

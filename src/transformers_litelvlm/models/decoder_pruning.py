@@ -267,6 +267,7 @@ def _shorten(
 def _mask_and_rotary_of(
     language_model: PreTrainedModel, prompt: PromptInDecoder, cache: DynamicCache | None, layer: int
 ) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+    """[`_mask_and_rotary`] for what is left of a prompt."""
     is_known = prompt.known is not None
     return _mask_and_rotary(
         language_model, prompt.states, prompt.mask, prompt.positions, cache, layer, is_known=is_known

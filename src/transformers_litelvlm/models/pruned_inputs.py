@@ -211,6 +211,12 @@ def prune_inputs(
         return PrunedInputs(inputs)
     # What shapes depend on is asked of the device now: later, it would have to finish the vision tower first.
     modalities = list(pixels) or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
+    if modalities and attention_mask is not None and attention_mask.ndim != 2:
+        raise ValueError(
+            f"Pruning needs an `attention_mask` of shape (batch, length), got {tuple(attention_mask.shape)}: it gets "
+            "shorter with the prompt. Pass that of the processor, or switch pruning off "
+            "(`model.config.pruning_budget = None`)."
+        )
     masks = {name: placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
     if counts is None:
         counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
