@@ -49,6 +49,10 @@ def was_killed(child: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+def is_running(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def num_batches(folder: Path) -> int:
     return len(list((folder / "batches").glob("*.json")))
 
@@ -67,9 +71,11 @@ def main() -> None:
         finished = False
         while not finished:
             child, before = start(target), num_batches(target)
-            # While there are kills left, anywhere in a third of the run; then let it finish.
+            # While there are kills left, anywhere in a third of the run, mostly with a batch made; then let it finish.
             if kills < wanted:
                 time.sleep(duration * chance.uniform(0.05, 0.4))
+                while kills % 3 and is_running(child) and num_batches(target) == before:
+                    time.sleep(0.002)
                 os.kill(child, signal.SIGKILL)
             killed = was_killed(child)
             finished, kills = not killed, kills + killed
