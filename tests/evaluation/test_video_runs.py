@@ -378,7 +378,7 @@ def test_two_processes_give_the_same_records(swept, davis, unipixel, tmp_path):
 def test_killed_at_several_moments(swept, davis, unipixel, tmp_path):
     root = Path(__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.evaluation.kill_worker", str(tmp_path), "4", str(unipixel), str(davis)],
+        [sys.executable, "-m", "tests.evaluation.kill_worker", str(tmp_path), "6", str(unipixel), str(davis)],
         env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
         cwd=root,
         capture_output=True,
@@ -386,7 +386,7 @@ def test_killed_at_several_moments(swept, davis, unipixel, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     attempts = [line for line in map(json.loads, run.stdout.splitlines()) if "killed" in line]
-    assert sum(attempt["killed"] for attempt in attempts) == 4
+    assert sum(attempt["killed"] for attempt in attempts) == 6
 
 
 def test_what_the_tiny_videos_hold():

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoProcessor
 
 from tests.models.families import FAMILIES, picture
-from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_processor
 from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
 from tests.models.test_families_layer_methods import can_reach
+from tests.models.test_host_synchronisation import DIALOGUES, PICTURES, SENTENCES, masks_case
 from tests.other_device import DEVICE, other_device
 from tests.pruning.test_registry import LAYER_METHODS, METHODS, RAGGED
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
@@ -17,8 +17,6 @@ from transformers_litelvlm.pruning import get_pruner
 
 
 NUM_LAYERS, BUDGET = 4, 12
-SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
-PICTURES = [picture(60, 40, 0), picture(30, 50, 1)]
 
 
 def runs(family, name, options):
@@ -37,25 +35,17 @@ CASES = [
 ]
 
 
-def moved(value, device):
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
 def on_both(model, inputs, call):
-    """What `call(model, inputs)`, tensors or lists of them, gives on the CPU and on the other device."""
+    """The tensors that `call(model, inputs)` gives are the same on the CPU and on the other device."""
     with torch.no_grad():
         expected = call(model, inputs)
-        with other_device() as waits:
+        with other_device():
             there = copy.deepcopy(model).to(DEVICE)
-            inputs = {name: moved(value, DEVICE) for name, value in inputs.items()}
-            waits.clear()
-            actual = call(there, inputs)
+            actual = call(there, {name: value.to(DEVICE) for name, value in inputs.items()})
             assert all(value.device == DEVICE for value in actual)
-            count = len(waits)
             actual = [value.cpu() for value in actual]
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
-    return count
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +101,9 @@ def masks(model, inputs):
 
 
 @pytest.mark.parametrize("pruning", MASKS, ids=str)
-@pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
+@DIALOGUES
 def test_masks_of_llava(pruning, dialogues):
-    processor, model = tiny_processor(), tiny_grounding_model()
-    processor.one_expression_per_dialogue = dialogues != "of a picture"
-    model.config.pruning_config = PruningConfig(**pruning)
-    share = {"share_selection": True} if dialogues == "that share" else {}
-    on_both(model, processor.segmentation_inputs(PICTURES, SENTENCES, **share), masks)
+    on_both(*masks_case(dialogues, pruning), masks)
 
 
 @pytest.fixture(scope="module")

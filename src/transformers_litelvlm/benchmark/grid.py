@@ -16,7 +16,6 @@ from transformers_litelvlm.benchmark.subjects import PresetSubject, Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.runs import parse_method
-from transformers_litelvlm.pruning.base import build_pruner
 
 
 FORMAT = 1
@@ -56,8 +55,6 @@ class Grid:
                 f"`budgets` {too_many} leave nothing to prune: a picture has {num_tokens} visual tokens. Give less."
             )
         parsed = [(text, *parse_method(text)) for text in self.methods]
-        for _, method, options, _ in parsed:
-            build_pruner(method, **options)  # options that do not exist are an error before a model is built
         return [
             (text, PruningConfig(method=method, method_options=options, budget=budget, **layout))
             for (text, method, options, layout), budget in itertools.product(parsed, budgets)

@@ -436,9 +436,10 @@ torch.save({"logits": first.mask_logits[0], "kept": first.retained_indices}, tar
 """
 
 
-def test_where_the_package_is_absent(lisa, tmp_path):
+@pytest.mark.parametrize("family", ["glamm", "lisa"])
+def test_where_the_package_is_absent(request, tmp_path, family):
     """The code beside the weights gives the same masks and survives saving again."""
-    folder = lisa
+    folder = request.getfixturevalue(family)
     run_without_package(WITHOUT_PACKAGE, tmp_path, folder, tmp_path / "again")
     remote = torch.load(tmp_path / "again" / "result.pt", weights_only=True)
     model = AutoModelForMaskGeneration.from_pretrained(folder, dtype=torch.float32, pruning_budget=9).eval()
