@@ -80,5 +80,5 @@ def test_kept_hidden_states_are_seen():
 def test_the_cache_has_the_size_of_its_shapes():
     model = llama("sdpa", num_key_value_heads=2)
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.arange(30).view(2, 15), past_key_values=cache, use_cache=True)
+    model(input_ids=torch.arange(30).view(2, 15), cache=cache, use_cache=True)
     assert cache_bytes(cache) == 3 * 2 * (2 * 2 * 15 * 12) * 4  # layers, keys and values, their shape, bytes

@@ -40,7 +40,8 @@ def set_pruning(model, **kwargs):
 
 def retained(output):
     """Indices of every image, then of every video."""
-    return [row.tolist() for name in ("retained_indices", "retained_video_indices") for row in output.get(name, ())]
+    kept = (output.retained_indices, output.retained_video_indices)
+    return [row.tolist() for rows in kept if rows is not None for row in rows]
 
 
 def greedy(model, inputs, count=5, **how):
@@ -389,9 +390,9 @@ def test_guidance_that_is_missing(family, model):
 def test_a_second_turn_on_the_cache_of_a_pruned_prompt_says_what_to_do(family, model):
     set_pruning(model)
     cache = DynamicCache(config=model.config.get_text_config())
-    first = model.generate(**family.lite_inputs(), max_new_tokens=3, do_sample=False, past_key_values=cache)
+    first = model.generate(**family.lite_inputs(), max_new_tokens=3, do_sample=False, cache=cache)
     with pytest.raises(ValueError, match="new turn needs a new cache"):
-        model.generate(input_ids=first, max_new_tokens=3, past_key_values=cache)
+        model.generate(input_ids=first, max_new_tokens=3, cache=cache)
 
 
 def test_budgets_change_at_run_time(family, model):

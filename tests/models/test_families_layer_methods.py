@@ -137,7 +137,7 @@ def stock_with_masks(family, stock, inputs, ids, output, merges, compact, shorte
     in_the_end = alive.clone()
     for row, start, size, modality, place in media:
         in_the_end[row, start : start + size] = False
-        in_the_end[row, start + output[STAGES[modality]][-1][place]] = True
+        in_the_end[row, start + getattr(output, STAGES[modality])[-1][place]] = True
     before, stage = [torch.arange(size) for _, _, size, *_ in media], 0
     for index, layer in enumerate(decoder.layers):
         seen = alive[:, None, None] & torch.ones(length, length, dtype=torch.bool).tril() | torch.eye(length).bool()
@@ -150,7 +150,7 @@ def stock_with_masks(family, stock, inputs, ids, output, merges, compact, shorte
             continue
         alive, states = alive.clone(), states.clone()
         for image, (row, start, size, modality, place) in enumerate(media):
-            kept = output[STAGES[modality]][stage][place]
+            kept = getattr(output, STAGES[modality])[stage][place]
             merge = merges.get((index, image))
             if merge is not None:
                 states[row, start + kept] = merge @ states[row, start + before[image]]
@@ -192,8 +192,8 @@ def test_hidden_states_are_those_of_stock_layers_with_masks(
     torch.testing.assert_close(output.last_hidden_state[alive], expected[alive], atol=1e-5, rtol=1e-5)
     assert output.last_hidden_state[~alive].abs().max() == 0
     for modality in family.modalities:
-        last = output[STAGES[modality]][-1]
-        assert all(torch.equal(*rows) for rows in zip(output[INDICES[modality]], last, strict=True))
+        last = getattr(output, STAGES[modality])[-1]
+        assert all(torch.equal(*rows) for rows in zip(getattr(output, INDICES[modality]), last, strict=True))
         sizes = [len(tokens) for tokens in family.all_tokens(stock, inputs)[modality]]
         left = [build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes]
         expected_counts = [size if size <= BUDGET else list(n.values())[-1] for size, n in zip(sizes, left)]
@@ -242,7 +242,7 @@ def test_later_layers_cache_fewer_bytes(family, model, stock, name, options):
             pytest.skip("no table for so few")
         model.config.pruning_config.budget = budget
     cache = DynamicCache()
-    model(**inputs, past_key_values=cache, use_cache=True)
+    model(**inputs, cache=cache, use_cache=True)
     counts = build_pruner(name, **options).tokens_per_layer(size, budget, num_layers=NUM_LAYERS, num_tower_layers=2)
     if get_pruner(name).prunes_earlier_caches:
         counts = [size, *[budget] * (NUM_LAYERS - 1)]
@@ -267,9 +267,10 @@ def test_a_batch_is_its_rows_and_left_padding_does_not_matter(family, model, nam
         length = inputs["input_ids"].shape[1]
         torch.testing.assert_close(together.logits[index, -length:], alone.logits[0], atol=1e-5, rtol=1e-5)
         for modality in family.modalities:
-            rows = alone[INDICES[modality]] if alone.get(INDICES[modality]) is not None else []
+            rows = getattr(alone, INDICES[modality])
+            rows = [] if rows is None else rows
             first = seen[modality]
-            kept = together[INDICES[modality]][first : first + len(rows)]
+            kept = getattr(together, INDICES[modality])[first : first + len(rows)]
             assert [r.tolist() for r in kept] == [r.tolist() for r in rows]
             seen[modality] += len(rows)
         assert model.generate(**inputs, max_new_tokens=4, **GREEDY)[0, -4:].tolist() == new[index].tolist()
@@ -306,7 +307,7 @@ def test_decoding_by_hand_is_generate(family, model, name, options):
         for step in range(4):
             new.append(int(output.logits[0, -1].argmax()))
             mask = {"attention_mask": torch.ones(1, length + step + 1)} if with_mask else {}
-            output = model(input_ids=torch.tensor([new[-1:]]), past_key_values=output.past_key_values, **mask)
+            output = model(input_ids=torch.tensor([new[-1:]]), cache=output.cache, **mask)
         assert new == expected
 
 
@@ -316,7 +317,7 @@ def test_without_a_cache_and_hidden_states(family, model, name, options):
     set_pruning(family, model, name, options)
     inputs = family.inputs()
     cached, uncached = model(**inputs), model(**inputs, use_cache=False, output_hidden_states=True)
-    assert uncached.past_key_values is None
+    assert uncached.cache is None
     torch.testing.assert_close(cached.logits, uncached.logits)
     states = uncached.hidden_states
     assert len(states) == NUM_LAYERS + 1 and all(s.shape == states[0].shape for s in states)
@@ -365,10 +366,10 @@ def test_the_cache_goes_on_after_the_config_changed_and_after_a_crop(family, mod
 
     def two_more(cache, ids):
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 2), value=1)
-        return model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+        return model(input_ids=ids, attention_mask=mask, cache=cache).logits
 
-    expected = two_more(model(**inputs).past_key_values, new)
-    cache = model(**inputs).past_key_values
+    expected = two_more(model(**inputs).cache, new)
+    cache = model(**inputs).cache
     two_more(cache, new + 3)
     cache.crop(-2)
     for _ in range(2):
@@ -387,7 +388,7 @@ def test_a_ratio_keeps_a_share_of_every_image(family, model, stock):
     inputs = family.inputs()
     output = model(**inputs)
     for modality, tokens in family.all_tokens(stock, inputs).items():
-        assert [len(rows) for rows in output[INDICES[modality]]] == [len(rows) // 4 for rows in tokens]
+        assert [len(rows) for rows in getattr(output, INDICES[modality])] == [len(rows) // 4 for rows in tokens]
 
 
 @EACH
@@ -431,10 +432,10 @@ def test_caches_that_do_not_fit(family, model):
     with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
         model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
     with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
-        model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
-    cache = model(input_ids=torch.tensor([[14, 15]] * 3), use_cache=True).past_key_values
+        model(**inputs, cache=StaticCache(config=model.config.text_config, max_cache_len=64))
+    cache = model(input_ids=torch.tensor([[14, 15]] * 3), use_cache=True).cache
     with pytest.raises(ValueError, match="already holds 2 tokens"):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, cache=cache)
     with pytest.raises(ValueError, match="`output_attentions` is not available"):
         model(**inputs, output_attentions=True)
     placeholder = (inputs["input_ids"][0] == model.config.image_token_id).long().argmax()
@@ -481,7 +482,7 @@ def test_attention_is_that_of_the_stock_layer(monkeypatch, family, model, stock,
         expected = attention[row, :, real[-1], of_image]
         torch.testing.assert_close(asked.last[size][place], expected, atol=1e-6, rtol=1e-4)
         kept = expected.mean(0).argsort(descending=True, stable=True)[:5].sort().values
-        assert output[INDICES[modality]][index].tolist() == kept.tolist()
+        assert getattr(output, INDICES[modality])[index].tolist() == kept.tolist()
         placeholders = [getattr(model.config, f"{name}_token_id") for name in family.modalities]
         text = [c for c in real.tolist() if c >= start + size and int(inputs["input_ids"][row, c]) not in placeholders]
         rows, is_text = asked.text[size]

@@ -1,13 +1,20 @@
 """Reading pictures: upright, RGB, and errors that name the file."""
 
+import http.server
 import io
+import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
+from transformers_litelvlm.models.image_io import PICTURE_FORMATS, load_rgb_image
+
+
+SOURCES = Path(__file__).parents[2] / "src"
 
 
 def picture(width=7, height=5, mode="RGB"):
@@ -132,6 +139,75 @@ def test_what_is_no_picture_is_named(tmp_path):
         load_rgb_image(tmp_path / "nothing_here.png")
     with pytest.raises(ValueError, match="is a folder"):
         load_rgb_image(tmp_path)
+
+
+def encoded(format: str, mode: str = "RGB", **options) -> bytes:
+    """A picture as a file of that format."""
+    file = io.BytesIO()
+    picture(mode=mode).save(file, format=format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", [*PICTURE_FORMATS, "MPO"])
+def test_every_format_that_is_promised_is_read(tmp_path, format):
+    """MPO is what many phones write into a .jpg: a JPEG with more pictures behind it."""
+    options = {"save_all": True, "append_images": [picture()]} if format == "MPO" else {}
+    (tmp_path / "a.jpg").write_bytes(encoded(format, **options))
+    for source in (tmp_path / "a.jpg", {"bytes": (tmp_path / "a.jpg").read_bytes()}):
+        assert read_picture(source, "image 1").size == picture().size
+
+
+@pytest.mark.parametrize("format", ["EPS", "PCX", "DDS", "ICNS", "PPM", "SGI", "TGA", "FITS"])
+def test_other_formats_are_refused(tmp_path, format):
+    """Also under the name of a picture: what counts is the content, and no other decoder sees it."""
+    header = b"".join(
+        card.ljust(80) for card in (b"SIMPLE  =                    T", b"BITPIX  =                    8")
+    )
+    (tmp_path / "a.png").write_bytes(header.ljust(2880) if format == "FITS" else encoded(format))
+    said = r"cannot be read as a picture \(.*another format than PNG, JPEG, WEBP, BMP, GIF or TIFF"
+    with pytest.raises(ValueError, match=rf"a\.png {said}"):
+        load_rgb_image(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match=f"image 7 {said}"):
+        read_picture({"bytes": (tmp_path / "a.png").read_bytes()}, "image 7")
+
+
+def test_every_file_is_opened_with_the_list_of_formats():
+    """Pillow alone tries every decoder that it has, and `load_image` of transformers opens with Pillow alone."""
+    opening = re.compile(r"Image\.open\(.*\)|(?<!def )\b(?:load_image|fetch_images)\(.+\)")
+    calls = {path.name: opening.findall(path.read_text(encoding="utf-8")) for path in SOURCES.rglob("*.py")}
+    assert calls.pop("image_io.py") == ["Image.open(source, formats=PICTURE_FORMATS)"]
+    assert {name: found for name, found in calls.items() if found} == {}
+
+
+@pytest.fixture
+def served():
+    """Serves what is put into the dict, by path, on this machine; the rest is not found."""
+    files = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.send_response(200 if self.path in files else 404)
+            self.end_headers()
+            self.wfile.write(files.get(self.path, b"nothing here"))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", files
+        server.shutdown()
+
+
+def test_pictures_at_an_address(served):
+    """The same formats, and an answer that is no picture is not taken for one."""
+    address, files = served
+    files.update({"/a.png": encoded("PNG"), "/a.eps": encoded("EPS")})
+    np.testing.assert_array_equal(np.asarray(load_rgb_image(f"{address}/a.png")), np.asarray(picture()))
+    with pytest.raises(ValueError, match=r"a\.eps cannot be read as a picture \(.*another format than PNG"):
+        load_rgb_image(f"{address}/a.eps")
+    with pytest.raises(ValueError, match=r"b\.png cannot be fetched \(.*404"):
+        load_rgb_image(f"{address}/b.png")
 
 
 @pytest.mark.parametrize(

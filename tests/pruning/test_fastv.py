@@ -74,7 +74,7 @@ def test_golden_decoder(case, attention):
         inputs_embeds=tensors["inputs_embeds"],
         is_visual=visual_mask(about),
         num_visual=[about["num_image_tokens"]],
-        past_key_values=cache,
+        cache=cache,
     )
     kept = tensors["keep_indices"]
     of_image = kept[visual_mask(about)[0, kept]] - about["image_start"]
@@ -84,5 +84,5 @@ def test_golden_decoder(case, attention):
         lengths = [layer.get_seq_length() for layer in cache.layers]
         assert lengths == tensors["cache_lengths_after_prefill"].tolist()
         steps = tensors["decode_inputs_embeds"].split(1, dim=1)
-        states = [decode(model, inputs_embeds=step, past_key_values=cache).last_hidden_state for step in steps]
+        states = [decode(model, inputs_embeds=step, cache=cache).last_hidden_state for step in steps]
         assert_close(f"fastv {case} decode", torch.cat(states, dim=1), tensors["decode_hidden_states"])

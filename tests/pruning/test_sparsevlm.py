@@ -176,7 +176,7 @@ def test_golden_decoder(attention):
         inputs_embeds=tensors["inputs_embeds"],
         is_visual=visual_mask(about),
         num_visual=[about["num_image_tokens"]],
-        past_key_values=cache,
+        cache=cache,
         in_raster_order=False,
         is_compact=True,
     )
@@ -196,5 +196,5 @@ def test_golden_decoder(attention):
     lengths = [layer.get_seq_length() for layer in cache.layers]
     assert lengths == tensors["cache_lengths_after_prefill"].tolist()
     steps = tensors["decode_inputs_embeds"].split(1, dim=1)
-    states = [decode(model, inputs_embeds=step, past_key_values=cache).last_hidden_state for step in steps]
+    states = [decode(model, inputs_embeds=step, cache=cache).last_hidden_state for step in steps]
     assert_close("sparsevlm decode", torch.cat(states, dim=1), tensors["decode_hidden_states"])

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from transformers_litelvlm.benchmark.presets import Preset
+from transformers_litelvlm.models.upstream import no_init_weights
 
 
 STD = 0.02  # as Llama and CLIP are initialised; keeps activations finite in half precision

@@ -183,7 +183,7 @@ class SideBySide:
         staged.prune(pruning)
         pruned = staged.compact(inputs, staged.encode(inputs, NoMeter()))
         prefill = activation_bytes(lambda: staged.prefill(pruned, **kwargs), device)
-        cache = cache_bytes(staged.prefill(pruned, use_cache=True).past_key_values)
+        cache = cache_bytes(staged.prefill(pruned, use_cache=True).cache)
         # `segment` and `generate` do not keep hidden states: what does is put together from their halves.
         whole = activation_bytes(
             lambda: staged.run_stages(inputs, NoMeter(), **kwargs) if kwargs else staged.end_to_end(inputs), device

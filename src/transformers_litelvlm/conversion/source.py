@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import (
+
+from transformers_litelvlm.conversion.errors import ConversionError, shortened
+from transformers_litelvlm.conversion.weight_files import TensorInfo, read_metadata, read_tensors
+from transformers_litelvlm.models.upstream import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
     cached_file,
+    extract_commit_hash,
 )
-from transformers.utils.hub import extract_commit_hash
-
-from transformers_litelvlm.conversion.errors import ConversionError, shortened
-from transformers_litelvlm.conversion.weight_files import TensorInfo, read_metadata, read_tensors
 
 
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)

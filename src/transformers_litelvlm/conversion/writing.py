@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.weight_files import SAFETENSORS_DTYPES, TensorInfo
+from transformers_litelvlm.models.upstream import SAFE_WEIGHTS_INDEX_NAME
 
 
 _NAME_OF_DTYPE = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError, read_picture
+from transformers_litelvlm.models.image_io import open_picture
 
 
 TEXT_COLUMNS = ("sentences", "sentence", "text")
@@ -109,8 +109,9 @@ def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
         mask = mask["path"] if mask.get("bytes") is None else io.BytesIO(mask["bytes"])
     if isinstance(mask, str | os.PathLike | io.BytesIO):
         try:
-            mask = np.array(Image.open(mask))  # as it is: converted to grey, a dark palette would become background
-        except OSError as error:
+            # As it is: converted to grey, a dark palette would become background.
+            mask = np.array(open_picture(mask, f"the mask of {name}"))
+        except (OSError, ValueError) as error:
             raise UnreadableImageError(f"the mask of {name}", str(error)) from error
     width, height = read_picture(picture, name).size
     return decode_segmentation(mask, height, width)

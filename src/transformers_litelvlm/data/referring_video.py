@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from transformers_litelvlm.data.samples import UnreadableImageError, VideoExpression, VideoSample
+from transformers_litelvlm.models.image_io import open_picture
 
 
 NUM_ANNOTATORS = 4
@@ -85,7 +85,7 @@ def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple
 def _load_objects(folder: Path, frames: list[str], frame: int) -> np.ndarray:
     path = folder / f"{frames[frame]}.png"
     try:
-        with Image.open(path) as picture:
+        with open_picture(path, path) as picture:
             if picture.mode not in ("P", "L"):
                 raise ValueError(f"{path} has mode {picture.mode}, object numbers need one channel")
             return np.array(picture)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.image_io import load_rgb_image, open_picture
 
 
 class UnreadableImageError(ValueError):
@@ -176,7 +176,7 @@ def read_picture(source: Any, name: str) -> Image.Image:
     try:
         if isinstance(source, Mapping):
             if source.get("bytes") is not None:
-                return load_rgb_image(Image.open(io.BytesIO(source["bytes"])))
+                return load_rgb_image(open_picture(io.BytesIO(source["bytes"]), name))
             source = source.get("path")
         if isinstance(source, str | os.PathLike | Image.Image | np.ndarray):
             return load_rgb_image(source)

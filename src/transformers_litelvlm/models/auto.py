@@ -14,10 +14,9 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from transformers_litelvlm.models.remote_code import register_remote_class
+from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
 
 
 class AutoModelForReferringSegmentation(_BaseAutoModelClass):

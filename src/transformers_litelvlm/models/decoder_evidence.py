@@ -8,10 +8,10 @@ from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import rotate_half
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.prompt_compaction import PromptCounts
+from transformers_litelvlm.models.upstream import rotate_half
 from transformers_litelvlm.pruning.layers import LayerEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 

@@ -11,6 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from transformers_litelvlm.models.decoder_pruning import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.image_groups import Stage
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt_compaction import PromptCounts
 from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, placeholder_mask
@@ -20,7 +21,7 @@ from transformers_litelvlm.pruning.selection import resolve_budget
 def forward_in_decoder(
     model: PreTrainedModel,
     pruned: PrunedInputs,
-    past_key_values: Cache | None,
+    cache: Cache | None,
     positions: Callable[[torch.Tensor], torch.Tensor | None] | None = None,
     **kwargs: Any,
 ) -> DecoderOutput | None:
@@ -33,14 +34,14 @@ def forward_in_decoder(
         kwargs: as for the language model.
 
     Returns:
-        Its output, with `stages_of`; or `None` where upstream's `forward` does all there is to do.
+        Its output, with `features`; or `None` where upstream's `forward` does all there is to do.
 
     Raises:
         ValueError: for a cache, a mask, a decoder or a budget that the method cannot work with.
     """
     inputs = pruned.model_inputs
     encoded = {name: output for name, output in (inputs["mm_encoder_outputs"] or {}).items() if output is not None}
-    pruning, is_later = model.config.pruning_config, holds_pruned_prompt(past_key_values)
+    pruning, is_later = model.config.pruning_config, holds_pruned_prompt(cache)
     if not is_later:
         sizes = [len(tokens) for output in encoded.values() for tokens in output.pooler_output]
         is_cut = any(pruning.resolve(size) is not None for size in sizes)
@@ -56,10 +57,10 @@ def forward_in_decoder(
     if position_ids is not None:
         # Of M-RoPE's rows (text, time, row, column) the first is for masks; new tokens are the last.
         position_ids = (position_ids[-3:] if position_ids.ndim == 3 else position_ids)[..., -embeds.shape[1] :]
-    kwargs.update(attention_mask=inputs["attention_mask"], position_ids=position_ids, past_key_values=past_key_values)
+    kwargs.update(attention_mask=inputs["attention_mask"], position_ids=position_ids, cache=cache)
     if not encoded:
         return decode(model.language_model, inputs_embeds=embeds, **kwargs)
-    check_cache(past_key_values)
+    check_cache(cache)
     known = (pruned.counts or {}).get(*encoded) if len(encoded) == 1 else None
     return _prefill(model, inputs["input_ids"], embeds, encoded, known, **kwargs)
 
@@ -100,8 +101,16 @@ def _prefill(
         known=known,
         **kwargs,
     )
-    output.stages_of = [_by_modality(stage, order, sizes) for stage in output.stages]
-    output.image_hidden_states = features.get("image")
+    stages = [_by_modality(stage, order, sizes) for stage in output.stages]
+    for modality, counts in sizes.items():
+        own = [stage[modality] for stage in stages]
+        output.features[modality] = PrunedImageFeatures(
+            pooler_output=list(encoded[modality].pooler_output),
+            retained_indices=own[-1].indices,
+            merge_weights=own[-1].weights,
+            retained_stages=tuple(stage.indices for stage in own),
+            num_visual_tokens=counts,
+        )
     return output
 
 

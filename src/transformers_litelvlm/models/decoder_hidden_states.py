@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from transformers_litelvlm.models.decoder_evidence import PromptInDecoder
+from transformers_litelvlm.models.upstream import resolve_hidden_states_indices, selected_hidden_states
 
 
 class HiddenStates:

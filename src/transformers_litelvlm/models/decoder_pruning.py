@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.masking_utils import create_causal_mask
 
 from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
 from transformers_litelvlm.models.decoder_hidden_states import HiddenStates, at_full_length
 from transformers_litelvlm.models.feature_merging import takes_whole_mask
 from transformers_litelvlm.models.image_groups import ImageGroup, Stage, stage_of
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt_compaction import (
     CompactionPlan,
     PromptCounts,
@@ -25,6 +25,7 @@ from transformers_litelvlm.models.prompt_compaction import (
     text_behind_images,
 )
 from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
+from transformers_litelvlm.models.upstream import create_causal_mask
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
@@ -38,19 +39,17 @@ class DecoderOutput:
 
     Attributes:
         last_hidden_state: (B, L, D) after the final norm.
-        past_key_values: the cache, or `None`.
+        cache: the cache, or `None`.
         hidden_states: what entered each layer and what came out in the end, (B, L, D) each, where asked for.
         stages: for each layer that pruned, what is left of the images, in reading order.
-        stages_of: the same by modality, each in its own order; of [`forward_in_decoder`].
-        image_hidden_states: (M * N, D), the visual tokens as they came, on a prompt with images.
+        features: by modality, the visual tokens as they came and what is left of them; of [`forward_in_decoder`].
     """
 
     last_hidden_state: torch.Tensor
-    past_key_values: Any
+    cache: Any
     hidden_states: tuple[torch.Tensor | None, ...] | None
     stages: list[Stage]
-    stages_of: list[dict[str, Stage]] = field(default_factory=list)
-    image_hidden_states: torch.Tensor | None = None
+    features: dict[str, PrunedImageFeatures] = field(default_factory=dict)
 
 
 def check_decoder(language_model: PreTrainedModel) -> None:
@@ -74,7 +73,7 @@ def prefill(
     num_visual: Sequence[int],
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
-    past_key_values: DynamicCache | None = None,
+    cache: DynamicCache | None = None,
     use_cache: bool | None = None,
     in_raster_order: bool = True,
     is_compact: bool = False,
@@ -90,7 +89,7 @@ def prefill(
         is_visual: (B, L) bool; N_i tokens of each image, as `num_visual` says.
         attention_mask: (B, L), 1 for real tokens.
         position_ids: (..., B, L), for the rotary embedding.
-        past_key_values: an empty cache to fill; made where it is `None` and `use_cache` is on.
+        cache: an empty cache to fill; made where it is `None` and `use_cache` is on.
         in_raster_order: of the tokens that stay, else as the method puts them.
         is_compact: renumber positions behind a layer that prunes, by mask; else they stay.
         known: of the prompt, where the device was asked before; then nothing here asks it again.
@@ -101,24 +100,24 @@ def prefill(
         ValueError: for a decoder, a cache, a mask or a budget that this does not work with.
     """
     check_decoder(language_model)
-    check_cache(past_key_values)
+    check_cache(cache)
     if known is not None and not any(known.masked):
         attention_mask = None
     prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids, known)
     num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
-    if use_cache and past_key_values is None:
-        past_key_values = DynamicCache(config=language_model.config)
+    if use_cache and cache is None:
+        cache = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
-    mask, rotary = _mask_and_rotary_of(language_model, prompt, past_key_values, 0)
+    mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, 0)
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(prompt.states, prompt)
         output = layer(
             prompt.states,
             attention_mask=mask,
             position_embeddings=rotary,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
@@ -130,21 +129,21 @@ def prefill(
         stages.append(stage_of(groups))
         if pruner.prunes_earlier_caches:
             for earlier in range(1, index + 1):
-                shorten_layer(past_key_values, earlier, plan.index, prompt.mask)
+                shorten_layer(cache, earlier, plan.index, prompt.mask)
         for later in range(index + 1, num_layers):
             kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
-            replace_layer(past_key_values, later, kept)
-        mask, rotary = _mask_and_rotary_of(language_model, prompt, past_key_values, index + 1)
+            replace_layer(cache, later, kept)
+        mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, index + 1)
     normalised = at_full_length(language_model.norm(prompt.states), prompt)
     states = hidden_states.result(prompt.states, normalised, prompt)
-    return DecoderOutput(normalised, past_key_values, states, stages)
+    return DecoderOutput(normalised, cache, states, stages)
 
 
 def decode(
     language_model: PreTrainedModel,
     *,
     inputs_embeds: torch.Tensor,
-    past_key_values: DynamicCache,
+    cache: DynamicCache,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     use_cache: bool | None = None,
@@ -157,13 +156,13 @@ def decode(
     """
     num_new = inputs_embeds.shape[1]
     if position_ids is None:
-        position_ids = torch.arange(num_new, device=inputs_embeds.device) + past_key_values.get_seq_length()
+        position_ids = torch.arange(num_new, device=inputs_embeds.device) + cache.get_seq_length()
         position_ids = position_ids.unsqueeze(0)
     states, first = inputs_embeds, None
     hidden_states = HiddenStates(language_model, output_hidden_states)
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(states)
-        held = past_key_values.layers[index]
+        held = cache.layers[index]
         is_pruned = isinstance(held, PrunedPromptLayer)
         if index == 0 or (is_pruned and held.first != first):
             padding, positions = attention_mask, position_ids
@@ -171,17 +170,17 @@ def decode(
                 first = held.first
                 padding = held.attention_mask(attention_mask, num_new)
                 positions = held.positions(padding, position_ids)
-            mask, rotary = _mask_and_rotary(language_model, states, padding, positions, past_key_values, index)
+            mask, rotary = _mask_and_rotary(language_model, states, padding, positions, cache, index)
         states = layer(
             states,
             attention_mask=mask,
             position_embeddings=rotary,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
     normalised = language_model.norm(states)
-    return DecoderOutput(normalised, past_key_values, hidden_states.result(states, normalised), [])
+    return DecoderOutput(normalised, cache, hidden_states.result(states, normalised), [])
 
 
 def _whole_prompt(
@@ -293,7 +292,7 @@ def _mask_and_rotary(
         config=language_model.config,
         inputs_embeds=states,
         attention_mask=mask,
-        past_key_values=cache,
+        cache=cache,
         layer_idx=layer,
         allow_is_causal_skip=mask is None or not (is_known and takes_whole_mask(language_model)),
     )

@@ -11,27 +11,25 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_causal_mask
 
 from transformers_litelvlm.models.pruned_inputs import PrunedInputs
+from transformers_litelvlm.models.upstream import create_causal_mask
 
 
 # Attention kernels that take a mask of four dimensions. FlashAttention takes none, and asks the device itself.
 MASKED_KERNELS = ("sdpa", "eager")
 
 
-def merge_features(
-    model: PreTrainedModel, pruned: PrunedInputs, past_key_values: Any = None
-) -> tuple[dict[str, Any], torch.Tensor]:
+def merge_features(model: PreTrainedModel, pruned: PrunedInputs, cache: Any = None) -> dict[str, Any]:
     """Inputs of the language model of `model` for a prompt that was shortened.
 
     Args:
         model: the base model.
         pruned: what [`prune_inputs`] returned, with a plan.
-        past_key_values: the cache that will be filled, if any.
+        cache: the cache that will be filled, if any.
 
     Returns:
-        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`; and the features (M * K, D) of all images.
+        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`.
     """
     inputs = pruned.model_inputs
     embeds = inputs["inputs_embeds"]
@@ -44,10 +42,10 @@ def merge_features(
             config=model.language_model.config,
             inputs_embeds=embeds,
             attention_mask=mask,
-            past_key_values=past_key_values,
+            cache=cache,
             allow_is_causal_skip=False,
         )
-    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs["position_ids"]}, features
+    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs["position_ids"]}
 
 
 def takes_whole_mask(language_model: PreTrainedModel) -> bool:

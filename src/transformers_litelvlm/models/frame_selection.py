@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 

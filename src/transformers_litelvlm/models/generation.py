@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from transformers import GenerationConfig
 
-from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, prune_inputs
 
 
 class PrunedGenerationMixin:
@@ -45,7 +46,7 @@ class PrunedGenerationMixin:
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
         encoder_kwargs = {name: kwargs.pop(name, None) for name in self._encoder_arguments}
-        self._refuse_a_second_turn(input_ids, prompt, kwargs.get("past_key_values"))
+        self._refuse_a_second_turn(input_ids, prompt, kwargs.get("cache"))
         pruned = self._prune_for_generation(input_ids, prompt, encoder_kwargs)
         given = {name: value for name, value in pruned.model_inputs.items() if value is not None}
         self._refuse_guesses(given, kwargs)
@@ -63,7 +64,7 @@ class PrunedGenerationMixin:
         """
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         positions = inputs.get("position_ids")
-        has_neither = inputs.get("attention_mask") is None and inputs.get("past_key_values") is None
+        has_neither = inputs.get("attention_mask") is None and inputs.get("cache") is None
         if has_neither and positions is not None and self.config.pruning_config.is_on:
             inputs["attention_mask"] = torch.ones_like(positions if positions.ndim == 2 else positions[0])
         return inputs
@@ -78,9 +79,9 @@ class PrunedGenerationMixin:
         placeholders = [getattr(self.config, f"{name}_token_id", self.config.image_token_id) for name in PIXELS]
         if input_ids is not None and any((input_ids == token).any() for token in placeholders):
             raise ValueError(
-                "`past_key_values` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
+                "`cache` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
                 "the question they were kept for, so a new turn needs a new cache: call `generate` without "
-                "`past_key_values`, or switch pruning off (`model.config.pruning_budget = None`)."
+                "`cache`, or switch pruning off (`model.config.pruning_budget = None`)."
             )
 
     def _refuse_guesses(self, given: dict[str, Any], kwargs: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from transformers_litelvlm.models.decoder_evidence import PromptEmbeddings, PromptInDecoder
-from transformers_litelvlm.models.pruned_inputs import RetainedIndices
+from transformers_litelvlm.models.outputs import RetainedIndices
 from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.selection import one_hot

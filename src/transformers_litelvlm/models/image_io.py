@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,9 +13,33 @@ from PIL import Image, ImageOps
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray
 
+# What is read, and nothing else: each further format is a decoder that a file from anywhere can reach. JPEG covers the
+# files of phones that hold several pictures (MPO).
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
 # CLIP resizes the short side to 336 pixels and SAM the long side to 1024: beyond this, the first makes gigabytes of a
 # picture and the second leaves less than a pixel of it.
 MAX_ASPECT_RATIO = 100
+
+
+def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) -> Image.Image:
+    """
+    Opens a file of one of PICTURE_FORMATS, as it is. Its pixels are decoded when they are first asked for.
+
+    Args:
+        source (`str`, `os.PathLike` or `BinaryIO`): The file.
+        name (`str` or `os.PathLike`): What to call it in an error.
+
+    Returns:
+        `PIL.Image.Image`: The picture.
+
+    Raises:
+        ValueError: It is no such file, or not there. The message names it and the formats.
+    """
+    try:
+        return Image.open(source, formats=PICTURE_FORMATS)
+    except Exception as error:  # decoders raise all kinds, see _upright_rgb
+        raise ValueError(_unreadable(name, error)) from error
 
 
 def load_rgb_image(image: ImageInput) -> Image.Image:
@@ -28,15 +54,15 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`):
-            A path, an `http(s)://` address, a picture, or an array of shape (height, width), (height, width, 1),
-            (height, width, 3) or (height, width, 4) and type uint8.
+            A path or an `http(s)://` address of a file in one of PICTURE_FORMATS, a picture, or an array of shape
+            (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) and type uint8.
 
     Returns:
         `PIL.Image.Image`: The picture in mode "RGB".
 
     Raises:
-        ValueError: The picture does not exist, is truncated, cannot be understood, or has one side more than
-            MAX_ASPECT_RATIO times the other. The message names it.
+        ValueError: The picture does not exist, is truncated, cannot be understood, is in another format, or has one
+            side more than MAX_ASPECT_RATIO times the other. The message names it.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -57,22 +83,20 @@ def _from_file(path: Path) -> Image.Image:
         raise ValueError(f"`image` {path} does not exist. Check the path (it is relative to {Path.cwd()}).")
     if path.is_dir():
         raise ValueError(f"`image` {path} is a folder. Give one picture file.")
-    try:
-        picture = Image.open(path)
-    except Exception as error:  # decoders raise all kinds, see _upright_rgb
-        raise ValueError(_unreadable(path, error)) from error
-    with picture:
+    with open_picture(path, path) as picture:
         return _upright_rgb(picture, name=path)
 
 
 def _from_url(address: str) -> Image.Image:
-    from transformers.image_utils import load_image
+    from huggingface_hub.utils import httpx  # as transformers fetches pictures
 
     try:
-        picture = load_image(address, timeout=60)
+        answer = httpx.get(address, timeout=60, follow_redirects=True)
+        answer.raise_for_status()
     except Exception as error:
-        raise ValueError(_unreadable(address, error)) from error
-    return _upright_rgb(picture, name=address)
+        raise ValueError(f"`image` {address} cannot be fetched ({_reason(error)}).") from error
+    with open_picture(io.BytesIO(answer.content), address) as picture:
+        return _upright_rgb(picture, name=address)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -129,9 +153,13 @@ def _deep_grey_to_8_bit(picture: Image.Image, name: str | Path) -> Image.Image:
     return Image.fromarray(np.round(values * (255.0 / limit)).astype(np.uint8))
 
 
-def _unreadable(name: str | Path, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _unreadable(name: str | os.PathLike, error: Exception) -> str:
+    formats = f"{', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]}"
     return (
-        f"`image` {name} cannot be read as a picture ({reason}). The file may be truncated, damaged or no picture at"
-        " all: open it in a viewer, or save it again as PNG or JPEG."
+        f"`image` {name} cannot be read as a picture ({_reason(error)}). The file may be truncated, damaged, in"
+        f" another format than {formats}, or no picture at all: open it in a viewer, or save it again as PNG or JPEG."
     )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ from accelerate.utils import align_module_device
 from transformers import SamModel
 from transformers.utils import ModelOutput
 
-from transformers_litelvlm.models.pruned_inputs import RetainedIndices
+from transformers_litelvlm.models.outputs import RetainedIndices
 
 
 @dataclass

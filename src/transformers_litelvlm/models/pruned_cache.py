@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from transformers_litelvlm.models.upstream import DynamicLayer
 
 
 class PrunedPromptLayer(DynamicLayer):
@@ -74,12 +75,12 @@ def check_cache(cache: Cache | None) -> None:
         kinds = sorted({type(layer).__name__ for layer in cache.layers})
         raise ValueError(
             "A method that prunes inside the language model needs a DynamicCache of full attention, since layers keep "
-            f"different numbers of tokens; `past_key_values` is a {type(cache).__name__} of {kinds}. Leave "
-            "`cache_implementation` and `past_key_values` out."
+            f"different numbers of tokens; `cache` is a {type(cache).__name__} of {kinds}. Leave "
+            "`cache_implementation` and `cache` out."
         )
     if cache.get_seq_length() > 0:
         raise ValueError(
-            f"`past_key_values` already holds {cache.get_seq_length()} tokens. A method that prunes inside the "
+            f"`cache` already holds {cache.get_seq_length()} tokens. A method that prunes inside the "
             "language model needs the whole prompt with its images in one call, and a new cache."
         )
 

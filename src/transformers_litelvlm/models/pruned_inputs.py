@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,58 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.dialogues import index_on
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt_compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 
 
-# (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
-RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
-
 # Modality -> the argument of `forward` that holds its pixels. In the order in which `generate` encodes them.
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-
-# What the models' outputs call the indices, the weights and the stages of what stayed.
-_FIELDS = {
-    "image": ("retained_indices", "merge_weights", "retained_stages"),
-    "video": ("retained_video_indices", "video_merge_weights", "retained_video_stages"),
-}
-
-
-@dataclass
-class PrunedImageFeatures(BaseModelOutputWithPooling):
-    """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
-
-    Attributes:
-        last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family; `None` where
-            tokens were merged inside the tower.
-        pooler_output: list of M tensors (K_i, D), projected kept tokens.
-        retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
-            `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
-            many tokens stay.
-        similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them; lists of M tensors
-            (T, N_i) and (N_i,) where images differ in size.
-        merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;
-            `None` where nothing was merged.
-        num_visual_tokens: N_i of every image.
-    """
-
-    retained_indices: RetainedIndices | None = None
-    similarity: Any = None
-    context_scores: Any = None
-    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    num_visual_tokens: list[int] | None = None
-
-    def of_images(self, places: Sequence[int]) -> PrunedImageFeatures:
-        """The features of some of the images, repeated or not."""
-
-        def rows(values: Any) -> Any:
-            if isinstance(values, torch.Tensor):
-                return values[index_on(values.device, places)]
-            return [values[place] for place in places]
-
-        return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
 
 
 class PrunedInputs(NamedTuple):
@@ -76,39 +31,12 @@ class PrunedInputs(NamedTuple):
     is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
     counts: dict[str, PromptCounts] | None = None  # of the prompt as it came, by modality, where it was asked
 
-    def what_stayed(self, stages: Sequence[dict[str, Any]] = (), modality: str = "image") -> dict[str, Any]:
-        """Fields of the models' outputs about the visual tokens of images (or videos) that stayed.
-
-        Args:
-            stages: of [`DecoderOutput`], what each layer of the language model left that pruned.
-        """
-        features = {"image": self.features, "video": self.video_features}[modality]
-        own = [stage[modality] for stage in stages if modality in stage]
-        names = _FIELDS[modality]
-        if not own:
-            return dict(zip(names, (getattr(features, name, None) for name in ("retained_indices", "merge_weights"))))
-        return dict(zip(names, (*own[-1], tuple(stage.indices for stage in own))))
-
     def completed_by(self, output: Any) -> PrunedInputs:
-        """The same with what stayed by a model's output, which alone knows it where tokens left inside the language
+        """The same with what a model's output says was kept, which is known only then for methods inside the language
         model."""
-        if self.features is not None or self.video_features is not None:
-            return self
-        features = (
-            PrunedImageFeatures(
-                retained_indices=getattr(output, indices, None), merge_weights=getattr(output, weights, None)
-            )
-            for indices, weights, _ in _FIELDS.values()
-        )
-        return self._replace(**dict(zip(("features", "video_features"), features)))
-
-    @property
-    def retained_indices(self) -> RetainedIndices | None:
-        return None if self.features is None else self.features.retained_indices
-
-    @property
-    def retained_video_indices(self) -> RetainedIndices | None:
-        return None if self.video_features is None else self.video_features.retained_indices
+        kept = (getattr(output, f"{modality}_outputs", None) for modality in PIXELS)
+        features, videos = (each if isinstance(each, PrunedImageFeatures) else None for each in kept)
+        return self._replace(features=features, video_features=videos)
 
 
 def project_selection(
@@ -162,7 +90,7 @@ def prune_inputs(
     position_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None = None,
     labels: torch.Tensor | None = None,
-    past_key_values: Any = None,
+    cache: Any = None,
     mm_encoder_outputs: dict[str, Any] | None = None,
     image_kwargs: dict[str, Any],
     pixel_values_videos: torch.Tensor | None = None,
@@ -241,7 +169,7 @@ def prune_inputs(
             input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
             inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
             attention_mask=mask,
-            position_ids=_positions(model, position_ids, plan, attention_mask, past_key_values),
+            position_ids=_positions(model, position_ids, plan, attention_mask, cache),
         )
         if labels is not None:
             inputs["labels"] = plan.apply(labels, -100)
@@ -297,12 +225,12 @@ def _positions(
     position_ids: torch.Tensor | None,
     plan: CompactionPlan,
     attention_mask: torch.Tensor | None,
-    past_key_values: Any,
+    cache: Any,
 ) -> torch.Tensor | None:
     """Position ids of the shortened prompt; `None` leaves them to upstream."""
     if model.config.resolved_position_ids == "original":
         if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            past = 0 if cache is None else cache.get_seq_length()
             length = plan.full_length
             position_ids = torch.arange(past, past + length, device=plan.index.device).expand(len(plan.index), -1)
         return plan.apply(position_ids, 0)

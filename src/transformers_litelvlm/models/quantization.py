@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from transformers_litelvlm.models.upstream import quantization_config_of
+
 
 # The lists of modules to leave alone have a name per library: bitsandbytes; torchao and most others; HQQ.
 _SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
@@ -24,10 +26,7 @@ def keep_unquantized(quantization_config: Any, parts: list[str]) -> Any:
         ValueError: if that kind of quantization cannot leave modules out.
     """
     if isinstance(quantization_config, dict):
-        # Not above: it imports every quantization library that is installed.
-        from transformers.quantizers.auto import AutoQuantizationConfig
-
-        quantization_config = AutoQuantizationConfig.from_dict(dict(quantization_config))
+        quantization_config = quantization_config_of(dict(quantization_config))
     quantization_config = copy.deepcopy(quantization_config)
     for name in _SKIP_LISTS:
         if hasattr(quantization_config, name):

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import Sam2VideoInferenceSession, Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE
+
+from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 
 
 class Sam2MaskModel(Sam2VideoModel):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.models.sam.modeling_sam import SamMLPBlock, SamPatchEmbeddings, SamVisionSdpaAttention
+
+from transformers_litelvlm.models.upstream import SamMLPBlock, SamPatchEmbeddings, SamVisionSdpaAttention
 
 
 # Attention logits that exist at a time: on CPUs as many as stay in the cache, elsewhere 4 heads over 64 x 64 patches.

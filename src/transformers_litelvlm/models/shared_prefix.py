@@ -79,7 +79,7 @@ def read_after_shared_prefix(
             for name, of_rows in counts.items()
         },
     )
-    cache = model(**pruned.model_inputs, pruned=pruned, use_cache=True).past_key_values
+    cache = model(**pruned.model_inputs, pruned=pruned, use_cache=True).cache
     read = cache.get_seq_length()
     cache.batch_select_indices(index_on(input_ids.device, about))
     rest = {"input_ids": input_ids[:, length:], "attention_mask": None, "position_ids": None}
@@ -89,5 +89,5 @@ def read_after_shared_prefix(
     if model.config.resolved_position_ids == "original":
         columns = torch.arange(length, input_ids.shape[1], device=input_ids.device)
         rest["position_ids"] = columns.expand(len(input_ids), -1)
-    states = model(**rest, past_key_values=cache).last_hidden_state
+    states = model(**rest, cache=cache).last_hidden_state
     return PrunedInputs(rest, pruned.features and pruned.features.of_images(about)), states

@@ -174,7 +174,7 @@ def test_decoding_by_hand_on_the_cache_of_forward(model):
         output, new = model(**inputs, use_cache=True), []
         for _ in range(4):
             new.append(int(output.logits[0, -1].argmax()))
-            output = model(input_ids=torch.tensor([new[-1:]]), past_key_values=output.past_key_values)
+            output = model(input_ids=torch.tensor([new[-1:]]), cache=output.cache)
     assert new == expected
 
 

@@ -1,10 +1,5 @@
 """The LLaVA family: stock LLaVA weights, and LLaVA with a [SEG] projection and a SAM decoder (LISA, GLaMM)."""
 
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
-
 from transformers_litelvlm.models.auto import register_family
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import (
@@ -13,6 +8,10 @@ from transformers_litelvlm.models.llava_lite.modeling_llava_lite import (
 )
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+from transformers_litelvlm.models.upstream import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
 
 register_family(

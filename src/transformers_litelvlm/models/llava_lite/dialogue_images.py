@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.shared_prefix import shared_prefix_length
 
 

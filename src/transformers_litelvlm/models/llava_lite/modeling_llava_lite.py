@@ -6,25 +6,24 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 from transformers_litelvlm.models.decoder_forward import forward_in_decoder
 from transformers_litelvlm.models.feature_merging import merge_features
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
-from transformers_litelvlm.models.image_groups import Stage
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
+from transformers_litelvlm.models.outputs import PrunedImageFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.pruned_inputs import (
-    PrunedImageFeatures,
-    PrunedInputs,
-    RetainedIndices,
-    project_selection,
-    prune_inputs,
-)
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs, project_selection, prune_inputs
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
+from transformers_litelvlm.models.upstream import (
+    LlavaCausalLMOutputWithPast,
+    LlavaModelOutputWithPast,
+    can_return_tuple,
+    takes_old_cache_name,
+)
 from transformers_litelvlm.models.vision_tower import TowerStates
 
 
@@ -36,30 +35,17 @@ UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"
 
 
 @dataclass
-class LlavaLiteModelOutputWithPast(LlavaModelOutputWithPast):
-    """[`LlavaModelOutputWithPast`] of the shortened prompt, with what stayed of its M images.
+class LlavaLiteModelOutputWithPast(PrunedOutputMixin, LlavaModelOutputWithPast):
+    """[`LlavaModelOutputWithPast`] of the shortened prompt; `image_outputs` is [`PrunedImageFeatures`].
 
     Where a method prunes inside the language model, hidden states have the length of the whole prompt, with zeros for
     tokens that left.
-
-    Attributes:
-        retained_indices: (M, K), see [`PrunedImageFeatures`]. Inside the language model: what is left in the end.
-        merge_weights: (M, K, N) how much of each visual token is in each of them; `None` where nothing was merged.
-        retained_stages: inside the language model, what was left behind each layer that pruned, (M, K') each.
     """
-
-    retained_indices: RetainedIndices | None = None
-    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_stages: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class LlavaLiteCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
+class LlavaLiteCausalLMOutputWithPast(PrunedOutputMixin, LlavaCausalLMOutputWithPast):
     """[`LlavaCausalLMOutputWithPast`] of the shortened prompt, further as [`LlavaLiteModelOutputWithPast`]."""
-
-    retained_indices: RetainedIndices | None = None
-    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_stages: tuple[torch.Tensor, ...] | None = None
 
 
 class GuidanceLoadingMixin:
@@ -247,13 +233,15 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             )
         return index
 
+    @can_return_tuple
+    @takes_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -262,14 +250,12 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         pruned: PrunedInputs | None = None,
-        decoder_stages: list[dict[str, Stage]] | None = None,
         **kwargs: Any,
     ) -> tuple | LlavaLiteModelOutputWithPast:
         """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
 
         Args:
             pruned: the prompt and the images, from a caller that pruned them.
-            decoder_stages: gets what stayed behind each layer that pruned, for callers that see no output of ours.
             The rest as upstream, and in [`get_image_features`].
         """
         pruned = pruned or prune_inputs(
@@ -279,7 +265,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
             mm_encoder_outputs=mm_encoder_outputs,
             image_kwargs={
                 "vision_feature_layer": vision_feature_layer,
@@ -289,27 +275,18 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
                 "guidance_attention_mask": guidance_attention_mask,
             },
         )
-        in_decoder = forward_in_decoder(self, pruned, past_key_values, **kwargs)
+        in_decoder = forward_in_decoder(self, pruned, cache, **kwargs)
         if in_decoder is None:
-            inputs, features = pruned.model_inputs, None
-            if pruned.plan is not None:
-                inputs, features = merge_features(self, pruned, past_key_values)
-            outputs = super().forward(**inputs, past_key_values=past_key_values, **kwargs)
-            if isinstance(outputs, tuple):
-                return outputs if features is None else (*outputs, features)
-            if features is not None:
-                outputs.image_hidden_states = features
-            return LlavaLiteModelOutputWithPast(**outputs, **pruned.what_stayed())
-        decoder_stages = [] if decoder_stages is None else decoder_stages
-        decoder_stages.extend(in_decoder.stages_of)
-        output = LlavaLiteModelOutputWithPast(
+            inputs = pruned.model_inputs if pruned.plan is None else merge_features(self, pruned, cache)
+            output = LlavaLiteModelOutputWithPast(**super().forward(**inputs, cache=cache, return_dict=True, **kwargs))
+            output.image_outputs = pruned.features or output.image_outputs
+            return output
+        return LlavaLiteModelOutputWithPast(
             last_hidden_state=in_decoder.last_hidden_state,
-            past_key_values=in_decoder.past_key_values,
+            cache=in_decoder.cache,
             hidden_states=in_decoder.hidden_states,
-            image_hidden_states=in_decoder.image_hidden_states,
-            **pruned.what_stayed(decoder_stages),
+            image_outputs=in_decoder.features.get("image"),
         )
-        return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
 
 class LlavaLiteForConditionalGeneration(
@@ -336,13 +313,15 @@ class LlavaLiteForConditionalGeneration(
         """See [`LlavaLiteModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values=pixel_values, **kwargs)
 
+    @can_return_tuple
+    @takes_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -363,7 +342,7 @@ class LlavaLiteForConditionalGeneration(
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             labels=labels,
-            past_key_values=past_key_values,
+            cache=cache,
             mm_encoder_outputs=mm_encoder_outputs,
             image_kwargs={
                 "vision_feature_layer": vision_feature_layer,
@@ -375,18 +354,15 @@ class LlavaLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
-        stages: list[dict[str, Stage]] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
             **pruned.model_inputs,
-            past_key_values=past_key_values,
+            cache=cache,
             logits_to_keep=logits_to_keep,
             pruned=pruned,
-            decoder_stages=stages,
+            return_dict=True,
             **kwargs,
         )
-        if isinstance(outputs, tuple):
-            return outputs
-        return LlavaLiteCausalLMOutputWithPast(**outputs, **pruned.what_stayed(stages))
+        return LlavaLiteCausalLMOutputWithPast(**outputs)
 
 
 __all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

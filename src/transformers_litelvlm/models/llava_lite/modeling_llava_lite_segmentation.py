@@ -21,8 +21,9 @@ from transformers_litelvlm.models.mask_decoding import (
     states_before_seg,
     states_of_new_tokens,
 )
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt_compaction import count_prompt
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
 from transformers_litelvlm.models.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix
 
@@ -195,12 +196,7 @@ class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditi
             counts=counts,
         )
         outputs = self.model(**pruned.model_inputs, pruned=pruned, use_cache=False)
-        if pruned.features is None:  # what stayed is known only now, where tokens left inside the language model
-            stayed = PrunedImageFeatures(
-                retained_indices=outputs.retained_indices, merge_weights=outputs.merge_weights
-            )
-            pruned = pruned._replace(features=stayed)
-        return pruned, outputs.last_hidden_state
+        return pruned.completed_by(outputs), outputs.last_hidden_state
 
     @torch.no_grad()
     def generate_masks(

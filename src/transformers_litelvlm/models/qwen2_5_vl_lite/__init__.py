@@ -1,10 +1,5 @@
 """The Qwen2.5-VL family: stock weights, images and videos."""
 
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
-
 from transformers_litelvlm.models.auto import register_family
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
@@ -18,6 +13,10 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segme
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
+)
+from transformers_litelvlm.models.upstream import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
 )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers import CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig, Sam2VideoConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+from transformers_litelvlm.models.upstream import SubConfigSpec
 
 
 GUIDANCE = ("intrinsic", "clip")

@@ -7,7 +7,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.dialogues import repeat_encoded, rows_of
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.vision_tower import TowerStates
 
 

@@ -6,19 +6,24 @@ from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from transformers_litelvlm.models.decoder_forward import forward_in_decoder
 from transformers_litelvlm.models.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.guidance import SideClip
-from transformers_litelvlm.models.image_groups import Stage
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, RetainedIndices, prune_inputs
+from transformers_litelvlm.models.outputs import PrunedOutputMixin
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.pruned_media_qwen2_5_vl_lite import (
     PrunedMediaMixin,
     SideGuidanceLoadingMixin,
 )
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
+from transformers_litelvlm.models.upstream import (
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+    can_return_tuple,
+    takes_old_cache_name,
+)
 
 
 # Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
@@ -36,38 +41,17 @@ _POSITION_ARGUMENTS = (
 
 
 @dataclass
-class Qwen2_5_VLLiteModelOutputWithPast(BaseModelOutputWithPast):
-    """[`BaseModelOutputWithPast`] of the shortened prompt, with what stayed of its images and videos.
+class Qwen2_5_VLLiteModelOutputWithPast(PrunedOutputMixin, MultimodalBaseModelOutputWithPast):
+    """Upstream's output, of the shortened prompt; `image_outputs`, `video_outputs` are [`PrunedImageFeatures`].
 
     Where a method prunes inside the language model, hidden states have the length of the whole prompt, with zeros for
     tokens that left.
-
-    Attributes:
-        retained_indices, retained_video_indices: of each image and video, see [`PrunedImageFeatures`]. Inside the
-            language model: what is left in the end.
-        merge_weights, video_merge_weights: how much of each visual token is in each of them; `None` where nothing was
-            merged.
-        retained_stages, retained_video_stages: inside the language model, what was left behind each layer that pruned.
     """
-
-    retained_indices: RetainedIndices | None = None
-    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_stages: tuple[RetainedIndices, ...] | None = None
-    retained_video_indices: RetainedIndices | None = None
-    video_merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_video_stages: tuple[RetainedIndices, ...] | None = None
 
 
 @dataclass
-class Qwen2_5_VLLiteCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """[`CausalLMOutputWithPast`] of the shortened prompt, further as [`Qwen2_5_VLLiteModelOutputWithPast`]."""
-
-    retained_indices: RetainedIndices | None = None
-    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_stages: tuple[RetainedIndices, ...] | None = None
-    retained_video_indices: RetainedIndices | None = None
-    video_merge_weights: torch.Tensor | list[torch.Tensor] | None = None
-    retained_video_stages: tuple[RetainedIndices, ...] | None = None
+class Qwen2_5_VLLiteCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLMOutputWithPast):
+    """Upstream's output, of the shortened prompt, further as [`Qwen2_5_VLLiteModelOutputWithPast`]."""
 
 
 class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMediaMixin, Qwen2_5_VLModel):
@@ -130,7 +114,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
                 # Upstream only reads the size and device of these.
                 inputs_embeds=input_ids.unsqueeze(-1) if input_ids is not None else prompt["inputs_embeds"],
                 attention_mask=prompt["attention_mask"],
-                past_key_values=prompt.get("past_key_values"),
+                cache=prompt.get("cache"),
                 second_per_grid_ts=second_per_grid_ts,
                 mm_token_type_ids=prompt["mm_token_type_ids"],
             )
@@ -166,12 +150,14 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
             short = pruned.model_inputs["position_ids"]
             pruned.model_inputs["position_ids"] = torch.cat((numbers.unsqueeze(0), short[1:]))
 
+    @can_return_tuple
+    @takes_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -183,20 +169,20 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
         guidance_input_ids: torch.Tensor | None = None,
         guidance_attention_mask: torch.Tensor | None = None,
         guidance_pixel_values: torch.Tensor | None = None,
-        decoder_stages: list[dict[str, Stage]] | None = None,
+        pruned: PrunedInputs | None = None,
         **kwargs: Any,
     ) -> tuple | Qwen2_5_VLLiteModelOutputWithPast:
         """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
 
         Args:
-            decoder_stages: gets what stayed behind each layer that pruned, for callers that see no output of ours.
+            pruned: the prompt and the media, from a caller that pruned them.
             The rest as upstream, and in [`get_image_features`].
         """
-        pruned = self.prune_prompt(
+        pruned = pruned or self.prune_prompt(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values,
             pixel_values_videos=pixel_values_videos,
@@ -212,29 +198,29 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedMedia
         in_decoder = forward_in_decoder(
             self,
             pruned,
-            past_key_values,
+            cache,
             # Upstream's names for what decides M-RoPE positions.
             lambda embeds: self.compute_3d_position_ids(
                 inputs_embeds=embeds,
-                past_key_values=past_key_values,
+                cache=cache,
                 **{name: pruned.model_inputs.get(name) for name in _POSITION_ARGUMENTS},
             ),
             **kwargs,
         )
         if in_decoder is None:
-            outputs = super().forward(**pruned.model_inputs, past_key_values=past_key_values, **kwargs)
-            if isinstance(outputs, tuple):
-                return outputs
-            return Qwen2_5_VLLiteModelOutputWithPast(**outputs, **_what_stayed(pruned))
-        decoder_stages = [] if decoder_stages is None else decoder_stages
-        decoder_stages.extend(in_decoder.stages_of)
-        output = Qwen2_5_VLLiteModelOutputWithPast(
+            output = Qwen2_5_VLLiteModelOutputWithPast(
+                **super().forward(**pruned.model_inputs, cache=cache, return_dict=True, **kwargs)
+            )
+            output.image_outputs = pruned.features or output.image_outputs
+            output.video_outputs = pruned.video_features or output.video_outputs
+            return output
+        return Qwen2_5_VLLiteModelOutputWithPast(
             last_hidden_state=in_decoder.last_hidden_state,
-            past_key_values=in_decoder.past_key_values,
+            cache=in_decoder.cache,
             hidden_states=in_decoder.hidden_states,
-            **_what_stayed(pruned, decoder_stages),
+            image_outputs=in_decoder.features.get("image"),
+            video_outputs=in_decoder.features.get("video"),
         )
-        return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
 
 class Qwen2_5_VLLiteForConditionalGeneration(
@@ -285,12 +271,14 @@ class Qwen2_5_VLLiteForConditionalGeneration(
     def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
         return self.model.prune_prompt(**prompt, **encoder_kwargs, **kwargs)
 
+    @can_return_tuple
+    @takes_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -311,7 +299,7 @@ class Qwen2_5_VLLiteForConditionalGeneration(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             labels=labels,
             pixel_values=pixel_values,
@@ -327,21 +315,15 @@ class Qwen2_5_VLLiteForConditionalGeneration(
         )
         if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
             raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
-        stages: list[dict[str, Stage]] = []  # upstream's forward hands on the fields it knows, no others
         outputs = super().forward(
             **pruned.model_inputs,
-            past_key_values=past_key_values,
+            cache=cache,
             logits_to_keep=logits_to_keep,
-            decoder_stages=stages,
+            pruned=pruned,
+            return_dict=True,
             **kwargs,
         )
-        if isinstance(outputs, tuple):
-            return outputs
-        return Qwen2_5_VLLiteCausalLMOutputWithPast(**outputs, **_what_stayed(pruned, stages))
-
-
-def _what_stayed(pruned: PrunedInputs, stages: list[dict[str, Stage]] | None = None) -> dict[str, Any]:
-    return pruned.what_stayed(stages or ()) | pruned.what_stayed(stages or (), "video")
+        return Qwen2_5_VLLiteCausalLMOutputWithPast(**outputs)
 
 
 Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration

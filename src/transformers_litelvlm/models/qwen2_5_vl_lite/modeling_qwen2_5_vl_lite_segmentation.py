@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from transformers_litelvlm.models.dialogues import index_on
 from transformers_litelvlm.models.guidance import to_device_of
@@ -18,7 +17,8 @@ from transformers_litelvlm.models.mask_decoding import (
     states_before_seg,
     states_of_new_tokens,
 )
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures, PrunedInputs
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.pruned_inputs import PrunedInputs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.dialogue_media import DialogueMediaMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
@@ -33,6 +33,7 @@ from transformers_litelvlm.models.sam2_mask_decoding import (
     resize_masks,
     track_hidden_tokens,
 )
+from transformers_litelvlm.models.upstream import Qwen2_5_VLRMSNorm
 
 
 NUM_HIDDEN_TOKENS = 2
@@ -167,7 +168,7 @@ class Qwen2_5_VLLiteForReferringSegmentation(DialogueMediaMixin, Qwen2_5_VLLiteF
         prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
         pruned = self.model.prune_prompt(input_ids=input_ids, **prompt, **kwargs)
         # The one state that is asked for is the last layer's, see the class.
-        output = self.model(**pruned.model_inputs, use_cache=False, output_hidden_states=[-1])
+        output = self.model(**pruned.model_inputs, pruned=pruned, use_cache=False, output_hidden_states=[-1])
         return pruned.completed_by(output), output.hidden_states[-1]
 
     @torch.no_grad()

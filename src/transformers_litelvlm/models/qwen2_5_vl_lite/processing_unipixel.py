@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import BatchFeature
-from transformers.video_utils import VideoMetadata
 
 from transformers_litelvlm.models.expressions import match_templates, nest_expressions, tokenize_guidance
 from transformers_litelvlm.models.image_io import load_rgb_image
@@ -22,6 +21,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     resize_frames,
     sample_frames,
 )
+from transformers_litelvlm.models.upstream import VideoMetadata
 
 
 class SegmentationInputsMixin:

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.frame_selection import select_frames
 from transformers_litelvlm.models.guidance import load_side_clip
-from transformers_litelvlm.models.pruned_inputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance
 from transformers_litelvlm.pruning.base import Pruner, get_pruner, list_pruners

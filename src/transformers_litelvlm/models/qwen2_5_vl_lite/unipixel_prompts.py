@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from transformers_litelvlm.models.upstream import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, smart_resize
 
 
 SYSTEM_PROMPT = "You are a helpful assistant."

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, Qwen2VLImageProcessorPil
-from transformers.processing_utils import VideosKwargs
-from transformers.video_processing_utils import VideoProcessorMixin
-from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
 
 from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.upstream import (
+    VideoMetadata,
+    VideoProcessorMixin,
+    VideosKwargs,
+    make_batched_metadata,
+    make_batched_videos,
+)
 
 
 class Qwen2_5_VLLiteVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]

@@ -1,0 +1,77 @@
+"""What models return about the visual tokens that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_litelvlm.models.dialogues import index_on
+
+
+# (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
+RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
+
+
+@dataclass
+class PrunedImageFeatures(BaseModelOutputWithPooling):
+    """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
+
+    It is also the `image_outputs` (or `video_outputs`) of the models' outputs, for methods inside the language model
+    too.
+
+    Attributes:
+        last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family; `None` where
+            tokens were merged inside the tower.
+        pooler_output: list of M tensors (K_i, D), projected kept tokens; for a method inside the language model
+            (N_i, D), all tokens as they entered it.
+        retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
+            `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
+            many tokens stay. Inside the language model: what is left in the end.
+        similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them; lists of M tensors
+            (T, N_i) and (N_i,) where images differ in size.
+        merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;
+            `None` where nothing was merged.
+        retained_stages: for a method inside the language model, what was left after each layer that pruned, each like
+            `retained_indices`.
+        num_visual_tokens: N_i of every image.
+    """
+
+    retained_indices: RetainedIndices | None = None
+    similarity: Any = None
+    context_scores: Any = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    retained_stages: tuple[RetainedIndices, ...] | None = None
+    num_visual_tokens: list[int] | None = None
+
+    def of_images(self, places: Sequence[int]) -> PrunedImageFeatures:
+        """The features of some of the images, repeated or not."""
+
+        def rows(values: Any) -> Any:
+            if isinstance(values, torch.Tensor):
+                return values[index_on(values.device, places)]
+            return [values[place] for place in places]
+
+        return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
+
+
+def _read(modality: str, name: str) -> property:
+    """A property with one field of the [`PrunedImageFeatures`] of a modality; `None` where there are none."""
+    return property(
+        lambda self: getattr(getattr(self, f"{modality}_outputs", None), name, None),
+        doc=f"`{modality}_outputs.{name}`, see [`PrunedImageFeatures`]; `None` where pruning was off.",
+    )
+
+
+class PrunedOutputMixin:
+    """For outputs with `image_outputs` and `video_outputs`: what was kept, by short names."""
+
+    retained_indices = _read("image", "retained_indices")
+    merge_weights = _read("image", "merge_weights")
+    retained_stages = _read("image", "retained_stages")
+    retained_video_indices = _read("video", "retained_indices")
+    video_merge_weights = _read("video", "merge_weights")
+    retained_video_stages = _read("video", "retained_stages")

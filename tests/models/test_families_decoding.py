@@ -1,0 +1,94 @@
+"""`generate` token by token against a loop of `forward` without a cache, for every family and method.
+
+An argument that upstream renames, such as the cache's, and that our `forward` then does not see, shows here.
+"""
+
+import pytest
+import torch
+
+from tests.models.families import FAMILIES
+from tests.models.test_families_layer_methods import CASES as LAYER_CASES
+from tests.pruning.test_registry import EVERY
+from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
+
+
+NUM_STEPS = 24
+BUDGET = 12
+NUM_LAYERS = 4
+
+
+def is_defined(family, name):
+    return family.name == "llava" or not get_pruner(name).needs_class_token
+
+
+TOKEN_CASES = [
+    (family, name, options)
+    for family in FAMILIES
+    for name, options in dict(reversed(EVERY)).items()
+    if is_defined(family, name)
+]
+# Tokens that also leave the caches of earlier layers have no counterpart in a loop without a cache; for these methods
+# test_families_layer_methods.py compares every decoding step with stock layers and masks.
+CASES = TOKEN_CASES + [case for case in LAYER_CASES if not get_pruner(case[1]).prunes_earlier_caches]
+
+
+class Repeating:
+    """Has a method inside the language model choose what it chose before.
+
+    It reads the text behind the images, which grows in the loop: there, what it chose for the prompt counts.
+    """
+
+    def __init__(self, monkeypatch, pruning):
+        pruner, self.chosen, self.again = pruning.build_pruner(), [], None
+
+        class Repeated(type(pruner)):
+            def select(_, evidence, budget):
+                if self.again is not None:
+                    return next(self.again)
+                self.chosen.append(super().select(evidence, budget))
+                return self.chosen[-1]
+
+        repeated = Repeated(**pruning.method_options)
+        if pruner.is_inside_language_model:
+            monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: repeated)
+
+    def from_here_on(self):
+        self.again = iter(self.chosen)
+
+
+@torch.no_grad()
+def greedy_without_a_cache(model, inputs, repeating):
+    inputs = dict(inputs)
+    for _ in range(NUM_STEPS):
+        repeating.from_here_on()
+        new = model(**inputs, use_cache=False).logits[:, -1].argmax(dim=-1, keepdim=True)
+        inputs["input_ids"] = torch.cat((inputs["input_ids"], new), dim=1)
+        inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 1))
+    return inputs["input_ids"]
+
+
+_MODELS: dict = {}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].name}-{case[1]}-{case[2]}")
+def test_generate_is_a_loop_of_forward(case, monkeypatch):
+    family, name, options = case
+    model = _MODELS.setdefault(family.name, None) or family.model(NUM_LAYERS)
+    _MODELS[family.name] = model
+    pruning = model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
+    inputs = family.lite_inputs()
+    repeating = Repeating(monkeypatch, pruning)
+    generated = model.generate(**inputs, max_new_tokens=NUM_STEPS, do_sample=False, eos_token_id=None)
+    expected = greedy_without_a_cache(model, inputs, repeating)
+    assert generated.tolist() == expected.tolist()
+    new = generated[:, -NUM_STEPS:]
+    assert new.unique().numel() > 3  # not one token all the time, which any cache would give
+
+
+def test_every_method_is_exercised():
+    for family in FAMILIES:
+        exercised = {name for other, name, _ in CASES if other is family}
+        others = {name for name in list_pruners() if getattr(get_pruner(name), "prunes_earlier_caches", False)}
+        assert exercised | others == {name for name in list_pruners() if is_defined(family, name)}
