@@ -34,9 +34,9 @@ from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refshapes import load_refshapes
 from transformers_litelvlm.evaluation.metrics import sentence_ious
 from transformers_litelvlm.evaluation.statistics import bootstrap_interval, ciou, giou
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
-from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 KINDS = ("attribute", "superlative", "relation")

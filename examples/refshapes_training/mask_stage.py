@@ -14,7 +14,7 @@ from refshapes_training.clip_stage import contrastive_loss
 from refshapes_training.common import mask_iou, mask_loss
 from refshapes_training.ground_stage import GroundObjective, mean_over
 from refshapes_training.scenes import SceneCache
-from transformers_litelvlm.models.mask_decoding import decode_masks
+from transformers_litelvlm.models.masks.sam import decode_masks
 
 
 MASKS_PER_SCENE = 3

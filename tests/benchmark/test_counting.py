@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from tests.models.test_sam_in_chunks import encoders
+from tests.models.masks.test_sam_in_chunks import encoders
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
-from transformers_litelvlm.models.decoder_flops import prefill_flops
+from transformers_litelvlm.models.decoder.flops import prefill_flops
 
 
 CPU = torch.device("cpu")

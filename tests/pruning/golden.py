@@ -14,8 +14,8 @@ from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
 from tests.pruning.evidence import RandomEvidence
-from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence
-from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden" / "rivals"

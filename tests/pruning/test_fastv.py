@@ -6,7 +6,7 @@ from transformers import DynamicCache, LlamaModel
 
 from tests.pruning.golden import assert_close, llm_of, load, visual_mask
 from tests.pruning.layer_evidence import RandomLayerEvidence
-from transformers_litelvlm.models.decoder_pruning import decode, prefill
+from transformers_litelvlm.models.decoder.loop import decode, prefill
 from transformers_litelvlm.pruning import FastVPruner
 
 

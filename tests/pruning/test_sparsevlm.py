@@ -6,7 +6,7 @@ from transformers import DynamicCache
 
 from tests.pruning.golden import assert_close, llm_of, load, visual_mask
 from tests.pruning.layer_evidence import RandomLayerEvidence
-from transformers_litelvlm.models.decoder_pruning import decode, prefill
+from transformers_litelvlm.models.decoder.loop import decode, prefill
 from transformers_litelvlm.pruning import SparseVLMPruner
 from transformers_litelvlm.pruning.clustering import density_peaks
 from transformers_litelvlm.pruning.sparsevlm import counts, find_raters, rater_relevance

@@ -16,12 +16,12 @@ from transformers import (
     SamConfig,
 )
 
+from transformers_litelvlm.conversion.recipes.llava import SAM_VIT_H
+from transformers_litelvlm.conversion.recipes.unipixel import sam2_base_plus
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.llava_lite.convert_llava_lite import SAM_VIT_H
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.models.qwen2_5_vl_lite.convert_unipixel import sam2_base_plus
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteForConditionalGeneration,
 )

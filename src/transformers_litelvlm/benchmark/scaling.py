@@ -17,8 +17,8 @@ from transformers_litelvlm.benchmark.inputs import clip_sentences, random_pixels
 from transformers_litelvlm.benchmark.memory import activation_bytes
 from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
 from transformers_litelvlm.benchmark.timing import measured_on, time_once
-from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence
-from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning import build_pruner
 
 

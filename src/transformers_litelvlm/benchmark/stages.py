@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.guidance import ClipTowerEvidence
+from transformers_litelvlm.models.guidance.clip import ClipTowerEvidence
 from transformers_litelvlm.models.llava_lite.dialogue_images import features_by_dialogue
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, project_selection, prune_inputs
-from transformers_litelvlm.models.sam2_mask_decoding import decode_hidden_tokens, resize_masks
+from transformers_litelvlm.models.masks.sam2 import decode_hidden_tokens, resize_masks
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, project_selection, prune_inputs
 
 
 # In the order in which they run. The names are those of the report.

@@ -16,7 +16,7 @@ from transformers_litelvlm.benchmark.inputs import Workload, random_workload
 from transformers_litelvlm.benchmark.presets import Preset, get_preset
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
-from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 class Subject(Protocol):

@@ -167,7 +167,7 @@ def describe_counts(
         of the layers, and `prefill_ratio`, that relative to the unpruned model. All `None` where the image decides;
         `unreachable` says why the method cannot keep so many.
     """
-    from transformers_litelvlm.models.decoder_flops import prefill_flops
+    from transformers_litelvlm.models.decoder.flops import prefill_flops
 
     nothing = dict.fromkeys(("retained", "per_layer", "prefill_flops", "prefill_ratio"))
     if not isinstance(counts, list):

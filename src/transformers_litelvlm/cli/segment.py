@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     sentences = [_checked_sentence(sentence) for sentence in args.sentences]
     folder = _checked_folder(args.output)
     with bad_input():
-        from transformers_litelvlm.models.image_io import load_rgb_image
+        from transformers_litelvlm.utils.image_io import load_rgb_image
 
         image = load_rgb_image(args.image)
     model, processor = _load(args)

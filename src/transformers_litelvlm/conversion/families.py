@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 # Name -> "module:function". A function takes the source and what `--clip` says (`None` where it is left out), and
 # returns the `Conversion`. Modules are imported when used: they bring the models with them.
 FAMILIES: dict[str, str] = {
-    "llava": "transformers_litelvlm.models.llava_lite.convert_llava_lite:llava_conversion",
-    "glamm": "transformers_litelvlm.models.llava_lite.convert_llava_lite:glamm_conversion",
-    "lisa": "transformers_litelvlm.models.llava_lite.convert_llava_lite:lisa_conversion",
-    "unipixel": "transformers_litelvlm.models.qwen2_5_vl_lite.convert_unipixel:unipixel_conversion",
+    "llava": "transformers_litelvlm.conversion.recipes.llava:llava_conversion",
+    "glamm": "transformers_litelvlm.conversion.recipes.llava:glamm_conversion",
+    "lisa": "transformers_litelvlm.conversion.recipes.llava:lisa_conversion",
+    "unipixel": "transformers_litelvlm.conversion.recipes.unipixel:unipixel_conversion",
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError, read_picture
-from transformers_litelvlm.models.image_io import open_picture
+from transformers_litelvlm.utils.image_io import open_picture
 
 
 TEXT_COLUMNS = ("sentences", "sentence", "text")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from transformers_litelvlm.data.samples import UnreadableImageError, VideoExpression, VideoSample
-from transformers_litelvlm.models.image_io import open_picture
+from transformers_litelvlm.utils.image_io import open_picture
 
 
 NUM_ANNOTATORS = 4

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transformers_litelvlm.models.image_io import load_rgb_image, open_picture
+from transformers_litelvlm.utils.image_io import load_rgb_image, open_picture
 
 
 class UnreadableImageError(ValueError):

@@ -16,9 +16,9 @@ from transformers import AutoProcessor, CLIPImageProcessorPil
 from tests.models.llava_lite.originals import FIXTURES, TOKENIZER_MODEL
 from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
 from transformers_litelvlm import LlavaLiteProcessor
+from transformers_litelvlm.conversion.recipes.legacy_tokenizer import load_legacy_tokenizer
 from transformers_litelvlm.models.llava_lite.grounding_prompts import PROMPTS
-from transformers_litelvlm.models.llava_lite.legacy_tokenizer import load_legacy_tokenizer
-from transformers_litelvlm.models.prompt_compaction import plan_compaction
+from transformers_litelvlm.models.prompt.compaction import plan_compaction
 
 
 pytestmark = pytest.mark.skipif(not TOKENIZER_MODEL.exists(), reason=f"{TOKENIZER_MODEL} is not here")

@@ -26,7 +26,7 @@ from transformers_litelvlm import (
     LlavaLiteForReferringSegmentation,
     PruningConfig,
 )
-from transformers_litelvlm.models.decoder_pruning import prefill
+from transformers_litelvlm.models.decoder.loop import prefill
 from transformers_litelvlm.pruning import build_pruner
 
 

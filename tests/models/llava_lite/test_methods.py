@@ -15,7 +15,7 @@ from tests.models.llava_lite.tiny import (
 from tests.pruning.test_registry import METHODS, RAGGED
 from tests.test_packaging import UPSTREAM_SNAPSHOT, run_python
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
-from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 
 
 BUDGET = 5

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.models.llava_lite.tiny import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
 from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
-from transformers_litelvlm.models.mask_decoding import foreground_confidence, resize_masks, states_before_seg
+from transformers_litelvlm.models.masks.sam import foreground_confidence, resize_masks, states_before_seg
 
 
 SEG = SPECIAL.index("[SEG]")
@@ -168,7 +168,7 @@ def test_gradients_reach_everything_that_makes_a_mask(processor, images):
         guidance_input_ids=inputs["guidance_input_ids"],
         guidance_attention_mask=inputs["guidance_attention_mask"],
     )
-    from transformers_litelvlm.models.pruned_inputs import prune_inputs
+    from transformers_litelvlm.models.prompt.pruned_prompt import prune_inputs
 
     pruned = prune_inputs(
         model.model, input_ids=inputs["input_ids"], pixel_values=None, attention_mask=inputs["attention_mask"],

@@ -16,7 +16,7 @@ from tests.models.qwen2_5_vl_lite.tiny import (
     tiny_model,
 )
 from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite
-from transformers_litelvlm.models.frame_selection import spread_budget
+from transformers_litelvlm.models.guidance.frames import spread_budget
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import QUERY_CHUNK, attention_received
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 

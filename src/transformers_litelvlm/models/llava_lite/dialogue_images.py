@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.shared_prefix import shared_prefix_length
+from transformers_litelvlm.models.prompt.shared_prefix import shared_prefix_length
 
 
 class DialogueImagesMixin:

@@ -7,15 +7,16 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.decoder_forward import forward_in_decoder
-from transformers_litelvlm.models.feature_merging import merge_features
-from transformers_litelvlm.models.generation import PrunedGenerationMixin
-from transformers_litelvlm.models.guidance import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.decoder.forward import forward_in_decoder
+from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.outputs import PrunedImageFeatures, PrunedOutputMixin
-from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, project_selection, prune_inputs
+from transformers_litelvlm.models.prompt.embedding import merge_features
+from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
+from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, project_selection, prune_inputs
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import (
@@ -24,7 +25,6 @@ from transformers_litelvlm.models.upstream import (
     can_return_tuple,
     takes_old_cache_name,
 )
-from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.

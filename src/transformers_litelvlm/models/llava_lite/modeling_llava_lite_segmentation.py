@@ -10,7 +10,7 @@ from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.dialogue_images import DialogueImagesMixin, features_by_dialogue
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
-from transformers_litelvlm.models.mask_decoding import (
+from transformers_litelvlm.models.masks.sam import (
     ReferringSegmentationOutput,
     by_image,
     count_seg,
@@ -21,11 +21,11 @@ from transformers_litelvlm.models.mask_decoding import (
     states_before_seg,
     states_of_new_tokens,
 )
+from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt_compaction import count_prompt
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
-from transformers_litelvlm.models.sam_in_chunks import run_in_chunks
-from transformers_litelvlm.models.shared_prefix import read_after_shared_prefix
+from transformers_litelvlm.models.prompt.compaction import count_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, prune_inputs
+from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix
 
 
 class LlavaLiteForReferringSegmentation(DialogueImagesMixin, LlavaLiteForConditionalGeneration):

@@ -9,7 +9,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
-from transformers_litelvlm.models.expressions import (
+from transformers_litelvlm.models.processing.processor import (
+    GuidedProcessorMixin,
+    load_guidance_tokenizer,
+    on_pil,
+    read_images,
+)
+from transformers_litelvlm.models.processing.sentences import (
     content_parts,
     last_user_text,
     last_user_turn,
@@ -17,13 +23,7 @@ from transformers_litelvlm.models.expressions import (
     nest_expressions,
     tokenize_guidance,
 )
-from transformers_litelvlm.models.image_io import load_rgb_image
-from transformers_litelvlm.models.processor_parts import (
-    GuidedProcessorMixin,
-    load_guidance_tokenizer,
-    on_pil,
-    read_images,
-)
+from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 # Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.

@@ -7,8 +7,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.dialogues import repeat_encoded, rows_of
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.vision_tower import TowerStates
 
 
 class EncodedMedia(NamedTuple):

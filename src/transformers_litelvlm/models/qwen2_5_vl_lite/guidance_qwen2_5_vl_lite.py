@@ -15,14 +15,14 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.frame_selection import FrameGroup
-from transformers_litelvlm.models.guidance import SideClipEvidence
+from transformers_litelvlm.models.guidance.clip import SideClipEvidence
+from transformers_litelvlm.models.guidance.frames import FrameGroup
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.upstream import (
     apply_rotary_pos_emb_vision,
     get_vision_position_ids,
     get_vision_window_index,
 )
-from transformers_litelvlm.models.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import VisualEvidence
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
-from transformers_litelvlm.models.decoder_forward import forward_in_decoder
-from transformers_litelvlm.models.generation import PrunedGenerationMixin
-from transformers_litelvlm.models.guidance import SideClip
+from transformers_litelvlm.models.decoder.forward import forward_in_decoder
+from transformers_litelvlm.models.guidance.clip import SideClip
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
+from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, prune_inputs
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.pruned_media_qwen2_5_vl_lite import (
     PrunedMediaMixin,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from transformers_litelvlm.models.dialogues import index_on
-from transformers_litelvlm.models.guidance import to_device_of
-from transformers_litelvlm.models.mask_decoding import (
+from transformers_litelvlm.models.guidance.clip import to_device_of
+from transformers_litelvlm.models.masks.sam import (
     ReferringSegmentationOutput,
     by_image,
     count_seg,
@@ -17,14 +17,7 @@ from transformers_litelvlm.models.mask_decoding import (
     states_before_seg,
     states_of_new_tokens,
 )
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs
-from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.models.qwen2_5_vl_lite.dialogue_media import DialogueMediaMixin
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteForConditionalGeneration,
-)
-from transformers_litelvlm.models.sam2_mask_decoding import (
+from transformers_litelvlm.models.masks.sam2 import (
     EncodedVideo,
     Sam2MaskModel,
     decode_hidden_tokens,
@@ -32,6 +25,13 @@ from transformers_litelvlm.models.sam2_mask_decoding import (
     encode_video,
     resize_masks,
     track_hidden_tokens,
+)
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs
+from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen2_5_vl_lite.dialogue_media import DialogueMediaMixin
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
+    Qwen2_5_VLLiteForConditionalGeneration,
 )
 from transformers_litelvlm.models.upstream import Qwen2_5_VLRMSNorm
 

@@ -6,19 +6,19 @@ from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwen2_5_VLProcessor
 
-from transformers_litelvlm.models.expressions import (
-    content_parts,
-    last_user_text,
-    last_user_turn,
-    nest_expressions,
-    tokenize_guidance,
-)
-from transformers_litelvlm.models.processor_parts import (
+from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
     hub_arguments,
     load_guidance_tokenizer,
     on_pil,
     read_images,
+)
+from transformers_litelvlm.models.processing.sentences import (
+    content_parts,
+    last_user_text,
+    last_user_turn,
+    nest_expressions,
+    tokenize_guidance,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (

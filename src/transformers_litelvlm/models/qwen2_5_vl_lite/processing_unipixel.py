@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from transformers_litelvlm.models.expressions import match_templates, nest_expressions, tokenize_guidance
-from transformers_litelvlm.models.image_io import load_rgb_image
+from transformers_litelvlm.models.processing.sentences import match_templates, nest_expressions, tokenize_guidance
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     FRAMES_PER_SECOND,
     SYSTEM_PROMPT,
@@ -22,6 +21,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     sample_frames,
 )
 from transformers_litelvlm.models.upstream import VideoMetadata
+from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 class SegmentationInputsMixin:

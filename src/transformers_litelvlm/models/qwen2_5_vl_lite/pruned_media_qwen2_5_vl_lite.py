@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.frame_selection import select_frames
-from transformers_litelvlm.models.guidance import load_side_clip
+from transformers_litelvlm.models.guidance.clip import load_side_clip
+from transformers_litelvlm.models.guidance.frames import select_frames
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, FrameGuidance

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, Qwen2VLImageProcessorPil
 
-from transformers_litelvlm.models.image_io import load_rgb_image
 from transformers_litelvlm.models.upstream import (
     VideoMetadata,
     VideoProcessorMixin,
@@ -15,6 +14,7 @@ from transformers_litelvlm.models.upstream import (
     make_batched_metadata,
     make_batched_videos,
 )
+from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 class Qwen2_5_VLLiteVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]

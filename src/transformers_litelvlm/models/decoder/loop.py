@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder_evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
-from transformers_litelvlm.models.decoder_hidden_states import HiddenStates, at_full_length
-from transformers_litelvlm.models.feature_merging import takes_whole_mask
-from transformers_litelvlm.models.image_groups import ImageGroup, Stage, stage_of
+from transformers_litelvlm.models.decoder.cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
+from transformers_litelvlm.models.decoder.evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
+from transformers_litelvlm.models.decoder.hidden_states import HiddenStates, at_full_length
+from transformers_litelvlm.models.decoder.image_groups import ImageGroup, Stage, stage_of
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt_compaction import (
+from transformers_litelvlm.models.prompt.compaction import (
     CompactionPlan,
     PromptCounts,
     plan_compaction,
     text_behind_images,
 )
-from transformers_litelvlm.models.pruned_cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
+from transformers_litelvlm.models.prompt.embedding import takes_whole_mask
 from transformers_litelvlm.models.upstream import create_causal_mask
 from transformers_litelvlm.pruning.layers import LayerPruner
 

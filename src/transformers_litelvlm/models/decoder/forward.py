@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder_pruning import DecoderOutput, decode, prefill
-from transformers_litelvlm.models.image_groups import Stage
+from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned_prompt
+from transformers_litelvlm.models.decoder.image_groups import Stage
+from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt_compaction import PromptCounts
-from transformers_litelvlm.models.pruned_cache import check_cache, holds_pruned_prompt
-from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, placeholder_mask
+from transformers_litelvlm.models.prompt.compaction import PromptCounts
+from transformers_litelvlm.models.prompt.pruned_prompt import PIXELS, PrunedInputs, placeholder_mask
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 

@@ -38,7 +38,7 @@ from transformers_litelvlm import (
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.models.llava_lite import convert_llava_lite
+from transformers_litelvlm.conversion.recipes import llava as recipe
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
@@ -213,7 +213,7 @@ def test_lisa_computes_what_its_parts_compute(lisa, golden, budget):
     published = json.loads((lisa.parent / "original" / "config.json").read_text())
     llama = LlamaForCausalLM(
         LlamaConfig(
-            **{name: published[name] for name in convert_llava_lite._LLAMA_FIELDS if name in published},
+            **{name: published[name] for name in recipe._LLAMA_FIELDS if name in published},
             vocab_size=32004,
         )
     ).eval()
@@ -334,14 +334,14 @@ def test_every_key_at_full_size(name, image_size):
     }
     rows = {"glamm": 32007, "lisa": 32004}[name]
     tokenizer = StandInTokenizer({"<image>": rows, "[SEG]": {"glamm": 32004, "lisa": 32003}[name]})
-    config = convert_llava_lite.grounding_config(index, published, clip_config, tokenizer)
+    config = recipe.grounding_config(index, published, clip_config, tokenizer)
     config.guidance_text_config, config.guidance_projection_dim = clip_config.text_config, 768
     with torch.device("meta"):
         model = LlavaLiteForReferringSegmentation(config)
     targets = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     parts = [
-        Part(name, index, convert_llava_lite._GROUNDING_RULES[name]),
-        Part("clip", clip_part, convert_llava_lite._CLIP_RULES),
+        Part(name, index, recipe._GROUNDING_RULES[name]),
+        Part("clip", clip_part, recipe._CLIP_RULES),
     ]
     plan = plan_renaming(parts, targets, dict(model.all_tied_weights_keys))
 

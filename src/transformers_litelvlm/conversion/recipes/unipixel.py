@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, CLIPConfig, GenerationConfig, Qwen2VLIma
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.conversion.convert import Conversion
 from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.hub.model_card import write_converted_card
@@ -32,7 +33,6 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_li
     Qwen2_5_VLLiteVideoProcessor,
 )
 from transformers_litelvlm.models.remote_code import reference_code, write_code
-from transformers_litelvlm.models.sam2_renaming import sam2_renames
 
 
 SAM2_CONFIG = "sam2.1_hiera_b+"

@@ -13,10 +13,11 @@ from accelerate import cpu_offload
 from safetensors import safe_open
 from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
+from tests.conversion.recipes.test_sam import Tensors, assert_close
 from tests.models.llava_lite.originals import FIXTURES
-from tests.models.test_sam_renaming import Tensors, assert_close
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
-from transformers_litelvlm.models.sam2_mask_decoding import (
+from transformers_litelvlm.models.masks.sam2 import (
     Sam2MaskModel,
     _start_tracking,
     decode_hidden_tokens,
@@ -24,7 +25,6 @@ from transformers_litelvlm.models.sam2_mask_decoding import (
     resize_masks,
     track_hidden_tokens,
 )
-from transformers_litelvlm.models.sam2_renaming import sam2_renames
 
 
 PREFIX = "sam2."

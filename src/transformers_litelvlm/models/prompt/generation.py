@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.pruned_inputs import PIXELS, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.prompt.pruned_prompt import PIXELS, PrunedInputs, prune_inputs
 
 
 class PrunedGenerationMixin:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
-from transformers_litelvlm.models.image_io import PICTURE_FORMATS, load_rgb_image
+from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image
 
 
 SOURCES = Path(__file__).parents[2] / "src"

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from transformers_litelvlm.models.placeholder_embedding import PlaceholderEmbedding
+from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
 
 
 def test_rows_inside_and_outside():

@@ -10,8 +10,8 @@ import transformers
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from transformers_litelvlm.models.image_io import load_rgb_image
 from transformers_litelvlm.models.remote_code import class_reference, write_code
+from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 logger = logging.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.decoder_evidence import PromptInDecoder
+from transformers_litelvlm.models.decoder.evidence import PromptInDecoder
 from transformers_litelvlm.models.upstream import resolve_hidden_states_indices, selected_hidden_states
 
 

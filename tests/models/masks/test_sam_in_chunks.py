@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SamModel
 
 from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_sam_config
-from transformers_litelvlm.models import sam_in_chunks
-from transformers_litelvlm.models.sam_in_chunks import SamVisionChunkedAttention, run_in_chunks
+from transformers_litelvlm.models.masks import sam_in_chunks
+from transformers_litelvlm.models.masks.sam_in_chunks import SamVisionChunkedAttention, run_in_chunks
 
 
 @pytest.fixture(params=["in cache", "by kernel"])

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from transformers import SamConfig, SamModel
 
 from tests.models.llava_lite.originals import FIXTURES
+from transformers_litelvlm.conversion.recipes.sam import sam_renames
 from transformers_litelvlm.conversion.renaming import Drop, Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.models.mask_decoding import decode_masks, resize_masks
-from transformers_litelvlm.models.sam_renaming import sam_renames
+from transformers_litelvlm.models.masks.sam import decode_masks, resize_masks
 
 
 PREFIX = "model.grounding_encoder."

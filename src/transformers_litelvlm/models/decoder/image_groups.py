@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from transformers_litelvlm.models.decoder_evidence import PromptEmbeddings, PromptInDecoder
+from transformers_litelvlm.models.decoder.evidence import PromptEmbeddings, PromptInDecoder
 from transformers_litelvlm.models.outputs import RetainedIndices
 from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.dialogues import index_on
-from transformers_litelvlm.models.prompt_compaction import PromptCounts
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs, prune_inputs
+from transformers_litelvlm.models.prompt.compaction import PromptCounts
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, prune_inputs
 
 
 def shared_prefix_length(

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.devices import to_device_of
-from transformers_litelvlm.models.prompt_compaction import PromptCounts
+from transformers_litelvlm.models.prompt.compaction import PromptCounts
 from transformers_litelvlm.models.upstream import rotate_half
 from transformers_litelvlm.pruning.layers import LayerEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt_compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
+from transformers_litelvlm.models.prompt.compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.selection import gather_tokens
 

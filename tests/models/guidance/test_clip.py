@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from tests.models.qwen2_5_vl_lite.tiny import prompt, random_media, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
-from transformers_litelvlm.models.guidance import ClipTowerEvidence, SideClip, SideClipEvidence
-from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.models.guidance.clip import ClipTowerEvidence, SideClip, SideClipEvidence
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.scoring import context_scores, similarity_scores
 
 

@@ -24,17 +24,17 @@ from transformers import (
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.conversion.convert import Conversion, MustEqual
 from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.conversion.recipes.legacy_tokenizer import load_legacy_tokenizer
+from transformers_litelvlm.conversion.recipes.sam import sam_renames
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.hub.model_card import write_converted_card
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.grounding_prompts import PROMPTS
-from transformers_litelvlm.models.llava_lite.legacy_tokenizer import load_legacy_tokenizer
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.models.remote_code import reference_code, write_code
-from transformers_litelvlm.models.sam_renaming import sam_renames
 
 
 SEG_TOKEN = "[SEG]"

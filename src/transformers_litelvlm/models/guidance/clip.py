@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
 from transformers_litelvlm.models.devices import to_device_of
-from transformers_litelvlm.models.vision_tower import TowerStates
+from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
 
 

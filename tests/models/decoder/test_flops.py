@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
-from transformers_litelvlm.models.decoder_flops import prefill_flops
-from transformers_litelvlm.models.decoder_pruning import prefill
+from transformers_litelvlm.models.decoder.flops import prefill_flops
+from transformers_litelvlm.models.decoder.loop import prefill
 from transformers_litelvlm.pruning import build_pruner
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.pruned_inputs import PrunedInputs
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs
 from transformers_litelvlm.models.upstream import create_causal_mask
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transformers_litelvlm.models.prompt_compaction import plan_compaction
+from transformers_litelvlm.models.prompt.compaction import plan_compaction
 
 
 IMAGE, PAD = 9, 0

@@ -27,19 +27,19 @@ from tests.without_package import run_without_package
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
-from transformers_litelvlm.conversion.renaming import Part, plan_renaming
-from transformers_litelvlm.conversion.source import CheckpointSource
-from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.models.qwen2_5_vl_lite.convert_unipixel import (
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
+from transformers_litelvlm.conversion.recipes.unipixel import (
     UNIPIXEL_RULES,
     unipixel_config,
     unipixel_conversion,
 )
+from transformers_litelvlm.conversion.renaming import Part, plan_renaming
+from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.conversion.weight_files import TensorInfo
+from transformers_litelvlm.models.masks.sam2 import track_hidden_tokens
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     Qwen2_5_VLLiteForReferringSegmentation,
 )
-from transformers_litelvlm.models.sam2_mask_decoding import track_hidden_tokens
-from transformers_litelvlm.models.sam2_renaming import sam2_renames
 
 
 INDEX = json.loads((FIXTURES / "unipixel_index.json").read_text())

@@ -1,0 +1,1 @@
+"""One module per published checkpoint, or per part that several of them share."""

@@ -1,0 +1,1 @@
+"""Masks: outputs, and the mask decoders that the states of [SEG] prompt."""
