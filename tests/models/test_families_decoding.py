@@ -6,9 +6,9 @@ An argument that upstream renames, such as the cache's, and that our `forward` t
 import pytest
 import torch
 
-from tests.models.families import FAMILIES
-from tests.models.test_families_layer_methods import CASES as LAYER_CASES
-from tests.pruning.test_registry import EVERY
+from tests.support.families import FAMILIES
+from tests.support.family_cases import LAYER_CASES
+from tests.support.methods import EVERY
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.models.families import FAMILIES, picture
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
-from tests.models.test_families_layer_methods import can_reach
-from tests.models.test_host_synchronisation import DIALOGUES, PICTURES, SENTENCES, masks_case
-from tests.other_device import DEVICE, other_device
-from tests.pruning.test_registry import LAYER_METHODS, METHODS, RAGGED
+from tests.support.families import FAMILIES, picture
+from tests.support.family_cases import can_reach
+from tests.support.mask_cases import DIALOGUES, PICTURES, SENTENCES, masks_case
+from tests.support.methods import LAYER_METHODS, METHODS, RAGGED
+from tests.support.second_device import DEVICE, other_device
+from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner
 

@@ -21,7 +21,7 @@ from transformers import (
     pipeline,
 )
 
-from tests.models.llava_lite.tiny import (
+from tests.support.tiny_llava import (
     asymmetric_,
     prompt,
     random_guidance,
@@ -29,7 +29,7 @@ from tests.models.llava_lite.tiny import (
     save_tiny_checkpoint,
     tiny_config,
 )
-from tests.without_package import run_without_package
+from tests.support.without_package import run_without_package
 from transformers_litelvlm import (
     AutoModelForReferringSegmentation,
     LlavaLiteConfig,

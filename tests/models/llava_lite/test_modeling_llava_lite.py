@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.models.llava_lite.tiny import (
+from tests.support.tiny_llava import (
     asymmetric_,
     prompt,
     random_guidance,

@@ -15,7 +15,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from tests.models.llava_lite.tiny import asymmetric_, tiny_guidance_tokenizer
+from tests.support.tiny_llava import asymmetric_, tiny_guidance_tokenizer
 from transformers_litelvlm import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteConfig,

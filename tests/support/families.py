@@ -14,8 +14,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from tests.models.llava_lite import tiny as llava
-from tests.models.qwen2_5_vl_lite import tiny as qwen
+from tests.support import tiny_llava as llava
+from tests.support import tiny_qwen2_5_vl as qwen
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -255,30 +255,30 @@ class QwenFamily(Family):
         return qwen.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
 
-FAMILIES = [
-    LlavaFamily(
-        name="llava",
-        config_class=LlavaLiteConfig,
-        model_class=LlavaLiteForConditionalGeneration,
-        base_class=LlavaLiteModel,
-        processor_class=LlavaLiteProcessor,
-        stock_class=LlavaForConditionalGeneration,
-        stock_config_class=LlavaConfig,
-        policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
-        largest_budget=llava.NUM_TOKENS,
-    ),
-    QwenFamily(
-        name="qwen2_5_vl",
-        config_class=Qwen2_5_VLLiteConfig,
-        model_class=Qwen2_5_VLLite,
-        base_class=Qwen2_5_VLLiteModel,
-        processor_class=Qwen2_5_VLLiteProcessor,
-        stock_class=Qwen2_5_VLForConditionalGeneration,
-        stock_config_class=Qwen2_5_VLConfig,
-        policies=(("raster", "original"), ("reference", "original")),
-        largest_budget=24,
-    ),
-]
+LLAVA = LlavaFamily(
+    name="llava",
+    config_class=LlavaLiteConfig,
+    model_class=LlavaLiteForConditionalGeneration,
+    base_class=LlavaLiteModel,
+    processor_class=LlavaLiteProcessor,
+    stock_class=LlavaForConditionalGeneration,
+    stock_config_class=LlavaConfig,
+    policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
+    largest_budget=llava.NUM_TOKENS,
+)
+QWEN2_5_VL = QwenFamily(
+    name="qwen2_5_vl",
+    config_class=Qwen2_5_VLLiteConfig,
+    model_class=Qwen2_5_VLLite,
+    base_class=Qwen2_5_VLLiteModel,
+    processor_class=Qwen2_5_VLLiteProcessor,
+    stock_class=Qwen2_5_VLForConditionalGeneration,
+    stock_config_class=Qwen2_5_VLConfig,
+    policies=(("raster", "original"), ("reference", "original")),
+    largest_budget=24,
+)
+# Every test in tests/models/test_families_*.py runs for each of these.
+FAMILIES = [LLAVA, QWEN2_5_VL]
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
