@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.tiny_llava import asymmetric_
+from tests.support.random_weights import asymmetric_
 from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.benchmark.building import random_model

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.support.families import FAMILIES
-from tests.support.tiny_llava import asymmetric_
+from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import PruningConfig
 
 

@@ -16,6 +16,7 @@ from transformers import (
 
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
+from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -45,6 +46,7 @@ class Family:
     stock_config_class: type
     policies: tuple[tuple[str, str], ...]  # token order, positions
     largest_budget: int  # what no image or video of the batch exceeds
+    has_class_token: bool = False  # of the vision tower
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
 
@@ -60,7 +62,7 @@ class Family:
         raise NotImplementedError
 
     def model(self, num_layers: int | None = None) -> Any:
-        return llava.asymmetric_(self.model_class(self.config(num_layers)))
+        return asymmetric_(self.model_class(self.config(num_layers)))
 
     def inputs(self, side: str = "left") -> Inputs:
         """A padded batch of three rows, for the stock class."""
@@ -265,6 +267,7 @@ LLAVA = LlavaFamily(
     stock_config_class=LlavaConfig,
     policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
     largest_budget=llava.NUM_TOKENS,
+    has_class_token=True,
 )
 QWEN2_5_VL = QwenFamily(
     name="qwen2_5_vl",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from tests.support.families import FAMILIES
 from tests.support.methods import LAYER_METHODS
-from transformers_litelvlm.pruning import build_pruner
+from transformers_litelvlm.pruning import build_pruner, get_pruner
 
 
 NUM_LAYERS = 4
 BUDGET = 12
+
+
+def is_defined(family, name):
+    """Whether the vision tower of `family` has what a method reads."""
+    return family.has_class_token or not get_pruner(name).needs_class_token
 
 
 def sizes_of(family):

@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcess
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from tests.support.original_checkpoints import FIXTURES
-from tests.support.tiny_llava import asymmetric_
+from tests.support.random_weights import asymmetric_
 from tests.support.tiny_qwen2_5_vl import (
     CHAT_TEMPLATE,
     MERGE,

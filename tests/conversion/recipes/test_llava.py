@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from tests.support.original_checkpoints import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
-from tests.support.tiny_llava import asymmetric_, tiny_config, tiny_guidance_tokenizer, tiny_processor
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import tiny_config, tiny_guidance_tokenizer, tiny_processor
 from tests.support.without_package import run_without_package
 from transformers_litelvlm import (
     LlavaLiteConfig,

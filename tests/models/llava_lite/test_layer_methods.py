@@ -13,14 +13,8 @@ from transformers import (
 from tests.support.families import LLAVA
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
 from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
-from tests.support.tiny_llava import (
-    SEG_TOKEN,
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    tiny_config,
-)
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import SEG_TOKEN, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import (
     LlavaLiteForConditionalGeneration,
     LlavaLiteForReferringSegmentation,

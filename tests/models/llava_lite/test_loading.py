@@ -21,14 +21,8 @@ from transformers import (
     pipeline,
 )
 
-from tests.support.tiny_llava import (
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    save_tiny_checkpoint,
-    tiny_config,
-)
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import prompt, random_guidance, random_pixels, save_tiny_checkpoint, tiny_config
 from tests.support.without_package import run_without_package
 from transformers_litelvlm import (
     AutoModelForReferringSegmentation,

@@ -6,14 +6,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
 from tests.support.methods import METHODS, RAGGED
-from tests.support.tiny_llava import (
-    NUM_TOKENS,
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    tiny_config,
-)
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import NUM_TOKENS, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 

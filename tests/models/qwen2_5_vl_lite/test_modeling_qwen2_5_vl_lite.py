@@ -10,7 +10,7 @@ from tests.support.qwen2_5_vl_media import (
     inputs_of,
     without_guidance,
 )
-from tests.support.tiny_llava import asymmetric_
+from tests.support.random_weights import asymmetric_
 from tests.support.tiny_qwen2_5_vl import (
     VISION_END,
     VISION_START,
