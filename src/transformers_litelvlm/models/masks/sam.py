@@ -76,9 +76,8 @@ def decode_masks(
     """
     batch_size, channels, height, width = image_embeddings.shape
     if prompts.shape[1] == 0:  # no answer had a [SEG]
-        return image_embeddings.new_zeros(batch_size, 0, 4 * height, 4 * width), image_embeddings.new_zeros(
-            batch_size, 0
-        )
+        empty = image_embeddings.new_zeros(batch_size, 0, 4 * height, 4 * width)
+        return empty, empty[..., 0, 0]
     prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
     with ExitStack() as stack:
         # These tables are read, not called, so an offloaded model would not bring them in by itself.
