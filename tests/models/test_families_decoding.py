@@ -10,6 +10,7 @@ from tests.support.families import FAMILIES
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
 from tests.support.methods import EVERY
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
+from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 NUM_STEPS = 24
@@ -43,7 +44,7 @@ class Repeating:
                 return self.chosen[-1]
 
         repeated = Repeated(**pruning.method_options)
-        if pruner.is_inside_language_model:
+        if isinstance(pruner, LayerPruner):
             monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: repeated)
 
     def from_here_on(self):

@@ -21,10 +21,11 @@ from tests.support.tiny_llava import (
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner, list_pruners
+from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 METHODS = [
-    (name, {}) for name in list_pruners() if name != "none" and not get_pruner(name).is_inside_language_model
+    (name, {}) for name in list_pruners() if name != "none" and not issubclass(get_pruner(name), LayerPruner)
 ] + [method for method in LAYER_METHODS if can_reach(LLAVA, *method)]
 METHOD = pytest.mark.parametrize("name, options", METHODS, ids=str)
 

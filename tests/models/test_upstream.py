@@ -121,7 +121,7 @@ def our_classes():
 def overridden():
     """Each method of ours that a class of transformers defines too, with upstream's."""
     for cls in our_classes():
-        for name in {name for parent in cls.__mro__ for name in vars(parent)}:
+        for name in sorted({name for parent in cls.__mro__ for name in vars(parent)}):
             if name.startswith("__") and name not in ("__init__", "__call__"):
                 continue
             definitions = [(parent, vars(parent)[name]) for parent in cls.__mro__ if name in vars(parent)]

@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, Llam
 
 from tests.support.evidence import RandomEvidence
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 
 
@@ -68,7 +69,7 @@ def tower_evidence(tensors: dict[str, torch.Tensor], about: dict, attention: str
     guidance.load_state_dict({**part("text."), "visual_projection.weight": tensors["vision.visual_projection.weight"]})
     mask = tensors.get("clip_attention_mask")
     mask = None if mask is None else mask[:, None]
-    return ClipTowerEvidence(states, guidance, projector, tensors["clip_input_ids"][:, None], mask)
+    return ClipTowerEvidence(states, guidance, projector, Guidance(tensors["clip_input_ids"][:, None], mask))
 
 
 def llm_of(tensors: dict[str, torch.Tensor], about: dict, attention: str = "sdpa") -> LlamaModel:

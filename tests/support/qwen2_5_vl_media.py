@@ -55,7 +55,8 @@ class Received:
 
 def columns_that_stay(inputs, output):
     """For every row the columns of the full prompt that should be left, by plain Python."""
-    media = {1: iter(output.retained_indices or ()), 2: iter(output.retained_video_indices or ())}
+    kept = {1: output.retained_indices, 2: output.retained_video_indices}
+    media = {kind: iter(() if rows is None else rows) for kind, rows in kept.items()}
     sizes = {
         1: iter([int(row.prod()) // 4 for row in inputs.get("image_grid_thw", ())]),
         2: iter([int(row.prod()) // 4 for row in inputs.get("video_grid_thw", ())]),

@@ -18,8 +18,10 @@ from transformers_litelvlm.benchmark.memory import activation_bytes
 from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
 from transformers_litelvlm.benchmark.timing import measured_on, time_once
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning import build_pruner
+from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 SIDES = (24, 48, 96, 192)  # of the grid: 576 tokens times 1, 4, 16 and 64
@@ -52,7 +54,7 @@ class Selector:
 
     def __init__(self, method: str, sentences: int, dtype: torch.dtype, device: torch.device) -> None:
         self.pruner: Any = build_pruner(method)
-        if self.pruner.is_inside_language_model:
+        if isinstance(self.pruner, LayerPruner):
             raise ValueError("It prunes inside the language model: there is no selection before it.")
         config = clip_vit_l(336)
         config.num_hidden_layers = 2  # the one that made the features, and the one that would read them
@@ -76,7 +78,7 @@ class Selector:
 
         def select() -> Any:
             evidence = ClipTowerEvidence(
-                states, self.guidance, self.projector, self.ids, self.mask, text_embeds=self.text_embeds
+                states, self.guidance, self.projector, Guidance(self.ids, self.mask, self.text_embeds)
             )
             return self.pruner.select(evidence, side**2 // 9)
 

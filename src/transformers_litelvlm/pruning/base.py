@@ -119,9 +119,6 @@ class Pruner(ABC):
 
     name: ClassVar[str]
     needs_text: ClassVar[bool] = False
-    # Whether tokens leave inside the language model. A flag, since a checkpoint's code may be loaded in several
-    # copies, and a class of one is none of the other.
-    is_inside_language_model: ClassVar[bool] = False
     needs_class_token: ClassVar[bool] = False  # reads the class token's attention, or runs the tower's layers itself
     official_token_order: ClassVar[str] = "raster"
     official_position_ids: ClassVar[str] = "compact"

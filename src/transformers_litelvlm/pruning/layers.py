@@ -63,7 +63,6 @@ class LayerPruner(Pruner):
     images in a prompt, each is pruned by itself.
     """
 
-    is_inside_language_model = True
     # Whether tokens also leave the caches of the layers before, but the first; for methods that prune once.
     prunes_earlier_caches: ClassVar[bool] = False
     official_position_ids = "original"

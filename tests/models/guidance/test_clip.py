@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from tests.support.tiny_qwen2_5_vl import prompt, random_media, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.models.guidance.clip import ClipTowerEvidence, SideClip, SideClipEvidence
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.scoring import context_scores, similarity_scores
 
@@ -29,9 +30,9 @@ def inputs(count):
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7), (2, 2), (9, 1)])
 def test_maps_are_resampled_to_the_grid(clip, grid):
     pixels, ids, mask = inputs(2)
-    evidence = SideClipEvidence(clip, pixels, torch.zeros(2, grid[0] * grid[1], 5), grid, ids, mask)
+    evidence = SideClipEvidence(clip, pixels, torch.zeros(2, grid[0] * grid[1], 5), grid, Guidance(ids, mask))
     # CLIP's own maps on its 4 x 4 patches, from what its last layer of three reads.
-    own = ClipTowerEvidence(TowerStates.of(clip.vision_model, pixels, 2), clip, None, ids, mask)
+    own = ClipTowerEvidence(TowerStates.of(clip.vision_model, pixels, 2), clip, None, Guidance(ids, mask))
     text, is_real = own.text_embeds()
     similarity = similarity_scores(own.image_embeds(), text)
     context = context_scores(*own.class_attention())
@@ -73,8 +74,7 @@ def test_tokens_are_ranked_by_the_resampled_maps(clip):
             pictures[image : image + 1],
             torch.zeros(1, height * width, 5),
             (height, width),
-            ids[image : image + 1],
-            mask[image : image + 1],
+            Guidance(ids[image : image + 1], mask[image : image + 1]),
         )
         scores = similarity_scores(evidence.image_embeds(), evidence.text_embeds()[0])[0]
         least = {index for row in scores for index in row.argsort(stable=True)[:2].tolist()}

@@ -75,7 +75,7 @@ def test_segment(name, options):
     states = model.model(**given_for_model(given)).last_hidden_state
     columns = (ids == SEG_TOKEN).int().argmax(dim=1) - 1
     expected = model.text_hidden_fcs(states[torch.arange(2), columns])
-    torch.testing.assert_close(output.seg_embeddings[:, 0], expected)
+    torch.testing.assert_close(output.seg_embeddings[:, 0, 0], expected)
     answered = model.generate_masks(**{**given, "attention_mask": mask}, max_new_tokens=3)
     assert answered.sequences.shape[0] == 2
     # Features encoded once, as sweeps use them.

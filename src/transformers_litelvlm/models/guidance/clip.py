@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
 from transformers_litelvlm.models.devices import to_device_of
-from transformers_litelvlm.models.guidance.encoded import Guidance
+from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
 
@@ -60,7 +60,7 @@ class ClipTowerEvidence(VisualEvidence):
         states: TowerStates,
         guidance: ClipGuidance,
         projector: Callable[[torch.Tensor], torch.Tensor] | None,
-        sentences: Guidance,
+        sentences: Guidance = NO_SENTENCES,
     ) -> None:
         self.grid, self.num_layers = states.grid, states.num_layers
         self.max_expressions = sentences.max_expressions
@@ -148,7 +148,7 @@ class SideClipEvidence(VisualEvidence):
         pictures: torch.Tensor | TowerStates | None,
         features: torch.Tensor,
         grid: tuple[int, int],
-        sentences: Guidance,
+        sentences: Guidance = NO_SENTENCES,
     ) -> None:
         self.features = features
         self.max_expressions = sentences.max_expressions

@@ -57,6 +57,9 @@ class Guidance:
         return replace(self, text_embeds=text_embeds)
 
 
+NO_SENTENCES = Guidance()
+
+
 class EncodedMedia(ABC):
     """What a family's vision tower makes of M images or videos. No sentence and no pruning setting changes it.
 
@@ -64,10 +67,12 @@ class EncodedMedia(ABC):
 
     Attributes:
         grids: (t, h, w) visual tokens of each; an image has t = 1.
+        family: its name, for messages.
         has_class_token: whether methods that read the class token, or the layers of a CLIP tower, are defined.
     """
 
     grids: list[Grid]
+    family: str
     has_class_token: bool = True
 
     @property

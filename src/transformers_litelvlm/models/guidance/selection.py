@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup, group_frames
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.settings import PruningSettings
@@ -49,9 +49,9 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             exactly as many tokens as the budget says.
     """
     _check(encoded, guidance, settings)
-    chosen = []
+    chosen, is_guided = [], settings.before_language_model.needs_text
     for group in group_frames(encoded.grids, [settings.budget_of(size) for size in encoded.sizes]):
-        evidence = encoded.evidence(group, guidance.rows(group.media))
+        evidence = encoded.evidence(group, guidance.rows(group.media) if is_guided else NO_SENTENCES)
         num_frames, num_tokens = len(group.frames), group.grid[0] * group.grid[1]
         if 0 < group.budget < num_tokens:
             selection = settings.before_language_model.select(evidence, group.budget)
@@ -89,8 +89,8 @@ def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
     if pruner.needs_class_token and not encoded.has_class_token:
         defined = ", ".join(name for name in list_pruners() if not get_pruner(name).needs_class_token)
         raise ValueError(
-            f"The pruning method {pruner.name!r} is not defined for this model's vision tower: it reads the class "
-            f"token or the layers of a CLIP tower. Methods that are: {defined}."
+            f"The pruning method {pruner.name!r} is not defined for {encoded.family}: it reads the class token or "
+            f"the layers of a CLIP tower. Methods that are: {defined}."
         )
     if pruner.needs_text and guidance.input_ids is None:
         raise ValueError(
@@ -98,7 +98,7 @@ def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             "`expressions=[...]` to the processor and its whole output to the model, or choose another "
             "`pruning_method`."
         )
-    if guidance.input_ids is not None and len(guidance.input_ids) != len(encoded):
+    if pruner.needs_text and len(guidance.input_ids) != len(encoded):
         raise ValueError(
             f"`guidance_input_ids` has sentences for {len(guidance.input_ids)} images or videos, but there are "
             f"{len(encoded)}: give one row each, those of the images first."

@@ -85,6 +85,8 @@ class EncodedImages(EncodedMedia):
         states: of M images.
     """
 
+    family = "LLaVA"
+
     def __init__(self, model: "LlavaLiteModel", states: TowerStates) -> None:
         self.model, self.states = model, states
         self.grids: list[Grid] = [(1, *states.grid)] * len(states)

@@ -134,7 +134,7 @@ class Sam2MaskDecoder(MaskDecoder):
         """Masks of each video, frame after frame."""
         of_videos = by_image(self.to_encoder(prompts), counts, about)
         tracked = [
-            track_hidden_tokens(self.mask_model, video, objects)
+            track_hidden_tokens(self.mask_model, video.pixel_values if isinstance(video, Frames) else video, objects)
             for video, objects in zip(videos, of_videos, strict=True)
         ]
         logits = [
@@ -261,7 +261,7 @@ def decode_hidden_tokens(
 
 
 def track_hidden_tokens(
-    mask_model: Sam2VideoModel, video: Frames | EncodedVideo, hidden_tokens: torch.Tensor
+    mask_model: Sam2VideoModel, video: torch.Tensor | EncodedVideo, hidden_tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, HiddenTokenMasks]:
     """Masks of T objects in every frame of a video: prompted on frame 0, then followed forward through SAM 2's memory.
 
@@ -269,13 +269,13 @@ def track_hidden_tokens(
     use does not grow with the number of frames, apart from the frames themselves and the masks.
 
     Args:
-        video: its frames, or what [`encode_video`] made of them.
+        video: (F, 3, S, S) its frames, or what [`encode_video`] made of them.
         hidden_tokens: (T, 2, C).
 
     Returns:
         Logits (T, F, h, w), object scores (T, F), and [`HiddenTokenMasks`] of frame 0, with B = 1.
     """
-    pixel_values, known = video if isinstance(video, EncodedVideo) else (*video, [])
+    pixel_values, known = video if isinstance(video, EncodedVideo) else (video, [])
     session = Sam2VideoInferenceSession(
         video=pixel_values,
         inference_device=pixel_values.device,

@@ -52,7 +52,8 @@ class PrunedGenerationMixin:
         settings = base.settings(pruning)
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         names = [*base.prompt_arguments, *base.guidance_arguments]
-        arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        arguments = {name: kwargs.pop(name, None) for name in names}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         if input_ids is not None:
             arguments["input_ids"] = input_ids
         self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
-from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.upstream import (
@@ -57,7 +57,7 @@ class IntrinsicEvidence(VisualEvidence):
         features: torch.Tensor,
         grid: tuple[int, int],
         states: torch.Tensor,
-        sentences: Guidance,
+        sentences: Guidance = NO_SENTENCES,
     ) -> None:
         self.features = features
         self.max_expressions = sentences.max_expressions
@@ -109,6 +109,7 @@ class EncodedByQwen(EncodedMedia):
         grid_thw: (M, 3) patches of each.
     """
 
+    family = "Qwen2.5-VL"
     has_class_token = False
 
     def __init__(self, model: PreTrainedModel, tower: BaseModelOutputWithPooling, grid_thw: torch.Tensor) -> None:
