@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, one_line
-from transformers_litelvlm.conversion.families import FAMILIES, load_family
+from transformers_litelvlm.conversion.families import RECIPES
 
 
 EPILOG = """\
@@ -36,7 +36,7 @@ def register(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("family", metavar="FAMILY", choices=sorted(FAMILIES), help="one of: %(choices)s")
+    parser.add_argument("family", metavar="FAMILY", choices=sorted(RECIPES), help="one of: %(choices)s")
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
     parser.add_argument(
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         # Before anything is fetched.
         check_target(args.target)
-        conversion = load_family(args.family)(CheckpointSource(args.source), args.clip)
+        conversion = RECIPES[args.family](CheckpointSource(args.source), args.clip)
         report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
     except (ConversionError, OSError) as error:
         raise BadInputError(one_line(error)) from error

@@ -56,6 +56,16 @@ class CheckpointSource:
     def __str__(self) -> str:
         return self.path_or_id
 
+    @property
+    def public_name(self) -> str:
+        """Hub id; of a local folder only its name, for what others read."""
+        return Path(self.path_or_id).resolve().name if self.is_local else self.path_or_id
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit that the first file came from, so that all come from it; before that what was asked for."""
+        return self.commit_hash or self.revision
+
     def describe(self) -> dict[str, str | None]:
         """Where the files came from, for a report."""
         return {"path_or_id": self.path_or_id, "revision": self.revision, "commit_hash": self.commit_hash}
@@ -66,7 +76,7 @@ class CheckpointSource:
             path = cached_file(
                 self.path_or_id,
                 name,
-                revision=self.commit_hash or self.revision,
+                revision=self.pinned_revision,
                 token=self._token,
                 _raise_exceptions_for_missing_entries=False,
             )

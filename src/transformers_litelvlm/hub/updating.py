@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from transformers_litelvlm.hub.measured import BEGIN, measured_presets, render_measured, replace_region
 from transformers_litelvlm.hub.metadata import eval_result_entries, eval_results, hub_dataset, replace_model_index
-from transformers_litelvlm.hub.model_card import CARD_NAME, num_visual_tokens, render_saved_card
+from transformers_litelvlm.hub.model_card import CARD_NAME, render_saved_card
 from transformers_litelvlm.hub.results import CardError, MeasuredResults, check_model, read_results
 from transformers_litelvlm.utils.files import write_atomically
 
@@ -47,7 +47,7 @@ def update_card(
     folder = Path(folder)
     output = folder / CARD_NAME if output is None else Path(output)
     config = _read_config(folder)
-    num_tokens = num_visual_tokens(config)
+    num_tokens = config.num_visual_tokens
     measured = [read_results(path) for path in results]
     for one in measured:
         check_model(one, folder, config, num_tokens, any_name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.remote_code import InstalledCodeMixin
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -18,7 +19,7 @@ PRUNING_ALIASES = {
 }
 
 
-class PrunedConfigMixin:
+class PrunedConfigMixin(InstalledCodeMixin):
     """For configs with a `pruning_config` field: its settings are keywords and attributes of the config, too.
 
     `pruning_budget`, `pruning_retention_ratio`, `pruning_method`, `pruning_method_options`, `pruning_token_order`,
@@ -30,6 +31,18 @@ class PrunedConfigMixin:
     """
 
     pruning_config: Any
+
+    # For model cards: what the family is called, and arguments of the image-text-to-text pipeline that ask something.
+    family_title: ClassVar[str] = "A model"
+    example_question: ClassVar[str] = (
+        'text=[{"role": "user", "content": [{"type": "image", "image": "photo.jpg"},'
+        ' {"type": "text", "text": "What is this?"}]}]'
+    )
+
+    @property
+    def num_visual_tokens(self) -> int | None:
+        """Visual tokens of an image before pruning; `None` if its size decides."""
+        return None
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}

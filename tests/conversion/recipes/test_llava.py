@@ -38,7 +38,8 @@ from transformers_litelvlm import (
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.conversion.recipes import llava as recipe
+from transformers_litelvlm.conversion.recipes import glamm as glamm_recipe, lisa as lisa_recipe
+from transformers_litelvlm.conversion.recipes.original_llava import CLIP_RULES, grounding_config
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
@@ -334,15 +335,13 @@ def test_every_key_at_full_size(name, image_size):
     }
     rows = {"glamm": 32007, "lisa": 32004}[name]
     tokenizer = StandInTokenizer({"<image>": rows, "[SEG]": {"glamm": 32004, "lisa": 32003}[name]})
-    config = recipe.grounding_config(index, published, clip_config, tokenizer)
+    config = grounding_config(index, published, clip_config, tokenizer)
     config.guidance_text_config, config.guidance_projection_dim = clip_config.text_config, 768
     with torch.device("meta"):
         model = LlavaLiteForReferringSegmentation(config)
     targets = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    parts = [
-        Part(name, index, recipe._GROUNDING_RULES[name]),
-        Part("clip", clip_part, recipe._CLIP_RULES),
-    ]
+    rules = {"glamm": glamm_recipe.RULES, "lisa": lisa_recipe.RULES}[name]
+    parts = [Part(name, index, rules), Part("clip", clip_part, CLIP_RULES)]
     plan = plan_renaming(parts, targets, dict(model.all_tied_weights_keys))
 
     used = {move.source for move in plan.moves if move.part.label == name}
@@ -592,9 +591,9 @@ def test_a_clip_that_is_not_there(tmp_path, capsys):
     target = tmp_path / "converted"
     source = write_glamm(tmp_path / "original")
     error = refused(capsys, target, "glamm", source, target)
-    assert "clip: no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
+    assert "clip has no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
     error = refused(capsys, target, "glamm", tmp_path, target)
-    assert f"{tmp_path}: no config.json in that folder; give the folder" in error
+    assert f"{tmp_path} has no config.json in that folder; give the folder" in error
 
 
 def test_families_are_not_mixed_up(stock, tmp_path, capsys):

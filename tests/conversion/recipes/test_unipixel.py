@@ -29,7 +29,7 @@ from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.recipes.unipixel import (
-    UNIPIXEL_RULES,
+    RULES,
     unipixel_config,
     unipixel_conversion,
 )
@@ -111,7 +111,7 @@ def test_every_key_of_unipixel_3b(kind):
     if kind == "stored head":
         tied = {}
     targets = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan = plan_renaming([Part("unipixel", source, UNIPIXEL_RULES)], targets, tied)
+    plan = plan_renaming([Part("unipixel", source, RULES)], targets, tied)
 
     used, dropped = {move.source for move in plan.moves}, plan.dropped["unipixel"]
     assert len(source.tensors()) == {"legacy": 1475, "current": 1475, "stored head": 1476}[kind]

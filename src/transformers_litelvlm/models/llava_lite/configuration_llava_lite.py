@@ -44,6 +44,9 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     """
 
     model_type = "llava_lite"
+    family_title: ClassVar[str] = "A LLaVA-style model"
+    # LLaVA checkpoints often come without a chat template.
+    example_question: ClassVar[str] = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock LLaVA.
     sub_configs_defaults = {
@@ -73,6 +76,10 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
         super().__post_init__(**kwargs)
         if self.projector_type not in PROJECTOR_TYPES:
             raise ValueError(f"`projector_type` must be one of {PROJECTOR_TYPES}, got {self.projector_type!r}.")
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

@@ -38,6 +38,7 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
     """
 
     model_type = "qwen2_5_vl_lite"
+    family_title: ClassVar[str] = "Qwen2.5-VL"
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock model.
     sub_configs_defaults = {
