@@ -27,7 +27,7 @@ from transformers import (
 
 from tests.models.llava_lite.originals import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
 from tests.models.llava_lite.tiny import asymmetric_, tiny_config, tiny_guidance_tokenizer, tiny_processor
-from tests.without_package import run_without_package
+from tests.without_package import check_stub
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -36,10 +36,11 @@ from transformers_litelvlm import (
     PruningConfig,
 )
 from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.conversion.recipes import glamm as glamm_recipe
+from transformers_litelvlm.conversion.recipes import lisa as lisa_recipe
+from transformers_litelvlm.conversion.recipes.original_llava import CLIP_RULES, LLAMA_FIELDS, grounding_config
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.conversion.recipes import glamm as glamm_recipe, lisa as lisa_recipe
-from transformers_litelvlm.conversion.recipes.original_llava import CLIP_RULES, grounding_config
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
@@ -214,7 +215,7 @@ def test_lisa_computes_what_its_parts_compute(lisa, golden, budget):
     published = json.loads((lisa.parent / "original" / "config.json").read_text())
     llama = LlamaForCausalLM(
         LlamaConfig(
-            **{name: published[name] for name in recipe._LLAMA_FIELDS if name in published},
+            **{name: published[name] for name in LLAMA_FIELDS if name in published},
             vocab_size=32004,
         )
     ).eval()
@@ -401,52 +402,9 @@ def test_every_tensor_keeps_its_dtype_unless_told(glamm, tmp_path):
     assert AutoModelForMaskGeneration.from_pretrained(tmp_path / "half").dtype is torch.float16
 
 
-WITHOUT_PACKAGE = """
-import sys
-import torch
-from PIL import Image
-from transformers import AutoModelForMaskGeneration, AutoProcessor
-
-folder, target = sys.argv[1:]
-
-
-def load(folder, **options):
-    options = {"trust_remote_code": True, "pruning_budget": 9, "dtype": torch.float32, **options}
-    model = AutoModelForMaskGeneration.from_pretrained(folder, **options).eval()
-    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-
-
-def segment(model, processor):
-    inputs = processor.segmentation_inputs(Image.new("RGB", (50, 40), "red"), ["a thing", "b"])
-    return model.segment(**inputs)
-
-
-model, processor = load(folder)
-first = segment(model, processor)
-model.save_pretrained(target)
-processor.save_pretrained(target)
-again, processor = load(target)
-assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-assert torch.equal(first.mask_logits[0], segment(again, processor).mask_logits[0])
-inside, processor = load(folder, pruning_method="fastv", pruning_method_options={"layer": 1})
-kept = segment(inside, processor).retained_indices
-assert kept.shape == (len(first.retained_indices), 9), kept
-torch.save({"logits": first.mask_logits[0], "kept": first.retained_indices}, target + "/result.pt")
-"""
-
-
 @pytest.mark.parametrize("family", ["glamm", "lisa"])
-def test_where_the_package_is_absent(request, tmp_path, family):
-    """The code beside the weights gives the same masks and survives saving again."""
-    folder = request.getfixturevalue(family)
-    run_without_package(WITHOUT_PACKAGE, tmp_path, folder, tmp_path / "again")
-    remote = torch.load(tmp_path / "again" / "result.pt", weights_only=True)
-    model = AutoModelForMaskGeneration.from_pretrained(folder, dtype=torch.float32, pruning_budget=9).eval()
-    inputs = AutoProcessor.from_pretrained(folder).segmentation_inputs(
-        Image.new("RGB", (50, 40), "red"), ["a thing", "b"]
-    )
-    ours = model.segment(**inputs)
-    assert torch.equal(ours.mask_logits[0], remote["logits"]) and torch.equal(ours.retained_indices, remote["kept"])
+def test_stub(request, family):
+    check_stub(request.getfixturevalue(family))
 
 
 @pytest.mark.parametrize("family", ["glamm", "lisa"])

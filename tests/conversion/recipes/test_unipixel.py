@@ -23,7 +23,7 @@ from tests.models.llava_lite.originals import FIXTURES
 from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
 from tests.models.qwen2_5_vl_lite.tiny import tiny_clip
 from tests.models.qwen2_5_vl_lite.unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
-from tests.without_package import run_without_package
+from tests.without_package import check_stub
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
@@ -505,25 +505,8 @@ def test_command_and_pipeline(tiny, model, processor, tmp_path, capsys):
     assert all(np.array_equal(np.array(r["mask"]) > 0, mask) for r, mask in zip(results, expected.masks[0].numpy()))
 
 
-WITHOUT_PACKAGE = """
-import sys
-from PIL import Image
-import torch
-from transformers import AutoModelForMaskGeneration, AutoProcessor
-
-folder, picture, target = sys.argv[1:]
-model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-output = model.segment(**processor.segmentation_inputs([Image.open(picture)], ["cat"]))
-torch.save(output.low_res_masks, target)
-"""
-
-
-def test_runs_without_this_package(tiny, model, processor, tmp_path):
-    picture(40, 56).save(tmp_path / "picture.png")
-    run_without_package(WITHOUT_PACKAGE, tmp_path, tiny, tmp_path / "picture.png", tmp_path / "masks.pt")
-    expected = model.segment(**processor.segmentation_inputs([tmp_path / "picture.png"], ["cat"]))
-    assert close(torch.load(tmp_path / "masks.pt"), expected.low_res_masks)
+def test_stub(tiny):
+    check_stub(tiny)
 
 
 def test_no_seg_in_the_prompt(model, processor):

@@ -49,7 +49,7 @@ LLAMA_RULES: Rules = [
 ]
 CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.vision_tower.\1")]
 
-_LLAMA_FIELDS = (
+LLAMA_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -116,7 +116,7 @@ def grounding_config(
     if "model.embed_tokens.weight" not in tensors:
         raise ConversionError(f"{source} has no model.embed_tokens.weight: is it a GLaMM or LISA checkpoint?")
     sizes = source.read_json(SAM_SIZES_NAME)
-    text_fields = {name: published[name] for name in _LLAMA_FIELDS if published.get(name) is not None}
+    text_fields = {name: published[name] for name in LLAMA_FIELDS if published.get(name) is not None}
     return LlavaLiteConfig(
         vision_config=clip_config.vision_config,
         text_config=LlamaConfig(vocab_size=tensors["model.embed_tokens.weight"].shape[0], **text_fields),

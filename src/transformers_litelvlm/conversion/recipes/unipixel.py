@@ -83,9 +83,7 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     if clip is not None:
         parts.append(_add_clip(CheckpointSource(clip), config, processor))
     generation = generation_config(config.text_config, source.read_json("generation_config.json"))
-    return make_conversion(
-        "UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation
-    )
+    return make_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation)
 
 
 def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen2_5_VLLiteConfig:
