@@ -26,7 +26,7 @@ What became of every tensor stands in TARGET/conversion_report.json.
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "convert",
         help="turn a published checkpoint into one that loads here",
@@ -62,7 +62,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts, and says what came out and how to load it."""
+    """Convert, and say what came out and how to load it."""
     from transformers_litelvlm.conversion.convert import convert_checkpoint
     from transformers_litelvlm.conversion.errors import ConversionError
     from transformers_litelvlm.conversion.source import CheckpointSource

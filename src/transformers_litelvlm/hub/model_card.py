@@ -27,14 +27,13 @@ def write_card(folder: Path, card: str) -> None:
 
 
 def write_missing_card(folder: Path, config: Any) -> None:
-    """Write the README.md of a saved model, where the folder has none."""
+    """Write the README.md of a saved model, if the folder has none."""
     if not Path(folder, CARD_NAME).exists():
         write_card(folder, render_saved_card(config))
 
 
 def render_saved_card(config: Any, name: str | None = None) -> str:
-    """
-    The card of a model of this package that was saved.
+    """The card of a model of this package that was saved.
 
     The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence and base
     model are those of that folder's card. What is not known is left out.
@@ -113,7 +112,7 @@ def _presets(config: Any) -> list[tuple[str, str]]:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Metadata of somebody's card; none where they cannot be read, which is no reason to lose a checkpoint."""
+    """Metadata of somebody's card; none if they cannot be read, which is no reason to lose a checkpoint."""
     try:
         return ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:

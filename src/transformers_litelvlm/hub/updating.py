@@ -25,10 +25,9 @@ def update_card(
     any_name: bool = False,
     task_id: str | None = None,
 ) -> list[str]:
-    """
-    Write measured results into the card of a checkpoint: the region between its marks, and `model-index` in its YAML.
+    """Write measured results into the card of a checkpoint: its region between the marks, and `model-index`.
 
-    The rest of the card stays as it is. Without a card, one is made from the template. Results that an earlier call
+    The rest of the card remains as it is. Without a card, one is made from the template. Results that an earlier call
     wrote are replaced. Nothing is written if anything is wrong.
 
     Args:
@@ -39,7 +38,7 @@ def update_card(
         task_id: also write `.eval_results` files beside the card, for this task in the `eval.yaml` of the data set.
 
     Returns:
-        `list[str]`: What was done, line by line.
+        What was done, line by line.
 
     Raises:
         CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`].

@@ -51,7 +51,7 @@ def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
-    """The tokenizer in the sub-folder of a checkpoint, `None` where there is none (stock LLaVA)."""
+    """The tokenizer in the sub-folder of a checkpoint, `None` if there is none (stock LLaVA)."""
     arguments = hub_arguments(kwargs)
     arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
     try:
@@ -65,7 +65,7 @@ def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
 
 
 def on_pil(processor):
-    """The same image processor on its PIL backend, where it has one."""
+    """The same image processor on its PIL backend, if it has one."""
     name = type(processor).__name__
     twin = None if name.endswith("Pil") else getattr(transformers, f"{name}Pil", None)
     return processor if processor is None or twin is None else twin(**processor.to_dict())
