@@ -62,5 +62,5 @@ _RENAMES = [
 
 
 def sam_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
-    """Rules for SAM's 594 tensors, named with `source_prefix` (a regular expression) there and `target_prefix` here."""
+    """Rules for SAM's 594 tensors; `source_prefix`, a regular expression, is before the names there."""
     return [Rename(source_prefix + pattern, target_prefix + replacement) for pattern, replacement in _RENAMES]
