@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from tests.conversion.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
+from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
 from transformers_litelvlm.cli import convert as convert_module
 from transformers_litelvlm.cli.main import build_parser, main
 from transformers_litelvlm.conversion.families import RECIPES

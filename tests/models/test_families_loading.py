@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from tests.models.families import FAMILIES, picture
-from tests.without_package import check_stub, run_script
+from tests.support.families import FAMILIES, picture
+from tests.support.without_package import check_stub, run_script
 from transformers_litelvlm import PruningConfig
 
 

@@ -25,9 +25,10 @@ from transformers import (
     LlavaProcessor,
 )
 
-from tests.models.llava_lite.originals import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
-from tests.models.llava_lite.tiny import asymmetric_, tiny_config, tiny_guidance_tokenizer, tiny_processor
-from tests.without_package import check_stub
+from tests.support.original_checkpoints import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import tiny_config, tiny_guidance_tokenizer, tiny_processor
+from tests.support.without_package import check_stub
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -41,6 +42,9 @@ from transformers_litelvlm.conversion.recipes import lisa as lisa_recipe
 from transformers_litelvlm.conversion.recipes.original_llava import CLIP_RULES, LLAMA_FIELDS, grounding_config
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
+from transformers_litelvlm.models.guidance.encoded import Guidance
+from transformers_litelvlm.models.guidance.frames import group_frames
+from transformers_litelvlm.models.guidance.selection import Chosen, project
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
@@ -131,18 +135,19 @@ def check_run(model, inputs, golden, case, run, largest):
     inputs = dict(inputs)
     if budget == EXPECTED["num_patches"]:
         # A budget of all tokens means "unpruned"; the golden run wants them in LiteLVLM's order.
-        states = model.model.encode_images(inputs.pop("pixel_values"))
-        features = model.model.select_visual_tokens(
-            states, budget, inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
-        )
-        inputs["mm_encoder_outputs"] = {"image": features}
+        encoded, settings = model.encode(inputs), model.model.settings()
+        [group] = group_frames(encoded.grids, [budget])
+        evidence = encoded.evidence(group, Guidance.of(inputs))
+        chosen = Chosen(group, evidence, [settings.pruner.select(evidence, budget)])
+        inputs["mm_encoder_outputs"] = {"image": project(encoded, [chosen], settings)}
+        del inputs["pixel_values"]
     output = model.segment(**inputs)
     if budget is not None:
         assert output.retained_indices[0].tolist() == golden[f"{case}.{run}.retained_indices"].tolist()
         largest.check("similarity", output.similarity[0], golden[f"{case}.similarity"], 1e-4)
     for what, actual, tolerance in (
-        ("seg_embeddings", output.seg_embeddings[0], 2e-4),
-        ("low_res_masks", output.low_res_masks[0], 1e-3),
+        ("seg_embeddings", output.seg_embeddings[0, :, 0], 2e-4),
+        ("low_res_masks", output.pred_masks[0], 1e-3),
         ("iou", output.iou_scores[0], 2e-4),
         ("mask_logits", output.mask_logits[0], 1e-3),
     ):

@@ -47,6 +47,7 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     family_title: ClassVar[str] = "A LLaVA-style model"
     # LLaVA checkpoints often come without a chat template.
     example_question: ClassVar[str] = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
+    has_class_token = True
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock LLaVA.
     sub_configs_defaults = {
@@ -80,6 +81,11 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     @property
     def num_visual_tokens(self) -> int:
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    @property
+    def num_tower_layers(self) -> int:
+        layer = self.vision_feature_layer
+        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
