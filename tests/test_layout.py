@@ -13,6 +13,7 @@ SUPPORT = TESTS / "support"
 OF_THE_PROJECT = {
     "test_conftest.py",
     "test_embedded_checkpoint.py",
+    "test_layers.py",
     "test_layout.py",
     "test_packaging.py",
     "test_second_device.py",

@@ -40,14 +40,13 @@ def export(
     # Measured: with the released layout (renumbered positions) this model loses most of its accuracy when pruned.
     model.config.pruning_config = PruningConfig(token_order="raster", position_ids="original")
     model.set_attn_implementation("sdpa")
-    # The package has the code; a copy beside the weights would only grow stale.
-    model.save_pretrained(folder, save_code=False)
+    model.save_pretrained(folder)
     weights = os.path.join(folder, "model.safetensors")
     halves = {name: value.half() if value.is_floating_point() else value for name, value in load_file(weights).items()}
     if any(not torch.isfinite(value).all() for value in halves.values()):
         raise ValueError("a weight does not fit into float16")
     save_file(halves, weights, metadata={"format": "pt"})
-    _processor(clip_words, words, model.config.vision_config.patch_size).save_pretrained(folder, save_code=False)
+    _processor(clip_words, words, model.config.vision_config.patch_size).save_pretrained(folder)
 
 
 def _processor(clip_words: CLIPTokenizer, words: PreTrainedTokenizerBase, patch_size: int) -> LlavaLiteProcessor:

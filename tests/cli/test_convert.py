@@ -4,15 +4,15 @@ import shlex
 
 import pytest
 
-from tests.support.fake_family import assert_identical, expected, make_source, written_tensors
+from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
 from transformers_litelvlm.cli import convert as convert_module
 from transformers_litelvlm.cli.main import build_parser, main
-from transformers_litelvlm.conversion.families import FAMILIES
+from transformers_litelvlm.conversion.families import RECIPES
 
 
 @pytest.fixture(autouse=True)
 def fake_family(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "fake", "tests.support.fake_family:fake_conversion")
+    monkeypatch.setitem(RECIPES, "fake", fake_conversion)
 
 
 def error_of(capsys, *arguments) -> str:

@@ -125,7 +125,7 @@ def test_push_writes_a_card_where_the_repository_has_none(hub, model):
     model.push_to_hub("me/new", tags=["mine"], commit_message="First")
     [commit] = hub.commits
     assert (commit["repo_id"], commit["revision"], commit["summary"]) == ("me/new", "main", "First")
-    assert {"README.md", "config.json", "model.safetensors", "litelvlm_pruning_base.py"} <= set(commit["names"])
+    assert {"README.md", "config.json", "model.safetensors", "litelvlm_remote.py"} <= set(commit["names"])
     card = ModelCard(hub.files["me/new"]["README.md"].decode())
     assert card.data.tags == ["visual-token-pruning", "litelvlm", "referring-segmentation", "mine"]
     assert "Nothing was measured" in card.text
@@ -145,12 +145,13 @@ def test_push_leaves_the_card_of_the_repository(hub, model, tmp_path):
 def test_save_and_push_publishes_the_card_of_the_folder(hub, model, tmp_path):
     (tmp_path / "README.md").write_bytes(MINE)
     (tmp_path / "private.txt").write_text("not to be uploaded")
-    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/saved", save_code=False, create_pr=True)
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/saved", create_pr=True)
     [commit] = hub.commits
     assert commit["create_pr"] and commit["names"] == [
         "README.md",
         "config.json",
         "generation_config.json",
+        "litelvlm_remote.py",
         "model.safetensors",
     ]
     assert hub.files["me/saved"]["README.md"] == MINE

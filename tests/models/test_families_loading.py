@@ -1,17 +1,19 @@
 """From a folder to a model, for every family: Auto classes, keywords, code in checkpoints, pipelines."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.utils import canonicalize_name
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.support.families import FAMILIES, picture
+from tests.support.without_package import check_stub, run_script
 from transformers_litelvlm import PruningConfig
 
 
@@ -101,34 +103,45 @@ def test_importing_leaves_stock_classes_alone(family, tmp_path):
     assert set(family.stock_config_class.sub_configs_defaults) == {"vision_config", "text_config"}
 
 
-def test_code_is_written_only_where_it_is_wanted(family, checkpoint, tmp_path):
-    auto_map = json.loads(Path(checkpoint, "config.json").read_text())["auto_map"]
-    assert auto_map["AutoConfig"].endswith(f".{family.config_class.__name__}")
-    AutoModelForImageTextToText.from_pretrained(checkpoint).save_pretrained(tmp_path, save_code=False)
-    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path, save_code=False)
-    assert not list(tmp_path.glob("*.py"))
-    assert "auto_map" not in (tmp_path / "config.json").read_text() + (tmp_path / "processor_config.json").read_text()
+# ---- the stub for trust_remote_code ---------------------------------------------------------------------------------
 
 
-ABSENT = """
+def test_a_checkpoint_carries_a_stub_instead_of_code(family, checkpoint, tmp_path):
+    check_stub(checkpoint)
+    stub = Path(checkpoint, "litelvlm_remote.py").read_text()
+    assert f"from transformers_litelvlm import {family.config_class.__name__}\n" in stub
+    assert "pip install transformers-litelvlm" in stub
+    # A class that Transformers got through the stub is not marked to have its source copied.
+    reference = json.loads(Path(checkpoint, "config.json").read_text())["auto_map"]["AutoConfig"]
+    get_class_from_dynamic_module(reference, checkpoint).register_for_auto_class()
+    family.processor_class.register_for_auto_class()
+    family.model_class.register_for_auto_class("AutoModelForImageTextToText")
+    AutoModelForImageTextToText.from_pretrained(checkpoint, trust_remote_code=True).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True).save_pretrained(tmp_path)
+    check_stub(tmp_path)
+
+
+NOT_IMPORTED = """
 import sys
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 folder, inputs_file, prompt, picture, target = sys.argv[1:]
-try:
-    import transformers_litelvlm
-    raise SystemExit("the package must be absent here")
-except ImportError:
-    pass
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert "transformers_litelvlm" not in sys.modules
 model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
+base = AutoModel.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True, pruning_preset="fast")
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+import transformers_litelvlm
+
+for each in (model, base, config, processor):
+    assert type(each) is getattr(transformers_litelvlm, type(each).__name__), type(each)
 inputs = torch.load(inputs_file, weights_only=True)
 again = processor(images=Image.open(picture), text=prompt, return_tensors="pt")
 assert set(again) == set(inputs) and all(torch.equal(again[name], inputs[name]) for name in inputs)
-AutoModel.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
-assert AutoConfig.from_pretrained(folder, trust_remote_code=True, pruning_preset="fast").pruning_budget is None
+assert config.pruning_budget is None
 with torch.no_grad():
     logits = model(**inputs).logits
 model.save_pretrained(target)
@@ -141,33 +154,61 @@ torch.save(logits, inputs_file + ".out")
 """
 
 
-def test_a_checkpoint_runs_where_the_package_is_absent(family, checkpoint, tmp_path):
+def test_a_checkpoint_loads_where_the_package_is_not_imported(family, checkpoint, tmp_path):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, pruning_budget=5)
     picture().save(tmp_path / "picture.png")
     prompt = family.prompt("Where is the dog?")
     inputs = dict(processor(images=picture(), text=prompt, return_tensors="pt"))
     torch.save(inputs, tmp_path / "inputs.pt")
-    (tmp_path / "run.py").write_text(ABSENT)
-    blocker = tmp_path / "blocked" / "transformers_litelvlm"
-    blocker.mkdir(parents=True)
-    (blocker / "__init__.py").write_text("raise ImportError('absent')")
-    site = [path for path in sys.path if path.endswith("site-packages")]
-    # The same number of threads, so that sums are made in the same order.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(blocker.parent), *site])}
-    arguments = [checkpoint, tmp_path / "inputs.pt", prompt, tmp_path / "picture.png", tmp_path / "again"]
-    run = subprocess.run(
-        [sys.executable, tmp_path / "run.py", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    files = [tmp_path / name for name in ("picture.png", "again")]
+    run_script(NOT_IMPORTED, tmp_path, checkpoint, tmp_path / "inputs.pt", prompt, *files)
     with torch.no_grad():
         expected = model(**inputs).logits
     assert torch.equal(torch.load(tmp_path / "inputs.pt.out", weights_only=True), expected)
+    check_stub(tmp_path / "again")
+
+
+NOT_INSTALLED = """
+import sys
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+for auto in (AutoConfig, AutoProcessor, AutoModelForImageTextToText):
+    try:
+        auto.from_pretrained(sys.argv[1], trust_remote_code=True)
+    except ImportError as error:
+        assert "not found in your environment: transformers_litelvlm" in str(error), error
+        assert "Run `pip install transformers_litelvlm`" in str(error), error
+    else:
+        raise SystemExit("it loaded")
+"""
+
+
+def test_transformers_says_what_to_install(tmp_path):
+    run_script(NOT_INSTALLED, tmp_path, FAMILIES[0].save(tmp_path / "checkpoint"), installed=False)
+    # To pip, the name of the module and that of the package are one name.
+    assert canonicalize_name("transformers_litelvlm") == "transformers-litelvlm"
+    assert metadata("transformers_litelvlm")["Name"] == "transformers-litelvlm"
+
+
+def test_a_checkpoint_with_copied_code_loads_and_loses_it_when_saved(family, checkpoint, tmp_path):
+    """As version 0.1.0 wrote them: dozens of modules, named by `auto_map`. None of them runs."""
+    old = tmp_path / "old"
+    shutil.copytree(checkpoint, old)
+    (old / "litelvlm_remote.py").unlink()
+    for name in ("config.json", "processor_config.json"):
+        content = json.loads((old / name).read_text())
+        for auto, reference in content["auto_map"].items():
+            content["auto_map"][auto] = f"litelvlm_models_{reference.partition('.')[2].lower()}.{auto}"
+            (old / f"litelvlm_models_{reference.partition('.')[2].lower()}.py").write_text("raise SystemExit")
+        (old / name).write_text(json.dumps(content))
+    for trust in (None, True):
+        model = AutoModelForImageTextToText.from_pretrained(old, trust_remote_code=trust)
+        processor = AutoProcessor.from_pretrained(old, trust_remote_code=trust)
+        assert type(model) is family.model_class and type(processor) is family.processor_class
+    model.save_pretrained(tmp_path / "new")
+    processor.save_pretrained(tmp_path / "new")
+    check_stub(tmp_path / "new")
 
 
 @pytest.mark.parametrize("budget", [None, 5])

@@ -105,7 +105,7 @@ OURS = {
         *("lowercase_expressions", "normalize_expressions", "one_expression_per_dialogue"),
     },
     "apply_chat_template": {"processor_kwargs"},
-    "save_pretrained": {"save_code", "push_to_hub"},
+    "save_pretrained": {"push_to_hub"},
     "push_to_hub": {"max_shard_size", "tags"},
     "generate": set(),
     "_preprocess": set(),

@@ -16,8 +16,8 @@ from transformers import (
     SamConfig,
 )
 
-from transformers_litelvlm.conversion.recipes.llava import SAM_VIT_H
-from transformers_litelvlm.conversion.recipes.unipixel import sam2_base_plus
+from transformers_litelvlm.conversion.recipes.sam import SAM_VIT_H
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation

@@ -19,7 +19,7 @@ goes to the end. A checkpoint without a card gets one. Upload it with: hf upload
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "card",
         help="write measured results into a model card",
@@ -46,7 +46,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes, and says what was written."""
+    """Write, and say what was written."""
     from transformers_litelvlm.hub.results import CardError
     from transformers_litelvlm.hub.updating import update_card
 

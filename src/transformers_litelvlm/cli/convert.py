@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, one_line
-from transformers_litelvlm.conversion.families import FAMILIES, load_family
+from transformers_litelvlm.conversion.families import RECIPES
 
 
 EPILOG = """\
@@ -26,7 +26,7 @@ What became of every tensor stands in TARGET/conversion_report.json.
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "convert",
         help="turn a published checkpoint into one that loads here",
@@ -36,7 +36,7 @@ def register(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("family", metavar="FAMILY", choices=sorted(FAMILIES), help="one of: %(choices)s")
+    parser.add_argument("family", metavar="FAMILY", choices=sorted(RECIPES), help="one of: %(choices)s")
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
     parser.add_argument(
@@ -62,7 +62,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts, and says what came out and how to load it."""
+    """Convert, and say what came out and how to load it."""
     from transformers_litelvlm.conversion.convert import convert_checkpoint
     from transformers_litelvlm.conversion.errors import ConversionError
     from transformers_litelvlm.conversion.source import CheckpointSource
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         # Before anything is fetched.
         check_target(args.target)
-        conversion = load_family(args.family)(CheckpointSource(args.source), args.clip)
+        conversion = RECIPES[args.family](CheckpointSource(args.source), args.clip)
         report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
     except (ConversionError, OSError) as error:
         raise BadInputError(one_line(error)) from error

@@ -26,12 +26,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class MustEqual:
-    """
-    Two tensors that show whether two sources belong together.
+    """Two tensors that show whether two sources belong together.
 
     Args:
-        first, second (`tuple[str, str]`): Label of the part, and name of the tensor in its source.
-        otherwise (`str`): What it means that they differ, and the way out; the end of the error message.
+        first, second: label of the part, and name of the tensor in its source.
+        otherwise: what it means that they differ, and the way out; the end of the error message.
     """
 
     first: tuple[str, str]
@@ -41,17 +40,16 @@ class MustEqual:
 
 @dataclass(frozen=True)
 class Conversion:
-    """
-    What a family of checkpoints knows about its conversion.
+    """What a family of checkpoints knows about its conversion.
 
     Args:
-        family (`str`): Name of the family, for the report.
-        parts (`list[Part]`): The sources with their rules.
-        targets (`dict[str, tuple[int, ...]]`): Shape of every parameter and stored buffer of the model.
-        write_rest (`Callable[[Path, torch.dtype | None], None]`): Writes everything but the weights (config.json,
-            processor, model card) into the folder it is given; the dtype is the one asked for, `None` for "as stored".
-        tied (`dict[str, str]`): Names in `targets` that are not stored -> the stored name they are the same as.
-        must_equal (`list[MustEqual]`): Tensors to compare before anything is written.
+        family: name of the family, for the report.
+        parts: the sources with their rules.
+        targets: shape of every parameter and stored buffer of the model.
+        write_rest: writes everything but the weights (config.json, processor, model card) into the folder it is given;
+            the dtype is the one asked for, `None` for "as stored".
+        tied: names in `targets` that are not stored -> the stored name they are the same as.
+        must_equal: tensors to compare before anything is written.
     """
 
     family: str
@@ -69,25 +67,24 @@ def convert_checkpoint(
     max_shard_size: int | str = "5GB",
     progress: bool = True,
 ) -> ConversionReport:
-    """
-    Writes a self-contained checkpoint. Everything that can be checked without the values is checked before.
+    """Write a self-contained checkpoint. Everything that can be checked without the values is checked before.
 
     At most one file of a source is mapped into memory at a time, and one tensor is in memory beside it. `target`
     appears complete or not at all; see [`new_folder`]. An interrupted conversion starts from the beginning.
 
     Args:
-        conversion (`Conversion`): What to convert, and how.
-        target (`str` or `os.PathLike`): Folder that does not exist yet, or is empty.
-        dtype (`str`, defaults to `"auto"`): `"float32"`, `"float16"` or `"bfloat16"` for all floating point
-            parameters; `"auto"` leaves each as it is stored.
-        max_shard_size (`int` or `str`, defaults to `"5GB"`): Largest size of a file of weights.
-        progress (`bool`, defaults to `True`): Whether to show a bar where the output is a terminal.
+        conversion: what to convert, and how.
+        target: folder that does not exist yet, or is empty.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"` for all floating point parameters; `"auto"` leaves each as it
+            is stored.
+        max_shard_size: largest size of a file of weights.
+        progress: whether to show a bar if the output is a terminal.
 
     Returns:
-        `ConversionReport`: also written to `conversion_report.json` in `target`.
+        The report, also written to `conversion_report.json` in `target`.
 
     Raises:
-        ConversionError: If a source is not what it should be, or the target cannot be written.
+        ConversionError: if a source is not what it should be, or the target cannot be written.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConversionError(f"`dtype` must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
@@ -161,7 +158,7 @@ def _write_weights(writer: ShardedWriter, plan: Plan, progress: bool) -> None:
 
 
 def _write_rest(conversion: Conversion, staging: Path, dtype: torch.dtype | None, report: ConversionReport) -> None:
-    """Writes everything but the weights; config.json comes last, for nothing loads without it."""
+    """Write everything but the weights; config.json comes last, for nothing loads without it."""
     rest = staging / "rest"
     rest.mkdir()
     try:

@@ -1,8 +1,7 @@
-"""The kinds of checkpoints that `litelvlm convert` knows."""
+"""The kinds of checkpoints that `litelvlm convert` knows. Recipes are imported when used: they need the models."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,17 +11,34 @@ if TYPE_CHECKING:
     from transformers_litelvlm.conversion.source import CheckpointSource
 
 
-# Name -> "module:function". A function takes the source and what `--clip` says (`None` where it is left out), and
-# returns the `Conversion`. Modules are imported when used: they bring the models with them.
-FAMILIES: dict[str, str] = {
-    "llava": "transformers_litelvlm.conversion.recipes.llava:llava_conversion",
-    "glamm": "transformers_litelvlm.conversion.recipes.llava:glamm_conversion",
-    "lisa": "transformers_litelvlm.conversion.recipes.llava:lisa_conversion",
-    "unipixel": "transformers_litelvlm.conversion.recipes.unipixel:unipixel_conversion",
+def _llava(source: CheckpointSource, clip: str | None) -> Conversion:
+    from transformers_litelvlm.conversion.recipes.llava import llava_conversion
+
+    return llava_conversion(source, clip)
+
+
+def _glamm(source: CheckpointSource, clip: str | None) -> Conversion:
+    from transformers_litelvlm.conversion.recipes.glamm import glamm_conversion
+
+    return glamm_conversion(source, clip)
+
+
+def _lisa(source: CheckpointSource, clip: str | None) -> Conversion:
+    from transformers_litelvlm.conversion.recipes.lisa import lisa_conversion
+
+    return lisa_conversion(source, clip)
+
+
+def _unipixel(source: CheckpointSource, clip: str | None) -> Conversion:
+    from transformers_litelvlm.conversion.recipes.unipixel import unipixel_conversion
+
+    return unipixel_conversion(source, clip)
+
+
+# Name -> function of the source and of what `--clip` says, `None` if it is left out.
+RECIPES: dict[str, Callable[[CheckpointSource, str | None], Conversion]] = {
+    "llava": _llava,
+    "glamm": _glamm,
+    "lisa": _lisa,
+    "unipixel": _unipixel,
 }
-
-
-def load_family(name: str) -> Callable[[CheckpointSource, str | None], Conversion]:
-    """The function of a family."""
-    module, _, function = FAMILIES[name].partition(":")
-    return getattr(importlib.import_module(module), function)

@@ -13,15 +13,14 @@ from transformers_litelvlm.conversion.weight_files import TensorInfo
 
 @dataclass(frozen=True)
 class Rename:
-    """
-    A tensor whose whole name matches becomes a parameter.
+    """A tensor whose whole name matches becomes a parameter.
 
     Args:
-        pattern (`str`): Regular expression of the whole source name.
-        replacement (`str`): Name of the parameter; `\\1` and `\\g<name>` are groups of the pattern.
-        row (`str`, *optional*): For parameters stored in pieces, the position of this piece along the first dimension
-            (0, 1, ...), usually a group such as `\\1`. All pieces of a parameter have the same shape.
-        copy (`str`, *optional*): Name of a second parameter that gets the same values.
+        pattern: regular expression of the whole source name.
+        replacement: name of the parameter; `\\1` and `\\g<name>` are groups of the pattern.
+        row: for parameters stored in pieces, the position of this piece along the first dimension (0, 1, ...), usually
+            a group such as `\\1`. All pieces of a parameter have the same shape.
+        copy: name of a second parameter that gets the same values.
     """
 
     pattern: str
@@ -77,20 +76,18 @@ class Plan:
 def plan_renaming(
     parts: Sequence[Part], targets: Mapping[str, Sequence[int]], tied: Mapping[str, str] | None = None
 ) -> Plan:
-    """
-    Applies the rules to names and shapes alone: no tensor is read.
+    """Apply the rules to names and shapes alone: no tensor is read.
 
     Args:
-        parts (`Sequence[Part]`): The sources with their rules. A source is anything with `tensors()`.
-        targets (`Mapping[str, Sequence[int]]`): Shape of every parameter and stored buffer of the model.
-        tied (`Mapping[str, str]`, *optional*): Names in `targets` that are not stored, each with the name of the
-            stored parameter it is the same as.
+        parts: the sources with their rules. A source is anything with `tensors()`.
+        targets: shape of every parameter and stored buffer of the model.
+        tied: names in `targets` that are not stored, each with the name of the stored parameter it is the same as.
 
     Returns:
-        `Plan`: parameters in the order of `targets`.
+        Parameters in the order of `targets`.
 
     Raises:
-        ConversionError: If a source name matches no rule, a parameter is filled by none or by two, there is no such
+        ConversionError: if a source name matches no rule, a parameter is filled by none or by two, there is no such
             parameter, or shapes differ.
     """
     tied = dict(tied or {})

@@ -14,8 +14,7 @@ from transformers_litelvlm.version import __version__
 
 @dataclass
 class ConversionReport:
-    """
-    What a conversion did, as in `conversion_report.json`.
+    """What a conversion did, as in `conversion_report.json`.
 
     Attributes:
         family: kind of checkpoint.

@@ -26,18 +26,17 @@ WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHT
 
 
 class CheckpointSource:
-    """
-    A checkpoint in a local folder or on the Hub, file by file. Code in it is never run.
+    """A checkpoint in a local folder or on the Hub, file by file. Code in it is never run.
 
     Without a connection, the Hugging Face cache alone is used. All files of a Hub repository come from one commit.
 
     Args:
-        path_or_id (`str` or `os.PathLike`): Folder, or id of a repository on the Hub.
-        revision (`str`, *optional*): Branch, tag or commit of the repository.
-        token (`str`, *optional*): Access token, where the one of `hf auth login` is not right.
+        path_or_id: folder, or id of a repository on the Hub.
+        revision: branch, tag or commit of the repository.
+        token: access token, if the one of `hf auth login` is not right.
 
     Raises:
-        ConversionError: If `path_or_id` is a file, or a path where there is no folder.
+        ConversionError: if `path_or_id` is a file, or a path without a folder.
     """
 
     def __init__(self, path_or_id: str | os.PathLike, revision: str | None = None, token: str | None = None) -> None:
@@ -56,17 +55,27 @@ class CheckpointSource:
     def __str__(self) -> str:
         return self.path_or_id
 
+    @property
+    def public_name(self) -> str:
+        """Hub id; of a local folder only its name, for what others read."""
+        return Path(self.path_or_id).resolve().name if self.is_local else self.path_or_id
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit that the first file came from, so that all come from it; before that what was asked for."""
+        return self.commit_hash or self.revision
+
     def describe(self) -> dict[str, str | None]:
         """Where the files came from, for a report."""
         return {"path_or_id": self.path_or_id, "revision": self.revision, "commit_hash": self.commit_hash}
 
     def file(self, name: str) -> Path | None:
-        """Path of a file, downloaded where needed; `None` where there is none (or it cannot be reached)."""
+        """Path of a file, downloaded if needed; `None` if there is none (or it cannot be reached)."""
         try:
             path = cached_file(
                 self.path_or_id,
                 name,
-                revision=self.commit_hash or self.revision,
+                revision=self.pinned_revision,
                 token=self._token,
                 _raise_exceptions_for_missing_entries=False,
             )
@@ -78,7 +87,7 @@ class CheckpointSource:
         return None if path is None else Path(path)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Content of a JSON file; `None` where there is none."""
+        """Content of a JSON file; `None` if there is none."""
         path = self.file(name)
         if path is None:
             return None
@@ -91,11 +100,10 @@ class CheckpointSource:
         return content
 
     def tensors(self) -> dict[str, TensorInfo]:
-        """
-        Shape, dtype and file of every tensor, without reading values (except from `.bin` files older than torch 1.6).
+        """Shape, dtype and file of every tensor. No values are read, except from `.bin` files older than torch 1.6.
 
         Raises:
-            ConversionError: If there are no weights, a file is missing, damaged or holds more than tensors, a tensor
+            ConversionError: if there are no weights, a file is missing, damaged or holds more than tensors, a tensor
                 is in two files, or the index names what is not there.
         """
         if self._tensors is None:
@@ -134,7 +142,7 @@ class CheckpointSource:
         return tensors
 
     def _weight_files(self) -> tuple[list[Path], dict[str, str]]:
-        """The files of weights, and what the index says is in which (empty where there is no index)."""
+        """The files of weights, and what the index says is in which (empty if there is no index)."""
         for name in WEIGHT_FILES:
             path = self.file(name)
             if path is None:
@@ -149,7 +157,7 @@ class CheckpointSource:
         raise ConversionError(f"{self}: no weights found {where}; looked for {', '.join(WEIGHT_FILES)}")
 
     def _shard(self, file_name: str, index: Path) -> Path:
-        # An index is a stranger's file: it shall not make us read outside of the checkpoint.
+        # An index is a stranger's file: it must not make us read outside of the checkpoint.
         path = self.file(file_name) if file_name == os.path.basename(file_name) else None
         if path is None:
             raise ConversionError(f"{file_name} is missing, which {index} names: download it")

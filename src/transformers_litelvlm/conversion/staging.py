@@ -16,14 +16,13 @@ from transformers_litelvlm.conversion.errors import ConversionError
 
 @contextmanager
 def new_folder(target: str | os.PathLike) -> Iterator[Path]:
-    """
-    Gives an empty folder beside `target` to write into and renames it to `target` at the end, if nothing went wrong.
+    """Give an empty folder beside `target`, and rename it to `target` at the end if nothing went wrong.
 
-    The folder `.NAME.converting` and its lock are removed in the end. After `kill -9` they stay, and the next run for
-    the same target replaces them: the operating system releases the lock of a process that is gone.
+    The folder `.NAME.converting` and its lock are removed in the end. After `kill -9` they remain, and the next run
+    for the same target replaces them: the operating system releases the lock of a process that is gone.
 
     Raises:
-        ConversionError: If `target` is anything else than an empty folder, or another process is making it.
+        ConversionError: if `target` is anything else than an empty folder, or another process is making it.
     """
     target = Path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +49,7 @@ def new_folder(target: str | os.PathLike) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the list of names in a folder, is on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,13 +63,13 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until everything in a folder is on the disk."""
+    """Wait until everything in a folder is on the disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def check_target(target: str | os.PathLike) -> None:
-    """Raises a [`ConversionError`] if `target` is anything else than an empty folder, or nothing yet."""
+    """Raise a [`ConversionError`] if `target` is anything else than an empty folder, or nothing yet."""
     target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(f"{target} exists already: remove it, or give another target")

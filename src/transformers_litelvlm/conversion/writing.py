@@ -30,22 +30,19 @@ class _Place:
 
 
 class ShardedWriter:
-    """
-    Writes parameters into one or several safetensors files, named and indexed as transformers does.
+    """Write parameters into one or several safetensors files, named and indexed as transformers does.
 
     A tensor is written when it arrives, at the place planned for it, so that no more than one is in memory. A file has
-    no valid header until every tensor of every file is there: what an interrupted run leaves behind does not load.
+    no valid header until every tensor of every file is there: the files of an interrupted run do not load.
 
     Args:
-        folder (`Path`): Existing folder for the files.
-        targets (`Mapping[str, TensorInfo]`): Shape and dtype of every parameter, in the order in which they fill the
-            files.
-        max_shard_size (`int` or `str`, defaults to `"5GB"`): Largest size of a file; a larger parameter has a file of
-            its own.
+        folder: existing folder for the files.
+        targets: shape and dtype of every parameter, in the order in which they fill the files.
+        max_shard_size: largest size of a file; a larger parameter has a file of its own.
 
     Raises:
-        ConversionError: If safetensors has no name for a dtype.
-        OSError: If the disk is full, for example; `filename` says which file could not be written.
+        ConversionError: if safetensors has no name for a dtype.
+        OSError: if the disk is full, for example; `filename` says which file could not be written.
     """
 
     def __init__(self, folder: Path, targets: Mapping[str, TensorInfo], max_shard_size: int | str = "5GB") -> None:
@@ -79,14 +76,14 @@ class ShardedWriter:
             os.close(self._opened.popitem()[1])
 
     def write(self, name: str, tensor: torch.Tensor, row: int | None = None) -> None:
-        """Writes a parameter, or the piece number `row` of one along the first dimension, in its planned dtype."""
+        """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype."""
         place = self._places[name]
         content = tensor.to(place.info.dtype).contiguous().reshape(-1).view(torch.uint8).numpy()
         self._put(place.file, content.data, place.offset + (row or 0) * content.nbytes)
         self._written[name] += content.nbytes
 
     def finish(self) -> None:
-        """Makes the files valid, and writes the index where there are several."""
+        """Make the files valid, and write the index if there are several."""
         incomplete = [name for name, size in self._written.items() if size != self._places[name].info.nbytes]
         if incomplete:
             raise RuntimeError(f"{len(incomplete)} parameters were not written, the first is {incomplete[0]}")
@@ -102,7 +99,7 @@ class ShardedWriter:
             self._put(self._folder / SAFE_WEIGHTS_INDEX_NAME, memoryview(text.encode()), 0)
 
     def _lay_out(self, file: Path, infos: dict[str, TensorInfo]) -> None:
-        """Plans the places in one file. Wide dtypes come first, so that every tensor is aligned to its own width."""
+        """Plan the places in one file. Wide dtypes come first, so that every tensor is aligned to its own width."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         begins, end = {}, 0
         for name, info in sorted(infos.items(), key=lambda item: -item[1].dtype.itemsize):
@@ -123,7 +120,7 @@ class ShardedWriter:
             if file not in self._opened:
                 self._opened[file] = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
             while content:
-                # Linux writes at most 2 GB at a time, and less where the disk gets full: the next call then says so.
+                # Linux writes at most 2 GB at a time, and less if the disk gets full: the next call then says so.
                 written = os.pwrite(self._opened[file], content, offset)
                 content, offset = content[written:], offset + written
         except OSError as error:

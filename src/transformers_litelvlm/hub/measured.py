@@ -22,21 +22,19 @@ TEMPLATES = jinja2.Environment(
 
 
 def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, num_tokens: int | None) -> str:
-    """
-    The region, marks included: for every results.json the presets and all runs with 95 % intervals, and how measured.
+    """The region, marks included: for every results.json the presets and all runs with 95 % intervals.
 
     Args:
         results: may be empty; the region then says that nothing was measured.
         pruning: setting of the checkpoint, with its presets.
-        num_tokens: visual tokens of an image, `None` where its size decides.
+        num_tokens: visual tokens of an image, `None` if its size decides.
     """
     reports = [_report(one, pruning, num_tokens) for one in results]
     return TEMPLATES.get_template("measured.md.jinja").render(reports=reports, begin=BEGIN, end=END).rstrip("\n")
 
 
 def replace_region(card: str, region: str) -> str:
-    """
-    The card with `region` in place of the one between the marks, or at its end where it has no marks.
+    """The card with `region` in place of the one between the marks, or at its end if it has no marks.
 
     Raises:
         CardError: if the marks of the card are not one pair.
@@ -54,7 +52,7 @@ def replace_region(card: str, region: str) -> str:
 def measured_presets(
     results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None
 ) -> dict[str, MeasuredGroup | None]:
-    """Every preset that keeps fewer tokens -> its group, `None` where it was not measured."""
+    """Every preset that keeps fewer tokens -> its group, `None` if it was not measured."""
     settings = {name: pruning.apply_preset(name) for name in pruning.presets}
     return {
         name: next((group for group in results.groups if group.is_what(setting, num_tokens)), None)

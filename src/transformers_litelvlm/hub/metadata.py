@@ -49,8 +49,7 @@ def eval_results(results: MeasuredResults) -> list[EvalResult]:
 
 
 def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, EvalResultEntry]:
-    """
-    Entries for the `.eval_results` folder of a model repository: file name -> gIoU, or J&F, of a group.
+    """Entries for the `.eval_results` folder of a model repository: file name -> gIoU, or J&F, of a group.
 
     The Hub shows them where the data set is a registered benchmark; `task_id` is the id of a task in its `eval.yaml`.
     Every variant has a file of its own, with its settings in `notes`.
@@ -79,7 +78,7 @@ def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, Eva
 
 
 def hub_dataset(results: MeasuredResults) -> str | None:
-    """Id of the data set on the Hub, where the data came from there."""
+    """Id of the data set on the Hub, if the data came from there."""
     source = results.dataset.get("source")
     return source if isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) else None
 
@@ -104,8 +103,7 @@ def _setting(results: MeasuredResults, group: MeasuredGroup) -> str:
 
 
 def replace_model_index(text: str, model_name: str, results: Sequence[EvalResult]) -> str:
-    """
-    The card `text` with `results` in place of those that an earlier call wrote; everything else stays as it is.
+    """The card `text` with `results` in place of those that an earlier call wrote; everything else remains as it is.
 
     Args:
         text: of the whole card, with `\n` as line break.

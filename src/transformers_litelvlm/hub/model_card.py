@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
-from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.hub.measured import TEMPLATES, render_measured
 from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.version import __version__
@@ -20,20 +18,6 @@ from transformers_litelvlm.version import __version__
 logger = logging.get_logger(__name__)
 
 CARD_NAME = "README.md"
-_FAMILIES = {
-    "llava": "LLaVA",
-    "glamm": "GLaMM",
-    "lisa": "LISA",
-    "unipixel": "UniPixel",
-    "llava_lite": "A LLaVA-style model",
-    "qwen2_5_vl_lite": "Qwen2.5-VL",
-}
-_QUESTION = (
-    'text=[{"role": "user", "content": [{"type": "image", "image": "photo.jpg"},'
-    ' {"type": "text", "text": "What is this?"}]}]'
-)
-# LLaVA checkpoints often come without a chat template.
-_LLAVA_QUESTION = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -42,43 +26,14 @@ def write_card(folder: Path, card: str) -> None:
         Path(staging, CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def write_converted_card(
-    folder: Path, family: str, sources: Sequence[CheckpointSource], config: Any, processor: Any
-) -> None:
-    """Write README.md: where the weights come from, how to use them, the presets in tokens, limits, citation.
-
-    The licence and the base models are those of the sources; what is not known is left out, not guessed.
-
-    Args:
-        folder: of the converted checkpoint.
-        family: `"llava"`, `"glamm"`, `"lisa"` or `"unipixel"`.
-        sources: the checkpoints it was made from, the main one first.
-        config, processor: of the result.
-    """
-    file = sources[0].file(CARD_NAME)
-    card = render_card(
-        config,
-        name=_where(sources[0]),
-        template="converted_card.md.jinja",
-        license=None if file is None else _metadata(file).get("license"),
-        base_model=[source.path_or_id for source in sources if not source.is_local] or None,
-        family=family,
-        sources=[_where(source) for source in sources],
-        questions=processor.question_templates,
-        one_by_one=processor.one_expression_per_dialogue,
-    )
-    write_card(folder, card)
-
-
 def write_missing_card(folder: Path, config: Any) -> None:
-    """Write the README.md of a saved model, where the folder has none."""
+    """Write the README.md of a saved model, if the folder has none."""
     if not Path(folder, CARD_NAME).exists():
         write_card(folder, render_saved_card(config))
 
 
 def render_saved_card(config: Any, name: str | None = None) -> str:
-    """
-    The card of a model of this package that was saved.
+    """The card of a model of this package that was saved.
 
     The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence and base
     model are those of that folder's card. What is not known is left out.
@@ -88,7 +43,7 @@ def render_saved_card(config: Any, name: str | None = None) -> str:
         name: of the model; that of the folder or repository it was loaded from by default.
     """
     source = config.name_or_path or ""
-    known = _metadata(Path(source, CARD_NAME)) if source and Path(source, CARD_NAME).is_file() else {}
+    known = read_metadata(Path(source, CARD_NAME)) if source and Path(source, CARD_NAME).is_file() else {}
     base_model = source if _is_from_hub(source) else known.get("base_model")
     name = name or Path(source).name or config.architectures[0]
     return render_card(config, name=name, license=known.get("license"), base_model=base_model)
@@ -100,7 +55,7 @@ def render_card(
     template: str = "card.md.jinja",
     license: str | None = None,
     base_model: str | list[str] | None = None,
-    family: str | None = None,
+    title: str | None = None,
     **more: Any,
 ) -> str:
     """A whole card, in which nothing is measured yet; `more` is for the template."""
@@ -113,36 +68,27 @@ def render_card(
         base_model=base_model,
         tags=["visual-token-pruning", "litelvlm", *(["referring-segmentation"] if writes_masks else [])],
     )
-    num_tokens = num_visual_tokens(config)
-    own_type = type(config).model_type  # a config that was read from a stock checkpoint says the stock type itself
-    family = family or own_type
     return TEMPLATES.get_template(template).render(
         card_data=data.to_yaml(),
         name=name,
-        family=_FAMILIES.get(family, family),
+        title=title or config.family_title,
         base_model=base_model,
         writes_masks=writes_masks,
         answers=answers,
         model_class=model_class,
-        question=_LLAVA_QUESTION if own_type == "llava_lite" else _QUESTION,
-        num_tokens=num_tokens,
-        presets=_presets(config, num_tokens),
+        question=config.example_question,
+        num_tokens=config.num_visual_tokens,
+        presets=_presets(config),
         pruning=config.pruning_config,
-        measured=render_measured([], config.pruning_config, num_tokens),
+        measured=render_measured([], config.pruning_config, config.num_visual_tokens),
         version=__version__,
         **more,
     )
 
 
-def num_visual_tokens(config: Any) -> int | None:
-    """Visual tokens of an image before pruning; `None` where its size decides."""
-    size = getattr(config.vision_config, "image_size", None)
-    return None if size is None else (size // config.vision_config.patch_size) ** 2
-
-
-def _presets(config: Any, num_tokens: int | None) -> list[tuple[str, str]]:
-    """Name and meaning of every preset that `config` can follow, for images of `num_tokens` visual tokens."""
-    described, pruning = [], config.pruning_config
+def _presets(config: Any) -> list[tuple[str, str]]:
+    """Name and meaning of every preset that `config` can follow."""
+    described, pruning, num_tokens = [], config.pruning_config, config.num_visual_tokens
     for name, changes in pruning.presets.items():
         try:
             config.check_pruning(pruning.apply_preset(name))
@@ -165,8 +111,8 @@ def _presets(config: Any, num_tokens: int | None) -> list[tuple[str, str]]:
     return described
 
 
-def _metadata(file: Path) -> dict[str, Any]:
-    """Metadata of somebody's card; none where they cannot be read, which is no reason to lose a checkpoint."""
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Metadata of somebody's card; none if they cannot be read, which is no reason to lose a checkpoint."""
     try:
         return ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:
@@ -184,6 +130,8 @@ def _is_from_hub(source: str) -> bool:
         return False
 
 
-def _where(source: CheckpointSource) -> str:
-    """Hub id; of a local folder only its name, since the card is for others."""
-    return Path(source.path_or_id).resolve().name if source.is_local else source.path_or_id
+def add_tags(card_of: str | Path, tags: list[str], file: Path, token: bool | str | None = None) -> None:
+    """Write the card of a folder or repository to `file`, with `tags` added."""
+    card = ModelCard.load(card_of, token=token)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags])) or None
+    card.save(file)

@@ -35,7 +35,7 @@ class MeasuredGroup:
     num_seeds: int
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    retention: dict[str, float]  # of the unpruned run's metrics; empty where that was not run
+    retention: dict[str, float]  # of the unpruned run's metrics; empty if that was not run
 
     def tokens(self, num_tokens: int | None) -> str:
         """`48 of 144`, `all 144`, `0.25 of all`."""
@@ -47,7 +47,7 @@ class MeasuredGroup:
         return f"{kept or num_tokens} of {num_tokens}"
 
     def is_what(self, pruning: PruningConfig, num_tokens: int | None) -> bool:
-        """Whether `pruning` selects the same tokens, for every image of `num_tokens` (any number where `None`)."""
+        """Whether `pruning` selects the same tokens, for every image of `num_tokens` (any number if `None`)."""
         try:
             own = PruningConfig(
                 method=self.method,
@@ -90,8 +90,7 @@ class MeasuredResults:
 
 
 def read_results(path: str | os.PathLike) -> MeasuredResults:
-    """
-    Read and check a results.json.
+    """Read and check a results.json.
 
     Raises:
         CardError: if there is no such file, it has another schema, or a number in it cannot be.
@@ -122,8 +121,7 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
 
 
 def check_model(results: MeasuredResults, folder: Path, config: Any, num_tokens: int | None, any_name: bool) -> None:
-    """
-    Refuse results of another model than the checkpoint in `folder`: class, visual tokens and name must agree.
+    """Refuse results of another model than the checkpoint in `folder`: class, visual tokens and name must agree.
 
     Args:
         any_name: accept another name of folder or repository (a copy, a renamed upload).

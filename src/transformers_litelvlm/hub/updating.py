@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from transformers_litelvlm.hub.measured import BEGIN, measured_presets, render_measured, replace_region
 from transformers_litelvlm.hub.metadata import eval_result_entries, eval_results, hub_dataset, replace_model_index
-from transformers_litelvlm.hub.model_card import CARD_NAME, num_visual_tokens, render_saved_card
+from transformers_litelvlm.hub.model_card import CARD_NAME, render_saved_card
 from transformers_litelvlm.hub.results import CardError, MeasuredResults, check_model, read_results
 from transformers_litelvlm.utils.files import write_atomically
 
@@ -25,10 +25,9 @@ def update_card(
     any_name: bool = False,
     task_id: str | None = None,
 ) -> list[str]:
-    """
-    Write measured results into the card of a checkpoint: the region between its marks, and `model-index` in its YAML.
+    """Write measured results into the card of a checkpoint: its region between the marks, and `model-index`.
 
-    The rest of the card stays as it is. Without a card, one is made from the template. Results that an earlier call
+    The rest of the card remains as it is. Without a card, one is made from the template. Results that an earlier call
     wrote are replaced. Nothing is written if anything is wrong.
 
     Args:
@@ -39,7 +38,7 @@ def update_card(
         task_id: also write `.eval_results` files beside the card, for this task in the `eval.yaml` of the data set.
 
     Returns:
-        `list[str]`: What was done, line by line.
+        What was done, line by line.
 
     Raises:
         CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`].
@@ -47,7 +46,7 @@ def update_card(
     folder = Path(folder)
     output = folder / CARD_NAME if output is None else Path(output)
     config = _read_config(folder)
-    num_tokens = num_visual_tokens(config)
+    num_tokens = config.num_visual_tokens
     measured = [read_results(path) for path in results]
     for one in measured:
         check_model(one, folder, config, num_tokens, any_name)

@@ -15,7 +15,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from transformers_litelvlm.models.remote_code import register_remote_class
+from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
 
 
@@ -31,23 +31,20 @@ def register_family(
     processor: type[ProcessorMixin],
     model: type[PreTrainedModel],
     generation: type[PreTrainedModel],
-    segmentation: type[PreTrainedModel],
+    segmentation: type[PreTrainedModel] | None = None,
 ) -> None:
-    """Register a family's classes with the Auto classes, here and where only a checkpoint's own code is at hand.
+    """Register a family's classes with the Auto classes, and have its checkpoints name them.
 
     Args:
         config, processor: its configuration and processor.
-        model, generation, segmentation: its base model, and the models that answer in text and in masks.
+        model, generation, segmentation: its base model, and the models that answer in text and in masks, if any.
     """
     AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoProcessor.register(config, processor, exist_ok=True)
-    for auto_class, model_class in (
-        (AutoModel, model),
-        (AutoModelForImageTextToText, generation),
-        (AutoModelForMaskGeneration, segmentation),
-    ):
-        auto_class.register(config, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class)
-    AutoModelForReferringSegmentation.register(config, segmentation, exist_ok=True)
-    register_remote_class(config.model_type, "AutoConfig", config)
-    register_remote_class(config.model_type, "AutoProcessor", processor)
+    classes = {AutoProcessor: processor, AutoModel: model, AutoModelForImageTextToText: generation}
+    if segmentation is not None:
+        classes |= {AutoModelForMaskGeneration: segmentation, AutoModelForReferringSegmentation: segmentation}
+    for auto_class, registered in classes.items():
+        auto_class.register(config, registered, exist_ok=True)
+    REMOTE_CLASSES[config.model_type] = {
+        auto_class.__name__: registered for auto_class, registered in {AutoConfig: config, **classes}.items()
+    }

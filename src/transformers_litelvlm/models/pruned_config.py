@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.remote_code import InstalledCodeMixin
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -18,7 +19,7 @@ PRUNING_ALIASES = {
 }
 
 
-class PrunedConfigMixin:
+class PrunedConfigMixin(InstalledCodeMixin):
     """For configs with a `pruning_config` field: its settings are keywords and attributes of the config, too.
 
     `pruning_budget`, `pruning_retention_ratio`, `pruning_method`, `pruning_method_options`, `pruning_token_order`,
@@ -31,6 +32,12 @@ class PrunedConfigMixin:
 
     pruning_config: Any
 
+    # For model cards: what the family is called, and arguments of the image-text-to-text pipeline that ask something.
+    family_title: ClassVar[str] = "A model"
+    example_question: ClassVar[str] = (
+        'text=[{"role": "user", "content": [{"type": "image", "image": "photo.jpg"},'
+        ' {"type": "text", "text": "What is this?"}]}]'
+    )
     # What the family says if the setting is `None`; `None` leaves it to the method.
     default_token_order: ClassVar[str | None] = None
     default_position_ids: ClassVar[str | None] = None

@@ -12,15 +12,13 @@ from pathlib import Path
 
 @contextmanager
 def write_atomically(folder: str | os.PathLike) -> Iterator[Path]:
-    """
-    Gives an empty folder to write into and moves what is in it to `folder` at the end, if nothing went wrong.
+    """Give an empty folder to write into, and move what is in it to `folder` at the end if nothing went wrong.
 
     After an exception (or Ctrl-C) inside the `with` block, `folder` is what it was: no file is half-written, none is
     replaced, and a folder that did not exist still does not.
 
     Args:
-        folder (`str` or `os.PathLike`): Where the files shall appear; made with its parents where missing. Files of
-            the same name are replaced.
+        folder: where the files appear; made with its parents if missing. Files of the same name are replaced.
 
     Yields:
         `Path`: A temporary folder on the same file system (renaming across file systems would copy).

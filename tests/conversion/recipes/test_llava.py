@@ -28,7 +28,7 @@ from transformers import (
 from tests.support.original_checkpoints import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import tiny_config, tiny_guidance_tokenizer, tiny_processor
-from tests.support.without_package import run_without_package
+from tests.support.without_package import check_stub
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -37,7 +37,9 @@ from transformers_litelvlm import (
     PruningConfig,
 )
 from transformers_litelvlm.cli.main import main
-from transformers_litelvlm.conversion.recipes import llava as recipe
+from transformers_litelvlm.conversion.recipes import glamm as glamm_recipe
+from transformers_litelvlm.conversion.recipes import lisa as lisa_recipe
+from transformers_litelvlm.conversion.recipes.original_llava import CLIP_RULES, LLAMA_FIELDS, grounding_config
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
 from transformers_litelvlm.models.guidance.encoded import Guidance
@@ -218,7 +220,7 @@ def test_lisa_computes_what_its_parts_compute(lisa, golden, budget):
     published = json.loads((lisa.parent / "original" / "config.json").read_text())
     llama = LlamaForCausalLM(
         LlamaConfig(
-            **{name: published[name] for name in recipe._LLAMA_FIELDS if name in published},
+            **{name: published[name] for name in LLAMA_FIELDS if name in published},
             vocab_size=32004,
         )
     ).eval()
@@ -339,15 +341,13 @@ def test_every_key_at_full_size(name, image_size):
     }
     rows = {"glamm": 32007, "lisa": 32004}[name]
     tokenizer = StandInTokenizer({"<image>": rows, "[SEG]": {"glamm": 32004, "lisa": 32003}[name]})
-    config = recipe.grounding_config(index, published, clip_config, tokenizer)
+    config = grounding_config(index, published, clip_config, tokenizer)
     config.guidance_text_config, config.guidance_projection_dim = clip_config.text_config, 768
     with torch.device("meta"):
         model = LlavaLiteForReferringSegmentation(config)
     targets = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    parts = [
-        Part(name, index, recipe._GROUNDING_RULES[name]),
-        Part("clip", clip_part, recipe._CLIP_RULES),
-    ]
+    rules = {"glamm": glamm_recipe.RULES, "lisa": lisa_recipe.RULES}[name]
+    parts = [Part(name, index, rules), Part("clip", clip_part, CLIP_RULES)]
     plan = plan_renaming(parts, targets, dict(model.all_tied_weights_keys))
 
     used = {move.source for move in plan.moves if move.part.label == name}
@@ -407,52 +407,9 @@ def test_every_tensor_keeps_its_dtype_unless_told(glamm, tmp_path):
     assert AutoModelForMaskGeneration.from_pretrained(tmp_path / "half").dtype is torch.float16
 
 
-WITHOUT_PACKAGE = """
-import sys
-import torch
-from PIL import Image
-from transformers import AutoModelForMaskGeneration, AutoProcessor
-
-folder, target = sys.argv[1:]
-
-
-def load(folder, **options):
-    options = {"trust_remote_code": True, "pruning_budget": 9, "dtype": torch.float32, **options}
-    model = AutoModelForMaskGeneration.from_pretrained(folder, **options).eval()
-    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-
-
-def segment(model, processor):
-    inputs = processor.segmentation_inputs(Image.new("RGB", (50, 40), "red"), ["a thing", "b"])
-    return model.segment(**inputs)
-
-
-model, processor = load(folder)
-first = segment(model, processor)
-model.save_pretrained(target)
-processor.save_pretrained(target)
-again, processor = load(target)
-assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-assert torch.equal(first.mask_logits[0], segment(again, processor).mask_logits[0])
-inside, processor = load(folder, pruning_method="fastv", pruning_method_options={"layer": 1})
-kept = segment(inside, processor).retained_indices
-assert kept.shape == (len(first.retained_indices), 9), kept
-torch.save({"logits": first.mask_logits[0], "kept": first.retained_indices}, target + "/result.pt")
-"""
-
-
 @pytest.mark.parametrize("family", ["glamm", "lisa"])
-def test_where_the_package_is_absent(request, tmp_path, family):
-    """The code beside the weights gives the same masks and survives saving again."""
-    folder = request.getfixturevalue(family)
-    run_without_package(WITHOUT_PACKAGE, tmp_path, folder, tmp_path / "again")
-    remote = torch.load(tmp_path / "again" / "result.pt", weights_only=True)
-    model = AutoModelForMaskGeneration.from_pretrained(folder, dtype=torch.float32, pruning_budget=9).eval()
-    inputs = AutoProcessor.from_pretrained(folder).segmentation_inputs(
-        Image.new("RGB", (50, 40), "red"), ["a thing", "b"]
-    )
-    ours = model.segment(**inputs)
-    assert torch.equal(ours.mask_logits[0], remote["logits"]) and torch.equal(ours.retained_indices, remote["kept"])
+def test_stub(request, family):
+    check_stub(request.getfixturevalue(family))
 
 
 @pytest.mark.parametrize("family", ["glamm", "lisa"])
@@ -597,9 +554,9 @@ def test_a_clip_that_is_not_there(tmp_path, capsys):
     target = tmp_path / "converted"
     source = write_glamm(tmp_path / "original")
     error = refused(capsys, target, "glamm", source, target)
-    assert "clip: no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
+    assert "clip has no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
     error = refused(capsys, target, "glamm", tmp_path, target)
-    assert f"{tmp_path}: no config.json in that folder; give the folder" in error
+    assert f"{tmp_path} has no config.json in that folder; give the folder" in error
 
 
 def test_families_are_not_mixed_up(stock, tmp_path, capsys):

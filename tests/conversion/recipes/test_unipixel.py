@@ -23,13 +23,13 @@ from tests.support.original_checkpoints import FIXTURES
 from tests.support.tiny_llava import tiny_guidance_tokenizer
 from tests.support.tiny_qwen2_5_vl import tiny_clip
 from tests.support.tiny_unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
-from tests.support.without_package import run_without_package
+from tests.support.without_package import check_stub
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.recipes.unipixel import (
-    UNIPIXEL_RULES,
+    RULES,
     unipixel_config,
     unipixel_conversion,
 )
@@ -111,7 +111,7 @@ def test_every_key_of_unipixel_3b(kind):
     if kind == "stored head":
         tied = {}
     targets = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan = plan_renaming([Part("unipixel", source, UNIPIXEL_RULES)], targets, tied)
+    plan = plan_renaming([Part("unipixel", source, RULES)], targets, tied)
 
     used, dropped = {move.source for move in plan.moves}, plan.dropped["unipixel"]
     assert len(source.tensors()) == {"legacy": 1475, "current": 1475, "stored head": 1476}[kind]
@@ -505,25 +505,8 @@ def test_command_and_pipeline(tiny, model, processor, tmp_path, capsys):
     assert all(np.array_equal(np.array(r["mask"]) > 0, mask) for r, mask in zip(results, expected.masks[0].numpy()))
 
 
-WITHOUT_PACKAGE = """
-import sys
-from PIL import Image
-import torch
-from transformers import AutoModelForMaskGeneration, AutoProcessor
-
-folder, picture, target = sys.argv[1:]
-model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-output = model.segment(**processor.segmentation_inputs([Image.open(picture)], ["cat"]))
-torch.save(output.pred_masks, target)
-"""
-
-
-def test_runs_without_this_package(tiny, model, processor, tmp_path):
-    picture(40, 56).save(tmp_path / "picture.png")
-    run_without_package(WITHOUT_PACKAGE, tmp_path, tiny, tmp_path / "picture.png", tmp_path / "masks.pt")
-    expected = model.segment(**processor.segmentation_inputs([tmp_path / "picture.png"], ["cat"]))
-    assert close(torch.load(tmp_path / "masks.pt"), expected.pred_masks)
+def test_stub(tiny):
+    check_stub(tiny)
 
 
 def test_no_seg_in_the_prompt(model, processor):

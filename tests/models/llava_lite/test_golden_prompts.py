@@ -48,7 +48,7 @@ def processors(request, tmp_path_factory):
             **PROMPTS[name],
         )
         if request.param == "saved and loaded":
-            built[name].save_pretrained(folder / "saved", save_code=False)
+            built[name].save_pretrained(folder / "saved")
             built[name] = AutoProcessor.from_pretrained(folder / "saved")
     return built
 

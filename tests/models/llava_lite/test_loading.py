@@ -23,7 +23,7 @@ from transformers import (
 
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import prompt, random_guidance, random_pixels, save_tiny_checkpoint, tiny_config
-from tests.support.without_package import run_without_package
+from tests.support.without_package import check_stub, run_script
 from transformers_litelvlm import (
     AutoModelForReferringSegmentation,
     LlavaLiteConfig,
@@ -139,20 +139,16 @@ def test_importing_leaves_stock_classes_alone(stock):
     assert set(LlavaConfig.sub_configs_defaults) == {"vision_config", "text_config"}
 
 
-# ---- checkpoints that carry their code ------------------------------------------------------------------------------
+# ---- checkpoints that name their code -------------------------------------------------------------------------------
 
 
-ABSENT = """
+NOT_IMPORTED = """
 import sys, json
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMaskGeneration, AutoProcessor
 
 folder, inputs_file, target = sys.argv[1:]
-try:
-    import transformers_litelvlm
-    raise SystemExit("the package must be absent here")
-except ImportError:
-    pass
+assert "transformers_litelvlm" not in sys.modules
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True, pruning_budget=5)
 inputs = torch.load(inputs_file, weights_only=True)
@@ -171,14 +167,15 @@ torch.save(logits, inputs_file + ".out")
 """
 
 
-def test_a_checkpoint_runs_where_the_package_is_absent(checkpoint, tmp_path):
+def test_a_checkpoint_with_masks_loads_where_the_package_is_not_imported(checkpoint, tmp_path):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_budget=5)
     inputs = dict(processor.segmentation_inputs(Image.new("RGB", (40, 30), "red"), ["a dog", "a cat"]))
     torch.save(inputs, tmp_path / "inputs.pt")
-    run_without_package(ABSENT, tmp_path, checkpoint, tmp_path / "inputs.pt", tmp_path / "again")
+    run_script(NOT_IMPORTED, tmp_path, checkpoint, tmp_path / "inputs.pt", tmp_path / "again")
     remote = torch.load(tmp_path / "inputs.pt.out", weights_only=True)
     assert torch.equal(remote[0], model.segment(**inputs).mask_logits[0])
+    check_stub(tmp_path / "again")
 
 
 # ---- pipelines ------------------------------------------------------------------------------------------------------

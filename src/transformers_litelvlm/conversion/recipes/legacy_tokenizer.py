@@ -19,7 +19,7 @@ def load_legacy_tokenizer(folder: str | Path, image_token: str = "<image>") -> P
     - a beginning-of-sequence token was added although `tokenizer_config.json` does not ask for one;
     - sentencepiece merges runs of spaces last, by their scores; the merges that build them are moved to the end.
 
-    `image_token`, which the original cut out of the text before tokenizing it, gets the first free id, behind the
+    `image_token`, which the original cut out of the text before tokenizing it, gets the first free id, after the
     model's table of embeddings (see [`PlaceholderEmbedding`]).
 
     Args:

@@ -1,9 +1,21 @@
-"""Names of the original segment-anything code -> names of [`~transformers.SamModel`]."""
+"""Sizes of the original segment-anything code, and its names -> those of [`~transformers.SamModel`]."""
 
 from __future__ import annotations
 
 from transformers_litelvlm.conversion.renaming import Rename
 
+
+# Arguments of `SamConfig`. Its two-way transformer normalises with 1e-5, which is not SamModel's default.
+SAM_VIT_H = {
+    "vision_config": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [7, 15, 23, 31],
+        "mlp_dim": 5120,
+    },
+    "mask_decoder_config": {"layer_norm_eps": 1e-5},
+}
 
 _RENAMES = [
     (r"image_encoder\.pos_embed", r"vision_encoder.pos_embed"),
@@ -50,5 +62,5 @@ _RENAMES = [
 
 
 def sam_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
-    """Rules for SAM's 594 tensors, found behind `source_prefix` (a regular expression), put behind `target_prefix`."""
+    """Rules for SAM's 594 tensors; `source_prefix`, a regular expression, is before the names there."""
     return [Rename(source_prefix + pattern, target_prefix + replacement) for pattern, replacement in _RENAMES]

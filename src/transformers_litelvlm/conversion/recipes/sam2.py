@@ -1,6 +1,8 @@
-"""Names of the original SAM 2 code -> names of [`~transformers.Sam2VideoModel`]."""
+"""Sizes of the original SAM 2 code, and its names -> those of [`~transformers.Sam2VideoModel`]."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from transformers_litelvlm.conversion.renaming import Rename
 
@@ -103,9 +105,40 @@ _RENAMES = [
 ]
 
 
+def sam2_base_plus(side: int) -> dict[str, Any]:
+    """Arguments of [`~transformers.Sam2VideoConfig`] for SAM 2.1 base-plus on squares of `side` pixels."""
+    quarter, eighth, sixteenth = side // 4, side // 8, side // 16
+    return {
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 112,
+                "num_attention_heads": 2,
+                "embed_dim_per_stage": [112, 224, 448, 896],
+                "num_attention_heads_per_stage": [2, 4, 8, 16],
+                "blocks_per_stage": [2, 3, 16, 3],
+                "global_attention_blocks": [12, 16, 20],
+                "window_positional_embedding_background_size": [14, 14],
+                "image_size": [side, side],
+            },
+            "backbone_channel_list": [896, 448, 224, 112],
+            "backbone_feature_sizes": [[quarter, quarter], [eighth, eighth], [sixteenth, sixteenth]],
+        },
+        "prompt_encoder_config": {"image_size": side},
+        "image_size": side,
+        "memory_attention_rope_feat_sizes": [sixteenth, sixteenth],
+        "enable_temporal_pos_encoding_for_object_pointers": True,
+        "enable_occlusion_spatial_embedding": True,
+    }
+
+
 def sam2_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
-    """Rules for SAM 2's tensors (615 of the base-plus size), found behind `source_prefix` (a regular expression), put
-    behind `target_prefix`."""
+    """Rules for SAM 2's tensors (615 of the base-plus size).
+
+    Args:
+        source_prefix: regular expression, before the names there.
+        target_prefix: before the names here.
+    """
     encoder = target_prefix + "prompt_encoder."
     return [
         *(Rename(source_prefix + pattern, target_prefix + replacement) for pattern, replacement in _RENAMES),

@@ -6,19 +6,26 @@ segmentation does not have (points, boxes, remembered objects) is left out.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, CLIPConfig, GenerationConfig, Qwen2VLImageProcessorPil, Sam2VideoConfig
+from transformers import Qwen2VLImageProcessorPil, Sam2VideoConfig
 
-from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.conversion.convert import Conversion
 from transformers_litelvlm.conversion.errors import ConversionError
-from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus, sam2_renames
+from transformers_litelvlm.conversion.recipes.shared import (
+    GUIDANCE_RULES,
+    ROTARY,
+    Rules,
+    generation_config,
+    load_tokenizer,
+    make_conversion,
+    read_clip_config,
+    read_config,
+    read_preprocessor_config,
+)
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
-from transformers_litelvlm.hub.model_card import write_converted_card
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     NUM_HIDDEN_TOKENS,
@@ -32,7 +39,6 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TO
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
-from transformers_litelvlm.models.remote_code import reference_code, write_code
 
 
 SAM2_CONFIG = "sam2.1_hiera_b+"
@@ -44,7 +50,7 @@ _NO_REF = "reads points and boxes (<|ref|>), which referring segmentation does n
 _NO_MEM = "reads masks of remembered objects (<|mem|>), which referring segmentation does not have"
 
 # Both the names that transformers 4.53 writes (`visual.`, `model.`) and those of today.
-UNIPIXEL_RULES: list[Rename | Drop] = [
+RULES: Rules = [
     Rename(r"lm_head\.weight", "lm_head.weight"),
     Rename(r"(?:model\.)?visual\.(.+)", r"model.visual.\1"),
     Rename(r"model\.(?:language_model\.)?((?:embed_tokens|layers|norm)\..+)", r"model.language_model.\1"),
@@ -52,42 +58,9 @@ UNIPIXEL_RULES: list[Rename | Drop] = [
     *sam2_renames(r"sam2\.", "mask_model."),
     Drop(r"(ref_encoder|ref_proj|ref_proj_single|ref_proj_double|tem_pe|tem_emb|tem_proj)\..+", _NO_REF),
     Drop(r"msk_proj\..+", _NO_MEM),
-    Drop(r".*\.rotary_emb\.inv_freq", "a buffer that the config determines"),
+    ROTARY,
 ]
-
-
-_CLIP_RULES: list[Rename | Drop] = [
-    Drop(r".*\.position_ids", "a buffer that counts from 0"),
-    Drop("logit_scale", "scales CLIP's contrastive loss, which nothing here computes"),
-    Rename(r"(text_model|vision_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
-]
-
-
-def sam2_base_plus(side: int) -> dict[str, Any]:
-    """Arguments of [`~transformers.Sam2VideoConfig`] for SAM 2.1 base-plus on squares of `side` pixels."""
-    quarter, eighth, sixteenth = side // 4, side // 8, side // 16
-    return {
-        "vision_config": {
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 112,
-                "num_attention_heads": 2,
-                "embed_dim_per_stage": [112, 224, 448, 896],
-                "num_attention_heads_per_stage": [2, 4, 8, 16],
-                "blocks_per_stage": [2, 3, 16, 3],
-                "global_attention_blocks": [12, 16, 20],
-                "window_positional_embedding_background_size": [14, 14],
-                "image_size": [side, side],
-            },
-            "backbone_channel_list": [896, 448, 224, 112],
-            "backbone_feature_sizes": [[quarter, quarter], [eighth, eighth], [sixteenth, sixteenth]],
-        },
-        "prompt_encoder_config": {"image_size": side},
-        "image_size": side,
-        "memory_attention_rope_feat_sizes": [sixteenth, sixteenth],
-        "enable_temporal_pos_encoding_for_object_pointers": True,
-        "enable_occlusion_spatial_embedding": True,
-    }
+CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.guidance.vision_model.\1")]
 
 
 def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Conversion:
@@ -101,41 +74,16 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     Raises:
         ConversionError: if a file is missing, or the config is not one of UniPixel.
     """
-    published = source.read_json("config.json")
-    if published is None:
-        raise ConversionError(f"{source} has no config.json: give the folder or the Hub id of a checkpoint.")
+    published = read_config(source)
     config = unipixel_config(source, published)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         source.file(name)  # from the Hub: into the same snapshot
     processor = unipixel_processor(source, config)
-    parts = [Part("unipixel", source, UNIPIXEL_RULES)]
+    parts = [Part("unipixel", source, RULES)]
     if clip is not None:
         parts.append(_add_clip(CheckpointSource(clip), config, processor))
-    with torch.device("meta"):
-        model = Qwen2_5_VLLiteForReferringSegmentation(config)
-    config.architectures = [type(model).__name__]
-    generation = _generation_config(source, config)
-
-    def write_rest(folder: Path, dtype: torch.dtype | None) -> None:
-        if dtype is not None:
-            config.dtype = dtype
-        processor.save_pretrained(folder)
-        PruningConfig().save_pretrained(folder)
-        generation.save_pretrained(folder)
-        write_converted_card(folder, "unipixel", [part.source for part in parts], config, processor)
-        write_code(folder, reference_code(config))
-        config.save_pretrained(folder)
-
-    tied = dict(model.all_tied_weights_keys)
-    if "lm_head.weight" in source.tensors():  # stored although it is tied to the embeddings, or not tied at all
-        tied.pop("lm_head.weight", None)
-    return Conversion(
-        family="unipixel",
-        parts=parts,
-        targets={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        tied=tied,
-        write_rest=write_rest,
-    )
+    generation = generation_config(config.text_config, source.read_json("generation_config.json"))
+    return make_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation)
 
 
 def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen2_5_VLLiteConfig:
@@ -165,17 +113,14 @@ def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen
 
 def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -> Qwen2_5_VLLiteProcessor:
     """Processor of UniPixel: Qwen2.5-VL's with the prompts and the preprocessing for masks."""
-    revision = source.commit_hash or source.revision
-    tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, revision=revision, config=config)
+    tokenizer = load_tokenizer(source, config=config)
     if tokenizer.convert_tokens_to_ids(SEG_TOKEN) != config.seg_token_id:
         raise ConversionError(f"{source}: the tokenizer and config.json disagree about the id of {SEG_TOKEN}.")
     # Older versions of transformers kept it in a file of its own.
     chat_template = tokenizer.chat_template or (source.read_json("chat_template.json") or {}).get("chat_template")
     if chat_template is None:
         raise ConversionError(f"{source} has no chat template: it is in tokenizer_config.json or chat_template.json.")
-    published = source.read_json("preprocessor_config.json")
-    if published is None:
-        raise ConversionError(f"{source} has no preprocessor_config.json.")
+    published = read_preprocessor_config(source)
     names = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
     settings = {name: published[name] for name in names if name in published}
     return Qwen2_5_VLLiteProcessor(
@@ -189,22 +134,11 @@ def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -
 
 def _add_clip(source: CheckpointSource, config: Qwen2_5_VLLiteConfig, processor: Qwen2_5_VLLiteProcessor) -> Part:
     """Have config and processor use a CLIP for guidance; returns its weights."""
-    published = source.read_json("config.json")
-    if published is None or source.file("preprocessor_config.json") is None:
-        raise ConversionError(f"{source} is no CLIP checkpoint: it lacks config.json or preprocessor_config.json.")
-    config.guidance, config.guidance_config = "clip", CLIPConfig.from_dict(published)
+    clip_config = read_clip_config(source)
+    read_preprocessor_config(source)
+    config.guidance, config.guidance_config = "clip", clip_config
     if not source.is_local:
         config.guidance_model = source.path_or_id
-    processor.guidance_tokenizer = AutoTokenizer.from_pretrained(
-        source.path_or_id, revision=source.commit_hash or source.revision
-    )
+    processor.guidance_tokenizer = load_tokenizer(source)
     processor.guidance_image_processor = without_cropping(source.path_or_id)
-    return Part("clip", source, _CLIP_RULES)
-
-
-def _generation_config(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -> GenerationConfig:
-    """The published special tokens; greedy, as UniPixel is evaluated."""
-    published = source.read_json("generation_config.json") or {}
-    text = config.text_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: published.get(name, getattr(text, name, None)) for name in names})
+    return Part("clip", source, CLIP_RULES)

@@ -44,6 +44,9 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     """
 
     model_type = "llava_lite"
+    family_title: ClassVar[str] = "A LLaVA-style model"
+    # LLaVA checkpoints often come without a chat template.
+    example_question: ClassVar[str] = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
     has_class_token = True
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock LLaVA.

@@ -10,14 +10,14 @@ import transformers
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from transformers_litelvlm.models.remote_code import class_reference, write_code
+from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin, write_stub
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 logger = logging.get_logger(__name__)
 
 
-class GuidedProcessorMixin:
+class GuidedProcessorMixin(InstalledCodeMixin):
     """For a processor with a `guidance_tokenizer` (or `None`), in front of upstream's class: loading and saving."""
 
     @classmethod
@@ -28,23 +28,17 @@ class GuidedProcessorMixin:
     def to_dict(self) -> dict[str, Any]:
         shallow = copy.copy(self)
         del shallow.guidance_tokenizer  # saved in files of its own
-        output = super(GuidedProcessorMixin, shallow).to_dict()
-        if output.get("auto_map") is None:
-            output.pop("auto_map", None)
-        return output
+        return super(GuidedProcessorMixin, shallow).to_dict()
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, save_code: bool = True, **kwargs: Any):
-        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`.
-
-        Args:
-            save_code: also write the Python modules that `trust_remote_code=True` needs where this package is absent.
-        """
-        self.auto_map = {"AutoProcessor": class_reference(type(self))} if save_code else None
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs: Any):
+        """As upstream; the guidance tokenizer goes to the sub-folder `guidance_tokenizer`."""
+        families = REMOTE_CLASSES.items()
+        model_type = next((name for name, of in families if isinstance(self, of["AutoProcessor"])), None)
+        if model_type is not None:
+            self.auto_map = {"AutoProcessor": write_stub(save_directory, model_type)["AutoProcessor"]}
         if self.guidance_tokenizer is not None:
             self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
         files = super().save_pretrained(save_directory, **kwargs)
-        if save_code:
-            write_code(save_directory, [type(self).__module__])
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
         return files
@@ -57,7 +51,7 @@ def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
-    """The tokenizer in the sub-folder of a checkpoint, `None` where there is none (stock LLaVA)."""
+    """The tokenizer in the sub-folder of a checkpoint, `None` if there is none (stock LLaVA)."""
     arguments = hub_arguments(kwargs)
     arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
     try:
@@ -71,7 +65,7 @@ def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
 
 
 def on_pil(processor):
-    """The same image processor on its PIL backend, where it has one."""
+    """The same image processor on its PIL backend, if it has one."""
     name = type(processor).__name__
     twin = None if name.endswith("Pil") else getattr(transformers, f"{name}Pil", None)
     return processor if processor is None or twin is None else twin(**processor.to_dict())

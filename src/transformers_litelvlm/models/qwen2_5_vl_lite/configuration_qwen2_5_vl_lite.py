@@ -38,6 +38,7 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
     """
 
     model_type = "qwen2_5_vl_lite"
+    family_title: ClassVar[str] = "Qwen2.5-VL"
     # Positions are places in the picture: renumbered, they would mean nothing.
     default_token_order: ClassVar[str] = "raster"
     default_position_ids: ClassVar[str] = "original"

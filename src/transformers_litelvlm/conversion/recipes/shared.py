@@ -1,0 +1,127 @@
+"""What the recipes share: reading configs, the CLIP that guides pruning, and all that a checkpoint has but weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPConfig, GenerationConfig, PreTrainedModel, ProcessorMixin
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.conversion.convert import Conversion, MustEqual
+from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
+from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.hub.model_card import CARD_NAME, read_metadata, render_card, write_card
+from transformers_litelvlm.models.remote_code import write_stub
+
+
+Rules = list[Rename | Drop]
+
+ROTARY = Drop(r".*\.rotary_emb\.inv_freq", "a buffer that the config determines")
+POSITION_IDS = Drop(r".*\.position_ids", "a buffer that counts from 0")
+
+# Of a CLIP checkpoint; where its vision tower goes is for each recipe to say.
+GUIDANCE_RULES: Rules = [
+    POSITION_IDS,
+    Drop("logit_scale", "scales CLIP's contrastive loss, which nothing here computes"),
+    Rename(r"(text_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
+]
+
+
+def read_config(source: CheckpointSource, way_out: str = "give the folder or the Hub id of a checkpoint") -> dict:
+    """The config.json of a source; `way_out` ends the error if there is none."""
+    config = source.read_json("config.json")
+    if config is None:
+        where = "in that folder" if source.is_local else "on the Hub or in the cache (is there a connection?)"
+        raise ConversionError(f"{source} has no config.json {where}; {way_out}.")
+    return config
+
+
+def read_clip_config(source: CheckpointSource) -> CLIPConfig:
+    """The config of a CLIP."""
+    return CLIPConfig.from_dict(read_config(source, "--clip names the CLIP"))
+
+
+def read_preprocessor_config(source: CheckpointSource) -> dict[str, Any]:
+    """The preprocessor_config.json of a source."""
+    config = source.read_json("preprocessor_config.json")
+    if config is None:
+        raise ConversionError(f"{source} has no preprocessor_config.json: it is part of such a checkpoint.")
+    return config
+
+
+def load_tokenizer(source: CheckpointSource, **options: Any) -> Any:
+    """The tokenizer of a source, from the commit that its other files come from."""
+    return AutoTokenizer.from_pretrained(source.path_or_id, revision=source.pinned_revision, **options)
+
+
+def generation_config(text_config: Any, published: Mapping[str, Any] | None = None) -> GenerationConfig:
+    """Greedy, with the special tokens of `published`, and those of the language model that are not in it."""
+    names, published = ("bos_token_id", "eos_token_id", "pad_token_id"), published or {}
+    return GenerationConfig(**{name: published.get(name, getattr(text_config, name, None)) for name in names})
+
+
+def make_conversion(
+    title: str,
+    model_class: type[PreTrainedModel],
+    config: Any,
+    processor: ProcessorMixin,
+    parts: Sequence[Part],
+    generation: GenerationConfig,
+    must_equal: Sequence[MustEqual] = (),
+) -> Conversion:
+    """The conversion of the sources in `parts` into a `model_class`, with all that its folder needs.
+
+    Args:
+        title: what the kind of checkpoint is called in the model card.
+        model_class: of the result.
+        config, processor, generation: of the result.
+        parts: the sources with their rules; the first one is the published model, and names the kind in the report.
+        must_equal: tensors that show whether the sources belong together.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    config.architectures = [model_class.__name__]
+    stored = parts[0].source.tensors()
+
+    def write_rest(folder: Path, dtype: torch.dtype | None) -> None:
+        if dtype is not None:
+            config.dtype = dtype
+        processor.save_pretrained(folder)
+        PruningConfig().save_pretrained(folder)
+        generation.save_pretrained(folder)
+        _write_card(folder, title, [part.source for part in parts], config, processor)
+        config.auto_map = write_stub(folder, config.model_type)
+        config.save_pretrained(folder)
+
+    return Conversion(
+        family=parts[0].label,
+        parts=list(parts),
+        targets={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        # A source may store what its config says is tied.
+        tied={name: same for name, same in model.all_tied_weights_keys.items() if name not in stored},
+        must_equal=list(must_equal),
+        write_rest=write_rest,
+    )
+
+
+def _write_card(
+    folder: Path, title: str, sources: Sequence[CheckpointSource], config: Any, processor: ProcessorMixin
+) -> None:
+    """The model card: licence and base models are those of the sources; what is not known is left out, not guessed."""
+    published = sources[0].file(CARD_NAME)
+    card = render_card(
+        config,
+        name=sources[0].public_name,
+        template="converted_card.md.jinja",
+        license=None if published is None else read_metadata(published).get("license"),
+        base_model=[source.path_or_id for source in sources if not source.is_local] or None,
+        title=title,
+        sources=[source.public_name for source in sources],
+        questions=processor.question_templates,
+        one_by_one=processor.one_expression_per_dialogue,
+    )
+    write_card(folder, card)
