@@ -125,7 +125,7 @@ def test_dependencies_are_what_the_code_imports():
         path.read_text(encoding="utf-8") for path in [*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     )
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)(?:[\w.]* import|\.| as|$)", source, re.MULTILINE))
-    own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").iterdir())}
+    own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").rglob("*"))}
     imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
     # Imported where it is used, with an error that names the extra.
     extras = setup_cfg()["options.extras_require"]
