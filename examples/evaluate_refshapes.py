@@ -1,5 +1,4 @@
-"""
-Measures the tiny checkpoint on the test split of RefShapes, at every budget and for every selection rule.
+"""Measures the tiny checkpoint on the test split of RefShapes, at every budget and for every selection rule.
 
     python examples/evaluate_refshapes.py --output_dir results --num_scenes 20 --protocols single
     torchrun --nproc_per_node 2 examples/evaluate_refshapes.py --output_dir results --bf16
@@ -44,18 +43,15 @@ KINDS = ("attribute", "superlative", "relation")
 
 @dataclass
 class Rule:
-    """
-    A way to choose visual tokens.
+    """A way to choose visual tokens.
 
     Args:
-        name (`str`): Its name in the table.
-        method (`str`): Registered pruning method; `"all"` and `"zeroed"` keep every token, the second replaces them by
-            zeros.
-        options (`dict`): Options of the method.
-        budget (`int`, *optional*): Tokens kept.
-        layout (`dict`): `token_order` and `position_ids`; the method's official choice where absent.
-        scores (`dict[str, list]`): Filled in: per protocol one row `(scene, kind, intersection, union)` for every
-            sentence.
+        name: its name in the table.
+        method: registered pruning method; `"all"` and `"zeroed"` keep every token, the second replaces them by zeros.
+        options: options of the method.
+        budget: tokens kept.
+        layout: `token_order` and `position_ids`; the method's official choice where absent.
+        scores: filled in: per protocol one row `(scene, kind, intersection, union)` for every sentence.
     """
 
     name: str
@@ -134,15 +130,14 @@ def score_batch(model, processor: LlavaLiteProcessor, rows: list[dict], protocol
 
 
 def summary(seeds: list[np.ndarray], seed: int) -> dict:
-    """
-    gIoU, cIoU (over all seeds) with 95 % intervals from resampled scenes, and gIoU by kind of sentence.
+    """gIoU, cIoU (over all seeds) with 95 % intervals from resampled scenes, and gIoU by kind of sentence.
 
     Args:
-        seeds (`list[np.ndarray]`): Per seed the `(sentences, 4)` scores; one array for rules without chance.
-        seed (`int`): Of the resampling.
+        seeds: per seed the `(sentences, 4)` scores; one array for rules without chance.
+        seed: of the resampling.
 
     Returns:
-        `dict`: Numbers between 0 and 1.
+        Numbers between 0 and 1.
     """
     scene, kind, overlap, union = np.moveaxis(np.stack(seeds), 2, 0)  # each (seeds, sentences)
     scene, kind = scene[0], kind[0]

@@ -32,16 +32,15 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segme
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """
-    Tokens of a prompt about one picture beside its visual tokens.
+    """Tokens of a prompt about one picture beside its visual tokens.
 
     Args:
-        before (`int`): In front of the picture: system prompt, role, marker.
-        turn (`int`): Behind it: marker, question, and for masks the answer with [SEG].
-        further_turn (`int`, *optional*): A second and every later sentence of the same dialogue. `None` where every
-            sentence has a dialogue of its own.
-        sentence (`int`): Tokens of a sentence for the guidance, end markers included.
-        after_seg (`int`): Of a turn, what follows [SEG]: full stop and end of the answer.
+        before: in front of the picture: system prompt, role, marker.
+        turn: after it: marker, question, and for masks the answer with [SEG].
+        further_turn: a second and every later sentence of the same dialogue. `None` if every sentence has a
+            dialogue of its own.
+        sentence: tokens of a sentence for the guidance, end markers included.
+        after_seg: of a turn, what follows [SEG]: full stop and end of the answer.
     """
 
     before: int
@@ -72,15 +71,14 @@ CLIP_BOS, CLIP_EOS = 49406, 49407
 
 @dataclass(frozen=True)
 class Preset:
-    """
-    A model to measure.
+    """A model to measure.
 
     Args:
-        description (`str`): One line.
-        model_class: The class of the model.
-        build_config (`Callable`): Makes its configuration.
-        prompt (`PromptLengths`): What it is asked.
-        grid (`tuple[int, int]`, *optional*): Rows and columns of visual tokens, where the picture decides.
+        description: one line.
+        model_class: the class of the model.
+        build_config: makes its configuration.
+        prompt: what it is asked.
+        grid: rows and columns of visual tokens, if the picture decides.
     """
 
     description: str
@@ -91,11 +89,10 @@ class Preset:
 
 
 def get_preset(name: str) -> Preset:
-    """
-    The preset called `name`.
+    """The preset called `name`.
 
     Raises:
-        ValueError: There is none; the message lists the known ones.
+        ValueError: there is none; the message lists the known ones.
     """
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
@@ -158,7 +155,7 @@ def llama_1b() -> LlamaConfig:
 
 
 def llava_config(text: LlamaConfig, side: int = 336, **kwargs: Any) -> LlavaLiteConfig:
-    """LLaVA with CLIP's large towers; the id of the image placeholder is the last of the vocabulary, or behind it."""
+    """LLaVA with CLIP's large towers; the id of the image placeholder is the last of the vocabulary, or after it."""
     ids = {"image_token_index": text.vocab_size - 1, **kwargs}
     return LlavaLiteConfig(
         vision_config=clip_vit_l(side),

@@ -27,7 +27,7 @@ examples:
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "benchmark",
         help="measure the speed and memory that pruning saves on this machine",
@@ -79,7 +79,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, help="of the weights (default: float32, bfloat16 on CUDA)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of torch on the CPU")
     parser.add_argument(
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
@@ -102,7 +102,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if args.list_presets:
         _list_presets()
         return

@@ -19,7 +19,7 @@ goes to the end. A checkpoint without a card gets one. Upload it with: hf upload
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "card",
         help="write measured results into a model card",

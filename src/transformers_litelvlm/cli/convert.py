@@ -26,7 +26,7 @@ What became of every tensor stands in TARGET/conversion_report.json.
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "convert",
         help="turn a published checkpoint into one that loads here",

@@ -27,7 +27,7 @@ Started again with the same options it goes on where it was. On several machines
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "evaluate",
         help="measure pruning methods on a data set",

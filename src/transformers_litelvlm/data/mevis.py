@@ -16,13 +16,12 @@ from transformers_litelvlm.data.samples import VideoExpression, VideoSample
 
 
 def open_mevis(name: str, root: str | os.PathLike, split: str) -> tuple[list, Any, tuple[str, ...]]:
-    """
-    Rows and reader of a folder with `<split>/{JPEGImages,meta_expressions.json,mask_dict.json}`.
+    """Rows and reader of a folder with `<split>/{JPEGImages,meta_expressions.json,mask_dict.json}`.
 
     Args:
-        name (`str`): What to call it.
-        root (`str` or `os.PathLike`): The folder, with or without `mevis` in it.
-        split (`str`): `"train"`, `"valid_u"`, which is scored here, or `"valid"`, which has no masks.
+        name: what to call it.
+        root: the folder, with or without `mevis` in it.
+        split: `"train"`, `"valid_u"`, which is scored here, or `"valid"`, which has no masks.
 
     Returns:
         Rows, the function that reads one, and notes.

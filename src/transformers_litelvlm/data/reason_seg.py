@@ -28,16 +28,15 @@ TARGET, IGNORED = 1, 255
 def open_reason_seg(
     name: str, source: Any, split: str, streaming: bool = False, revision: str | None = None
 ) -> tuple[Any, Any, tuple[str, ...]]:
-    """
-    Rows and reader of ReasonSeg.
+    """Rows and reader of ReasonSeg.
 
     Args:
-        name (`str`): What to call it.
-        source: The original folder (with or without `ReasonSeg` in it), or a Hub id, folder or parquet file in the
+        name: what to call it.
+        source: the original folder (with or without `ReasonSeg` in it), or a Hub id, folder or parquet file in the
             schema of Ricky06662/ReasonSeg_val; `None` for that.
-        split (`str`): `"val"`, `"test"`, and `"train"` for the original.
-        streaming (`bool`, defaults to `False`): For the Hub's schema.
-        revision (`str`, *optional*): Version of the data set on the Hub.
+        split: `"val"`, `"test"`, and `"train"` for the original.
+        streaming: for the Hub's schema.
+        revision: version of the data set on the Hub.
 
     Returns:
         Rows, the function that reads one, and notes.
@@ -94,20 +93,18 @@ def _decode(shapes: list[dict], picture: Path, value: int) -> np.ndarray:
 
 
 def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
-    """
-    The label map of a ReasonSeg annotation: larger polygons first, so that smaller ones stay on top.
+    """The label map of a ReasonSeg annotation: larger polygons first, so that smaller ones are on top.
 
     OpenCV draws, because LISA's masks are its, outline included: other libraries differ in 0.3 to 1.6 % of the pixels
     of an object.
 
     Args:
-        shapes (`list[dict]`): `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other
-            1.
-        height (`int`): Pixels of the image.
-        width (`int`): Pixels of the image.
+        shapes: `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other 1.
+        height: pixels of the image.
+        width: pixels of the image.
 
     Returns:
-        `np.ndarray`: `(height, width)` uint8 of 0, 1 and 255.
+        `(height, width)` uint8 of 0, 1 and 255.
 
     Raises:
         ImportError: OpenCV is not installed.

@@ -34,26 +34,25 @@ def open_refcoco(
     split_by: str | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any, tuple[str, ...]]:
-    """
-    Rows and reader of RefCOCO, RefCOCO+ or RefCOCOg, whatever layout the source has.
+    """Rows and reader of RefCOCO, RefCOCO+ or RefCOCOg, whatever layout the source has.
 
     Args:
-        name (`str`): `"refcoco"`, `"refcoco+"` or `"refcocog"`.
-        source: A folder in the original `refer` layout; or a Hub id, folder or parquet file in the schema of
+        name: `"refcoco"`, `"refcoco+"` or `"refcocog"`.
+        source: a folder in the original `refer` layout; or a Hub id, folder or parquet file in the schema of
             jxu124/refcoco-benchmark, or of jxu124/refcoco (then with `image_root`). From a single file of either
             schema, the rows of the split are taken.
-        split (`str`): `"val"`, `"testA"`, ...
-        streaming (`bool`, defaults to `False`): For the Hub schemas.
-        image_root (`str` or `os.PathLike`, *optional*): Folder of the COCO train2014 pictures.
-        split_by (`str`, *optional*): For the `refer` layout, which division: `"unc"`, `"umd"` or `"google"`. Defaults
-            to the one papers use.
-        revision (`str`, *optional*): Version of the data set on the Hub.
+        split: `"val"`, `"testA"`, ...
+        streaming: for the Hub schemas.
+        image_root: folder of the COCO train2014 pictures.
+        split_by: for the `refer` layout, which division: `"unc"`, `"umd"` or `"google"`. Defaults to the one papers
+            use.
+        revision: version of the data set on the Hub.
 
     Returns:
         Rows, the function that reads one, and notes.
 
     Raises:
-        ValueError: Another schema, or no sentence of that split; says what there is.
+        ValueError: another schema, or no sentence of that split; says what there is.
     """
     if isinstance(source, str | os.PathLike) and find_refs_file(Path(source), name) is not None:
         return open_refer(name, source, split, image_root, split_by)

@@ -25,7 +25,7 @@ IMAGE_FOLDERS = (
 
 
 def find_refs_file(root: Path, name: str, split_by: str | None = None) -> Path | None:
-    """`refs(<split_by>).p` of a data set, any of them where `split_by` is `None`; `None` where there is none."""
+    """`refs(<split_by>).p` of a data set, any of them if `split_by` is `None`; `None` if there is none."""
     for folder in (root / name, root):
         found = sorted(folder.glob(f"refs({split_by or '*'}).p")) if folder.is_dir() else []
         if found:
@@ -40,25 +40,24 @@ def open_refer(
     image_root: str | os.PathLike | None = None,
     split_by: str | None = None,
 ) -> tuple[list, Any, tuple[str, ...]]:
-    """
-    Rows and reader of a folder with `<name>/refs(<split_by>).p`, `<name>/instances.json` and COCO's train2014.
+    """Rows and reader of a folder with `<name>/refs(<split_by>).p`, `<name>/instances.json` and COCO's train2014.
 
     The references are a pickle, which is read without running anything in it.
 
     Args:
-        name (`str`): `"refcoco"`, `"refcoco+"` or `"refcocog"`.
-        root (`str` or `os.PathLike`): The folder that holds `<name>`, or that folder itself.
-        split (`str`): `"train"`, `"val"`, `"testA"`, ...
-        image_root (`str` or `os.PathLike`, *optional*): Folder of the pictures, where it is not one of the usual.
-        split_by (`str`, *optional*): Defaults to `"unc"`, and `"umd"` for RefCOCOg.
+        name: `"refcoco"`, `"refcoco+"` or `"refcocog"`.
+        root: the folder that holds `<name>`, or that folder itself.
+        split: `"train"`, `"val"`, `"testA"`, ...
+        image_root: folder of the pictures, if it is not one of the usual.
+        split_by: defaults to `"unc"`, and `"umd"` for RefCOCOg.
 
     Returns:
         Rows (per image its record, annotations and refs), the function that reads one, and notes.
 
     Raises:
-        FileNotFoundError: No references of that division, no folder of pictures; says what there is.
-        RefusedPickleError: The references want to run something.
-        ValueError: No reference of that split; lists the splits.
+        FileNotFoundError: no references of that division, no folder of pictures; says what there is.
+        RefusedPickleError: the references want to run something.
+        ValueError: no reference of that split; lists the splits.
     """
     split_by = split_by or SPLIT_BY[name]
     path = find_refs_file(Path(root), name, split_by)
@@ -108,14 +107,13 @@ def _picture_folder(root: Path, folder: Path, image_root: str | os.PathLike | No
 
 
 def ref_sentences(ref: dict, segmentation: Any, height: int, width: int) -> list[ReferringSentence]:
-    """
-    The sentences of one ref, which all share its mask.
+    """The sentences of one ref, which all share its mask.
 
     Args:
-        ref (`dict`): In the form of the `refer` toolbox: `ref_id` and `sentences` of `sent` and `sent_id`.
-        segmentation: The annotation of its object.
-        height (`int`): Pixels of the image.
-        width (`int`): Pixels of the image.
+        ref: in the form of the `refer` toolbox: `ref_id` and `sentences` of `sent` and `sent_id`.
+        segmentation: the annotation of its object.
+        height: pixels of the image.
+        width: pixels of the image.
     """
     load_mask = partial(decode_segmentation, segmentation, height, width)
     return [

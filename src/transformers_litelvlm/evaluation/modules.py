@@ -10,14 +10,13 @@ MODULES = ("ciou", "giou", "precision_at_iou", "j_and_f")
 
 
 def module_path(name: str) -> str:
-    """
-    The file of a module, for `evaluate.load(module_path("giou"))`.
+    """The file of a module, for `evaluate.load(module_path("giou"))`.
 
     Args:
-        name (`str`): One of `MODULES`.
+        name: one of `MODULES`.
 
     Raises:
-        ValueError: Unknown name; lists the known ones.
+        ValueError: unknown name; lists the known ones.
     """
     if name not in MODULES:
         raise ValueError(f"`name` must be one of {', '.join(MODULES)}, got {name!r}.")
@@ -25,16 +24,15 @@ def module_path(name: str) -> str:
 
 
 def load_module(name: str, **options: Any) -> Any:
-    """
-    A module, to be used alone or in `evaluate.combine`.
+    """A module, to be used alone or in `evaluate.combine`.
 
     Args:
-        name (`str`): One of `MODULES`.
-        options: Of `evaluate.load`: `config_name="ignore"` for references with ignore regions, `num_process`,
+        name: one of `MODULES`.
+        options: of `evaluate.load`: `config_name="ignore"` for references with ignore regions, `num_process`,
             `process_id`, `experiment_id` for several processes, ...
 
     Returns:
-        `evaluate.Metric`: The module.
+        The module.
 
     Example:
         >>> import evaluate

@@ -9,8 +9,7 @@ from transformers_litelvlm.evaluation.metrics import summarize
 
 
 class Ciou(evaluate.Metric):
-    """
-    Overall IoU: the sum of the intersections over the sum of the unions.
+    """Overall IoU: the sum of the intersections over the sum of the unions.
 
     `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
     """

@@ -17,7 +17,7 @@ Args:
     predictions (`list[dict]`): COCO run-length encodings, `size` and `counts` (text), at the image's original size;
         `transformers_litelvlm.data.encode_mask` makes them.
     references (`list[dict]`): The same of what is meant. Loaded with `config_name="ignore"`, a module also wants
-        `ignore` in each: the `counts` of pixels that must not count, "" where there are none.
+        `ignore` in each: the `counts` of pixels that must not count, "" if there are none.
 """
 
 _MASK = {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")}
@@ -35,7 +35,7 @@ def mask_module_info(module: evaluate.Metric) -> evaluate.MetricInfo:
 
 
 def score_encoded(predictions: Sequence[dict], references: Sequence[dict]) -> list[SentenceScore]:
-    """Compares masks given as run-length encodings, see `INPUTS`."""
+    """Compare masks given as run-length encodings, see `INPUTS`."""
     scores = []
     for prediction, reference in zip(predictions, references, strict=True):
         counts = reference.get("ignore")

@@ -9,8 +9,7 @@ from transformers_litelvlm.evaluation.metrics import summarize
 
 
 class Giou(evaluate.Metric):
-    """
-    Mean IoU over sentences.
+    """Mean IoU over sentences.
 
     `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
     """

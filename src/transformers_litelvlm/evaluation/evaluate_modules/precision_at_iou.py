@@ -9,8 +9,7 @@ from transformers_litelvlm.evaluation.metrics import summarize
 
 
 class PrecisionAtIou(evaluate.Metric):
-    """
-    Share of the sentences whose IoU is at least 0.5, 0.6, 0.7, 0.8, 0.9.
+    """Share of the sentences whose IoU is at least 0.5, 0.6, 0.7, 0.8, 0.9.
 
     `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
     """
