@@ -3,6 +3,10 @@
 gIoU is the sum of the IoUs over the number of sentences, cIoU the sum of the intersections over that of the unions,
 precision the number of hits over that of sentences, J&F likewise over expressions. Sentences about one image are not
 independent, so whole images are drawn, not sentences. Everything is seeded; no global random state is read or changed.
+
+Not `scipy.stats.bootstrap` and `permutation_test`: they draw or swap single numbers, where an image is a pair of sums,
+and other images for the same seed, so that published intervals would change. They would be slower, too: here a draw is
+a vector of weights, and all draws together a matrix product.
 """
 
 from __future__ import annotations
