@@ -18,7 +18,7 @@ def open_rows(source: Any, split: str, streaming: bool = False, revision: str | 
         revision: version of the data set on the Hub.
 
     Returns:
-        `Dataset`, `IterableDataset` or `list`: The rows.
+        The rows, a `Dataset`, `IterableDataset` or list.
 
     Raises:
         FileNotFoundError: a path that does not exist.

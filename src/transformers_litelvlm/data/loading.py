@@ -25,7 +25,9 @@ class DatasetInfo:
     """How a data set is opened.
 
     Args:
-        open: `(name, source, split, **options)` to rows, the function that reads one, and notes.
+        open: given what the data set is called, its source and split, and options, returns rows, the function that
+            reads one, and notes. Options that many have: `streaming`, to read while iterating; `revision`, a version
+            on the Hub.
         splits: its splits and their published sizes, one per version; empty if any name will do.
         source: Hub id that is read if no source is given.
         source_needed: whether a missing source is an error if there is no default.

@@ -55,8 +55,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         segmentation: polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding
             (compressed or not), a list of these, a picture or an array (nonzero is the object), or `None` or an empty
             list for an empty mask. A polygon of fewer than three points has no area and is left out.
-        height: pixels of the image.
-        width: pixels of the image.
+        height, width: pixels of the image.
 
     Returns:
         `(height, width)` booleans.

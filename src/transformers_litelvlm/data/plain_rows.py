@@ -39,15 +39,8 @@ def open_plain_rows(
     pixels, or `None` if nothing is meant. The sentences of a row or entry share its mask.
 
     Args:
-        name: what to call it.
         source: a list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
-        split: name of the split in a folder or on the Hub.
-        streaming: read while iterating.
         image_root: folder that relative paths of pictures start from.
-        revision: version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
     """
     rows = open_rows(source, split, streaming, revision)
     require_columns(rows, {"image"}, source if isinstance(source, str) else "`source`", ADVICE)

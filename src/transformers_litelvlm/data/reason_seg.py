@@ -31,15 +31,9 @@ def open_reason_seg(
     """Rows and reader of ReasonSeg.
 
     Args:
-        name: what to call it.
         source: the original folder (with or without `ReasonSeg` in it), or a Hub id, folder or parquet file in the
             schema of Ricky06662/ReasonSeg_val; `None` for that.
         split: `"val"`, `"test"`, and `"train"` for the original.
-        streaming: for the Hub's schema.
-        revision: version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
     """
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
         folders = [base / split for base in (Path(source) / "ReasonSeg", Path(source)) if (base / split).is_dir()]
@@ -100,8 +94,7 @@ def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
 
     Args:
         shapes: `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other 1.
-        height: pixels of the image.
-        width: pixels of the image.
+        height, width: pixels of the image.
 
     Returns:
         `(height, width)` uint8 of 0, 1 and 255.

@@ -37,19 +37,12 @@ def open_refcoco(
     """Rows and reader of RefCOCO, RefCOCO+ or RefCOCOg, whatever layout the source has.
 
     Args:
-        name: `"refcoco"`, `"refcoco+"` or `"refcocog"`.
         source: a folder in the original `refer` layout; or a Hub id, folder or parquet file in the schema of
             jxu124/refcoco-benchmark, or of jxu124/refcoco (then with `image_root`). From a single file of either
             schema, the rows of the split are taken.
-        split: `"val"`, `"testA"`, ...
-        streaming: for the Hub schemas.
         image_root: folder of the COCO train2014 pictures.
         split_by: for the `refer` layout, which division: `"unc"`, `"umd"` or `"google"`. Defaults to the one papers
             use.
-        revision: version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
 
     Raises:
         ValueError: another schema, or no sentence of that split; says what there is.

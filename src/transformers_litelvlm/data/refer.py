@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from transformers_litelvlm.data.masks import decode_segmentation
 from transformers_litelvlm.data.restricted_pickle import load_plain_pickle
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.utils.files import read_json
 
 
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -45,14 +45,12 @@ def open_refer(
     The references are a pickle, which is read without running anything in it.
 
     Args:
-        name: `"refcoco"`, `"refcoco+"` or `"refcocog"`.
         root: the folder that holds `<name>`, or that folder itself.
-        split: `"train"`, `"val"`, `"testA"`, ...
         image_root: folder of the pictures, if it is not one of the usual.
         split_by: defaults to `"unc"`, and `"umd"` for RefCOCOg.
 
     Returns:
-        Rows (per image its record, annotations and refs), the function that reads one, and notes.
+        As [`open_refcoco`]; a row has the record of an image, its annotations and its refs.
 
     Raises:
         FileNotFoundError: no references of that division, no folder of pictures; says what there is.
@@ -68,7 +66,7 @@ def open_refer(
         )
     pictures = _picture_folder(Path(root), path.parent, image_root)
     refs = load_plain_pickle(path)
-    instances = _load_instances(path.parent / "instances.json")
+    instances = read_json(path.parent / "instances.json")
     images = {entry["id"]: entry for entry in instances["images"]}
     annotations = {entry["id"]: entry for entry in instances["annotations"]}
     groups: dict[int, list[dict]] = {}
@@ -89,13 +87,6 @@ def open_refer(
     return rows, _read_image, notes
 
 
-def _load_instances(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
-
-
 def _picture_folder(root: Path, folder: Path, image_root: str | os.PathLike | None) -> Path:
     if image_root is not None:
         return Path(image_root)
@@ -112,8 +103,7 @@ def ref_sentences(ref: dict, segmentation: Any, height: int, width: int) -> list
     Args:
         ref: in the form of the `refer` toolbox: `ref_id` and `sentences` of `sent` and `sent_id`.
         segmentation: the annotation of its object.
-        height: pixels of the image.
-        width: pixels of the image.
+        height, width: pixels of the image.
     """
     load_mask = partial(decode_segmentation, segmentation, height, width)
     return [

@@ -26,14 +26,8 @@ def open_referring_video(
     Where `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
 
     Args:
-        name: what to call it.
-        root: the folder.
-        split: `"train"`, `"valid"` or `"test"`.
         annotation_root: folder with `<video>/<frame>.png`, pictures whose values are object numbers. Defaults to
             `<split>/Annotations`; without it, expressions have no masks.
-
-    Returns:
-        Rows, the function that reads one, and notes.
     """
     root = Path(root)
     videos = read_expressions(root / "meta_expressions" / split / "meta_expressions.json")
