@@ -1,5 +1,6 @@
 # Every target makes its own virtual environment: only Python 3.11+, make and a package index are needed.
-# Override on the command line, for example:  make test PYTHON=python3.12 TORCH=torch==2.13.0 PYTEST_ARGS="-k selection"
+# Override on the command line, for example:  make test PYTHON=python3.12 TORCH=torch==2.14.1 PYTEST_ARGS="-k selection"
+# What is installed where, and when to run which target: docs/versions.md.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,9 +15,14 @@ DEMO_BUDGET ?= 48
 DEMO_OUTPUT ?= demo_output
 
 BIN := $(VENV)/bin
+LOCK := requirements/locked.txt
+# Environments for one purpose each; the two tools that make and check the lock are not in it.
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest quality style docs clean
+.PHONY: help demo test test-lowest test-newest newest-versions quality style docs lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,9 +34,14 @@ demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 
 test: $(VENV)/.installed-test  ## run the tests (PYTEST_ARGS="..." to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-lowest:  ## run the tests against the oldest versions that setup.cfg allows (own environment)
-	$(MAKE) .venv-lowest/.installed-lowest VENV=.venv-lowest
-	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS)
+test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
+	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-newest:  ## compare upstream's signatures, and run the tests, with the newest of everything
+	$(MAKE) newest-versions VENV=$(NEWEST)
+	-$(NEWEST)/bin/python requirements/upstream_signatures.py compare
+	$(NEWEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 quality: $(VENV)/.installed-quality  ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -44,23 +55,54 @@ style: $(VENV)/.installed-quality  ## reformat, and fix what ruff can fix
 docs: $(VENV)/.installed-base  ## check links and that every public name is documented
 	$(BIN)/python docs/check_docs.py
 
+lock: $(TOOLS)/.installed-uv  ## renew requirements/: the newest versions, and upstream's signatures
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header \
+	  --no-annotate $(PIP_ARGS) setup.cfg requirements/lock.in --output-file $(TOOLS)/locked.txt
+	{ printf '# %s\n' $(LOCK_HEADER); grep -vE '^(nvidia-|cuda-|triton=)' $(TOOLS)/locked.txt; } > $(LOCK)
+	$(MAKE) $(VENV)/.installed-test
+	$(BIN)/python requirements/upstream_signatures.py record
+
+audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the known vulnerabilities
+	$(TOOLS)/bin/python requirements/audit.py
+
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv .venv-lowest $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: $$($(PYTHON) --version 2>&1) is too old: transformers 5.23 needs Python 3.11 or newer." \
+	  echo "error: $$($(PYTHON) --version 2>&1) is too old: transformers needs Python 3.11 or newer." \
 	       "Name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(PIP_ARGS) $(TORCH) -e ".$(filter-out [base],[$*])"
+# Of the lock, what an extra needs. `TORCH=` asks for another torch than the lock's, which may want another setuptools.
+# Setuptools comes first: it builds the package, as a locked version instead of the newest.
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
+	grep -vE '^($(if $(TORCH),(torch|setuptools)==,#))' $(LOCK) > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt setuptools
+	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt --no-build-isolation \
+	  $(TORCH) -e ".$(filter-out [base],[$*])"
 	@touch $@
 
 $(VENV)/.installed-lowest: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install uv
 	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct $(PIP_ARGS) -e ".[test]"
 	@touch $@
+
+# No stamp: the newest versions change without any file here. By name, since our own bounds are what is in question.
+newest-versions: $(VENV)/bin/python
+	$(BIN)/python -m pip install $(PIP_ARGS) --pre --prefer-binary --upgrade \
+	  $(TORCH) $$($(BIN)/python requirements/unbounded.py test)
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -e .
+
+$(TOOLS)/.installed-%:
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) $*
+	@touch $@
+
+LOCK_HEADER = \
+  "The versions that 'make demo', 'make test', 'make quality' and CI install, for Python 3.11 to 3.13." \
+  "Made by 'make lock', to be used as constraints: pip install -c requirements/locked.txt -e '.[test]'" \
+  "Without the packages for CUDA and Triton: torch itself names their versions exactly, and its CPU build needs none."

@@ -5,16 +5,16 @@ from __future__ import annotations
 import configparser
 import fnmatch
 import importlib
-import json
 import re
 import runpy
 import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,13 +45,6 @@ def tracked_files() -> list[str]:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"not a git checkout: {error}")
     return result.stdout.splitlines()
-
-
-def run_python(code: str) -> Any:
-    """Run `code` in a fresh interpreter; what it prints on its last line is read as JSON."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -138,68 +131,6 @@ def test_dependencies_are_what_the_code_imports():
 
 # --- what an import does ---
 
-UPSTREAM_SNAPSHOT = """
-import json, logging, warnings
-import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.clip import modeling_clip
-from transformers.models.llama import modeling_llama
-from transformers.models.llava import configuration_llava, modeling_llava, processing_llava
-from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl
-from transformers.models.sam import modeling_sam
-from transformers.modeling_utils import PreTrainedModel
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.generation.utils import GenerationMixin
-
-MODULES = [modeling_clip, modeling_llama, modeling_llava, configuration_llava, processing_llava, modeling_sam]
-MODULES += [configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl]
-BASES = [PreTrainedModel, PreTrainedConfig, GenerationMixin]
-
-
-def snapshot():
-    classes = [value for module in MODULES for value in vars(module).values() if isinstance(value, type)] + BASES
-    state = {}
-    for cls in classes:
-        for name, value in vars(cls).items():
-            # dict and list attributes are shared with subclasses: their content counts, not only their identity.
-            content = repr(value) if isinstance(value, (dict, list, tuple, set, str, int)) else ""
-            state[f"{cls.__module__}.{cls.__qualname__}.{name}"] = (id(value), content)
-    for module in MODULES:
-        for name, value in vars(module).items():
-            state[f"{module.__name__}:{name}"] = (id(value), "")
-    return state
-
-
-def registered():
-    return {name: CONFIG_MAPPING[name].__name__ for name in ("llava", "clip", "llama", "sam", "qwen2_5_vl")}
-
-
-def log_state():
-    names = (None, "transformers", "transformers_litelvlm")
-    loggers = [logging.getLogger(name) for name in names]
-    return [[len(logger.handlers), logger.level, logger.propagate] for logger in loggers]
-
-
-import torch
-random_state = torch.get_rng_state().clone()
-# Classes are made lazily: touch them first, so that only what our import does is seen.
-modeling_llava.LlavaForConditionalGeneration, modeling_sam.SamModel, modeling_qwen2_5_vl.Qwen2_5_VLModel
-before, registered_before, logs_before = snapshot(), registered(), log_state()
-filters_before, threads_before = list(warnings.filters), torch.get_num_threads()
-import transformers_litelvlm
-after = snapshot()
-print(json.dumps({
-    "changed": sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)),
-    "registered": registered() == registered_before,
-    "logging": log_state() == logs_before,
-    "filters": list(warnings.filters) == filters_before,
-    "random": bool(torch.equal(torch.get_rng_state(), random_state)),
-    "threads": torch.get_num_threads() == threads_before,
-    "size": len(before),
-}))
-"""
-
 
 def test_import_leaves_upstream_untouched():
     """An import only defines: no patched class, no logging set-up, no warning filter, no random number drawn."""
@@ -276,9 +207,12 @@ def python_snippets() -> list:
 
 @pytest.mark.parametrize("code", python_snippets())
 def test_documented_snippets_run(code, tmp_path, monkeypatch):
+    from transformers_litelvlm.data import loading
     from transformers_litelvlm.pruning import base
 
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))  # a snippet may register a method of its own
+    # A snippet may add a method or a data set of its own.
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(loading, "DATASETS", dict(loading.DATASETS))
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("snippet")
     monkeypatch.setitem(sys.modules, "snippet", module)  # dataclasses look their module up

@@ -14,7 +14,7 @@ from transformers_litelvlm.models.llava_lite import (
     LlavaLiteModel,
     LlavaLiteProcessor,
 )
-from transformers_litelvlm.models.masks.sam import ReferringSegmentationOutput
+from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLite,

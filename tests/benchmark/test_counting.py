@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from tests.models.masks.test_sam_in_chunks import encoders
+from tests.support.sam_encoders import encoders
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
 from transformers_litelvlm.models.decoder.flops import prefill_flops

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.benchmark.tiny_presets import TINY
-from tests.other_device import DEVICE, other_device
+from tests.support.second_device import DEVICE, other_device
+from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.benchmark.building import random_model
 from transformers_litelvlm.benchmark.inputs import random_workload

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.benchmark.tiny_presets import TINY
-from tests.models.llava_lite.tiny import asymmetric_
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.benchmark.building import random_model
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops

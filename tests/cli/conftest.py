@@ -7,7 +7,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, SamImageProcessorPil
 
-from tests.models.llava_lite.tiny import IMAGE_TOKEN, SEG_TOKEN, VOCABULARY, asymmetric_, tiny_config
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import IMAGE_TOKEN, SEG_TOKEN, VOCABULARY, tiny_config
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from tests.conversion.fake_family import assert_identical, expected, make_source, written_tensors
+from tests.support.fake_family import assert_identical, expected, make_source, written_tensors
 from transformers_litelvlm.cli import convert as convert_module
 from transformers_litelvlm.cli.main import build_parser, main
 from transformers_litelvlm.conversion.families import FAMILIES
@@ -12,7 +12,7 @@ from transformers_litelvlm.conversion.families import FAMILIES
 
 @pytest.fixture(autouse=True)
 def fake_family(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "fake", "tests.conversion.fake_family:fake_conversion")
+    monkeypatch.setitem(FAMILIES, "fake", "tests.support.fake_family:fake_conversion")
 
 
 def error_of(capsys, *arguments) -> str:

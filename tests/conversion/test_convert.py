@@ -13,8 +13,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.conversion import fake_family
-from tests.conversion.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
+from tests.support import fake_family
+from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
 from transformers_litelvlm.conversion.convert import MustEqual, convert_checkpoint
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource
@@ -252,7 +252,7 @@ def test_nothing_is_left_after_an_error(tmp_path, error):
 
 SCRIPT = """
 import resource, sys
-from tests.conversion.fake_family import fake_conversion
+from tests.support.fake_family import fake_conversion
 from transformers_litelvlm.conversion.convert import convert_checkpoint
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource

@@ -13,7 +13,7 @@ import pytest
 def test_kill_at_twenty_moments(tmp_path):
     root = Path(__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.conversion.kill_worker", str(tmp_path), "20"],
+        [sys.executable, "-m", "tests.support.kill_conversions", str(tmp_path), "20"],
         env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
         cwd=root,
         capture_output=True,

@@ -1,6 +1,6 @@
 """Memory: the largest file of the source and a little, whatever the size of the checkpoint."""
 
-from tests.conversion.measure_memory import measure
+from tests.support.conversion_memory import measure
 
 
 # One tensor, what torch and safetensors need for reading and writing, and the noise of the allocator.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from tests.conversion import fake_family
-from tests.conversion.fake_family import assert_identical, make_source
+from tests.support import fake_family
+from tests.support.fake_family import assert_identical, make_source
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource
 

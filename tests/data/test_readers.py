@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
 from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.masks import decode_mask, encode_mask
 from transformers_litelvlm.data.samples import UnreadableImageError

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.evaluation.small_runs import options
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
+from tests.support.small_evaluations import options
+from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm.evaluation.runner import evaluate
 
 

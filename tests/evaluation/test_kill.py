@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_killed_at_ten_moments(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "tests.evaluation.kill_worker", str(tmp_path), "10"],
+        [sys.executable, "-m", "tests.support.kill_evaluations", str(tmp_path), "10"],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
         cwd=ROOT,
         capture_output=True,
@@ -34,7 +34,7 @@ def test_killed_at_ten_moments(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [3])  # other tests share work between two
 def test_several_processes_give_the_same_records(processes, reference, tmp_path):
-    from tests.evaluation.small_runs import METHODS, assert_same
+    from tests.support.small_evaluations import METHODS, assert_same
 
     folder = tmp_path / "results"
     words = ["--output-dir", str(folder), "--max-images", "6", "--batch-size", "1", "--methods", *METHODS]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation, encode_mask
 from transformers_litelvlm.evaluation.metrics import SentenceScore, score_masks, summarize

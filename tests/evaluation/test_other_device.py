@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoProcessor
 
-from tests.other_device import DEVICE, other_device
+from tests.support.second_device import DEVICE, other_device
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments

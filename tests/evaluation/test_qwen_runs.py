@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from tests.evaluation.small_runs import records, results
+from tests.support.small_evaluations import records, results
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import AutoProcessor
 
-from tests.evaluation.small_runs import options, records, results
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
+from tests.support.small_evaluations import options, records, results
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.evaluation.runner import evaluate

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from tests.evaluation.small_runs import assert_same, options, records, results, run_command
+from tests.support.small_evaluations import assert_same, options, records, results, run_command
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.masks import encode_mask

@@ -9,8 +9,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from tests.evaluation.small_runs import assert_same, options, records, run_command
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
+from tests.support.small_evaluations import assert_same, options, records, run_command
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.masks import encode_mask

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
 from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.evaluation.video_metrics import (
     boundary_accuracy,

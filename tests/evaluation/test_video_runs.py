@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from tests.evaluation.small_runs import assert_same, records, results, run_command
-from tests.evaluation.tiny_videos import NUM_EXPRESSIONS, SIZE, VIDEOS, objects, write_mevis, write_referring
-from tests.models.llava_lite.originals import SHARED
+from tests.support.original_checkpoints import SHARED
+from tests.support.small_evaluations import assert_same, records, results, run_command
+from tests.support.tiny_videos import NUM_EXPRESSIONS, SIZE, VIDEOS, objects, write_mevis, write_referring
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.referring_video import annotators
 from transformers_litelvlm.data.samples import UnreadableImageError
@@ -378,7 +378,7 @@ def test_two_processes_give_the_same_records(swept, davis, unipixel, tmp_path):
 def test_killed_at_several_moments(swept, davis, unipixel, tmp_path):
     root = Path(__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.evaluation.kill_worker", str(tmp_path), "6", str(unipixel), str(davis)],
+        [sys.executable, "-m", "tests.support.kill_evaluations", str(tmp_path), "6", str(unipixel), str(davis)],
         env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
         cwd=root,
         capture_output=True,

@@ -13,10 +13,10 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from huggingface_hub.utils._http import default_client_factory
 from transformers import AutoConfig
 
-from tests.evaluation.tiny_videos import write_referring
-from tests.hub.fake_hub import FakeHub
-from tests.hub.sample_results import sample_results, write_results
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
+from tests.support.fake_hub import FakeHub
+from tests.support.sample_results import sample_results, write_results
+from tests.support.tiny_unipixel import tiny_checkpoint
+from tests.support.tiny_videos import write_referring
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.hub.measured import BEGIN, END

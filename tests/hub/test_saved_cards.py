@@ -10,9 +10,9 @@ from huggingface_hub.utils._http import default_client_factory
 from PIL import Image
 from transformers import AutoConfig
 
-from tests.hub.fake_hub import FakeHub
-from tests.models.families import FAMILIES
-from tests.models.llava_lite.tiny import tiny_grounding_model
+from tests.support.fake_hub import FakeHub
+from tests.support.families import FAMILIES
+from tests.support.tiny_llava import tiny_grounding_model
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.hub.model_card import render_saved_card
 

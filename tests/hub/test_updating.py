@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from tests.hub.sample_results import MEASURED, sample_results, write_results
+from tests.support.sample_results import MEASURED, sample_results, write_results
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.configuration_pruning import PruningConfig

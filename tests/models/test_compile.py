@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
-from tests.models.llava_lite.tiny import asymmetric_, prompt, random_guidance, random_pixels, tiny_config
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 

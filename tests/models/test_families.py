@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.models.families import FAMILIES
-from tests.models.llava_lite.tiny import asymmetric_
+from tests.support.families import FAMILIES
+from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import PruningConfig
 
 

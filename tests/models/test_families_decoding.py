@@ -6,19 +6,13 @@ An argument that upstream renames, such as the cache's, and that our `forward` t
 import pytest
 import torch
 
-from tests.models.families import FAMILIES
-from tests.models.test_families_layer_methods import CASES as LAYER_CASES
-from tests.pruning.test_registry import EVERY
+from tests.support.families import FAMILIES
+from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
+from tests.support.methods import EVERY
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
 
 
 NUM_STEPS = 24
-BUDGET = 12
-NUM_LAYERS = 4
-
-
-def is_defined(family, name):
-    return family.name == "llava" or not get_pruner(name).needs_class_token
 
 
 TOKEN_CASES = [

@@ -4,39 +4,22 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from tests.models.families import FAMILIES
-from tests.pruning.test_registry import LAYER_METHODS
+from tests.support.families import FAMILIES
+from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
+from tests.support.methods import LAYER_METHODS
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.pruning import build_pruner, get_pruner
 
 
-NUM_LAYERS = 4
-BUDGET = 12
 # What a visual token of a modality is called in the outputs.
 STAGES = {"image": "retained_stages", "video": "retained_video_stages"}
 INDICES = {"image": "retained_indices", "video": "retained_video_indices"}
 
 
-def sizes_of(family):
-    """Visual tokens of the images and videos of a family's test batch."""
-    return {item[1] if isinstance(item, tuple) else 16 for row in family.rows for item in row if _is_media(item)}
-
-
-def _is_media(item):
-    return item == "image" or isinstance(item, tuple)
-
-
-def can_reach(family, name, options):
-    try:
-        return all(build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes_of(family))
-    except ValueError:  # the authors' tables do not fit these sizes, or the average is out of reach
-        return False
-
-
-CASES = [(family, name, options) for family in FAMILIES for name, options in LAYER_METHODS]
-CASES = [case for case in CASES if can_reach(*case)]
 METHOD = pytest.mark.parametrize(
-    "family, name, options", CASES, ids=[f"{family.name}-{name}-{options}" for family, name, options in CASES]
+    "family, name, options",
+    LAYER_CASES,
+    ids=[f"{f.name}-{n}-{o}" for f, n, o in LAYER_CASES],
 )
 BOTH = pytest.mark.parametrize("positions", ["original", "compact"])
 GREEDY = {"do_sample": False, "eos_token_id": None}
@@ -44,7 +27,7 @@ GREEDY = {"do_sample": False, "eos_token_id": None}
 
 def test_every_method_is_exercised_in_every_family():
     for family in FAMILIES:
-        assert {name for other, name, _ in CASES if other is family} == {name for name, _ in LAYER_METHODS}
+        assert {name for other, name, _ in LAYER_CASES if other is family} == {name for name, _ in LAYER_METHODS}
 
 
 _MODELS: dict = {}

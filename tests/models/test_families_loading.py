@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
-from tests.models.families import FAMILIES, picture
+from tests.support.families import FAMILIES, picture
 from transformers_litelvlm import PruningConfig
 
 

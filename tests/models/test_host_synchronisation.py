@@ -7,25 +7,22 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.models.families import FAMILIES, picture
-from tests.models.llava_lite.tiny import (
+from tests.support.families import LLAVA
+from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach
+from tests.support.mask_cases import DIALOGUES, PICTURES, SENTENCES, masks_case
+from tests.support.methods import LAYER_METHODS
+from tests.support.second_device import DEVICE, other_device
+from tests.support.tiny_llava import (
     IMAGE_TOKEN,
     prompt,
     random_guidance,
     random_pixels,
-    tiny_grounding_model,
-    tiny_processor,
 )
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
-from tests.models.test_families_layer_methods import can_reach
-from tests.other_device import DEVICE, other_device
-from tests.pruning.test_registry import LAYER_METHODS
+from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
 
-[LLAVA] = [family for family in FAMILIES if family.name == "llava"]
-NUM_LAYERS, BUDGET = 4, 12
 METHODS = [
     (name, {}) for name in list_pruners() if name != "none" and not get_pruner(name).is_inside_language_model
 ] + [method for method in LAYER_METHODS if can_reach(LLAVA, *method)]
@@ -117,9 +114,6 @@ def test_upstreams_own_route_is_caught(model):
     assert len(waits) >= 2
 
 
-SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
-PICTURES = [picture(60, 40, 0), picture(30, 50, 1)]
-DIALOGUES = pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
 MASKS = pytest.mark.parametrize(
     "pruning",
     [
@@ -129,14 +123,6 @@ MASKS = pytest.mark.parametrize(
     ],
     ids=str,
 )
-
-
-def masks_case(dialogues, pruning):
-    """A model that makes masks, and what two pictures with dialogues of one kind ask of it."""
-    processor, model = tiny_processor(), tiny_grounding_model()
-    processor.one_expression_per_dialogue = dialogues != "of a picture"
-    model.config.pruning_config = PruningConfig(**pruning)
-    return model, processor.segmentation_inputs(PICTURES, SENTENCES, share_selection=dialogues == "that share")
 
 
 @DIALOGUES

@@ -6,23 +6,20 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.models.families import FAMILIES, picture
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
-from tests.models.test_families_layer_methods import can_reach
-from tests.models.test_host_synchronisation import DIALOGUES, PICTURES, SENTENCES, masks_case
-from tests.other_device import DEVICE, other_device
-from tests.pruning.test_registry import LAYER_METHODS, METHODS, RAGGED
+from tests.support.families import FAMILIES, picture
+from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined
+from tests.support.mask_cases import DIALOGUES, PICTURES, SENTENCES, masks_case
+from tests.support.methods import LAYER_METHODS, METHODS, RAGGED
+from tests.support.second_device import DEVICE, other_device
+from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.pruning import get_pruner
-
-
-NUM_LAYERS, BUDGET = 4, 12
 
 
 def runs(family, name, options):
     if get_pruner(name).is_inside_language_model:
         return can_reach(family, name, options)
-    return family.name == "llava" or not get_pruner(name).needs_class_token
+    return is_defined(family, name)
 
 
 # The first options of each method, and those that let the picture decide.

@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 import transformers_litelvlm
-from tests.models.families import FAMILIES
+from tests.support.families import FAMILIES
 from transformers_litelvlm.models import upstream
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.pruning.evidence import RandomEvidence
-from tests.pruning.golden import direct_evidence, load, tower_evidence
+from tests.support.evidence import RandomEvidence
+from tests.support.golden_methods import direct_evidence, load, tower_evidence
 from transformers_litelvlm.pruning import CDPruner
 from transformers_litelvlm.pruning.cdpruner import greedy_map, scaled_to_one
 

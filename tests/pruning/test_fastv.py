@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaModel
 
-from tests.pruning.golden import assert_close, llm_of, load, visual_mask
-from tests.pruning.layer_evidence import RandomLayerEvidence
+from tests.support.golden_methods import assert_close, llm_of, load, visual_mask
+from tests.support.layer_evidence import RandomLayerEvidence
 from transformers_litelvlm.models.decoder.loop import decode, prefill
 from transformers_litelvlm.pruning import FastVPruner
 

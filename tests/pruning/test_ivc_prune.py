@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.models.families import FAMILIES
-from tests.pruning.layer_evidence import RandomLayerEvidence
+from tests.support.families import FAMILIES
+from tests.support.layer_evidence import RandomLayerEvidence
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.pruning import IVCPrunePruner
 

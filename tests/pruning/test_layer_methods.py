@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.pruning.layer_evidence import RandomLayerEvidence
-from tests.pruning.test_registry import LAYER_METHODS, assert_same
+from tests.support.layer_evidence import RandomLayerEvidence
+from tests.support.methods import LAYER_METHODS, assert_same
 from transformers_litelvlm.pruning import LayerPruner, Selection, build_pruner, get_pruner
 
 

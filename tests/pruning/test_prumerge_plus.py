@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.pruning.evidence import RandomEvidence
-from tests.pruning.golden import assert_close, at_layer, direct_evidence, load, tower_evidence
+from tests.support.evidence import RandomEvidence
+from tests.support.golden_methods import assert_close, at_layer, direct_evidence, load, tower_evidence
 from transformers_litelvlm.pruning import PruMergePlusPruner
 
 

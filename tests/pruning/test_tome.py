@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.pruning.evidence import RandomEvidence
-from tests.pruning.golden import assert_close, load, tower_evidence
+from tests.support.evidence import RandomEvidence
+from tests.support.golden_methods import assert_close, load, tower_evidence
 from transformers_litelvlm.pruning import ToMePruner, build_pruner
 from transformers_litelvlm.pruning.schedules import capped_schedule, even_schedule
 from transformers_litelvlm.pruning.selection import merge_tokens, one_hot

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pruning.evidence import RandomEvidence
+from tests.support.evidence import RandomEvidence
 from transformers_litelvlm.pruning import UniformPruner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,3 +16,8 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
     """
     device = next(module.parameters()).device
     return tensor if device.type == "meta" else tensor.to(device)
+
+
+def index_on(device: torch.device, places: Sequence[int]) -> torch.Tensor:
+    """`places` as an index on a device, without waiting for the device, as indexing by a list does."""
+    return torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.dialogues import index_on
+from transformers_litelvlm.models.devices import index_on
 
 
 # (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 
@@ -30,6 +30,10 @@ class PrunedConfigMixin:
     """
 
     pruning_config: Any
+
+    # What the family says if the setting is `None`; `None` leaves it to the method.
+    default_token_order: ClassVar[str | None] = None
+    default_position_ids: ClassVar[str | None] = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
@@ -86,15 +90,27 @@ class PrunedConfigMixin:
         config.set_pruning(**pruning)
         return result
 
+    def order_and_positions(self, pruning: Any) -> tuple[str, str]:
+        """Token order and position policy of `pruning`: what it sets, or else what the family or the method says.
+
+        Raises:
+            ValueError: if the family cannot follow `pruning`, which may have been changed in place.
+        """
+        self.check_pruning(pruning)
+        return (
+            pruning.token_order or self.default_token_order or pruning.resolved_token_order,
+            pruning.position_ids or self.default_position_ids or pruning.resolved_position_ids,
+        )
+
     @property
     def resolved_token_order(self) -> str:
         """`"raster"` or `"reference"`: the setting, or else what the family or the method says."""
-        return self.pruning_config.resolved_token_order
+        return self.order_and_positions(self.pruning_config)[0]
 
     @property
     def resolved_position_ids(self) -> str:
         """`"original"` or `"compact"`: the setting, or else what the family or the method says."""
-        return self.pruning_config.resolved_position_ids
+        return self.order_and_positions(self.pruning_config)[1]
 
 
 def _alias(field: str) -> property:

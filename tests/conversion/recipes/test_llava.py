@@ -25,9 +25,10 @@ from transformers import (
     LlavaProcessor,
 )
 
-from tests.models.llava_lite.originals import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
-from tests.models.llava_lite.tiny import asymmetric_, tiny_config, tiny_guidance_tokenizer, tiny_processor
-from tests.without_package import run_without_package
+from tests.support.original_checkpoints import FIXTURES, TINY_GLAMM, TOKENIZER_MODEL, write_glamm, write_lisa
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import tiny_config, tiny_guidance_tokenizer, tiny_processor
+from tests.support.without_package import run_without_package
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -36,9 +37,9 @@ from transformers_litelvlm import (
     PruningConfig,
 )
 from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.conversion.recipes import llava as recipe
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.conversion.recipes import llava as recipe
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 

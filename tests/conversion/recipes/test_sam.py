@@ -11,24 +11,14 @@ import torch
 from safetensors import safe_open
 from transformers import SamConfig, SamModel
 
-from tests.models.llava_lite.originals import FIXTURES
+from tests.support.golden_masks import Tensors, assert_close
+from tests.support.original_checkpoints import FIXTURES
 from transformers_litelvlm.conversion.recipes.sam import sam_renames
 from transformers_litelvlm.conversion.renaming import Drop, Part, plan_renaming
-from transformers_litelvlm.conversion.weight_files import TensorInfo
 from transformers_litelvlm.models.masks.sam import decode_masks, resize_masks
 
 
 PREFIX = "model.grounding_encoder."
-
-
-class Tensors:
-    """Named tensors as the source of a plan."""
-
-    def __init__(self, tensors):
-        self._tensors = tensors
-
-    def tensors(self):
-        return {name: TensorInfo(tuple(t.shape), t.dtype, "here") for name, t in self._tensors.items()}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +45,6 @@ def sam(golden):
     assert set(missing) == set(plan.tied) and not unexpected
     model.tie_weights()
     return model
-
-
-def assert_close(what, actual, expected, tolerance):
-    difference = (actual.double() - expected.double()).abs().max().item()
-    print(f"{what}: largest difference {difference:.1e} (tolerance {tolerance:.0e})")
-    assert actual.shape == expected.shape and difference < tolerance
 
 
 def test_weights_that_no_result_shows(golden, sam):

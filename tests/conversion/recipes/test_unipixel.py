@@ -19,11 +19,11 @@ from transformers import (
 )
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
-from tests.models.llava_lite.originals import FIXTURES
-from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
-from tests.models.qwen2_5_vl_lite.tiny import tiny_clip
-from tests.models.qwen2_5_vl_lite.unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
-from tests.without_package import run_without_package
+from tests.support.original_checkpoints import FIXTURES
+from tests.support.tiny_llava import tiny_guidance_tokenizer
+from tests.support.tiny_qwen2_5_vl import tiny_clip
+from tests.support.tiny_unipixel import SEG, sam2_config, sam2_weights, seg_head, stock_qwen, write_unipixel
+from tests.support.without_package import run_without_package
 from transformers_litelvlm import AutoModelForReferringSegmentation, Qwen2_5_VLLite, Qwen2_5_VLLiteModel
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.models.qwen2_5_vl_lite.tiny import tiny_config
+from tests.support.tiny_qwen2_5_vl import tiny_config
 from transformers_litelvlm import Qwen2_5_VLLite
 
 

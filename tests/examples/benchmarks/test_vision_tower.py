@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlavaModel
 
-from tests.models.llava_lite.tiny import asymmetric_, tiny_config
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import tiny_config
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteModel
 
 

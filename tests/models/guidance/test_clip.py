@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.qwen2_5_vl_lite.tiny import prompt, random_media, tiny_clip, tiny_model
+from tests.support.tiny_qwen2_5_vl import prompt, random_media, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.models.guidance.clip import ClipTowerEvidence, SideClip, SideClipEvidence
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates

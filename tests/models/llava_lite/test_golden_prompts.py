@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
-from tests.models.llava_lite.originals import FIXTURES, TOKENIZER_MODEL
-from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
+from tests.support.original_checkpoints import FIXTURES, TOKENIZER_MODEL
+from tests.support.tiny_llava import tiny_guidance_tokenizer
 from transformers_litelvlm import LlavaLiteProcessor
 from transformers_litelvlm.conversion.recipes.legacy_tokenizer import load_legacy_tokenizer
 from transformers_litelvlm.models.llava_lite.grounding_prompts import PROMPTS

@@ -10,17 +10,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from tests.models.llava_lite.tiny import (
-    NUM_TOKENS,
-    SEG_TOKEN,
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    tiny_config,
-)
-from tests.pruning.test_registry import LAYER_METHODS
-from tests.test_packaging import UPSTREAM_SNAPSHOT, run_python
+from tests.support.families import LLAVA
+from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
+from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import SEG_TOKEN, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import (
     LlavaLiteForConditionalGeneration,
     LlavaLiteForReferringSegmentation,
@@ -30,19 +24,10 @@ from transformers_litelvlm.models.decoder.loop import prefill
 from transformers_litelvlm.pruning import build_pruner
 
 
-NUM_LAYERS = 4
-BUDGET = 12
 ROWS = ([1, 5, "image", 6, "image", 7, 8], [1, 9, "image", 10, 11, 12])
 
 
-def can_reach(name, options):
-    try:
-        return bool(build_pruner(name, **options).tokens_after(NUM_TOKENS, BUDGET, NUM_LAYERS))
-    except ValueError:  # tables of the authors do not fit 16 tokens
-        return False
-
-
-METHODS = [(name, options) for name, options in LAYER_METHODS if can_reach(name, options)]
+METHODS = [(name, options) for family, name, options in LAYER_CASES if family is LLAVA]
 METHOD = pytest.mark.parametrize("name, options", METHODS)
 
 
@@ -104,12 +89,15 @@ def given_for_model(given):
 
 
 USE_EVERY_METHOD = """
-from tests.models.llava_lite import test_layer_methods as here
-model = here.asymmetric_(here.LlavaLiteForConditionalGeneration(here.four_layers()))
+from tests.support.families import LLAVA
+from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
+from transformers_litelvlm import PruningConfig
+model, inputs = LLAVA.model(NUM_LAYERS), LLAVA.lite_inputs()
 before = snapshot()
-for name, options in here.METHODS:
-    here.set_pruning(model, name, options)
-    model.generate(**here.inputs(), max_new_tokens=2)
+for family, name, options in LAYER_CASES:
+    if family is LLAVA:
+        model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
+        model.generate(**inputs, max_new_tokens=2)
 after = snapshot()
 print(json.dumps({"size": len(before), "changed": [key for key in before if before[key] != after.get(key)]}))
 """

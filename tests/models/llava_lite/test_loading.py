@@ -21,15 +21,9 @@ from transformers import (
     pipeline,
 )
 
-from tests.models.llava_lite.tiny import (
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    save_tiny_checkpoint,
-    tiny_config,
-)
-from tests.without_package import run_without_package
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import prompt, random_guidance, random_pixels, save_tiny_checkpoint, tiny_config
+from tests.support.without_package import run_without_package
 from transformers_litelvlm import (
     AutoModelForReferringSegmentation,
     LlavaLiteConfig,

@@ -4,16 +4,10 @@ import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from tests.models.llava_lite.tiny import (
-    NUM_TOKENS,
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    tiny_config,
-)
-from tests.pruning.test_registry import METHODS, RAGGED
-from tests.test_packaging import UPSTREAM_SNAPSHOT, run_python
+from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
+from tests.support.methods import METHODS, RAGGED
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import NUM_TOKENS, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 
@@ -208,14 +202,14 @@ def test_stock_outputs_do_not_change(model):
 
 
 USE_EVERY_METHOD = """
-from tests.models.llava_lite import test_methods as here
-from tests.models.llava_lite.tiny import asymmetric_, tiny_config
-from transformers_litelvlm import LlavaLiteForConditionalGeneration
-model = asymmetric_(LlavaLiteForConditionalGeneration(tiny_config()))
+from tests.support.families import LLAVA
+from tests.support.methods import METHODS, RAGGED
+from transformers_litelvlm import PruningConfig
+model, inputs = LLAVA.model(), LLAVA.lite_inputs()
 before = snapshot()
-for name, options in here.METHODS + here.RAGGED:
-    here.set_pruning(model, name, options)
-    model(**here.inputs())
+for name, options in METHODS + RAGGED:
+    model.config.pruning_config = PruningConfig(method=name, budget=5, method_options=options)
+    model(**inputs)
 after = snapshot()
 print(json.dumps({"size": len(before), "changed": [key for key in before if before[key] != after.get(key)]}))
 """

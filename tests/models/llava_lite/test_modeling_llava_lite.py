@@ -5,13 +5,8 @@ import copy
 import pytest
 import torch
 
-from tests.models.llava_lite.tiny import (
-    asymmetric_,
-    prompt,
-    random_guidance,
-    random_pixels,
-    tiny_config,
-)
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
 
 

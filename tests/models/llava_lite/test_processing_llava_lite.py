@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.models.llava_lite.tiny import NUM_TOKENS, tiny_processor
+from tests.support.tiny_llava import NUM_TOKENS, tiny_processor
 from transformers_litelvlm import LlavaLiteProcessor
 
 

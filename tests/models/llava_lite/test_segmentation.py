@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.models.llava_lite.tiny import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
+from tests.support.tiny_llava import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
 from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
 from transformers_litelvlm.models.masks.sam import foreground_confidence, resize_masks, states_before_seg
 

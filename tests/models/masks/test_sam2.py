@@ -13,8 +13,8 @@ from accelerate import cpu_offload
 from safetensors import safe_open
 from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
-from tests.conversion.recipes.test_sam import Tensors, assert_close
-from tests.models.llava_lite.originals import FIXTURES
+from tests.support.golden_masks import Tensors, assert_close
+from tests.support.original_checkpoints import FIXTURES
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.models.masks.sam2 import (

@@ -5,9 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SamModel
 
-from tests.models.llava_lite.tiny import tiny_grounding_model, tiny_sam_config
+from tests.support.sam_encoders import encoders
+from tests.support.tiny_llava import tiny_grounding_model, tiny_sam_config
 from transformers_litelvlm.models.masks import sam_in_chunks
-from transformers_litelvlm.models.masks.sam_in_chunks import SamVisionChunkedAttention, run_in_chunks
+from transformers_litelvlm.models.masks.sam_in_chunks import SamVisionChunkedAttention
 
 
 @pytest.fixture(params=["in cache", "by kernel"])
@@ -28,20 +29,6 @@ class LargestTensor(TorchDispatchMode):
         if isinstance(result, torch.Tensor):
             self.elements = max(self.elements, result.untyped_storage().nbytes() // result.element_size())
         return result
-
-
-def encoders(**changes):
-    """A stock encoder with random relative positions, and ours with the same weights."""
-    torch.manual_seed(0)
-    config = tiny_sam_config()
-    config.vision_config.update(changes)
-    stock, ours = SamModel(config).vision_encoder.eval(), SamModel(config).vision_encoder.eval()
-    for name, parameter in stock.named_parameters():
-        if "rel_pos" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    run_in_chunks(ours)
-    ours.load_state_dict(stock.state_dict())
-    return stock, ours.eval()
 
 
 @pytest.mark.parametrize("largest", [1, 64 * 7, 64 * 64 * 3, 1 << 26])  # single queries, 7, heads, all

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
-from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
-from tests.models.qwen2_5_vl_lite.tiny import tiny_clip
-from tests.models.qwen2_5_vl_lite.unipixel import tiny_checkpoint
+from tests.support.tiny_llava import tiny_guidance_tokenizer
+from tests.support.tiny_qwen2_5_vl import tiny_clip
+from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation
 from transformers_litelvlm.configuration_pruning import PruningConfig
 

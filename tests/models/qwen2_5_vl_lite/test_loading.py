@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLModel
 
-from tests.models.families import picture
-from tests.models.llava_lite.tiny import tiny_guidance_tokenizer
-from tests.models.qwen2_5_vl_lite.tiny import (
+from tests.support.families import picture
+from tests.support.tiny_llava import tiny_guidance_tokenizer
+from tests.support.tiny_qwen2_5_vl import (
     prompt,
     random_guidance,
     random_media,

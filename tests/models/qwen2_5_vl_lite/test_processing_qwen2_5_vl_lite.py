@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers.video_utils import VideoMetadata
 
-from tests.models.families import picture
-from tests.models.qwen2_5_vl_lite.tiny import tiny_model, tiny_processor
+from tests.support.families import picture
+from tests.support.tiny_qwen2_5_vl import tiny_model, tiny_processor
 
 
 @pytest.fixture(scope="module")

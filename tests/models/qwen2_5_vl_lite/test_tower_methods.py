@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from tests.models.qwen2_5_vl_lite.test_modeling_qwen2_5_vl_lite import (
+from tests.support.qwen2_5_vl_media import (
     LargestTensor,
     Received,
     columns_that_stay,
     inputs_of,
     without_guidance,
 )
-from tests.models.qwen2_5_vl_lite.tiny import random_media, stock_twin, tiny_clip, tiny_model
+from tests.support.tiny_qwen2_5_vl import random_media, stock_twin, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import QUERY_CHUNK, IntrinsicEvidence
 from transformers_litelvlm.pruning import build_pruner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -13,76 +12,77 @@ from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned
 from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt.compaction import PromptCounts
-from transformers_litelvlm.models.prompt.pruned_prompt import PIXELS, PrunedInputs, placeholder_mask
-from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
 
 
 def forward_in_decoder(
     model: PreTrainedModel,
-    pruned: PrunedInputs,
-    cache: Cache | None,
-    positions: Callable[[torch.Tensor], torch.Tensor | None] | None = None,
+    prompt: PrunedPrompt,
+    *,
+    cache: Cache | None = None,
+    output_attentions: bool | None = None,
     **kwargs: Any,
-) -> DecoderOutput | None:
+) -> dict[str, Any] | None:
     """Run `model.language_model` on a prompt that is pruned inside it, or on what comes after such a prompt.
 
     Args:
-        model: a base model like [`~transformers.LlavaModel`], with `config.pruning_config`.
-        pruned: the prompt as it came, and its encoded images.
-        positions: gives positions where the prompt has none, from the embeddings; default: one after the other.
+        model: a base model with the contract of a family.
+        prompt: as it came, and its encoded media.
+        cache: the cache that will be filled, or that holds such a prompt.
         kwargs: as for the language model.
 
     Returns:
-        Its output, with `features`; or `None` where upstream's `forward` does all there is to do.
+        Fields of the model's output; or `None` if upstream's `forward` does all there is to do.
 
     Raises:
         ValueError: for a cache, a mask, a decoder or a budget that the method cannot work with.
     """
-    inputs = pruned.model_inputs
-    encoded = {name: output for name, output in (inputs["mm_encoder_outputs"] or {}).items() if output is not None}
-    pruning, is_later = model.config.pruning_config, holds_pruned_prompt(cache)
-    if not is_later:
+    inputs = prompt.inputs
+    encoded = {name: output for name, output in prompt.encoded.items() if output is not None}
+    if not holds_pruned_prompt(cache):
         sizes = [len(tokens) for output in encoded.values() for tokens in output.pooler_output]
-        is_cut = any(pruning.resolve(size) is not None for size in sizes)
-        if not is_cut or not pruning.build_pruner().is_inside_language_model:
+        if not any(map(prompt.settings.cuts, sizes)):
             return None
-    kwargs.pop("return_dict", None)
-    if kwargs.pop("output_attentions", None):
-        raise ValueError("`output_attentions` is not available where a method prunes inside the language model.")
-    embeds, position_ids = inputs["inputs_embeds"], inputs["position_ids"]
+    if output_attentions:
+        raise ValueError("`output_attentions` is not available if a method prunes inside the language model.")
+    embeds, position_ids = inputs.get("inputs_embeds"), inputs.get("position_ids")
     embeds = model.get_input_embeddings()(inputs["input_ids"]) if embeds is None else embeds
-    if position_ids is None and positions is not None:
-        position_ids = positions(embeds)
+    if position_ids is None:
+        position_ids = model.decoder_positions(prompt, embeds, cache)
     if position_ids is not None:
         # Of M-RoPE's rows (text, time, row, column) the first is for masks; new tokens are the last.
         position_ids = (position_ids[-3:] if position_ids.ndim == 3 else position_ids)[..., -embeds.shape[1] :]
-    kwargs.update(attention_mask=inputs["attention_mask"], position_ids=position_ids, cache=cache)
+    kwargs.update(attention_mask=inputs.get("attention_mask"), position_ids=position_ids, cache=cache)
     if not encoded:
-        return decode(model.language_model, inputs_embeds=embeds, **kwargs)
-    check_cache(cache)
-    known = (pruned.counts or {}).get(*encoded) if len(encoded) == 1 else None
-    return _prefill(model, inputs["input_ids"], embeds, encoded, known, **kwargs)
+        output, features = decode(model.language_model, inputs_embeds=embeds, **kwargs), {}
+    else:
+        check_cache(cache)
+        output, features = _prefill(model, prompt, embeds, encoded, **kwargs)
+    return {
+        "last_hidden_state": output.last_hidden_state,
+        "cache": output.cache,
+        "hidden_states": output.hidden_states,
+        **features,
+    }
 
 
 def _prefill(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor | None,
-    embeds: torch.Tensor,
-    encoded: dict[str, Any],
-    known: PromptCounts | None,
-    **kwargs: Any,
-) -> DecoderOutput:
-    """`known` of the one modality there is: without it, the device is asked, which has to finish encoding first."""
-    pruning, features, masks = model.config.pruning_config, {}, {}
+    model: PreTrainedModel, prompt: PrunedPrompt, embeds: torch.Tensor, encoded: dict[str, Any], **kwargs: Any
+) -> tuple[DecoderOutput, dict[str, PrunedImageFeatures]]:
+    """The output, and `image_outputs` and `video_outputs`. Unless the prompt was counted and has one modality, the
+    device is asked, which has to finish encoding first."""
+    settings, features, masks = prompt.settings, {}, {}
+    known = prompt.counts.get(*encoded) if len(encoded) == 1 else None
     for modality, output in encoded.items():
         features[modality] = torch.cat(list(output.pooler_output)).to(embeds.device, embeds.dtype)
         if known is not None and sum(known.placeholders) == len(features[modality]):
-            masks[modality] = placeholder_mask(model, modality, input_ids, embeds).unsqueeze(-1)
+            masks[modality] = placeholder_mask(model, modality, prompt.inputs).unsqueeze(-1)
             continue
         # Upstream's, which also checks the number of placeholders.
-        mask = model.get_placeholder_mask(input_ids, embeds, **{f"{modality}_features": features[modality]})
-        masks[modality] = mask if isinstance(mask, torch.Tensor) else mask[list(PIXELS).index(modality)]
+        mask = model.get_placeholder_mask(
+            prompt.inputs.get("input_ids"), embeds, **{f"{modality}_features": features[modality]}
+        )
+        masks[modality] = mask if isinstance(mask, torch.Tensor) else mask[model.modalities.index(modality)]
     for modality, mask in masks.items():
         embeds = embeds.masked_scatter(mask, features[modality])
     is_placeholder = {modality: mask[..., 0] for modality, mask in masks.items()}
@@ -91,27 +91,32 @@ def _prefill(
     num_visual = [sizes[modality][index] for modality, index in order]
     output = prefill(
         model.language_model,
-        pruning.build_pruner(),
-        [resolve_budget(size, pruning.budget, pruning.retention_ratio) for size in num_visual],
+        settings.inside_language_model,
+        [settings.budget_of(size) for size in num_visual],
         inputs_embeds=embeds,
         is_visual=torch.stack(list(is_placeholder.values())).any(dim=0),
         num_visual=num_visual,
-        in_raster_order=model.config.resolved_token_order == "raster",
-        is_compact=model.config.resolved_position_ids == "compact",
+        in_raster_order=settings.in_raster_order,
+        is_compact=not settings.keeps_positions,
         known=known,
         **kwargs,
     )
     stages = [_by_modality(stage, order, sizes) for stage in output.stages]
-    for modality, counts in sizes.items():
-        own = [stage[modality] for stage in stages]
-        output.features[modality] = PrunedImageFeatures(
-            pooler_output=list(encoded[modality].pooler_output),
-            retained_indices=own[-1].indices,
-            merge_weights=own[-1].weights,
-            retained_stages=tuple(stage.indices for stage in own),
-            num_visual_tokens=counts,
-        )
-    return output
+    return output, {
+        f"{modality}_outputs": _kept([stage[modality] for stage in stages], encoded[modality], counts)
+        for modality, counts in sizes.items()
+    }
+
+
+def _kept(stages: list[Stage], encoded: Any, sizes: list[int]) -> PrunedImageFeatures:
+    """What is left of the images or videos of a modality after each layer that pruned."""
+    return PrunedImageFeatures(
+        pooler_output=list(encoded.pooler_output),
+        retained_indices=stages[-1].indices,
+        merge_weights=stages[-1].weights,
+        retained_stages=tuple(stage.indices for stage in stages),
+        num_visual_tokens=sizes,
+    )
 
 
 def reading_order(is_placeholder: dict[str, torch.Tensor], sizes: dict[str, list[int]]) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.decoder.evidence import PromptInDecoder
+from transformers_litelvlm.models.prompt.compaction import at_columns_of_full
 from transformers_litelvlm.models.upstream import resolve_hidden_states_indices, selected_hidden_states
 
 
@@ -46,7 +47,5 @@ class HiddenStates:
 
 
 def at_full_length(states: torch.Tensor, prompt: PromptInDecoder) -> torch.Tensor:
-    """States (B, L', D) of what is left at their columns of the whole prompt, (B, L, D); zeros elsewhere."""
-    full = states.new_zeros(len(states), prompt.full_length + 1, states.shape[-1])  # the last for what has no column
-    columns = prompt.columns.to(states.device).unsqueeze(-1).expand_as(states)
-    return full.scatter(1, columns, states)[:, :-1]
+    """States (B, L', D) of the remaining tokens at their columns of the whole prompt, (B, L, D); zeros elsewhere."""
+    return at_columns_of_full(states, prompt.columns, prompt.full_length)

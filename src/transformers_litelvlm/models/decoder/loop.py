@@ -7,7 +7,7 @@ the next layer, and the cache of each layer holds what that layer got.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,11 @@ from transformers_litelvlm.models.decoder.cache import PrunedPromptLayer, check_
 from transformers_litelvlm.models.decoder.evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
 from transformers_litelvlm.models.decoder.hidden_states import HiddenStates, at_full_length
 from transformers_litelvlm.models.decoder.image_groups import ImageGroup, Stage, stage_of
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.compaction import (
     CompactionPlan,
     PromptCounts,
     plan_compaction,
-    text_behind_images,
+    text_after_images,
 )
 from transformers_litelvlm.models.prompt.embedding import takes_whole_mask
 from transformers_litelvlm.models.upstream import create_causal_mask
@@ -42,14 +41,12 @@ class DecoderOutput:
         cache: the cache, or `None`.
         hidden_states: what entered each layer and what came out in the end, (B, L, D) each, where asked for.
         stages: for each layer that pruned, what is left of the images, in reading order.
-        features: by modality, the visual tokens as they came and what is left of them; of [`forward_in_decoder`].
     """
 
     last_hidden_state: torch.Tensor
-    cache: Any
+    cache: DynamicCache | None
     hidden_states: tuple[torch.Tensor | None, ...] | None
     stages: list[Stage]
-    features: dict[str, PrunedImageFeatures] = field(default_factory=dict)
 
 
 def check_decoder(language_model: PreTrainedModel) -> None:
@@ -206,7 +203,7 @@ def _whole_prompt(
         full_length=is_visual.shape[1],
         is_visual=is_visual,
         num_visual=num_visual,
-        is_text=text_behind_images(is_visual, mask),
+        is_text=text_after_images(is_visual, mask),
         known=known,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
 from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
 
@@ -50,26 +52,19 @@ class ClipTowerEvidence(VisualEvidence):
         states: the vision tower's states (M, 1+N, C) after any number of its layers.
         guidance: the CLIP text tower and projections.
         projector: (M, N, C) to (M, N, D), from the vision tower to the language model.
-        input_ids, attention_mask: (M, T, L) CLIP tokens of the expressions; `None` for methods without text.
-        text_embeds: (M, T, P) of the expressions, where they are known already.
+        sentences: in CLIP's tokens.
     """
 
     def __init__(
         self,
         states: TowerStates,
         guidance: ClipGuidance,
-        projector: nn.Module,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
+        projector: Callable[[torch.Tensor], torch.Tensor] | None,
+        sentences: Guidance,
     ) -> None:
         self.grid, self.num_layers = states.grid, states.num_layers
-        self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._states = states
-        self._guidance = guidance
-        self._projector = projector
-        self._input_ids, self._attention_mask = input_ids, attention_mask
-        self._text_embeds = text_embeds
+        self.max_expressions = sentences.max_expressions
+        self._states, self._guidance, self._projector, self._sentences = states, guidance, projector, sentences
 
     @property
     def features(self) -> torch.Tensor:  # type: ignore[override]
@@ -85,13 +80,13 @@ class ClipTowerEvidence(VisualEvidence):
         return projection(to_device_of(projection, normalised)).to(self.features.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds = self._text_embeds
+        embeds, mask = self._sentences.text_embeds, self._sentences.attention_mask
         if embeds is None:
-            embeds = self._guidance.encode_text(self._input_ids)
+            embeds = self._guidance.encode_text(self._sentences.input_ids)
         embeds = embeds.to(self.features.device)
-        if self._attention_mask is None:
+        if mask is None:
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
-        return embeds, self._attention_mask.any(dim=-1).to(embeds.device)
+        return embeds, mask.any(dim=-1).to(embeds.device)
 
     def projected_features(self) -> torch.Tensor:
         return self._projector(self.features)
@@ -142,7 +137,7 @@ class SideClipEvidence(VisualEvidence):
         pictures: (B, 3, S, S) for CLIP, or its states of them; `None` for methods that ask nothing of it.
         features: (B, h * w, D) the visual tokens.
         grid: (h, w).
-        input_ids, attention_mask: (B, T, L) CLIP tokens of the expressions; `None` for methods without text.
+        sentences: in CLIP's tokens.
     """
 
     has_class_token = False
@@ -153,13 +148,11 @@ class SideClipEvidence(VisualEvidence):
         pictures: torch.Tensor | TowerStates | None,
         features: torch.Tensor,
         grid: tuple[int, int],
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        sentences: Guidance,
     ) -> None:
         self.features = features
-        self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
-        self._clip, self._pictures, self.grid = clip, pictures, grid
-        self._input_ids, self._attention_mask = input_ids, attention_mask
+        self.max_expressions = sentences.max_expressions
+        self._clip, self._pictures, self.grid, self._sentences = clip, pictures, grid, sentences
 
     @cached_property
     def _on_patches(self) -> ClipTowerEvidence:
@@ -171,7 +164,7 @@ class SideClipEvidence(VisualEvidence):
         states = (
             self._pictures if isinstance(self._pictures, TowerStates) else self._clip.encode_pictures(self._pictures)
         )
-        return ClipTowerEvidence(states, self._clip, None, self._input_ids, self._attention_mask)
+        return ClipTowerEvidence(states, self._clip, None, self._sentences)
 
     def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""

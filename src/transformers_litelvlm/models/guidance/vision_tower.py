@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.pruning.base import Between
 
 
 class TowerStates:
     """Hidden states (M, 1+N, C) of a CLIP vision tower, class token first, computed when asked for and remembered.
-
-    `states[places]` are the states of some of the images; what is computed for them is computed once for all.
 
     Attributes:
         num_layers: how many layers make the features that LLaVA reads.
@@ -40,9 +40,13 @@ class TowerStates:
     def device(self) -> torch.device:
         return self._known[0].device
 
-    def __getitem__(self, places: torch.Tensor) -> TowerStates:
-        part = TowerStates(self.tower, self.num_layers, self.grid, self._known[0][places])
-        part._whole, part._places = self, places
+    def rows(self, places: Sequence[int]) -> TowerStates:
+        """The states of some of the images; what is computed for them is computed once for all."""
+        if list(places) == list(range(len(self))):
+            return self
+        index = index_on(self.device, places)
+        part = TowerStates(self.tower, self.num_layers, self.grid, self._known[0][index])
+        part._whole, part._places = self, index
         return part
 
     @property

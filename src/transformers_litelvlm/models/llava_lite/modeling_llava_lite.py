@@ -1,30 +1,31 @@
 """LLaVA with visual-token pruning: the stock model, told which visual tokens to keep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_litelvlm.models.decoder.forward import forward_in_decoder
+from transformers_litelvlm.models.family import (
+    SENTENCE_ARGUMENTS,
+    PrunedHeadMixin,
+    PrunedModelMixin,
+    pruned_features,
+    pruned_forward,
+)
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
-from transformers_litelvlm.models.outputs import PrunedImageFeatures, PrunedOutputMixin
-from transformers_litelvlm.models.prompt.embedding import merge_features
+from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs, project_selection, prune_inputs
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
-from transformers_litelvlm.models.upstream import (
-    LlavaCausalLMOutputWithPast,
-    LlavaModelOutputWithPast,
-    can_return_tuple,
-    takes_old_cache_name,
-)
+from transformers_litelvlm.models.upstream import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
@@ -36,16 +37,12 @@ UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"
 
 @dataclass
 class LlavaLiteModelOutputWithPast(PrunedOutputMixin, LlavaModelOutputWithPast):
-    """[`LlavaModelOutputWithPast`] of the shortened prompt; `image_outputs` is [`PrunedImageFeatures`].
-
-    Where a method prunes inside the language model, hidden states have the length of the whole prompt, with zeros for
-    tokens that left.
-    """
+    """[`LlavaModelOutputWithPast`] whose `image_outputs` are [`PrunedImageFeatures`] if tokens were pruned."""
 
 
 @dataclass
 class LlavaLiteCausalLMOutputWithPast(PrunedOutputMixin, LlavaCausalLMOutputWithPast):
-    """[`LlavaCausalLMOutputWithPast`] of the shortened prompt, further as [`LlavaLiteModelOutputWithPast`]."""
+    """[`LlavaCausalLMOutputWithPast`], further as [`LlavaLiteModelOutputWithPast`]."""
 
 
 class GuidanceLoadingMixin:
@@ -80,16 +77,57 @@ class GuidanceLoadingMixin:
         super()._adjust_missing_and_unexpected_keys(loading_info)  # type: ignore[misc]
 
 
-class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
-    """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens that the pruning method selects.
+class EncodedImages(EncodedMedia):
+    """Images of one size after a CLIP vision tower, whose layers run when a method asks.
 
-    Modifications: `get_image_features` prunes, `forward` shortens the prompt accordingly, and `guidance` holds the
-    CLIP text tower and projections. With pruning off it is the stock model, bit for bit.
+    Args:
+        model: the base model.
+        states: of M images.
+    """
+
+    def __init__(self, model: "LlavaLiteModel", states: TowerStates) -> None:
+        self.model, self.states = model, states
+        self.grids: list[Grid] = [(1, *states.grid)] * len(states)
+
+    def __getitem__(self, places: Sequence[int]) -> "EncodedImages":
+        return EncodedImages(self.model, self.states.rows(places))
+
+    def finish(self) -> None:
+        _ = self.states.features
+
+    @property
+    def tower_features(self) -> torch.Tensor | None:
+        return self.states.known_features
+
+    def evidence(self, group: FrameGroup, guidance: Guidance) -> ClipTowerEvidence:
+        return ClipTowerEvidence(self.states.rows(group.media), self.model.guidance, self.project, guidance)
+
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.multi_modal_projector(tokens)
+
+    def all_tokens(self) -> list[torch.Tensor]:
+        return list(self.project(self.states.features[:, 1:]))
+
+
+class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, LlavaModel):
+    """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens a pruning method selects.
+
+    Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds the CLIP text
+    tower and projections. With pruning off it is the stock model, bit for bit.
     """
 
     config: LlavaLiteConfig
     # The same folder may hold the heads of the classes built on this one.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
+
+    media_arguments: ClassVar[dict[str, tuple[str, ...]]] = {
+        "image": ("pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy")
+    }
+    output_class = LlavaLiteModelOutputWithPast
+    can_share_prefix = True
+
+    forward = pruned_forward(LlavaModel, *SENTENCE_ARGUMENTS)
+    get_image_features = pruned_features(LlavaModel, "image", *SENTENCE_ARGUMENTS)
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         super().__init__(config)
@@ -103,115 +141,21 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
         )
         self.post_init()
 
-    def num_visual_tokens(self, pixel_values: torch.Tensor) -> int:
-        """N, the number of visual tokens of one image of `pixel_values` (M, 3, H, W) before pruning."""
-        patch_size = self.config.vision_config.patch_size
-        return (pixel_values.shape[-2] // patch_size) * (pixel_values.shape[-1] // patch_size)
+    def media_grids(self, modality: str, arguments: dict[str, Any]) -> list[Grid]:
+        pixels, patch = arguments["pixel_values"], self.config.vision_config.patch_size
+        return [(1, pixels.shape[-2] // patch, pixels.shape[-1] // patch)] * len(pixels)
 
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        image_sizes: torch.Tensor | None = None,
-        guidance_input_ids: torch.Tensor | None = None,
-        guidance_attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple | BaseModelOutputWithPooling | PrunedImageFeatures:
-        """Encode images and project the visual tokens that the pruning method keeps.
-
-        Args:
-            pixel_values: (M, 3, H, W).
-            vision_feature_layer, vision_feature_select_strategy, image_sizes: as upstream.
-            guidance_input_ids: (M, T, L) CLIP tokens of the T expressions of each image, as the processor makes them.
-            guidance_attention_mask: (M, T, L); an expression that an image does not have is all zero.
-
-        Returns:
-            Upstream's output where pruning is off, or happens inside the language model. Otherwise
-            [`PrunedImageFeatures`]: `pooler_output` is a list of M tensors (K, D), `last_hidden_state` (M, 1+N, C)
-            holds the tower's features before selection (`None` for a method that merges inside the tower). Later
-            tower layers do not run, so there is no other hidden state.
-
-        Raises:
-            ValueError: if the method needs sentences and there are none, or the tower is not one it is defined for.
-        """
-        num_tokens = self.num_visual_tokens(pixel_values)
-        budget = self.config.pruning_config.resolve(num_tokens)
-        if budget is None or self.config.pruning_config.build_pruner().is_inside_language_model:
-            return super().get_image_features(
-                pixel_values,
-                vision_feature_layer=vision_feature_layer,
-                vision_feature_select_strategy=vision_feature_select_strategy,
-                image_sizes=image_sizes,
-                **kwargs,
-            )
-        return_dict = kwargs.pop("return_dict", None)
-        states = self.encode_images(pixel_values, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        output = self.select_visual_tokens(states, budget, guidance_input_ids, guidance_attention_mask)
-        return output if return_dict is not False else output.to_tuple()
-
-    def encode_images(
-        self,
-        pixel_values: torch.Tensor,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        **kwargs: Any,
-    ) -> TowerStates:
-        """First half of pruned `get_image_features`: the vision tower's states, which no sentence changes.
-
-        A layer runs when a method first asks for its output. Indexed with the places of images, the result is the
-        states of those images.
+    def encode(self, modality: str, arguments: dict[str, Any]) -> "EncodedImages":
+        """As [`PrunedModelMixin.encode`].
 
         Raises:
             ValueError: if the tower, the layer or the strategy is not one that pruning is defined for.
         """
-        layer_index = self._feature_layer_index(vision_feature_layer, vision_feature_select_strategy)
-        return TowerStates.of(self.vision_tower, pixel_values, layer_index, **kwargs)
-
-    def select_visual_tokens(
-        self,
-        states: TowerStates,
-        budget: int,
-        guidance_input_ids: torch.Tensor | None = None,
-        guidance_attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
-    ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
-        """Second half: select and project. Sweeps over methods and budgets call it on states they encoded once.
-
-        Args:
-            states: what [`encode_images`] returned, or some of it.
-            budget: K, with 1 <= K <= N. For K = N the method orders all tokens, where `get_image_features` would leave
-                the model unpruned.
-            guidance_input_ids, guidance_attention_mask: (M, T, L), see [`get_image_features`].
-            text_embeds: (M, T, P) of `guidance.encode_text`, where they are known already.
-
-        Returns:
-            [`PrunedImageFeatures`] under `config.pruning_config`. For a method that prunes inside the language model
-            a plain output with all tokens: `forward` prunes them by the config's own budget.
-
-        Raises:
-            ValueError: if the method needs sentences and there are none, or cannot keep exactly `budget` tokens.
-        """
-        pruner = self.config.pruning_config.build_pruner()
-        if pruner.is_inside_language_model:
-            return BaseModelOutputWithPooling(pooler_output=list(self.multi_modal_projector(states.features[:, 1:])))
-        if pruner.needs_text and guidance_input_ids is None:
-            raise ValueError(
-                f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "
-                "`expressions=[...]` to the processor and its whole output to the model, or choose another "
-                "`pruning_method`."
-            )
-        evidence = ClipTowerEvidence(
-            states, self.guidance, self.multi_modal_projector, guidance_input_ids, guidance_attention_mask, text_embeds
-        )
-        features = project_selection(
-            pruner.select(evidence, budget),
-            evidence,
-            self.multi_modal_projector,
-            in_raster_order=self.config.pruning_config.resolved_token_order == "raster",
-        )
-        features.last_hidden_state = states.known_features
-        return features
+        pixels, image_sizes, layer, strategy = self.media_arguments["image"]
+        own = {pixels, image_sizes, layer, strategy, *self.guidance_arguments}
+        of_tower = {name: value for name, value in arguments.items() if name not in own}
+        layer_index = self._feature_layer_index(arguments.get(layer), arguments.get(strategy))
+        return EncodedImages(self, TowerStates.of(self.vision_tower, arguments[pixels], layer_index, **of_tower))
 
     def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
         """How many tower layers make the features; that number is also the index of the layer that reads them."""
@@ -233,74 +177,22 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, LlavaModel):
             )
         return index
 
-    @can_return_tuple
-    @takes_old_cache_name
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        image_sizes: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, Any] | None = None,
-        guidance_input_ids: torch.Tensor | None = None,
-        guidance_attention_mask: torch.Tensor | None = None,
-        pruned: PrunedInputs | None = None,
-        **kwargs: Any,
-    ) -> tuple | LlavaLiteModelOutputWithPast:
-        """As upstream; where pruning is on, hidden states are those of the shortened prompt (B, L', D).
-
-        Args:
-            pruned: the prompt and the images, from a caller that pruned them.
-            The rest as upstream, and in [`get_image_features`].
-        """
-        pruned = pruned or prune_inputs(
-            self,
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            cache=cache,
-            mm_encoder_outputs=mm_encoder_outputs,
-            image_kwargs={
-                "vision_feature_layer": vision_feature_layer,
-                "vision_feature_select_strategy": vision_feature_select_strategy,
-                "image_sizes": image_sizes,
-                "guidance_input_ids": guidance_input_ids,
-                "guidance_attention_mask": guidance_attention_mask,
-            },
-        )
-        in_decoder = forward_in_decoder(self, pruned, cache, **kwargs)
-        if in_decoder is None:
-            inputs = pruned.model_inputs if pruned.plan is None else merge_features(self, pruned, cache)
-            output = LlavaLiteModelOutputWithPast(**super().forward(**inputs, cache=cache, return_dict=True, **kwargs))
-            output.image_outputs = pruned.features or output.image_outputs
-            return output
-        return LlavaLiteModelOutputWithPast(
-            last_hidden_state=in_decoder.last_hidden_state,
-            cache=in_decoder.cache,
-            hidden_states=in_decoder.hidden_states,
-            image_outputs=in_decoder.features.get("image"),
-        )
-
 
 class LlavaLiteForConditionalGeneration(
-    RemoteCodeMixin, GuidanceLoadingMixin, PrunedGenerationMixin, LlavaForConditionalGeneration
+    RemoteCodeMixin, GuidanceLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
 ):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 
-    Modifications: `model` is a [`LlavaLiteModel`]; `forward` shortens labels with the prompt; `generate` encodes and
-    prunes once, and returns the full prompt in front of the new tokens, as upstream does. Loads stock LLaVA weights.
+    Modifications: `model` is a [`LlavaLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`] and
+    [`PrunedGenerationMixin`]. Loads stock LLaVA weights.
     """
 
     config: LlavaLiteConfig
     # The same folder may hold the mask decoder of `LlavaLiteForReferringSegmentation`.
     _keys_to_ignore_on_load_unexpected = MASK_KEYS
+    output_class = LlavaLiteCausalLMOutputWithPast
+
+    forward = pruned_forward(LlavaForConditionalGeneration, *SENTENCE_ARGUMENTS)
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         # Upstream's constructor would build a stock LlavaModel only to throw it away.
@@ -308,61 +200,6 @@ class LlavaLiteForConditionalGeneration(
         self.model = LlavaLiteModel(config)
         self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any):
-        """See [`LlavaLiteModel.get_image_features`]."""
-        return self.model.get_image_features(pixel_values=pixel_values, **kwargs)
-
-    @can_return_tuple
-    @takes_old_cache_name
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        labels: torch.LongTensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        image_sizes: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, Any] | None = None,
-        guidance_input_ids: torch.Tensor | None = None,
-        guidance_attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple | LlavaLiteCausalLMOutputWithPast:
-        """As upstream; where pruning is on, logits are those of the shortened prompt (B, L', vocabulary)."""
-        pruned = prune_inputs(
-            self.model,
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            cache=cache,
-            mm_encoder_outputs=mm_encoder_outputs,
-            image_kwargs={
-                "vision_feature_layer": vision_feature_layer,
-                "vision_feature_select_strategy": vision_feature_select_strategy,
-                "image_sizes": image_sizes,
-                "guidance_input_ids": guidance_input_ids,
-                "guidance_attention_mask": guidance_attention_mask,
-            },
-        )
-        if pruned.plan is not None and isinstance(logits_to_keep, torch.Tensor):
-            raise ValueError("`logits_to_keep` as a tensor names columns of the unpruned prompt; pass an integer.")
-        outputs = super().forward(
-            **pruned.model_inputs,
-            cache=cache,
-            logits_to_keep=logits_to_keep,
-            pruned=pruned,
-            return_dict=True,
-            **kwargs,
-        )
-        return LlavaLiteCausalLMOutputWithPast(**outputs)
 
 
 __all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

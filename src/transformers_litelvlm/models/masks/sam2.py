@@ -5,15 +5,20 @@ prompt, and of the three masks that the decoder proposes the one with the highes
 decoded as the first frame of a video is.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Sam2VideoInferenceSession, Sam2VideoModel
+from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
+from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
+from transformers_litelvlm.models.masks.seg_tokens import by_image
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 
 
@@ -57,19 +62,106 @@ class Sam2MaskModel(Sam2VideoModel):
         return memory.flatten(2).permute(2, 0, 1), positions.to(memory.dtype).flatten(2).permute(2, 0, 1)
 
 
-class DecodedMasks(NamedTuple):
+@register_mask_decoder(Sam2VideoConfig)
+class Sam2MaskDecoder(MaskDecoder):
+    """SAM 2 for pictures and videos. It sees all of a picture, stretched to a square."""
+
+    takes_videos = True
+
+    @classmethod
+    def build(cls, config: Sam2VideoConfig) -> nn.Module:
+        return Sam2MaskModel._from_config(config)
+
+    @classmethod
+    def prompt_size(cls, config: Sam2VideoConfig) -> int:
+        return config.prompt_encoder_config.hidden_size
+
+    @classmethod
+    def input_size(cls, config: Sam2VideoConfig) -> int:
+        return config.image_size
+
+    def encode(
+        self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None
+    ) -> list[torch.Tensor] | list[EncodedVideo]:
+        """Of pictures see [`encode_images`], of videos [`encode_video`]."""
+        pixel_values = self.to_encoder(pixel_values)
+        if num_frames is None:
+            return encode_images(self.mask_model, pixel_values)
+        return [encode_video(self.mask_model, frames) for frames in pixel_values.split(list(num_frames))]
+
+    def encode_for_one_use(self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None) -> list:
+        """Of videos the frames, which [`decode`] encodes one by one and forgets."""
+        if num_frames is None:
+            return self.encode(pixel_values)
+        return [Frames(frames) for frames in self.to_encoder(pixel_values).split(list(num_frames))]
+
+    def decode(
+        self,
+        features: list,
+        prompts: torch.Tensor,
+        counts: list[int],
+        about: list[int],
+        geometry: MaskGeometry,
+    ) -> DecodedMasks:
+        sizes = [(height, width) for height, width in geometry.original]
+        is_video = isinstance(features[0], EncodedVideo | Frames)
+        return (self._decode_videos if is_video else self._decode_images)(features, prompts, counts, about, sizes)
+
+    def _decode_images(
+        self,
+        features: list[torch.Tensor],
+        prompts: torch.Tensor,
+        counts: list[int],
+        about: list[int],
+        sizes: list[tuple[int, int]],
+    ) -> DecodedMasks:
+        """Masks of all dialogues at once."""
+        levels = [level[index_on(level.device, about)] for level in features]
+        decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
+        of_dialogues = (decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float())
+        pred_masks, iou_scores, object_scores = (by_image(rows, counts, about) for rows in of_dialogues)
+        logits = [resize_masks(masks, size) for masks, size in zip(pred_masks, sizes, strict=True)]
+        return DecodedMasks(decoded.pred_masks, logits, iou_scores, object_scores)
+
+    def _decode_videos(
+        self,
+        videos: Sequence[Frames | EncodedVideo],
+        prompts: torch.Tensor,
+        counts: list[int],
+        about: list[int],
+        sizes: list[tuple[int, int]],
+    ) -> DecodedMasks:
+        """Masks of each video, frame after frame."""
+        of_videos = by_image(self.to_encoder(prompts), counts, about)
+        tracked = [
+            track_hidden_tokens(self.mask_model, video, objects)
+            for video, objects in zip(videos, of_videos, strict=True)
+        ]
+        logits = [
+            resize_masks(masks.flatten(0, 1), size).unflatten(0, masks.shape[:2])
+            for (masks, _, _), size in zip(tracked, sizes, strict=True)
+        ]
+        return DecodedMasks(
+            [masks for masks, _, _ in tracked],
+            logits,
+            [first.iou_scores[0].float() for _, _, first in tracked],
+            [scores.float() for _, scores, _ in tracked],
+        )
+
+
+class HiddenTokenMasks(NamedTuple):
     """What SAM 2's decoder makes of T prompts for each of B images.
 
     Attributes:
-        low_res_masks: (B, T, h, w) logits of the best mask; -1024 everywhere where the object is not in the picture.
+        pred_masks: (B, T, h, w) logits of the best mask; -1024 everywhere if the object is not in the picture.
         iou_scores: (B, T) its predicted IoU.
-        object_scores: (B, T) logits; the object is in the picture where they are above 0.
+        object_scores: (B, T) logits; the object is in the picture if they are above 0.
         object_pointers: (B, T, C) what a video remembers of the object beside its masks.
         candidates: (B, T, 3, h, w) all masks, whether the object is there or not.
         candidate_scores: (B, T, 3) their predicted IoU.
     """
 
-    low_res_masks: torch.Tensor
+    pred_masks: torch.Tensor
     iou_scores: torch.Tensor
     object_scores: torch.Tensor
     object_pointers: torch.Tensor
@@ -82,6 +174,16 @@ def encode_images(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> lis
     and (B, C, S / 16, S / 16), which includes the embedding for "nothing remembered"."""
     with _parameters_at_hand(mask_model):
         return mask_model.get_image_embeddings(pixel_values)
+
+
+class Frames(NamedTuple):
+    """Frames of a video that are not encoded yet.
+
+    Attributes:
+        pixel_values: (F, 3, S, S).
+    """
+
+    pixel_values: torch.Tensor
 
 
 class EncodedVideo(NamedTuple):
@@ -113,7 +215,7 @@ def encode_video(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> Enco
 
 def decode_hidden_tokens(
     mask_model: Sam2VideoModel, image_features: list[torch.Tensor], hidden_tokens: torch.Tensor
-) -> DecodedMasks:
+) -> HiddenTokenMasks:
     """Run SAM 2's decoder with two hidden tokens per mask, for all masks of all images at once.
 
     Args:
@@ -128,7 +230,7 @@ def decode_hidden_tokens(
         pointers, candidates = (
             features.new_zeros(batch_size, 0, *size) for size in ((channels,), (3, *fine[0].shape[-2:]))
         )
-        return DecodedMasks(candidates[:, :, 0], empty, empty, pointers, candidates, candidates[..., 0, 0])
+        return HiddenTokenMasks(candidates[:, :, 0], empty, empty, pointers, candidates, candidates[..., 0, 0])
     with _tables_at_hand(mask_model):
         prompt_encoder = mask_model.prompt_encoder
         padding = prompt_encoder.not_a_point_embed.weight.expand(batch_size, num_masks, 2, -1)
@@ -148,8 +250,8 @@ def decode_hidden_tokens(
     with _parameters_at_hand(mask_model):
         pointers = mask_model.object_pointer_proj(output_tokens.take_along_dim(best[..., None], dim=2).squeeze(2))
         pointers = torch.where(is_present, pointers, mask_model.no_object_pointer)
-    return DecodedMasks(
-        low_res_masks=masks.masked_fill(~is_present[..., None], NO_OBJ_SCORE),
+    return HiddenTokenMasks(
+        pred_masks=masks.masked_fill(~is_present[..., None], NO_OBJ_SCORE),
         iou_scores=candidate_scores.take_along_dim(best, dim=-1).squeeze(-1),
         object_scores=object_scores.squeeze(-1),
         object_pointers=pointers,
@@ -159,21 +261,21 @@ def decode_hidden_tokens(
 
 
 def track_hidden_tokens(
-    mask_model: Sam2VideoModel, video: torch.Tensor | EncodedVideo, hidden_tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, DecodedMasks]:
+    mask_model: Sam2VideoModel, video: Frames | EncodedVideo, hidden_tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, HiddenTokenMasks]:
     """Masks of T objects in every frame of a video: prompted on frame 0, then followed forward through SAM 2's memory.
 
     A stock Sam2VideoModel remembers in bfloat16, which UniPixel does not; [`Sam2MaskModel`] does as UniPixel. Memory
     use does not grow with the number of frames, apart from the frames themselves and the masks.
 
     Args:
-        video: (F, 3, S, S) the frames, or what [`encode_video`] made of them.
+        video: its frames, or what [`encode_video`] made of them.
         hidden_tokens: (T, 2, C).
 
     Returns:
-        Logits (T, F, h, w), object scores (T, F), and [`DecodedMasks`] of frame 0, with B = 1.
+        Logits (T, F, h, w), object scores (T, F), and [`HiddenTokenMasks`] of frame 0, with B = 1.
     """
-    pixel_values, known = video if isinstance(video, EncodedVideo) else (video, [])
+    pixel_values, known = video if isinstance(video, EncodedVideo) else (*video, [])
     session = Sam2VideoInferenceSession(
         video=pixel_values,
         inference_device=pixel_values.device,
@@ -185,7 +287,7 @@ def track_hidden_tokens(
     for index, features in enumerate(known):
         session.cache.cache_vision_features(index, features)
     first = _start_tracking(mask_model, session, hidden_tokens)
-    masks, scores = [first.low_res_masks[0]], [first.object_scores[0]]
+    masks, scores = [first.pred_masks[0]], [first.object_scores[0]]
     config = mask_model.config
     reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
     num_objects = len(hidden_tokens)
@@ -203,7 +305,7 @@ def track_hidden_tokens(
 
 def _start_tracking(
     mask_model: Sam2VideoModel, session: Sam2VideoInferenceSession, hidden_tokens: torch.Tensor
-) -> DecodedMasks:
+) -> HiddenTokenMasks:
     """Decode frame 0 for all T objects at once, and put into `session` what upstream's frames after it look up."""
     with _parameters_at_hand(mask_model):
         # Leaves the features in the session, which the memory is made of, too.
@@ -216,14 +318,14 @@ def _start_tracking(
     first = decode_hidden_tokens(mask_model, features, hidden_tokens.unsqueeze(0))
     side = mask_model.image_size
     num_objects = len(hidden_tokens)
-    large = [resize_masks(first.low_res_masks[:, i], (side, side)).to(coarse).unsqueeze(1) for i in range(num_objects)]
+    large = [resize_masks(first.pred_masks[:, i], (side, side)).to(coarse).unsqueeze(1) for i in range(num_objects)]
     for index in range(num_objects):
         one = slice(index, index + 1)
         session.store_output(
             session.obj_id_to_idx(index),
             0,
             output_value={
-                "pred_masks": first.low_res_masks[:, one],
+                "pred_masks": first.pred_masks[:, one],
                 "object_pointer": first.object_pointers[:, one],
                 "object_score_logits": first.object_scores[:, one, None],
             },
@@ -240,11 +342,11 @@ def _start_tracking(
     return first
 
 
-def resize_masks(low_res_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_masks(pred_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(N, h, w) logits -> float32 (N, H, W): SAM 2 sees the whole picture stretched to a square, so this undoes it."""
-    if len(low_res_masks) == 0:
-        return low_res_masks.new_zeros(0, *size, dtype=torch.float32)
-    return F.interpolate(low_res_masks.float().unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
+    if len(pred_masks) == 0:
+        return pred_masks.new_zeros(0, *size, dtype=torch.float32)
+    return F.interpolate(pred_masks.float().unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 @contextmanager

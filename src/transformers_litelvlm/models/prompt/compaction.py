@@ -21,7 +21,7 @@ class PromptCounts(NamedTuple):
         placeholders: of visual tokens.
         padding_left, padding_right: masked tokens at both ends.
         masked: masked tokens anywhere.
-        text: tokens behind the first placeholder that are neither placeholders nor masked.
+        text: tokens after the first placeholder that are neither placeholders nor masked.
     """
 
     placeholders: list[int]
@@ -80,10 +80,37 @@ class CompactionPlan:
             return self.is_real.long() if self.is_ragged else None
         return self.apply(full, 0)
 
+    def expand(self, short: torch.Tensor) -> torch.Tensor:
+        """States (B, L', D) at their columns of the full prompt, (B, L, D); zeros at the others."""
+        return at_columns_of_full(short, self._columns, self.full_length)
+
+    def take(self, short: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The same at some `columns` (n,) of the full prompt alone, (B, n, D)."""
+        nothing = short.shape[1]
+        places = torch.arange(nothing, device=self.index.device).expand_as(self.index)
+        inverse = self.index.new_full((len(short), self.full_length + 1), nothing).scatter(1, self._columns, places)
+        places = inverse[:, columns.to(inverse.device)].to(short.device)
+        padded = torch.nn.functional.pad(short, (0, 0, 0, 1))  # what no column has
+        return padded.gather(1, places.unsqueeze(-1).expand(-1, -1, short.shape[-1]))
+
+    @property
+    def _columns(self) -> torch.Tensor:
+        """Column of the full prompt of each token, (B, L'); `full_length` for padding."""
+        return self.index.masked_fill(~self.is_real, self.full_length)
+
     def counts(self, full: PromptCounts) -> PromptCounts:
         """What is known of the shortened prompt on the host, from what is known of the full one."""
         left, right = self.padding
         return full._replace(placeholders=self.placeholders, padding_left=left, padding_right=right)
+
+
+def at_columns_of_full(short: torch.Tensor, columns: torch.Tensor, full_length: int) -> torch.Tensor:
+    """States (B, L', D) at `columns` (B, L') of a prompt of `full_length` L, (B, L, D); zeros at the others.
+
+    What has column L goes nowhere.
+    """
+    full = short.new_zeros(len(short), full_length + 1, short.shape[-1])
+    return full.scatter(1, columns.to(short.device).unsqueeze(-1).expand_as(short), short)[:, :-1]
 
 
 def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
@@ -94,12 +121,12 @@ def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | No
     """
     left, right = _end_padding(attention_mask, is_placeholder)
     masked = torch.zeros_like(is_placeholder) if attention_mask is None else attention_mask == 0
-    text = text_behind_images(is_placeholder, attention_mask)
+    text = text_after_images(is_placeholder, attention_mask)
     return PromptCounts(*torch.stack([each.sum(1) for each in (is_placeholder, left, right, masked, text)]).tolist())
 
 
-def text_behind_images(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Where the text behind the first image of each row is, bool (B, L)."""
+def text_after_images(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Where the text after the first image of each row is, bool (B, L)."""
     is_text = ~is_placeholder & (is_placeholder.cumsum(1) > 0)
     return is_text if attention_mask is None else is_text & attention_mask.bool()
 
@@ -114,8 +141,8 @@ def plan_compaction(
 ) -> CompactionPlan | None:
     """Plan the removal of the placeholders of pruned visual tokens.
 
-    Padding at the ends of rows is dropped too and put back where the shortened rows need it, on the side it was on
-    (on the left where there was none).
+    Padding at the ends of rows is dropped too, and put back if the shortened rows need it, on the side it was on (on
+    the left if there was none).
 
     Args:
         is_placeholder: (B, L) bool, the image placeholders of the full prompt.

@@ -2,7 +2,7 @@
 
 Upstream's `forward` does the same, but asks the device twice on the way: whether there are as many placeholders as
 features, and whether the mask masks anything. Each answer has to wait for the vision tower. The first is known from
-planning the prompt, and the second need not be known where attention takes a mask of four dimensions.
+planning the prompt, and the second need not be known if attention takes a mask of four dimensions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedInputs
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
 from transformers_litelvlm.models.upstream import create_causal_mask
 
 
@@ -20,23 +20,24 @@ from transformers_litelvlm.models.upstream import create_causal_mask
 MASKED_KERNELS = ("sdpa", "eager")
 
 
-def merge_features(model: PreTrainedModel, pruned: PrunedInputs, cache: Any = None) -> dict[str, Any]:
+def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None) -> dict[str, Any]:
     """Inputs of the language model of `model` for a prompt that was shortened.
 
     Args:
         model: the base model.
-        pruned: what [`prune_inputs`] returned, with a plan.
+        prompt: with a plan.
         cache: the cache that will be filled, if any.
 
     Returns:
         `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`.
     """
-    inputs = pruned.model_inputs
-    embeds = inputs["inputs_embeds"]
+    inputs = prompt.inputs
+    embeds = inputs.get("inputs_embeds")
     embeds = model.get_input_embeddings()(inputs["input_ids"]) if embeds is None else embeds
-    features = torch.cat(list(inputs["mm_encoder_outputs"]["image"].pooler_output)).to(embeds.device, embeds.dtype)
-    embeds = embeds.masked_scatter(pruned.is_visual.unsqueeze(-1).to(embeds.device), features)
-    mask = inputs["attention_mask"]
+    for modality, is_visual in prompt.is_visual.items():
+        features = torch.cat(list(prompt.encoded[modality].pooler_output)).to(embeds.device, embeds.dtype)
+        embeds = embeds.masked_scatter(is_visual.unsqueeze(-1).to(embeds.device), features)
+    mask = inputs.get("attention_mask")
     if takes_whole_mask(model.language_model):
         mask = create_causal_mask(
             config=model.language_model.config,
@@ -45,7 +46,7 @@ def merge_features(model: PreTrainedModel, pruned: PrunedInputs, cache: Any = No
             cache=cache,
             allow_is_causal_skip=False,
         )
-    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs["position_ids"]}
+    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids")}
 
 
 def takes_whole_mask(language_model: PreTrainedModel) -> bool:

@@ -3,147 +3,161 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt.pruned_prompt import PIXELS, PrunedInputs, prune_inputs
+from transformers_litelvlm.models.prompt.full_prompt import (
+    CriteriaOnFullPrompt,
+    FullPrompt,
+    ProcessorsOnFullPrompt,
+    StreamerOnFullPrompt,
+    current_full_prompt,
+    showing,
+)
+from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.models.upstream import takes_old_cache_name
 
 
 class PrunedGenerationMixin:
-    """Overrides `generate` of a [`~transformers.GenerationMixin`] whose base model prunes visual tokens.
+    """Overrides `generate` of a [`~transformers.GenerationMixin`] whose base model has the contract of a family."""
 
-    Attributes:
-        _prompt_arguments: arguments of `generate` that [`prune_inputs`] reads and replaces.
-        _encoder_arguments: further arguments of `get_image_features` and `get_video_features`.
-    """
-
-    _prompt_arguments: ClassVar[tuple[str, ...]] = (
-        "attention_mask",
-        "position_ids",
-        "pixel_values",
-        "inputs_embeds",
-        "mm_encoder_outputs",
-    )
-    _encoder_arguments: ClassVar[tuple[str, ...]] = (
-        "vision_feature_layer",
-        "vision_feature_select_strategy",
-        "image_sizes",
-        "guidance_input_ids",
-        "guidance_attention_mask",
-    )
+    model: Any
+    config: Any
+    generation_config: GenerationConfig
 
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+    @takes_old_cache_name
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args: Any,
+        pruning_config: PruningConfig | None = None,
+        **kwargs: Any,
+    ):
         """As upstream's `generate`; see there for the arguments.
 
         Images are encoded and pruned once, and decoding runs on the shortened prompt. The result is that of upstream:
-        sequences start with the prompt as it was given, so `out[:, input_ids.shape[1]:]` are the new tokens, and
-        `max_length` counts that prompt in full.
-        """
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        prompt = {name: kwargs.pop(name, None) for name in self._prompt_arguments}
-        encoder_kwargs = {name: kwargs.pop(name, None) for name in self._encoder_arguments}
-        self._refuse_a_second_turn(input_ids, prompt, kwargs.get("cache"))
-        pruned = self._prune_for_generation(input_ids, prompt, encoder_kwargs)
-        given = {name: value for name, value in pruned.model_inputs.items() if value is not None}
-        self._refuse_guesses(given, kwargs)
-        if pruned.plan is None or input_ids is None:
-            return super().generate(**given, **kwargs)
+        sequences start with the prompt as it was given, so `out[:, input_ids.shape[1]:]` are the new tokens; logits
+        processors, stopping criteria and streamers see that prompt, and `max_length` counts it in full.
+        `hidden_states` and `attentions` of the first step have the columns of the shortened prompt.
 
-        removed = input_ids.shape[1] - given["input_ids"].shape[1]
-        result = super().generate(**given, **_shorten_limits(kwargs, removed))
-        return _with_full_prompt(result, input_ids, given["input_ids"].shape[1])
+        Args:
+            pruning_config: pruning settings of this call alone.
+        """
+        base, pruning = self.model, pruning_config or self.config.pruning_config
+        settings = base.settings(pruning)
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        names = [*base.prompt_arguments, *base.guidance_arguments]
+        arguments = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        if input_ids is not None:
+            arguments["input_ids"] = input_ids
+        self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))
+        prompt = base.prune(
+            {**arguments, "cache": kwargs.get("cache")},
+            settings,
+            positions=None if input_ids is None else lambda: self._full_positions(arguments),
+        )
+        given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
+        if settings.inside_language_model is not None and prompt.encoded:
+            self._refuse_guesses(settings, kwargs)
+            kwargs["pruning_config"] = pruning  # the first step prunes
+        if prompt.plan is None or input_ids is None:
+            with showing(None):  # also inside another call, as of assisted decoding
+                return super().generate(*args, **given, **kwargs)  # type: ignore[misc]
+
+        full = FullPrompt(input_ids, given["input_ids"].shape[1])
+        if kwargs.get("streamer") is not None:
+            kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
+        with showing(full):
+            result = super().generate(*args, **given, **kwargs)  # type: ignore[misc]
+        if isinstance(result, torch.Tensor):
+            return full.restore(result)
+        result.sequences = full.restore(result.sequences)
+        return result
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As upstream. Without a cache, a mask stays even where it masks nothing.
+        """As upstream. Without a cache, a mask stays even if it masks nothing.
 
         `generate` drops such a mask, and without mask and cache gaps in the positions mean packed sequences.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         positions = inputs.get("position_ids")
         has_neither = inputs.get("attention_mask") is None and inputs.get("cache") is None
-        if has_neither and positions is not None and self.config.pruning_config.is_on:
+        if has_neither and positions is not None and current_full_prompt() is not None:
             inputs["attention_mask"] = torch.ones_like(positions if positions.ndim == 2 else positions[0])
         return inputs
 
-    def _refuse_a_second_turn(self, input_ids: torch.Tensor | None, prompt: dict[str, Any], cache: Any) -> None:
+    def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
+        """Limits are those of the full prompt; upstream's loops count the shortened one."""
+        prompt = current_full_prompt()
+        if prompt is None:
+            return super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
+        kwargs["input_ids_length"] += prompt.num_removed
+        config = super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
+        return _with_lengths(config, -prompt.num_removed)
+
+    def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
+        prompt = current_full_prompt()
+        if prompt is None:
+            return super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+        config = _with_lengths(generation_config, prompt.num_removed)
+        kwargs["input_ids_seq_length"] += prompt.num_removed
+        kwargs["encoder_input_ids"] = prompt.input_ids
+        return ProcessorsOnFullPrompt(super()._get_logits_processor(config, *args, **kwargs), prompt)  # type: ignore[misc]
+
+    def _get_stopping_criteria(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
+        prompt = current_full_prompt()
+        if prompt is None:
+            return super()._get_stopping_criteria(generation_config, *args, **kwargs)  # type: ignore[misc]
+        config = _with_lengths(generation_config, prompt.num_removed)
+        return CriteriaOnFullPrompt(super()._get_stopping_criteria(config, *args, **kwargs), prompt)  # type: ignore[misc]
+
+    def _full_positions(self, arguments: dict[str, Any]) -> torch.Tensor:
+        """Upstream's own positions of the full prompt, which respect left padding."""
+        given = {"attention_mask": torch.ones_like(arguments["input_ids"]), **arguments}
+        return self._prepare_position_ids_for_generation(given.pop("input_ids"), given)  # type: ignore[attr-defined]
+
+    def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
         """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""
-        if cache is None or not self.config.pruning_config.is_on or cache.get_seq_length() == 0:
+        if cache is None or not settings.is_on or cache.get_seq_length() == 0:
             return
-        encoded = (prompt["mm_encoder_outputs"] or {}).values()
+        encoded = (arguments.get("mm_encoder_outputs") or {}).values()
         if any(not isinstance(output, PrunedImageFeatures) for output in encoded):
             return  # a prompt that was shortened before, as in assisted decoding
-        placeholders = [getattr(self.config, f"{name}_token_id", self.config.image_token_id) for name in PIXELS]
-        if input_ids is not None and any((input_ids == token).any() for token in placeholders):
+        placeholders = [getattr(self.config, f"{modality}_token_id") for modality in self.model.modalities]
+        ids = arguments.get("input_ids")
+        if ids is not None and any((ids == token).any() for token in placeholders):
             raise ValueError(
                 "`cache` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
                 "the question they were kept for, so a new turn needs a new cache: call `generate` without "
                 "`cache`, or switch pruning off (`model.config.pruning_budget = None`)."
             )
 
-    def _refuse_guesses(self, given: dict[str, Any], kwargs: dict[str, Any]) -> None:
-        """Assisted decoding puts guesses behind the prompt, and methods inside the language model would read them.
+    def _refuse_guesses(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:
+        """Assisted decoding puts guesses after the prompt, and methods inside the language model would read them.
         Raises ValueError."""
-        pruning = self.config.pruning_config
-        if not given.get("mm_encoder_outputs") or not pruning.is_on:
-            return
         config = kwargs.get("generation_config") or self.generation_config
         guesses = [
             name
             for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
             if kwargs.get(name, getattr(config, name, None)) is not None
         ]
-        if guesses and pruning.build_pruner().is_inside_language_model:
+        if guesses:
             raise ValueError(
-                f"`{guesses[0]}` puts guessed tokens behind the prompt, and the method {pruning.method!r}, inside the "
-                "language model, would choose by them. Leave it out, or choose a `pruning_method` that works before "
-                "the language model."
+                f"`{guesses[0]}` puts guessed tokens after the prompt, and the method {settings.pruner.name!r}, "
+                "inside the language model, would choose by them. Leave it out, or choose a `pruning_method` that "
+                "works before the language model."
             )
 
-    def _prune_for_generation(
-        self, input_ids: torch.Tensor | None, prompt: dict[str, Any], encoder_kwargs: dict[str, Any]
-    ) -> PrunedInputs:
-        def full_positions() -> torch.Tensor:
-            """Upstream's own positions of the full prompt, which respect left padding."""
-            given = {name: value for name, value in {**prompt, **encoder_kwargs}.items() if value is not None}
-            given.setdefault("attention_mask", torch.ones_like(input_ids))
-            return self._prepare_position_ids_for_generation(input_ids, given)
 
-        return self._prune(
-            input_ids=input_ids,
-            prompt=prompt,
-            encoder_kwargs=encoder_kwargs,
-            full_positions=None if input_ids is None else full_positions,
-        )
-
-    def _prune(self, *, prompt: dict[str, Any], encoder_kwargs: dict[str, Any], **kwargs: Any) -> PrunedInputs:
-        return prune_inputs(self.base_model, **prompt, image_kwargs=encoder_kwargs, **kwargs)
-
-
-def _shorten_limits(kwargs: dict[str, Any], removed: int) -> dict[str, Any]:
-    """Length limits count the prompt: take the `removed` placeholders off those that the caller set."""
-    kwargs = dict(kwargs)
-    config = kwargs.get("generation_config")
-    if isinstance(config, GenerationConfig):
-        kwargs["generation_config"] = config = copy.deepcopy(config)
-        for name in ("max_length", "min_length"):
-            if getattr(config, name) is not None:
-                setattr(config, name, max(getattr(config, name) - removed, 0))
+def _with_lengths(config: GenerationConfig, change: int) -> GenerationConfig:
+    """A copy whose length limits count so many tokens more."""
+    config = copy.copy(config)
     for name in ("max_length", "min_length"):
-        if kwargs.get(name) is not None:
-            kwargs[name] = max(kwargs[name] - removed, 0)
-    return kwargs
-
-
-def _with_full_prompt(result: Any, input_ids: torch.Tensor, short_length: int) -> Any:
-    """Put the prompt (B, L) in front of what was generated, for every returned sequence of a row."""
-    sequences = result if isinstance(result, torch.Tensor) else result.sequences
-    prompt = input_ids.repeat_interleave(sequences.shape[0] // input_ids.shape[0], dim=0)
-    sequences = torch.cat((prompt.to(sequences.device), sequences[:, short_length:]), dim=1)
-    if isinstance(result, torch.Tensor):
-        return sequences
-    result.sequences = sequences
-    return result
+        if getattr(config, name) is not None:
+            setattr(config, name, max(getattr(config, name) + change, 0))
+    return config

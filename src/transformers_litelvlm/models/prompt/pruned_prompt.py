@@ -1,241 +1,185 @@
-"""The inputs of a language model after pruning: features of the kept visual tokens and the prompt that fits them."""
+"""The pruned prompt: encoded once, shortened once, and handed from the head to the base model as one object."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt.compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
-from transformers_litelvlm.pruning.base import Selection, VisualEvidence
-from transformers_litelvlm.pruning.selection import gather_tokens
+from transformers_litelvlm.models.prompt.compaction import (
+    CompactionPlan,
+    PromptCounts,
+    count_prompt,
+    plan_compaction,
+)
+from transformers_litelvlm.models.settings import PruningSettings
 
 
-# Modality -> the argument of `forward` that holds its pixels. In the order in which `generate` encodes them.
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+Positions = Callable[[], torch.Tensor | None]
 
 
-class PrunedInputs(NamedTuple):
-    """What to call the upstream model with, and what was done to get there."""
+@dataclass
+class PrunedPrompt:
+    """What upstream is called with, and what was done to get there.
 
-    model_inputs: dict[str, Any]
-    features: PrunedImageFeatures | None = None
-    plan: CompactionPlan | None = None
-    video_features: PrunedImageFeatures | None = None
-    full_position_ids: torch.Tensor | None = None  # of the unpruned prompt, where they were needed
-    is_visual: torch.Tensor | None = None  # (B, L') bool, places of the images' tokens, where there is a plan
-    counts: dict[str, PromptCounts] | None = None  # of the prompt as it came, by modality, where it was asked
-
-    def completed_by(self, output: Any) -> PrunedInputs:
-        """The same with what a model's output says was kept, which is known only then for methods inside the language
-        model."""
-        kept = (getattr(output, f"{modality}_outputs", None) for modality in PIXELS)
-        features, videos = (each if isinstance(each, PrunedImageFeatures) else None for each in kept)
-        return self._replace(features=features, video_features=videos)
-
-
-def project_selection(
-    selection: Selection | list[Selection], evidence: VisualEvidence, projector: nn.Module, *, in_raster_order: bool
-) -> PrunedImageFeatures:
-    """Gather or take the tokens that a method retained, order them, and project them.
-
-    Args:
-        selection: of all images, or a list with one of each.
-        evidence: what the method selected from.
-        projector: (M, K, C) to (M, K, D).
-        in_raster_order: by position in the image, else as the method put them.
+    Attributes:
+        inputs: arguments of upstream's `forward`; without pixels if they were encoded.
+        settings: of this call.
+        encoded: features of each modality; [`PrunedImageFeatures`] if tokens were cut before the language model.
+        plan: what was taken out of the prompt; `None` for a prompt as it came.
+        is_visual: (B, L') bool of each modality, where its tokens are, if there is a plan.
+        counts: of the prompt as it came, by modality, if the device was asked.
+        wanted: columns of the full prompt whose states the head needs; `None` for all.
     """
-    is_ragged = isinstance(selection, list)
-    parts = selection if isinstance(selection, list) else [selection]
-    if in_raster_order:
-        parts = [part.in_raster_order() for part in parts]
-    projected: list[torch.Tensor] = []
-    for image, part in enumerate(parts):
-        tokens = part.features
-        if tokens is None:
-            tokens = gather_tokens(
-                evidence.features[image : image + 1] if is_ragged else evidence.features, part.indices
-            )
-        projected.extend(projector(tokens))
 
-    def joined(name: str, join: Callable[[list[torch.Tensor]], Any]) -> Any:
-        values = [getattr(part, name) for part in parts]
-        return join(values) if is_ragged and values[0] is not None else values[0]
+    inputs: dict[str, Any]
+    settings: PruningSettings
+    encoded: dict[str, Any] = field(default_factory=dict)
+    plan: CompactionPlan | None = None
+    is_visual: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, PromptCounts] = field(default_factory=dict)
+    wanted: torch.Tensor | None = None
 
-    def unbatched(values: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [value[0] for value in values]
+    def kept(self, modality: str) -> PrunedImageFeatures | None:
+        """What was kept of a modality; `None` if nothing was cut."""
+        features = self.encoded.get(modality)
+        return features if isinstance(features, PrunedImageFeatures) else None
 
-    rows, columns = evidence.grid
-    return PrunedImageFeatures(
-        pooler_output=projected,
-        retained_indices=joined("indices", unbatched),
-        similarity=joined("similarity", torch.cat),
-        context_scores=joined("context", torch.cat),
-        merge_weights=joined("weights", unbatched),
-        num_visual_tokens=[rows * columns] * len(projected),
-    )
+    def plain_inputs(self) -> dict[str, Any]:
+        """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
+        plain = {
+            name: BaseModelOutputWithPooling(pooler_output=list(output.pooler_output))
+            for name, output in self.encoded.items()
+            if output is not None
+        }
+        return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 
 
-def prune_inputs(
+def prune_prompt(
     model: PreTrainedModel,
-    *,
-    input_ids: torch.Tensor | None,
-    pixel_values: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
-    cache: Any = None,
-    mm_encoder_outputs: dict[str, Any] | None = None,
-    image_kwargs: dict[str, Any],
-    pixel_values_videos: torch.Tensor | None = None,
-    video_kwargs: dict[str, Any] | None = None,
-    mm_token_type_ids: torch.Tensor | None = None,
-    full_positions: Callable[[], torch.Tensor | None] | None = None,
+    arguments: dict[str, Any],
+    settings: PruningSettings,
+    positions: Positions | None = None,
     counts: dict[str, PromptCounts] | None = None,
-) -> PrunedInputs:
-    """Encode and prune the images and videos, and shorten the prompt to the visual tokens that are kept.
+) -> PrunedPrompt:
+    """Encode and prune images and videos, and shorten the prompt to the visual tokens that are kept.
 
     Args:
-        model: the base model, with `get_image_features` (and `get_video_features`) and a config with pruning settings.
-        image_kwargs, video_kwargs: further arguments of `get_image_features` and `get_video_features`.
-        full_positions: computes upstream's positions of the full prompt, where they are needed and not given; default:
-            one after the other.
+        model: a base model with the contract of a family.
+        arguments: of its `forward`, ours among them.
+        settings: of this call.
+        positions: upstream's positions of the full prompt, computed if they are needed and not given; default: those
+            of the family.
         counts: of [`count_prompt`] by modality, from a caller that asked the device before it encoded.
-        The rest as in the model's `forward`.
 
     Returns:
-        [`PrunedInputs`]; the inputs as they came, pixels included, where pruning is off. Where tokens leave inside the
-        language model, the prompt as it came, and the encoded images.
+        [`PrunedPrompt`]; with the inputs as they came, pixels included, if pruning is off. If tokens leave inside the
+        language model, the prompt as it came, and encoded media.
     """
-    pixels = {"image": pixel_values, "video": pixel_values_videos}
-    pixels = {modality: values for modality, values in pixels.items() if values is not None}
-    encoder_kwargs = {"image": image_kwargs, "video": video_kwargs or {}}
-    text_inputs = {"labels": labels, "mm_token_type_ids": mm_token_type_ids}
-    inputs: dict[str, Any] = {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "position_ids": position_ids,
-        "inputs_embeds": inputs_embeds,
-        "mm_encoder_outputs": mm_encoder_outputs,
-        "pixel_values": pixel_values,
-        **{PIXELS[modality]: values for modality, values in pixels.items()},
-        **{name: value for name, value in text_inputs.items() if value is not None},
-        # Arguments of upstream's own encoding, which it gets back where it is to encode.
-        **{
-            name: value
-            for kwargs in encoder_kwargs.values()
-            for name, value in kwargs.items()
-            if not name.startswith("guidance_")
-        },
-    }
-    encoded = dict(mm_encoder_outputs or {})
-    if pixels and (encoded or not model.config.pruning_config.is_on):  # a contradiction that upstream reports, or off
-        return PrunedInputs(inputs)
-    # What shapes depend on is asked of the device now: later, it would have to finish the vision tower first.
-    modalities = list(pixels) or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
-    if modalities and attention_mask is not None and attention_mask.ndim != 2:
+    inputs = {name: value for name, value in arguments.items() if name in model.prompt_arguments}
+    media = {name: value for name, value in arguments.items() if name.startswith("guidance_")} | inputs
+    encoded = dict(inputs.get("mm_encoder_outputs") or {})
+    with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of(modality)) is not None]
+    # Pixels and their features at once are a contradiction that upstream reports.
+    if with_pixels and (encoded or not settings.is_on):
+        return PrunedPrompt(inputs, settings)
+    pruned = with_pixels or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
+    if not pruned:
+        return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
+
+    _check_mask(inputs.get("attention_mask"))
+    # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
+    names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
+    masks = {name: placeholder_mask(model, name, inputs) for name in names}
+    if counts is None:
+        counts = {name: count_prompt(mask, inputs.get("attention_mask")) for name, mask in masks.items()}
+    for modality in with_pixels:
+        encoded[modality] = model.media_features(modality, media, settings)
+        inputs[model.pixels_of(modality)] = None
+    inputs["mm_encoder_outputs"] = encoded
+    prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
+    prompt.plan = _plan(prompt, masks)
+    if prompt.plan is None:
+        model.check_short_prompt(prompt)
+        return prompt
+    prompt.is_visual = {name: prompt.plan.apply(mask, False) for name, mask in masks.items()}
+    _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), arguments.get("cache"))
+    return prompt
+
+
+def _check_mask(mask: torch.Tensor | None) -> None:
+    if mask is not None and mask.ndim != 2:
         raise ValueError(
-            f"Pruning needs an `attention_mask` of shape (batch, length), got {tuple(attention_mask.shape)}: it gets "
+            f"Pruning needs an `attention_mask` of shape (batch, length), got {tuple(mask.shape)}: it gets "
             "shorter with the prompt. Pass that of the processor, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
-    masks = {name: placeholder_mask(model, name, input_ids, inputs_embeds) for name in modalities}
-    if counts is None:
-        counts = {name: count_prompt(mask, attention_mask) for name, mask in masks.items()}
-    for modality, values in pixels.items():
-        encode = getattr(model, f"get_{modality}_features")
-        encoded[modality] = encode(values, return_dict=True, **encoder_kwargs[modality])
-    pruned = {name: output for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)}
-    if pixels or pruned:
-        # Plain outputs: `generate` expands and slices them, and only knows upstream's fields.
-        plain = {n: BaseModelOutputWithPooling(pooler_output=output.pooler_output) for n, output in pruned.items()}
-        inputs.update({PIXELS[modality]: None for modality in pixels}, mm_encoder_outputs={**encoded, **plain})
-
-    plan = _plan(pruned, masks, counts, attention_mask)
-    if plan is not None:
-        if position_ids is None and full_positions is not None and model.config.resolved_position_ids == "original":
-            position_ids = full_positions()
-        mask = plan.attention_mask(attention_mask)
-        if mask is None and model.config.resolved_position_ids == "original":
-            # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
-            mask = plan.is_real.long()
-        inputs.update(
-            input_ids=None if input_ids is None else plan.apply(input_ids, _pad_token_id(model)),
-            inputs_embeds=None if inputs_embeds is None else plan.apply_to_embeddings(inputs_embeds),
-            attention_mask=mask,
-            position_ids=_positions(model, position_ids, plan, attention_mask, cache),
-        )
-        if labels is not None:
-            inputs["labels"] = plan.apply(labels, -100)
-        if mm_token_type_ids is not None:
-            inputs["mm_token_type_ids"] = plan.apply(mm_token_type_ids, 0)
-    is_visual = None if plan is None or "image" not in masks else plan.apply(masks["image"], False)
-    return PrunedInputs(inputs, pruned.get("image"), plan, pruned.get("video"), position_ids, is_visual, counts)
 
 
-def _plan(
-    pruned: dict[str, PrunedImageFeatures],
-    masks: dict[str, torch.Tensor],
-    counts: dict[str, PromptCounts],
-    attention_mask: torch.Tensor | None,
-) -> CompactionPlan | None:
+def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
-    plan = None
-    for modality, features in pruned.items():
-        mask, attended, counted = masks[modality], attention_mask, counts[modality]
+    plan, attention_mask = None, prompt.inputs.get("attention_mask")
+    for modality, mask in masks.items():
+        features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
+        if features is None:  # nothing of it was cut
+            num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
+            if sum(counts.placeholders) != num_tokens:
+                raise ValueError(
+                    f"The prompt has {counts.placeholders} {modality} placeholders per row, but there are "
+                    f"{num_tokens} visual tokens for them."
+                )
+            continue
         if plan is not None:
             mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
-            counted = plan.counts(counted)._replace(placeholders=counted.placeholders)
-        step = plan_compaction(
-            mask, features.retained_indices, features.num_visual_tokens, attended, modality, counted
-        )
+            counts = plan.counts(counts)._replace(placeholders=counts.placeholders)
+        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality, counts)
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan
 
 
-def placeholder_mask(
-    model: PreTrainedModel, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-) -> torch.Tensor:
+def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, cache: Any) -> None:
+    """Apply the plan to everything in the inputs that has a column for each token of the prompt."""
+    inputs, plan, settings = prompt.inputs, prompt.plan, prompt.settings
+    full_positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+    if full_positions is None and settings.keeps_positions:
+        full_positions = positions()
+        if full_positions is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            full_positions = torch.arange(past, past + plan.full_length, device=plan.index.device)
+            full_positions = full_positions.expand(len(plan.index), -1)
+    short_mask = plan.attention_mask(mask)
+    if short_mask is None and settings.keeps_positions:
+        # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
+        short_mask = plan.is_real.long()
+    # Any id will do for padding, since it is masked; the configured one keeps `input_ids` readable.
+    padding = {"input_ids": model.config.get_text_config().pad_token_id or 0, "mm_token_type_ids": 0}
+    for name, value in padding.items():
+        if inputs.get(name) is not None:
+            inputs[name] = plan.apply(inputs[name], value)
+    if inputs.get("inputs_embeds") is not None:
+        inputs["inputs_embeds"] = plan.apply_to_embeddings(inputs["inputs_embeds"])
+    inputs["attention_mask"] = short_mask
+    if settings.keeps_positions:
+        inputs["position_ids"] = plan.apply(full_positions, 0)
+        model.continue_after(prompt, full_positions)
+    elif full_positions is not None:  # renumbered without gaps from where the prompt began
+        first = full_positions.amin(dim=-1, keepdim=True)
+        inputs["position_ids"] = first + (plan.is_real.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def placeholder_mask(model: PreTrainedModel, modality: str, inputs: dict[str, Any]) -> torch.Tensor:
     """Placeholders of a modality in the prompt, bool (B, L)."""
     token_id = getattr(model.config, f"{modality}_token_id")
-    if input_ids is not None:
-        return input_ids == token_id
-    if inputs_embeds is None:
+    if inputs.get("input_ids") is not None:
+        return inputs["input_ids"] == token_id
+    if inputs.get("inputs_embeds") is None:
         raise ValueError("You must specify exactly one of `input_ids` or `inputs_embeds`.")
     # As upstream: a placeholder is recognised by its embedding.
-    token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
-    return (inputs_embeds == model.get_input_embeddings()(token)).all(-1)
-
-
-def _pad_token_id(model: PreTrainedModel) -> int:
-    """Any id will do, since padding is masked; the configured one keeps `input_ids` readable."""
-    pad_token_id = model.config.get_text_config().pad_token_id
-    return 0 if pad_token_id is None else pad_token_id
-
-
-def _positions(
-    model: PreTrainedModel,
-    position_ids: torch.Tensor | None,
-    plan: CompactionPlan,
-    attention_mask: torch.Tensor | None,
-    cache: Any,
-) -> torch.Tensor | None:
-    """Position ids of the shortened prompt; `None` leaves them to upstream."""
-    if model.config.resolved_position_ids == "original":
-        if position_ids is None:
-            past = 0 if cache is None else cache.get_seq_length()
-            length = plan.full_length
-            position_ids = torch.arange(past, past + length, device=plan.index.device).expand(len(plan.index), -1)
-        return plan.apply(position_ids, 0)
-    if position_ids is None:
-        return None
-    # Renumbered without gaps from where the prompt began.
-    first = position_ids.amin(dim=-1, keepdim=True)
-    return first + (plan.is_real.long().cumsum(-1) - 1).clamp(min=0)
+    token = torch.full((), token_id, dtype=torch.long, device=inputs["inputs_embeds"].device)
+    return (inputs["inputs_embeds"] == model.get_input_embeddings()(token)).all(-1)

@@ -38,6 +38,9 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
     """
 
     model_type = "qwen2_5_vl_lite"
+    # Positions are places in the picture: renumbered, they would mean nothing.
+    default_token_order: ClassVar[str] = "raster"
+    default_position_ids: ClassVar[str] = "original"
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock model.
     sub_configs_defaults = {
@@ -71,12 +74,3 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
                 "in time), and renumbering them would erase the places. Use 'original', or None. The preset "
                 "'faithful' asks for compact positions, too."
             )
-
-    @property
-    def resolved_token_order(self) -> str:
-        return self.pruning_config.token_order or "raster"
-
-    @property
-    def resolved_position_ids(self) -> str:
-        self.check_pruning(self.pruning_config)  # it may have been changed in place
-        return "original"

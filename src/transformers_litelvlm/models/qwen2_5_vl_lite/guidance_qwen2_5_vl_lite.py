@@ -6,16 +6,18 @@ paper's: LiteLVLM is defined on CLIP towers, and publishes no figures for this f
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.upstream import (
@@ -43,7 +45,7 @@ class IntrinsicEvidence(VisualEvidence):
         features: (B, h * w, D) visual tokens after the merger.
         grid: (h, w).
         states: (B, h * w, merge ** 2, C) input of that block, the patches of each visual token.
-        input_ids, attention_mask: (B, T, L) the expressions in the language model's tokens; `None` without text.
+        sentences: in the language model's tokens.
     """
 
     has_class_token = False
@@ -55,22 +57,20 @@ class IntrinsicEvidence(VisualEvidence):
         features: torch.Tensor,
         grid: tuple[int, int],
         states: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        sentences: Guidance,
     ) -> None:
         self.features = features
-        self.max_expressions = 0 if input_ids is None else input_ids.shape[1]
+        self.max_expressions = sentences.max_expressions
         self._visual, self._embed_tokens = visual, embed_tokens
-        self.grid, self._states = grid, states
-        self._input_ids, self._attention_mask = input_ids, attention_mask
+        self.grid, self._states, self._sentences = grid, states, sentences
 
     def image_embeds(self) -> torch.Tensor:
         return self.features
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = self._input_ids.to(self.features.device)
+        ids, mask = self._sentences.input_ids.to(self.features.device), self._sentences.attention_mask
         embeds = self._embed_tokens(ids).to(ids.device).float()
-        mask = torch.ones_like(ids) if self._attention_mask is None else self._attention_mask.to(ids.device)
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
         counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
         return (embeds * mask.unsqueeze(-1)).sum(dim=2) / counts, mask.any(dim=-1)
 
@@ -100,125 +100,169 @@ class IntrinsicEvidence(VisualEvidence):
         return received.view(frames, -1, merged).sum(dim=-1), keys
 
 
-class FrameGuidance(ABC):
-    """One way to guide the selection from M images or videos, made before they are encoded.
+class EncodedByQwen(EncodedMedia):
+    """Images or videos after Qwen2.5-VL's vision tower, which ends with the projector.
 
     Args:
         model: the base model.
-        grids: (t, h, w) of each of them, in visual tokens.
-        grid_thw: (M, 3) the same in patches, as upstream has it.
-        input_ids, attention_mask: (M, T, L) the expressions; `None` for methods without text.
-        pixel_values: (number of frames, 3, S, S) pictures for CLIP, or its states of them.
-
-    Raises:
-        ValueError: if the inputs are not those that this guidance needs, or their numbers do not fit.
+        tower: output of the vision tower for M images or videos.
+        grid_thw: (M, 3) patches of each.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        grids: Sequence[tuple[int, int, int]],
-        grid_thw: torch.Tensor,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        pixel_values: torch.Tensor | TowerStates | None,
-    ) -> None:
-        if input_ids is not None and len(input_ids) != len(grids):
-            raise ValueError(
-                f"`guidance_input_ids` has sentences for {len(input_ids)} images or videos, but there are "
-                f"{len(grids)}: give one row each, those of the images first."
-            )
-        self.model, self.grids, self.grid_thw = model, grids, grid_thw
-        self.input_ids, self.attention_mask, self.pixel_values = input_ids, attention_mask, pixel_values
+    has_class_token = False
 
-    @classmethod
-    def encoder_kwargs(cls, config: PreTrainedConfig) -> dict[str, Any]:
-        """What the vision tower is to be called with in addition."""
-        return {}
+    def __init__(self, model: PreTrainedModel, tower: BaseModelOutputWithPooling, grid_thw: torch.Tensor) -> None:
+        self.model, self.tower, self.grid_thw = model, tower, grid_thw
+        self.grids = token_grids(grid_thw, model.visual.spatial_merge_size)
 
-    @abstractmethod
-    def evidence(
-        self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling
-    ) -> VisualEvidence:
-        """What a method may ask about the frames of `group`.
+    def __getitem__(self, places: Sequence[int]) -> EncodedByQwen:
+        if list(places) == list(range(len(self))):
+            return self
+        return type(self)(self.model, self._tower_of(places), self.grid_thw[list(places)])
 
-        Args:
-            features: (B, h * w, D) their visual tokens.
-            encoded: output of the vision tower for all M images or videos.
-        """
+    def _tower_of(self, places: Sequence[int]) -> BaseModelOutputWithPooling:
+        """Of every hidden state the patches of some of the media."""
+        rows = rows_of(self.grid_thw.prod(-1).tolist(), places)
+        states = tuple(
+            state if state is None else state[rows.to(state.device, non_blocking=True)]
+            for state in self.tower.hidden_states or ()
+        )
+        tokens = [self.tower.pooler_output[medium] for medium in places]
+        return BaseModelOutputWithPooling(pooler_output=tokens, hidden_states=states or None)
 
-    def sentences(self, group: FrameGroup) -> list[torch.Tensor | None]:
-        """Ids and mask (B, T, L) of the expressions of each frame."""
-        of_media = (self.input_ids, self.attention_mask)
-        return [None if rows is None else torch.stack([rows[media] for media in group.media]) for rows in of_media]
+    def finish(self) -> None:
+        """Nothing is left: the whole tower has run."""
+
+    @property
+    def tower_features(self) -> torch.Tensor | None:
+        return self.tower.last_hidden_state
+
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens
+
+    def all_tokens(self) -> list[torch.Tensor]:
+        return list(self.tower.pooler_output)
+
+    def tokens_of(self, group: FrameGroup) -> torch.Tensor:
+        """(B, h * w, D) the visual tokens of the frames of a group."""
+        return torch.stack([self._frames[frame] for frame in group.frames])
+
+    @cached_property
+    def _frames(self) -> Sequence[torch.Tensor]:
+        return torch.cat(list(self.tower.pooler_output)).split(frame_sizes(self.grids))
 
 
-class IntrinsicGuidance(FrameGuidance):
+class EncodedWithIntrinsicGuidance(EncodedByQwen):
     """`guidance="intrinsic"`: see [`IntrinsicEvidence`]."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.pixel_values is not None:
+    @classmethod
+    def encode(
+        cls, model: Any, encode: Encode, grid_thw: torch.Tensor, pictures: torch.Tensor | None
+    ) -> EncodedByQwen:
+        """Run the tower, see [`GUIDANCE`].
+
+        Raises:
+            ValueError: if there are pictures for a CLIP.
+        """
+        if pictures is not None:
             raise ValueError(
                 "`guidance_pixel_values` are for `guidance='clip'`, but the model has `guidance='intrinsic'`, which "
                 "reads sentences in the language model's tokens. Set `model.config.guidance = 'clip'` (and load the "
                 "CLIP: `model.base_model.load_guidance()`), or load the processor without `guidance_model`."
             )
-        self._states: Sequence[torch.Tensor] | None = None
-
-    @classmethod
-    def encoder_kwargs(cls, config: PreTrainedConfig) -> dict[str, Any]:
         # Of all hidden states, upstream then keeps this one alone: the input of the block that gives the context.
-        return {"output_hidden_states": [last_full_attention_block(config.vision_config)]}
+        block = last_full_attention_block(model.config.vision_config)
+        return cls(model, encode(output_hidden_states=[block]), grid_thw)
 
-    def evidence(
-        self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling
-    ) -> VisualEvidence:
-        if self._states is None:  # once for all groups
-            self._states = self._states_of_frames(encoded)
+    def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         states = torch.stack([self._states[frame] for frame in group.frames])
-        visual, embed_tokens = self.model.visual, self.model.get_input_embeddings()
-        return IntrinsicEvidence(visual, embed_tokens, features, group.grid, states, *self.sentences(group))
+        embed_tokens = self.model.get_input_embeddings()
+        return IntrinsicEvidence(self.model.visual, embed_tokens, self.tokens_of(group), group.grid, states, guidance)
 
-    def _states_of_frames(self, encoded: BaseModelOutputWithPooling) -> Sequence[torch.Tensor]:
+    @cached_property
+    def _states(self) -> Sequence[torch.Tensor]:
         """Of every frame (h * w, merge ** 2, C), in raster order; the tower keeps its patches window by window."""
-        [states] = [states for states in encoded.hidden_states if states is not None]
+        [states] = [states for states in self.tower.hidden_states if states is not None]
         visual = self.model.visual
         window_index, _ = get_vision_window_index(
             self.grid_thw, visual.spatial_merge_size, visual.window_size, visual.patch_size
         )
         order = window_index.to(states.device).argsort()
         states = states.view(len(order), visual.spatial_merge_unit, -1)[order]
-        return states.split([height * width for t, height, width in self.grids for _ in range(t)])
+        return states.split(frame_sizes(self.grids))
 
 
-class SideClipGuidance(FrameGuidance):
-    """`guidance="clip"`: see [`SideClipEvidence`]."""
+class EncodedWithSideClip(EncodedByQwen):
+    """`guidance="clip"`: see [`SideClipEvidence`].
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.model.guidance is None:
+    Attributes:
+        clip: CLIP's states of every frame, whose layers run when a method asks; `None` without pictures.
+    """
+
+    clip: TowerStates | None = None
+
+    @classmethod
+    def encode(
+        cls, model: Any, encode: Encode, grid_thw: torch.Tensor, pictures: torch.Tensor | None
+    ) -> EncodedByQwen:
+        """Run the tower, see [`GUIDANCE`].
+
+        Args:
+            pictures: (number of frames, 3, S, S) for CLIP.
+
+        Raises:
+            ValueError: if no CLIP is loaded, or the number of pictures does not fit.
+        """
+        if model.guidance is None:
             raise ValueError(
                 "`guidance='clip'` needs a CLIP beside the model, and none is loaded: pass `guidance='clip'` to "
                 "`from_pretrained`, or call `model.base_model.load_guidance()`."
             )
-        num_frames = sum(t for t, _, _ in self.grids)
-        if self.pixel_values is not None and len(self.pixel_values) != num_frames:
+        num_frames = int(grid_thw[:, 0].sum())
+        if pictures is not None and len(pictures) != num_frames:
             raise ValueError(
-                f"`guidance_pixel_values` holds {len(self.pixel_values)} pictures, but the images and temporal "
+                f"`guidance_pixel_values` holds {len(pictures)} pictures, but the images and temporal "
                 f"patches of videos are {num_frames}."
             )
+        encoded = cls(model, encode(), grid_thw)
+        encoded.clip = None if pictures is None else model.guidance.encode_pictures(pictures)
+        return encoded
 
-    def evidence(
-        self, group: FrameGroup, features: torch.Tensor, encoded: BaseModelOutputWithPooling
-    ) -> VisualEvidence:
-        pictures = self.pixel_values
-        if pictures is not None:
-            pictures = pictures[torch.tensor(group.frames, device=pictures.device)]
-        return SideClipEvidence(self.model.guidance, pictures, features, group.grid, *self.sentences(group))
+    def __getitem__(self, places: Sequence[int]) -> EncodedByQwen:
+        part = super().__getitem__(places)
+        if part is not self and self.clip is not None:
+            part.clip = self.clip.rows(rows_of(self.grid_thw[:, 0].tolist(), places).tolist())
+        return part
+
+    def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
+        pictures = None if self.clip is None else self.clip.rows(group.frames)
+        return SideClipEvidence(self.model.guidance, pictures, self.tokens_of(group), group.grid, guidance)
 
 
-GUIDANCE: dict[str, type[FrameGuidance]] = {"intrinsic": IntrinsicGuidance, "clip": SideClipGuidance}
+# What `encode` of these classes calls: upstream's encoder, with further arguments of the tower.
+Encode = Callable[..., BaseModelOutputWithPooling]
+GUIDANCE: dict[str, type] = {"intrinsic": EncodedWithIntrinsicGuidance, "clip": EncodedWithSideClip}
+
+
+def token_grids(grid_thw: torch.Tensor, merge: int) -> list[Grid]:
+    """(t, h, w) visual tokens of media of `grid_thw` (M, 3) patches."""
+    return [(t, height // merge, width // merge) for t, height, width in grid_thw.tolist()]
+
+
+def frame_sizes(grids: Sequence[Grid]) -> list[int]:
+    """Visual tokens of every frame of every medium."""
+    return [height * width for t, height, width in grids for _ in range(t)]
+
+
+def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
+    """Where the rows of some media are, in a tensor that holds the rows of all media one after the other.
+
+    Args:
+        sizes: rows of each of them.
+        media: which ones, in any order, repeated or not.
+    """
+    starts = [0, *accumulate(sizes)]
+    return torch.cat([torch.arange(starts[one], starts[one + 1]) for one in media])
 
 
 def attention_received(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:

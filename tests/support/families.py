@@ -14,8 +14,9 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from tests.models.llava_lite import tiny as llava
-from tests.models.qwen2_5_vl_lite import tiny as qwen
+from tests.support import tiny_llava as llava
+from tests.support import tiny_qwen2_5_vl as qwen
+from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
@@ -45,6 +46,7 @@ class Family:
     stock_config_class: type
     policies: tuple[tuple[str, str], ...]  # token order, positions
     largest_budget: int  # what no image or video of the batch exceeds
+    has_class_token: bool = False  # of the vision tower
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
 
@@ -60,7 +62,7 @@ class Family:
         raise NotImplementedError
 
     def model(self, num_layers: int | None = None) -> Any:
-        return llava.asymmetric_(self.model_class(self.config(num_layers)))
+        return asymmetric_(self.model_class(self.config(num_layers)))
 
     def inputs(self, side: str = "left") -> Inputs:
         """A padded batch of three rows, for the stock class."""
@@ -255,30 +257,31 @@ class QwenFamily(Family):
         return qwen.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
 
-FAMILIES = [
-    LlavaFamily(
-        name="llava",
-        config_class=LlavaLiteConfig,
-        model_class=LlavaLiteForConditionalGeneration,
-        base_class=LlavaLiteModel,
-        processor_class=LlavaLiteProcessor,
-        stock_class=LlavaForConditionalGeneration,
-        stock_config_class=LlavaConfig,
-        policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
-        largest_budget=llava.NUM_TOKENS,
-    ),
-    QwenFamily(
-        name="qwen2_5_vl",
-        config_class=Qwen2_5_VLLiteConfig,
-        model_class=Qwen2_5_VLLite,
-        base_class=Qwen2_5_VLLiteModel,
-        processor_class=Qwen2_5_VLLiteProcessor,
-        stock_class=Qwen2_5_VLForConditionalGeneration,
-        stock_config_class=Qwen2_5_VLConfig,
-        policies=(("raster", "original"), ("reference", "original")),
-        largest_budget=24,
-    ),
-]
+LLAVA = LlavaFamily(
+    name="llava",
+    config_class=LlavaLiteConfig,
+    model_class=LlavaLiteForConditionalGeneration,
+    base_class=LlavaLiteModel,
+    processor_class=LlavaLiteProcessor,
+    stock_class=LlavaForConditionalGeneration,
+    stock_config_class=LlavaConfig,
+    policies=(("raster", "compact"), ("raster", "original"), ("reference", "compact"), ("reference", "original")),
+    largest_budget=llava.NUM_TOKENS,
+    has_class_token=True,
+)
+QWEN2_5_VL = QwenFamily(
+    name="qwen2_5_vl",
+    config_class=Qwen2_5_VLLiteConfig,
+    model_class=Qwen2_5_VLLite,
+    base_class=Qwen2_5_VLLiteModel,
+    processor_class=Qwen2_5_VLLiteProcessor,
+    stock_class=Qwen2_5_VLForConditionalGeneration,
+    stock_config_class=Qwen2_5_VLConfig,
+    policies=(("raster", "original"), ("reference", "original")),
+    largest_budget=24,
+)
+# Every test in tests/models/test_families_*.py runs for each of these.
+FAMILIES = [LLAVA, QWEN2_5_VL]
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

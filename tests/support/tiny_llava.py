@@ -16,6 +16,7 @@ from transformers import (
     SamImageProcessorPil,
 )
 
+from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import LlavaLiteConfig, LlavaLiteForReferringSegmentation, LlavaLiteProcessor
 
 
@@ -87,17 +88,6 @@ def tiny_sam_config() -> SamConfig:
         "layer_norm_eps": 1e-5,
     }
     return SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-
-
-def asymmetric_(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Fill every parameter with values that no symmetry can hide behind: no zero biases, no unit norms."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(model.named_parameters()):
-        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2
-        noise = torch.randn(parameter.shape, generator=generator) * scale
-        is_norm = parameter.ndim == 1 and "norm" in name and name.endswith("weight")
-        parameter.data.copy_(1.0 + noise if is_norm else noise)
-    return model.eval()
 
 
 def random_pixels(num_images: int, seed: int = 0) -> torch.Tensor:

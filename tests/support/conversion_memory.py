@@ -1,6 +1,6 @@
 """Peak resident memory of a conversion, against the size of the source.
 
-    python -m tests.conversion.measure_memory --gigabytes 7 --dtype float8_e4m3fn --folder /tmp/big
+    python -m tests.support.conversion_memory --gigabytes 7 --dtype float8_e4m3fn --folder /tmp/big
 
 Makes a source with the names of a 7B GLaMM checkpoint (values random, widths scaled to the size), converts it in a
 process of its own, prints one JSON line, and deletes both.

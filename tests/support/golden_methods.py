@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
-from tests.pruning.evidence import RandomEvidence
+from tests.support.evidence import RandomEvidence
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 

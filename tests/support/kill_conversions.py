@@ -1,6 +1,6 @@
 """Kills conversions with SIGKILL at many moments, and says in which state each left the disk.
 
-    python -m tests.conversion.kill_worker FOLDER KILLS
+    python -m tests.support.kill_conversions FOLDER KILLS
 
 A process that has imported everything forks one child per attempt. Prints one JSON line per attempt.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tests.conversion.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
+from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
 from transformers_litelvlm.conversion.convert import convert_checkpoint
 from transformers_litelvlm.conversion.source import CheckpointSource
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "golden" / "checkpoints"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "golden" / "checkpoints"
 TINY_GLAMM = FIXTURES / "tiny_glamm_reference"
-SHARED = Path(os.environ.get("LITELVLM_SHARED", Path(__file__).parents[4] / "shared"))
+SHARED = Path(os.environ.get("LITELVLM_SHARED", Path(__file__).parents[3] / "shared"))
 TOKENIZER_MODEL = SHARED / "golden" / "checkpoints" / "llama_tokenizer" / "tokenizer.model"
 
 # As published for xinlai/LISA-7B-v1.

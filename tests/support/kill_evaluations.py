@@ -1,6 +1,6 @@
 """Kills an evaluation with SIGKILL at random moments, starts it again each time, and compares what comes out.
 
-    python -m tests.evaluation.kill_worker FOLDER KILLS [MODEL VIDEOS]
+    python -m tests.support.kill_evaluations FOLDER KILLS [MODEL VIDEOS]
 
 With a model and a folder of videos (as Ref-DAVIS17), these; else scenes of RefShapes.
 A process that has imported everything forks one child per attempt. Prints one JSON line per attempt.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.evaluation.small_runs import assert_same, options
+from tests.support.small_evaluations import assert_same, options
 from transformers_litelvlm.evaluation.runner import evaluate
 
 

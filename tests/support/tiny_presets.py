@@ -6,8 +6,8 @@ import dataclasses
 
 from transformers import Sam2VideoConfig
 
-from tests.models.qwen2_5_vl_lite.tiny import tiny_config as tiny_qwen_config
-from tests.models.qwen2_5_vl_lite.unipixel import sam2_config
+from tests.support.tiny_qwen2_5_vl import tiny_config as tiny_qwen_config
+from tests.support.tiny_unipixel import sam2_config
 from transformers_litelvlm import (
     LlavaLiteForConditionalGeneration,
     Qwen2_5_VLLite,

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
-from tests.models.llava_lite.originals import FIXTURES
-from tests.models.llava_lite.tiny import asymmetric_
-from tests.models.qwen2_5_vl_lite.tiny import (
+from tests.support.original_checkpoints import FIXTURES
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_qwen2_5_vl import (
     CHAT_TEMPLATE,
     MERGE,
     PATCH,

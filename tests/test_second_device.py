@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.other_device import DEVICE, OtherTensor, other_device
+from tests.support.second_device import DEVICE, OtherTensor, other_device
 
 
 REFUSED = {

@@ -15,7 +15,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from tests.models.llava_lite.tiny import asymmetric_, tiny_guidance_tokenizer
+from tests.support.random_weights import asymmetric_
+from tests.support.tiny_llava import tiny_guidance_tokenizer
 from transformers_litelvlm import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteConfig,

@@ -1,0 +1,311 @@
+"""The contract of a model family, and what all families share on top of it.
+
+A family subclasses upstream's base model and head and says what differs: how its media become visual tokens
+([`PrunedModelMixin`], the part "a family gives"). Encoding, selecting, shortening the prompt, `forward` and what it
+returns are written once, here. Evaluation, benchmark, command line and cards call this contract and never ask which
+family a model is of.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.decoder.cache import holds_pruned_prompt
+from transformers_litelvlm.models.decoder.forward import forward_in_decoder
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.selection import select
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.prompt.compaction import PromptCounts
+from transformers_litelvlm.models.prompt.embedding import embed_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import Positions, PrunedPrompt, prune_prompt
+from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
+
+
+# Arguments that every method below adds to upstream's.
+PRUNING_ARGUMENTS = ("pruning_config",)
+SENTENCE_ARGUMENTS = ("guidance_input_ids", "guidance_attention_mask")
+# What a prompt consists of beside its media.
+TEXT_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "mm_encoder_outputs")
+
+
+class PrunedModelMixin:
+    """For a family's base model, in front of upstream's.
+
+    Attributes:
+        media_arguments: by modality, the arguments of `get_image_features` (`get_video_features`), pixels first.
+        further_arguments: what else of `forward` belongs to the prompt.
+        guidance_arguments: what guides the selection.
+        output_class: of `forward`.
+        can_share_prefix: whether prompts about one picture may be read once as far as they are the same.
+    """
+
+    media_arguments: ClassVar[dict[str, tuple[str, ...]]]
+    further_arguments: ClassVar[tuple[str, ...]] = ()
+    guidance_arguments: ClassVar[tuple[str, ...]] = SENTENCE_ARGUMENTS
+    output_class: ClassVar[type]
+    can_share_prefix: ClassVar[bool] = False
+
+    config: Any
+    language_model: Any
+
+    # ---- a family gives ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def media_grids(self, modality: str, arguments: dict[str, Any]) -> list[Grid]:
+        """(t, h, w) visual tokens of each image or video, from shapes alone: nothing here asks the device."""
+
+    @abstractmethod
+    def encode(self, modality: str, arguments: dict[str, Any]) -> EncodedMedia:
+        """The vision tower's states of images or videos, which no sentence changes.
+
+        Args:
+            modality: `"image"` or `"video"`.
+            arguments: of `get_image_features` or `get_video_features`.
+
+        Raises:
+            ValueError: if pruning is not defined for the tower, or guidance is not what the config asks for.
+        """
+
+    def full_positions(self, arguments: dict[str, Any]) -> torch.Tensor | None:
+        """Upstream's positions of an unpruned prompt, (..., B, L); `None`: one after the other."""
+        return None
+
+    def continue_after(self, prompt: PrunedPrompt, full_positions: torch.Tensor) -> None:
+        """Adapt what upstream derives from the length of the prompt, which is shorter than its positions say."""
+
+    def check_short_prompt(self, prompt: PrunedPrompt) -> None:
+        """Refuse a prompt with the kept placeholders alone that the family cannot use. Raises ValueError."""
+
+    def decoder_positions(self, prompt: PrunedPrompt, embeds: torch.Tensor, cache: Any) -> torch.Tensor | None:
+        """Positions of an unpruned prompt that has none, for methods inside the language model."""
+        return None
+
+    # ---- all families share -----------------------------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """In the order in which guidance has their sentences."""
+        return tuple(self.media_arguments)
+
+    def pixels_of(self, modality: str) -> str:
+        """The argument that holds the pixels of a modality."""
+        return self.media_arguments[modality][0]
+
+    @property
+    def prompt_arguments(self) -> tuple[str, ...]:
+        """All arguments of upstream's `forward` that make the prompt."""
+        media = [name for names in self.media_arguments.values() for name in names]
+        return (*TEXT_ARGUMENTS, *media, *self.further_arguments)
+
+    def settings(self, pruning_config: PruningConfig | dict | None = None) -> PruningSettings:
+        """The pruning settings of one call: those of the config, or `pruning_config` in their place."""
+        return PruningSettings.of(self.config, pruning_config)
+
+    def num_visual_tokens(self, modality: str, arguments: dict[str, Any]) -> list[int]:
+        """N_i of each image or video, before pruning."""
+        return [t * height * width for t, height, width in self.media_grids(modality, arguments)]
+
+    def select(
+        self, encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings | None = None
+    ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
+        """The visual tokens that are kept of what [`encode`] returned, see [`~guidance.selection.select`]."""
+        return select(encoded, guidance, settings or self.settings())
+
+    def media_features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
+        """Features of a modality under `settings`: pruned, or upstream's own output if nothing is cut before the
+        language model."""
+        own = {name: arguments[name] for name in self.media_arguments[modality] if name in arguments}
+        own |= self._guidance_of(modality, arguments)
+        return self._features(modality, own, settings)
+
+    def _guidance_of(self, modality: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Guidance has rows for the images, then for the videos."""
+        guidance = {n: arguments[n] for n in self.guidance_arguments if arguments.get(n) is not None}
+        present = [m for m in self.modalities if arguments.get(self.pixels_of(m)) is not None]
+        if len(present) < 2:
+            return guidance
+        num_images = len(self.media_grids(present[0], arguments))
+        rows = slice(num_images) if modality == present[0] else slice(num_images, None)
+        return {name: value[rows] for name, value in guidance.items()}
+
+    def _features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
+        guidance = {name: arguments.pop(name, None) for name in self.guidance_arguments}
+        is_cut = settings.before_language_model is not None and any(
+            map(settings.cuts, self.num_visual_tokens(modality, arguments))
+        )
+        if not is_cut:
+            upstream = getattr(super(), f"get_{modality}_features")
+            return upstream(**{"return_dict": True, **arguments})
+        arguments.pop("return_dict", None)
+        return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
+
+    def prune(
+        self,
+        arguments: dict[str, Any],
+        settings: PruningSettings,
+        positions: Positions | None = None,
+        counts: dict[str, PromptCounts] | None = None,
+    ) -> PrunedPrompt:
+        """See [`prune_prompt`]."""
+        return prune_prompt(self, arguments, settings, positions, counts)
+
+    def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        pruning_config, prompt = arguments.pop("pruning_config", None), arguments.pop("pruned", None)
+        is_for_head = prompt is not None
+        if prompt is None:
+            prompt = self.prune(arguments, self.settings(pruning_config))
+        ours = {*self.prompt_arguments, *self.guidance_arguments}
+        others = {name: value for name, value in arguments.items() if name not in ours}
+        cache = others.get("cache")
+        if prompt.settings.inside_language_model is not None or holds_pruned_prompt(cache):
+            in_decoder = forward_in_decoder(self, prompt, **others)
+            if in_decoder is not None:
+                return self.output_class(**in_decoder)
+        if prompt.plan is None:
+            return self.output_class(**upstream(self, **prompt.inputs, return_dict=True, **others))
+        output = self.language_model(**embed_prompt(self, prompt, cache), return_dict=True, **others)
+        output = self.output_class(**output)
+        for modality, features in prompt.encoded.items():
+            setattr(output, f"{modality}_outputs", features)
+        if not is_for_head:
+            return _expanded(output, prompt)
+        if prompt.wanted is not None:
+            output.last_hidden_state = prompt.plan.take(output.last_hidden_state, prompt.wanted)
+        return output
+
+
+class PrunedHeadMixin:
+    """For a family's model with a language-modeling head, in front of upstream's.
+
+    Attributes:
+        output_class: of `forward`.
+    """
+
+    output_class: ClassVar[type]
+
+    model: Any
+    config: Any
+
+    def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        base = self.model
+        prompt = base.prune(arguments, base.settings(arguments.pop("pruning_config", None)))
+        ours = {*base.prompt_arguments, *base.guidance_arguments}
+        others = {name: value for name, value in arguments.items() if name not in ours}
+        if prompt.plan is None:
+            return self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))
+        plan, labels = prompt.plan, others.pop("labels", None)
+        columns = _columns(others.pop("logits_to_keep", 0), plan.full_length, plan.index.device)
+        if labels is None:
+            prompt.wanted = columns
+        else:  # the loss needs all logits
+            others["labels"] = plan.apply(labels, -100)
+        output = self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))
+        if prompt.wanted is None:
+            output.logits = plan.expand(output.logits)
+            output.logits = output.logits if columns is None else output.logits[:, columns]
+        return _expanded(output, prompt)
+
+
+def _columns(logits_to_keep: int | torch.Tensor, length: int, device: torch.device) -> torch.Tensor | None:
+    """The columns of a prompt that `logits_to_keep` names; `None` for all."""
+    if isinstance(logits_to_keep, torch.Tensor):
+        return logits_to_keep.to(device)
+    if not logits_to_keep:
+        return None
+    return torch.arange(max(length - logits_to_keep, 0), length, device=device)
+
+
+def _expanded(output: Any, prompt: PrunedPrompt) -> Any:
+    """The states of an output at the columns of the prompt that was passed; zeros for what was taken out of it."""
+    if output.hidden_states is not None:
+        expand = prompt.plan.expand
+        output.hidden_states = tuple(None if each is None else expand(each) for each in output.hidden_states)
+    if getattr(output, "last_hidden_state", None) is not None:
+        output.last_hidden_state = prompt.plan.expand(output.last_hidden_state)
+    return output
+
+
+def pruned_forward(upstream: Any, *added: str) -> Callable[..., Any]:
+    """`forward` of a family's class, with the arguments of upstream's and ours.
+
+    Args:
+        upstream: upstream's class.
+        added: names of arguments in addition; `generate` and Trainer read them in the signature.
+    """
+    signature = _extended(upstream.forward, added)
+    names = _names(signature)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As upstream, on the visual tokens that a pruning method keeps.
+
+        Logits and hidden states have the columns of the prompt that was passed, with zeros for tokens that were
+        pruned; `attentions` have those of the shortened prompt.
+
+        Args:
+            guidance_input_ids, guidance_attention_mask, guidance_pixel_values: see `get_image_features`.
+            pruning_config: pruning settings of this call alone.
+        """
+        return self._forward(upstream.forward, {**dict(zip(names, args)), **kwargs})
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    return can_return_tuple(takes_old_cache_name(forward))
+
+
+def pruned_features(upstream: Any, modality: str, *added: str) -> Callable[..., Any]:
+    """`get_image_features` or `get_video_features` of a family's base model, with upstream's arguments and ours."""
+    name = f"get_{modality}_features"
+    signature = _extended(getattr(upstream, name), added)
+    names = _names(signature)
+
+    def get_features(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encode images (or videos) and project the visual tokens that the pruning method keeps.
+
+        Args:
+            guidance_input_ids: (M, T, L) the T expressions of each of M images, as the processor makes them.
+            guidance_attention_mask: (M, T, L); an expression that an image does not have is all zero.
+            guidance_pixel_values: pictures for a CLIP beside the model, if the family takes one: one for each image,
+                and for each temporal patch of a video.
+            pruning_config: pruning settings of this call alone.
+            The rest as upstream.
+
+        Returns:
+            Upstream's output if nothing is cut before the language model, else [`PrunedImageFeatures`].
+
+        Raises:
+            ValueError: if the method needs sentences and there are none, or the tower is not one it is defined for.
+        """
+        arguments = {**dict(zip(names, args)), **kwargs}
+        settings = self.settings(arguments.pop("pruning_config", None))
+        return_dict = arguments.get("return_dict")
+        output = self._features(modality, arguments, settings)
+        return output.to_tuple() if return_dict is False and not isinstance(output, tuple) else output
+
+    get_features.__name__, get_features.__qualname__ = name, name
+    get_features.__signature__ = signature  # type: ignore[attr-defined]
+    return get_features
+
+
+def _extended(upstream: Callable[..., Any], added: tuple[str, ...]) -> inspect.Signature:
+    """Upstream's signature with keyword arguments added."""
+    signature = inspect.signature(upstream)
+    *named, variable = signature.parameters.values()
+    if variable.kind is not inspect.Parameter.VAR_KEYWORD:
+        raise TypeError(f"The last parameter of upstream's {upstream.__qualname__} is {variable}, not **kwargs.")
+    ours = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)
+        for name in (*added, *PRUNING_ARGUMENTS)
+    ]
+    return signature.replace(parameters=[*named, *ours, variable])
+
+
+def _names(signature: inspect.Signature) -> list[str]:
+    """Names of the arguments that may be given by position."""
+    return list(signature.parameters)[1:-1]  # without self and **kwargs

@@ -1,0 +1,103 @@
+"""Images and videos after the vision tower, and the sentences that guide the selection from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+
+from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.guidance.frames import FrameGroup
+from transformers_litelvlm.pruning.base import VisualEvidence
+
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The sentences about M images or videos, up to T each.
+
+    Attributes:
+        input_ids: (M, T, L) their tokens.
+        attention_mask: (M, T, L); a sentence that an image does not have is all zero.
+        text_embeds: (M, T, P) their embeddings, if they are known already.
+    """
+
+    input_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> Guidance:
+        """From arguments of a model."""
+        return cls(arguments.get("guidance_input_ids"), arguments.get("guidance_attention_mask"))
+
+    @property
+    def max_expressions(self) -> int:
+        """T; 0 without sentences."""
+        return 0 if self.input_ids is None else self.input_ids.shape[1]
+
+    def rows(self, media: slice | Sequence[int]) -> Guidance:
+        """The sentences about some of the images or videos."""
+
+        def select(values: torch.Tensor | None) -> torch.Tensor | None:
+            if values is None or isinstance(media, slice):
+                return values if values is None else values[media]
+            return values if list(media) == list(range(len(values))) else values[index_on(values.device, media)]
+
+        return Guidance(select(self.input_ids), select(self.attention_mask), select(self.text_embeds))
+
+    def with_text_embeds(self, text_embeds: torch.Tensor) -> Guidance:
+        """The same sentences, with their embeddings."""
+        return replace(self, text_embeds=text_embeds)
+
+
+class EncodedMedia(ABC):
+    """What a family's vision tower makes of M images or videos. No sentence and no pruning setting changes it.
+
+    `encoded[places]` are some of them, repeated or not: those that B dialogues are about.
+
+    Attributes:
+        grids: (t, h, w) visual tokens of each; an image has t = 1.
+        has_class_token: whether methods that read the class token, or the layers of a CLIP tower, are defined.
+    """
+
+    grids: list[Grid]
+    has_class_token: bool = True
+
+    @property
+    def sizes(self) -> list[int]:
+        """N_i, the number of visual tokens of each image or video."""
+        return [prod(grid) for grid in self.grids]
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    @abstractmethod
+    def __getitem__(self, places: Sequence[int]) -> EncodedMedia: ...
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Run what is left of the tower, if it is lazy: for who measures it."""
+
+    @property
+    @abstractmethod
+    def tower_features(self) -> torch.Tensor | None:
+        """`last_hidden_state` of the features: the tower's output before selection, if it was computed."""
+
+    @abstractmethod
+    def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
+        """What a method may ask about the frames of a group, whose sentences are `guidance`."""
+
+    @abstractmethod
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Visual tokens (B, K, C) as the language model reads them, (B, K, D)."""
+
+    @abstractmethod
+    def all_tokens(self) -> list[torch.Tensor]:
+        """All visual tokens of each image or video as the language model reads them, (N_i, D)."""

@@ -1,0 +1,162 @@
+"""From encoded images and videos to the visual tokens that are kept: method, order, gather or merge, project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.guidance.frames import FrameGroup, group_frames
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.pruning.base import Selection, VisualEvidence, get_pruner, list_pruners
+from transformers_litelvlm.pruning.selection import gather_tokens
+
+
+class Chosen(NamedTuple):
+    """What a method chose from the frames of a group: one selection for all, or one for each frame."""
+
+    group: FrameGroup
+    evidence: VisualEvidence
+    parts: list[Selection]
+
+
+def select(
+    encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings
+) -> PrunedImageFeatures | BaseModelOutputWithPooling:
+    """The visual tokens that the language model gets of M images or videos.
+
+    Returns:
+        [`PrunedImageFeatures`]; a plain output with all tokens if nothing is cut before the language model.
+
+    Raises:
+        ValueError: as [`choose`].
+    """
+    if settings.before_language_model is None or not any(map(settings.cuts, encoded.sizes)):
+        return BaseModelOutputWithPooling(pooler_output=encoded.all_tokens())
+    return project(encoded, choose(encoded, guidance, settings), settings)
+
+
+def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings) -> list[Chosen]:
+    """Which tokens a method keeps, group by group.
+
+    Raises:
+        ValueError: if the method needs sentences and there are none, is not defined for the tower, or cannot keep
+            exactly as many tokens as the budget says.
+    """
+    _check(encoded, guidance, settings)
+    chosen = []
+    for group in group_frames(encoded.grids, [settings.budget_of(size) for size in encoded.sizes]):
+        evidence = encoded.evidence(group, guidance.rows(group.media))
+        num_frames, num_tokens = len(group.frames), group.grid[0] * group.grid[1]
+        if 0 < group.budget < num_tokens:
+            selection = settings.before_language_model.select(evidence, group.budget)
+        else:  # methods are not defined for these: nothing, or everything
+            everything = torch.arange(group.budget, device=evidence.features.device)
+            selection = Selection(everything.expand(num_frames, -1))
+        parts = selection if isinstance(selection, list) else [selection]
+        if settings.in_raster_order:
+            parts = [part.in_raster_order() for part in parts]
+        chosen.append(Chosen(group, evidence, parts))
+    return chosen
+
+
+def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettings) -> PrunedImageFeatures:
+    """Gather the chosen tokens, or take the merged ones, and project them."""
+    whole = chosen[0]
+    if len(chosen) == 1 and len(whole.parts) == 1 and len(whole.group.frames) == len(encoded):
+        [selection], [tokens] = whole.parts, _tokens_of(whole, encoded)  # images of one size: no loop over them
+        features = PrunedImageFeatures(
+            pooler_output=list(tokens),
+            retained_indices=selection.indices,
+            similarity=selection.similarity,
+            context_scores=selection.context,
+            merge_weights=selection.weights,
+        )
+    else:
+        features = _join_frames(encoded, chosen)
+    features.num_visual_tokens = encoded.sizes
+    features.last_hidden_state = encoded.tower_features
+    return features
+
+
+def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings) -> None:
+    pruner = settings.before_language_model
+    if pruner.needs_class_token and not encoded.has_class_token:
+        defined = ", ".join(name for name in list_pruners() if not get_pruner(name).needs_class_token)
+        raise ValueError(
+            f"The pruning method {pruner.name!r} is not defined for this model's vision tower: it reads the class "
+            f"token or the layers of a CLIP tower. Methods that are: {defined}."
+        )
+    if pruner.needs_text and guidance.input_ids is None:
+        raise ValueError(
+            f"The pruning method {pruner.name!r} is guided by sentences, but `guidance_input_ids` is None. Pass "
+            "`expressions=[...]` to the processor and its whole output to the model, or choose another "
+            "`pruning_method`."
+        )
+    if guidance.input_ids is not None and len(guidance.input_ids) != len(encoded):
+        raise ValueError(
+            f"`guidance_input_ids` has sentences for {len(guidance.input_ids)} images or videos, but there are "
+            f"{len(encoded)}: give one row each, those of the images first."
+        )
+
+
+def _tokens_of(chosen: Chosen, encoded: EncodedMedia) -> Iterator[torch.Tensor]:
+    """Projected tokens (B, K, D) of each part."""
+    is_ragged = len(chosen.parts) != 1
+    for frame, part in enumerate(chosen.parts):
+        tokens = part.features
+        if tokens is None:
+            features = chosen.evidence.features
+            tokens = gather_tokens(features[frame : frame + 1] if is_ragged else features, part.indices)
+        yield encoded.project(tokens)
+
+
+def _join_frames(encoded: EncodedMedia, chosen: list[Chosen]) -> PrunedImageFeatures:
+    """The tokens of each image or video, frame after frame."""
+    grids = encoded.grids
+    num_frames = sum(t for t, _, _ in grids)
+    selections: list[Selection | None] = [None] * num_frames
+    tokens: list[torch.Tensor | None] = [None] * num_frames
+    for group in chosen:
+        own = [row for part in _tokens_of(group, encoded) for row in part.split(1)]
+        for frame, selection, kept in zip(group.group.frames, _one_by_one(group.parts), own, strict=True):
+            selections[frame], tokens[frame] = selection, kept
+    counts = [t for t, _, _ in grids]
+    offsets = [index * height * width for t, height, width in grids for index in range(t)]
+    return PrunedImageFeatures(
+        pooler_output=_join(tokens, counts, partial(torch.cat, dim=0)),
+        retained_indices=_join([part.indices + offset for part, offset in zip(selections, offsets)], counts),
+        similarity=_join([part.similarity for part in selections], counts),
+        context_scores=_join([part.context for part in selections], counts),
+        merge_weights=_join([part.weights for part in selections], counts, lambda parts: torch.block_diag(*parts)),
+    )
+
+
+def _one_by_one(parts: list[Selection]) -> Iterator[Selection]:
+    """The selections of single frames, each a batch of one."""
+    for part in parts:
+        for row in range(len(part.indices)):
+            yield Selection(*(None if value is None else value[row : row + 1] for value in part))
+
+
+_CAT = partial(torch.cat, dim=-1)
+
+
+def _join(of_frames: list, counts: Sequence[int], join: Callable[[list], torch.Tensor] = _CAT) -> list | None:
+    """What belongs to the frames of one image or video (each a batch of one), in one tensor.
+
+    `None` for a medium of which a frame has nothing, and for all if none has anything.
+    """
+    if all(part is None for part in of_frames):
+        return None
+    joined, start = [], 0
+    for count in counts:
+        parts = of_frames[start : start + count]
+        joined.append(None if any(part is None for part in parts) else join([part[0] for part in parts]))
+        start += count
+    return joined

@@ -1,0 +1,48 @@
+"""What models return that write masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+from transformers_litelvlm.models.outputs import RetainedIndices
+
+
+@dataclass
+class ReferringSegmentationOutput(ModelOutput):
+    """Masks for every sentence of every image.
+
+    Lists have one entry per image; T_i is its number of sentences, (H_i, W_i) its original size. Tensors have one row
+    for each of the B dialogues, usually one per image, and are padded to T, the largest number of sentences.
+
+    Of videos, with F_i frames, `masks` and `mask_logits` are (T_i, F_i, H_i, W_i), `scores` and `object_scores`
+    (T_i, F_i), `iou_scores` those of the first frame, and `pred_masks` is a list of (T_i, F_i, h, w).
+
+    Attributes:
+        masks: bool (T_i, H_i, W_i), logits > 0.
+        mask_logits: float32 (T_i, H_i, W_i).
+        scores: float32 (T_i,), mean probability of the pixels inside the mask; 0 for an empty mask.
+        iou_scores: float32 (T_i,), IoU that the mask decoder's own head predicts; LISA and GLaMM do not train it.
+        object_scores: float32 (T_i,), with SAM 2 only: logit that the object is in the picture at all.
+        pred_masks: (B, T, h, w) logits as the mask decoder gives them.
+        seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts; (B, T, 2, C) with SAM 2.
+        retained_indices: (B, K) visual tokens that were kept; `None` if pruning was off.
+        similarity: (B, T, N) and context_scores: (B, N), if the method computed them.
+        merge_weights: (B, K, N) how much of each visual token is in each kept one; `None` if nothing was merged.
+        sequences: (B, L) generated ids, on the generate route only.
+    """
+
+    masks: list[torch.Tensor] | None = None
+    mask_logits: list[torch.Tensor] | None = None
+    scores: list[torch.Tensor] | None = None
+    iou_scores: list[torch.Tensor] | None = None
+    object_scores: list[torch.Tensor] | None = None
+    pred_masks: torch.Tensor | list[torch.Tensor] | None = None
+    seg_embeddings: torch.Tensor | None = None
+    retained_indices: RetainedIndices | None = None
+    similarity: torch.Tensor | None = None
+    context_scores: torch.Tensor | None = None
+    merge_weights: torch.Tensor | list[torch.Tensor] | None = None
+    sequences: torch.Tensor | None = None

@@ -1,0 +1,62 @@
+"""[SEG] in a prompt or an answer: how many there are, the states that predict them, and whose masks they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def count_seg(input_ids: torch.Tensor, seg_token_id: int) -> list[int]:
+    """How many masks each row of `input_ids` (B, L) asks for, by a [SEG] after any other token.
+
+    Raises:
+        ValueError: a row asks for none.
+    """
+    counts = (input_ids[:, 1:] == seg_token_id).sum(dim=1).tolist()
+    if not all(counts):
+        raise ValueError(
+            "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
+            "`processor.segmentation_inputs`, or `generate_masks` to let the model write its answer."
+        )
+    return counts
+
+
+def states_before_seg(
+    hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int, counts: list[int] | None = None
+) -> tuple[torch.Tensor, list[int]]:
+    """Hidden states (B, T, D) at the positions that predict [SEG], one before it, and how many each row has.
+
+    Args:
+        hidden_states: (B, L, D) after the final norm.
+        input_ids: (B, L) with `seg_token_id` where masks are asked for.
+        counts: of [`count_seg`], if it was asked before; then nothing here asks the device.
+    """
+    is_seg = input_ids[:, 1:] == seg_token_id
+    counts = is_seg.sum(dim=1).tolist() if counts is None else counts
+    positions = (~is_seg).byte().argsort(dim=1, stable=True)[:, : max(counts)]
+    return hidden_states.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])), counts
+
+
+def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
+    """Last of the returned hidden states (B, T, D) that predicted the new tokens: one per decoding step of
+    `generate` with `output_hidden_states`, along the chosen beam."""
+    states = torch.stack([step[-1][:, -1] for step in generated.hidden_states[:num_new]], dim=1)
+    beam_indices = getattr(generated, "beam_indices", None)
+    if beam_indices is None:
+        return states
+    rows = beam_indices[:, : states.shape[1]].clamp(min=0)
+    return states[rows, torch.arange(rows.shape[1], device=rows.device)]
+
+
+def by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
+    """Values (B, T, ...) of the [SEG] of B dialogues as one tensor (T_i, ...) per image, dialogue after dialogue.
+
+    Args:
+        counts: number of [SEG] of each dialogue.
+        about: image of each dialogue, ascending.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in range(about[-1] + 1)]
+    for image, of_dialogue, count in zip(about, values, counts, strict=True):
+        found[image].append(of_dialogue[:count])
+    return [torch.cat(of_image) for of_image in found]

@@ -1,0 +1,353 @@
+"""Masks for sentences: `segment`, `generate_masks` and their halves, for every family and every mask decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
+from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
+from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_before_seg, states_of_new_tokens
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.prompt.compaction import count_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
+from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
+from transformers_litelvlm.models.settings import PruningSettings
+
+
+# What `segment` and `generate_masks` read beside the prompt.
+MASK_INPUTS = ("mask_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_num_frames")
+# Read on the host: shapes depend on them.
+_ON_HOST = ("original_sizes", "reshaped_input_sizes", "mask_num_frames", "dialogue_images")
+
+
+class DialogueStates(NamedTuple):
+    """What the language model makes of B dialogues.
+
+    Attributes:
+        states: (B, L', D) that predict [SEG]; of the shortened prompt, or of its end if dialogues share the beginning.
+        input_ids: (B, L') that they belong to.
+        num_masks: [SEG] of each dialogue.
+        kept: what was kept of the pictures or videos; `None` if nothing was cut.
+    """
+
+    states: torch.Tensor
+    input_ids: torch.Tensor
+    num_masks: list[int] | None = None
+    kept: PrunedImageFeatures | None = None
+
+
+class ReferringSegmentationMixin:
+    """For a family's model that writes masks, in front of its model with a language-modeling head.
+
+    `segment` takes what `processor.segmentation_inputs` returns, B dialogues about M pictures or videos, and is
+    [`encode`], [`select`], [`read`], [`encode_for_masks`] and [`decode`] one after the other. Sweeps over pruning
+    settings call these halves.
+
+    Attributes:
+        mask_modality: how `segmentation_inputs` hands pictures to the language model.
+        reads_before_norm: whether [SEG] is read before the language model's final norm.
+    """
+
+    mask_modality: ClassVar[str]
+    reads_before_norm: ClassVar[bool] = False
+
+    model: Any
+    mask_model: nn.Module
+    config: Any
+
+    def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
+        """States (B, T, D) that predict [SEG] as prompts (B, T, n, C) of the mask decoder."""
+        raise NotImplementedError
+
+    @property
+    def mask_decoder(self) -> MaskDecoder:
+        """Of the kind that `config.mask_config` names."""
+        return mask_decoder_class(self.config.mask_config)(self.mask_model)
+
+    @torch.no_grad()
+    def segment(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        pruning_config: PruningConfig | None = None,
+        mask_features: Any = None,
+        **inputs: Any,
+    ) -> ReferringSegmentationOutput:
+        """Masks for all sentences of all pictures in ONE forward pass: the answers with [SEG] are part of the prompt.
+
+        Args:
+            input_ids, attention_mask: (B, L), one [SEG] per mask.
+            pruning_config: pruning settings of this call alone.
+            mask_features: of [`encode_for_masks`] instead of `mask_pixel_values`.
+            inputs: what else the processor returned: pixels and sizes for the vision tower, of M pictures or videos;
+                `guidance_input_ids` and `guidance_attention_mask`, (B, T, L) or (M, T, L), the sentences that guide
+                the selection; `dialogue_images` (B,) the picture that each dialogue is about, ascending (default: one
+                each); `mask_pixel_values` (M, 3, S, S), or the frames of all videos; `original_sizes`,
+                `reshaped_input_sizes` (M, 2), height before width; `mask_num_frames` (M,) of videos. Instead of
+                pixels, `mm_encoder_outputs` with features of the dialogues, or of the pictures.
+
+        Returns:
+            [`ReferringSegmentationOutput`]; its lists have one entry per picture or video, its tensors one row per
+            dialogue.
+
+        Raises:
+            ValueError: if a row of the prompt has no [SEG], or an input is missing, does not fit, or is unknown.
+        """
+        inputs = self._checked({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
+        read = self.read(inputs, settings=self.model.settings(pruning_config))
+        return self.decode(read, inputs, mask_features)
+
+    @torch.no_grad()
+    def generate_masks(self, input_ids: torch.Tensor, **inputs: Any) -> ReferringSegmentationOutput:
+        """Masks for every [SEG] that the model writes itself; the slow route, for open questions.
+
+        Args:
+            input_ids: (B, L) prompts that end where the answer begins.
+            inputs: as in [`segment`], and arguments of `generate`. Greedy, and at most 512 new tokens, unless
+                `generation_config` or these say otherwise.
+
+        Returns:
+            [`ReferringSegmentationOutput`] with `sequences`; an answer without [SEG] has no masks.
+        """
+        for_masks = {name: inputs[name] for name in (*MASK_INPUTS, "dialogue_images") if name in inputs}
+        if inputs.get("generation_config") is None:
+            inputs = {"do_sample": False, "max_new_tokens": 512, **inputs}
+        inputs.update(return_dict_in_generate=True, output_hidden_states=[-1])  # the last layer's alone
+        generated = self.generate(input_ids=input_ids, **inputs)
+        if len(generated.sequences) != len(input_ids):
+            raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")
+        new_ids = generated.sequences[:, input_ids.shape[1] :]
+        # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
+        shifted = nn.functional.pad(new_ids, (1, 0), value=-1)
+        read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted)
+        output = self.decode(read, _on_host(for_masks))
+        output.sequences = generated.sequences
+        return output
+
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any):
+        """As without masks; inputs that only masks need are left aside. With `dialogue_images`, pictures or videos are
+        given once each, as in [`segment`]."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in MASK_INPUTS}
+        dialogue_images = kwargs.pop("dialogue_images", None)
+        pixels = self.model.pixels_of(self.mask_modality)
+        if dialogue_images is not None and kwargs.get(pixels) is not None:
+            settings, about = self.model.settings(kwargs.get("pruning_config")), dialogue_images.tolist()
+            features = _by_dialogue(self.features_of(kwargs, settings, about), about)
+            of_pictures = {pixels, *self.model.guidance_arguments}
+            kwargs = {name: value for name, value in kwargs.items() if name not in of_pictures}
+            kwargs |= self._media_by_dialogue(kwargs, about)
+            kwargs["mm_encoder_outputs"] = {self.mask_modality: features}
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    # ---- the halves of `segment`, for sweeps and measurements -------------------------------------------------------
+
+    def encode(self, inputs: dict[str, Any]) -> EncodedMedia:
+        """What neither sentences nor pruning settings change: the vision tower on M pictures or videos."""
+        return self.model.encode(self.mask_modality, self._media_of(inputs, with_guidance=True))
+
+    def select(
+        self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
+    ) -> Any:
+        """Features of the B dialogues of `inputs` under `settings`; or of the M pictures, if all dialogues about one
+        get the same."""
+        return self.model.select(self.encoded_for(encoded, inputs, guidance, settings), guidance, settings)
+
+    def encoded_for(
+        self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
+    ) -> EncodedMedia:
+        """The media of each dialogue if its sentences decide what is kept, else the media as they are."""
+        about, pruner = _about(inputs), settings.before_language_model
+        is_guided = pruner is not None and pruner.needs_text and guidance.input_ids is not None
+        return encoded[about] if is_guided and len(guidance.input_ids) == len(about) else encoded
+
+    def read(
+        self, inputs: dict[str, Any], features: Any = None, settings: PruningSettings | None = None
+    ) -> DialogueStates:
+        """What the language model makes of the dialogues.
+
+        Args:
+            inputs: of `processor.segmentation_inputs`.
+            features: of [`select`]; default: encoded and selected here.
+            settings: of this call; default: those of the config.
+        """
+        base, inputs = self.model, _on_host(inputs)
+        settings = settings or base.settings()
+        ids, mask, about = inputs["input_ids"], inputs.get("attention_mask"), _about(inputs)
+        # What shapes depend on is asked of the device before it has much to do; from here on, nothing waits for it.
+        num_masks = count_seg(ids, self.config.seg_token_id)
+        counts = None
+        if settings.is_on:
+            counts = {self.mask_modality: count_prompt(placeholder_mask(base, self.mask_modality, inputs), mask)}
+        shared = 0
+        if base.can_share_prefix and len(set(about)) < len(about) and settings.inside_language_model is None:
+            shared = shared_prefix_length(ids, mask, about, self.config.image_token_id, self.config.seg_token_id)
+        if features is None:
+            features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
+        if features is None:
+            features = self.features_of(inputs, settings, about)
+        if shared and len(features.pooler_output) != len(about):
+            ids, states, kept = read_after_shared_prefix(base, ids, mask, features, about, shared, settings, counts)
+            return DialogueStates(states, ids, num_masks, kept)
+        prompt = self.shorten(inputs, features, settings, counts)
+        states, kept = self.states_of(prompt)
+        return DialogueStates(states, prompt.inputs["input_ids"], num_masks, kept)
+
+    def shorten(
+        self, inputs: dict[str, Any], features: Any, settings: PruningSettings, counts: dict[str, Any] | None = None
+    ) -> PrunedPrompt:
+        """The prompt of the dialogues for `features` of [`select`]."""
+        about = _about(inputs)
+        given = {n: inputs[n] for n in self.model.prompt_arguments if inputs.get(n) is not None}
+        given.pop(self.model.pixels_of(self.mask_modality), None)
+        given |= self._media_by_dialogue(given, about)
+        given["mm_encoder_outputs"] = {self.mask_modality: _by_dialogue(features, about)}
+        return self.model.prune(given, settings, counts=counts)
+
+    def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
+        """States that predict [SEG], at the columns of the shortened prompt, and what was kept."""
+        how = {"output_hidden_states": [-1]} if self.reads_before_norm else {}
+        output = self.model(pruned=prompt, use_cache=False, **how)
+        states = output.hidden_states[-1] if self.reads_before_norm else output.last_hidden_state
+        kept = getattr(output, f"{self.mask_modality}_outputs")
+        return states, kept if isinstance(kept, PrunedImageFeatures) else None
+
+    def encode_for_masks(self, inputs: dict[str, Any]) -> Any:
+        """The mask model's features of the pictures or videos; the sentences play no part."""
+        return self.mask_decoder.encode(_mask_pixels(inputs), _num_frames(inputs))
+
+    def decode(
+        self, read: DialogueStates, inputs: dict[str, Any], mask_features: Any = None
+    ) -> ReferringSegmentationOutput:
+        """Masks from the states that predict [SEG].
+
+        Args:
+            read: of [`read`].
+            inputs: of `processor.segmentation_inputs`.
+            mask_features: of [`encode_for_masks`]; default: encoded here.
+        """
+        inputs = _on_host(inputs)
+        if inputs.get("original_sizes") is None:
+            raise ValueError("`original_sizes` is missing; `processor.segmentation_inputs` returns it.")
+        sizes = (inputs["original_sizes"], inputs.get("reshaped_input_sizes"))
+        geometry = MaskGeometry(*(None if size is None else size.tolist() for size in sizes))
+        decoder = self.mask_decoder
+        if mask_features is None:
+            mask_features = decoder.encode_for_one_use(_mask_pixels(inputs), _num_frames(inputs))
+        states, counts = states_before_seg(read.states, read.input_ids, self.config.seg_token_id, read.num_masks)
+        prompts = self.prompts_of_seg(states)
+        decoded = decoder.decode(mask_features, prompts, counts, _about(inputs, len(counts)), geometry)
+        kept = read.kept
+        return ReferringSegmentationOutput(
+            masks=[logits > 0 for logits in decoded.mask_logits],
+            mask_logits=decoded.mask_logits,
+            scores=[foreground_confidence(logits) for logits in decoded.mask_logits],
+            iou_scores=decoded.iou_scores,
+            object_scores=decoded.object_scores,
+            pred_masks=decoded.pred_masks,
+            seg_embeddings=prompts,
+            retained_indices=None if kept is None else kept.retained_indices,
+            similarity=None if kept is None else kept.similarity,
+            context_scores=None if kept is None else kept.context_scores,
+            merge_weights=None if kept is None else kept.merge_weights,
+        )
+
+    # ---- how dialogues and pictures belong together -----------------------------------------------------------------
+
+    def features_of(self, inputs: dict[str, Any], settings: PruningSettings, about: Sequence[int]) -> Any:
+        """Encode and select, for `inputs` with pixels of each picture or video once."""
+        modality, base = self.mask_modality, self.model
+        media, pixels = self._media_of(inputs, with_guidance=False), base.pixels_of(modality)
+        if media.get(pixels) is None:
+            raise ValueError(f"`{pixels}` is missing: pass pictures to `processor.segmentation_inputs`.")
+        sizes = base.num_visual_tokens(modality, media)
+        if len(sizes) != about[-1] + 1:
+            raise ValueError(
+                f"`{pixels}` holds {len(sizes)} pictures or videos, but `dialogue_images` names {about[-1] + 1}: give "
+                "each of them once."
+            )
+        if settings.before_language_model is None or not any(map(settings.cuts, sizes)):
+            return base.media_features(modality, media, settings)  # upstream's own
+        return self.select(self.encode(inputs), inputs, Guidance.of(inputs), settings)
+
+    def _media_of(self, inputs: dict[str, Any], with_guidance: bool) -> dict[str, Any]:
+        names = list(self.model.media_arguments[self.mask_modality])
+        if with_guidance:
+            names += self.model.guidance_arguments
+        return {name: inputs[name] for name in names if inputs.get(name) is not None}
+
+    def _media_by_dialogue(self, inputs: dict[str, Any], about: Sequence[int]) -> dict[str, Any]:
+        """Arguments with a row for each picture or video, with one for each dialogue."""
+        names = (*self.model.media_arguments[self.mask_modality][1:], *self.model.further_arguments)
+        num_media, is_shared = about[-1] + 1, len(set(about)) < len(about)
+        return {
+            name: inputs[name][list(about)]
+            for name in names
+            if is_shared and isinstance(inputs.get(name), torch.Tensor) and len(inputs[name]) == num_media
+        }
+
+    def _checked(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        known = {*self.model.prompt_arguments, *self.model.guidance_arguments, *MASK_INPUTS, "dialogue_images"}
+        unknown = sorted(set(inputs) - known)
+        if unknown:
+            raise ValueError(
+                f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
+                f"returns: {', '.join(sorted(known))}."
+            )
+        return inputs
+
+
+def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Mean probability of the pixels of each mask of (..., H, W) that are inside it, (...); 0 for an empty mask."""
+    inside = mask_logits > 0
+    total = (mask_logits.sigmoid() * inside).flatten(-2).sum(-1)
+    return total / inside.flatten(-2).sum(-1).clamp(min=1)
+
+
+def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None:
+    """Raises ValueError if a config has no mask decoder, but `class_name` needs one; `without_masks` is its parent."""
+    if config.mask_config is None or config.seg_token_id is None:
+        raise ValueError(
+            f"{class_name} needs `mask_config` and `seg_token_id` in its config, got "
+            f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
+            f"mask decoder load as {without_masks}."
+        )
+
+
+def _about(inputs: dict[str, Any], num_dialogues: int | None = None) -> list[int]:
+    """The picture or video that each dialogue is about."""
+    if inputs.get("dialogue_images") is not None:
+        return inputs["dialogue_images"].tolist()
+    return list(range(len(inputs["input_ids"]) if num_dialogues is None else num_dialogues))
+
+
+def _by_dialogue(features: Any, about: Sequence[int]) -> Any:
+    """Features of M pictures as those of B dialogues, each about one of them."""
+    if len(features.pooler_output) == len(about):
+        return features
+    if isinstance(features, PrunedImageFeatures):
+        return features.of_images(about)
+    return type(features)(pooler_output=[features.pooler_output[picture] for picture in about])
+
+
+def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same with sizes on the host."""
+    moved = {name: inputs[name].cpu() for name in _ON_HOST if isinstance(inputs.get(name), torch.Tensor)}
+    return {**inputs, **moved}
+
+
+def _mask_pixels(inputs: dict[str, Any]) -> torch.Tensor:
+    if inputs.get("mask_pixel_values") is None:
+        raise ValueError("`mask_pixel_values` is missing: pass pictures to `processor.segmentation_inputs`.")
+    return inputs["mask_pixel_values"]
+
+
+def _num_frames(inputs: dict[str, Any]) -> list[int] | None:
+    frames = inputs.get("mask_num_frames")
+    return None if frames is None else frames.tolist()

@@ -1,0 +1,101 @@
+"""What `generate` shows its callers: the prompt that was passed, although decoding runs on a shortened one.
+
+Logits processors, stopping criteria, constraints and streamers get the ids of the full prompt, and lengths count it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import BaseStreamer
+
+
+class FullPrompt(NamedTuple):
+    """The prompt of one call of `generate`.
+
+    Attributes:
+        input_ids: (B, L) as passed.
+        short_length: L' of the shortened prompt.
+    """
+
+    input_ids: torch.Tensor
+    short_length: int
+
+    @property
+    def num_removed(self) -> int:
+        """Tokens that the shortened prompt lacks."""
+        return self.input_ids.shape[1] - self.short_length
+
+    def restore(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Sequences (B * n, L' + t) with the full prompt in front of their t new tokens, (B * n, L + t)."""
+        repeats = len(sequences) // len(self.input_ids)
+        prompt = self.input_ids.repeat_interleave(repeats, dim=0).to(sequences.device)
+        return torch.cat((prompt, sequences[:, self.short_length :]), dim=1)
+
+
+# A variable of the context: several threads may generate with one model.
+_CURRENT: ContextVar[FullPrompt | None] = ContextVar("full_prompt", default=None)
+
+
+def current_full_prompt() -> FullPrompt | None:
+    """The prompt of the pruned call of `generate` that is running here; `None` if there is none."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def showing(prompt: FullPrompt | None) -> Iterator[None]:
+    """Have what is built inside show `prompt`."""
+    token = _CURRENT.set(prompt)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+class ProcessorsOnFullPrompt(LogitsProcessorList):
+    """Logits processors that get the ids with the full prompt."""
+
+    def __init__(self, processors: LogitsProcessorList, prompt: FullPrompt) -> None:
+        super().__init__(processors)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return super().__call__(self.prompt.restore(input_ids), scores, **kwargs)
+
+
+class CriteriaOnFullPrompt(StoppingCriteriaList):
+    """Stopping criteria that get the ids with the full prompt."""
+
+    def __init__(self, criteria: StoppingCriteriaList, prompt: FullPrompt) -> None:
+        super().__init__(criteria)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return super().__call__(self.prompt.restore(input_ids), scores, **kwargs)
+
+    @property
+    def max_length(self) -> int | None:
+        """For upstream's own loops, which count the shortened sequences."""
+        full = super().max_length
+        return None if full is None else full - self.prompt.num_removed
+
+
+class StreamerOnFullPrompt(BaseStreamer):
+    """A streamer whose first ids are the full prompt."""
+
+    def __init__(self, streamer: BaseStreamer, prompt: FullPrompt) -> None:
+        self.streamer, self.prompt, self.is_first = streamer, prompt, True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Ids of the prompt at first, then new tokens."""
+        self.streamer.put(self.prompt.restore(value) if self.is_first else value)
+        self.is_first = False
+
+    def end(self) -> None:
+        """The end of the stream."""
+        self.streamer.end()

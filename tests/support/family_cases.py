@@ -1,0 +1,40 @@
+"""Which method can run in which family of tests/support/families.py, at the sizes of its test batch."""
+
+from __future__ import annotations
+
+from tests.support.families import FAMILIES
+from tests.support.methods import LAYER_METHODS
+from transformers_litelvlm.pruning import build_pruner, get_pruner
+
+
+NUM_LAYERS = 4
+BUDGET = 12
+
+
+def is_defined(family, name):
+    """Whether the vision tower of `family` has what a method reads."""
+    return family.has_class_token or not get_pruner(name).needs_class_token
+
+
+def sizes_of(family):
+    """Visual tokens of the images and videos of a family's test batch."""
+    return {item[1] if isinstance(item, tuple) else 16 for row in family.rows for item in row if _is_media(item)}
+
+
+def _is_media(item):
+    return item == "image" or isinstance(item, tuple)
+
+
+def can_reach(family, name, options):
+    try:
+        return all(build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes_of(family))
+    except ValueError:  # the authors' tables do not fit these sizes, or the average is out of reach
+        return False
+
+
+LAYER_CASES = [
+    (family, name, options)
+    for family in FAMILIES
+    for name, options in LAYER_METHODS
+    if can_reach(family, name, options)
+]
