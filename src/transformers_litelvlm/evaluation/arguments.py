@@ -10,7 +10,8 @@ from typing import Any
 
 DESCRIPTION = (
     "Measure pruning methods at several budgets on a data set for referring segmentation. Writes results.json, a"
-    " Markdown table, and one record per sentence. Started again with the same options after an interruption, it goes on."
+    " Markdown table, and one record per sentence. Started again with the same options after an interruption, it"
+    " goes on."
 )
 PROTOCOLS = ("all", "glamm", "annotators")
 ON_UNREADABLE = ("stop", "continue")
