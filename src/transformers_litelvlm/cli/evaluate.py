@@ -49,13 +49,12 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table, here or in processes of its own."""
     with bad_input():
         options = from_namespace(args)
+        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
     from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
 
     typed = typed_command("litelvlm", args.arguments)
     processes = args.processes or _num_devices()
     if processes == 1:
-        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
-
         with bad_input():
             evaluate_and_print(options, typed)
         return

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 def open_rows(source: Any, split: str, streaming: bool = False, revision: str | None = None) -> Any:
     """Open rows with the `datasets` library. Pictures are not decoded: a row has them as `bytes` or `path`.
@@ -24,10 +26,11 @@ def open_rows(source: Any, split: str, streaming: bool = False, revision: str | 
         FileNotFoundError: a path that does not exist.
         ValueError: the source is damaged, or does not have the split; names the source.
     """
-    import datasets
-
     if isinstance(source, list):
         return source
+    with needs_extra("eval", "Reading a data set"):
+        import datasets
+
     if not isinstance(source, datasets.Dataset | datasets.IterableDataset):
         source = _load(os.fspath(source), split, streaming, revision)
     for name, feature in (source.features or {}).items():

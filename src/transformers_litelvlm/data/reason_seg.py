@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
+from transformers_litelvlm.utils.extras import needs_extra
 
 
 logger = logging.get_logger(__name__)
@@ -102,13 +103,8 @@ def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
     Raises:
         ImportError: OpenCV is not installed.
     """
-    try:
+    with needs_extra("reasonseg", "Drawing the polygons of ReasonSeg"):
         import cv2
-    except ImportError as error:
-        raise ImportError(
-            "The polygons of ReasonSeg are drawn with OpenCV. Install it with `pip install opencv-python-headless`, or"
-            " `pip install transformers-litelvlm[reasonseg]`."
-        ) from error
 
     polygons = [np.array(shape["points"], dtype=np.int32) for shape in shapes]  # cuts decimals off, as LISA does
     areas = [int(cv2.fillPoly(np.zeros((height, width), np.uint8), [points], 1).sum()) for points in polygons]

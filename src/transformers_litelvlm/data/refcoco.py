@@ -8,13 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refer import find_refs_file, open_refer, ref_sentences
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.utils.extras import needs_extra
 
 
 # In jxu124/refcoco-benchmark all three sets are splits of one data set.
@@ -73,6 +71,10 @@ def open_refcoco_m(
 
 def _rows_of_split(rows: Any, split: str, source: Any) -> Any:
     """The rows of a single file that belong to a split; the pictures are not read to find them."""
+    with needs_extra("eval", "A parquet file"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
     try:
         splits = [
             {ref["ref_info"]["split"] for ref in refs or ()}

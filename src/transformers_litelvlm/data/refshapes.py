@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 from PIL import Image
 
@@ -25,6 +25,11 @@ from transformers_litelvlm.data.refshapes_rendering import (
     SceneObject,
     render_scene,
 )
+from transformers_litelvlm.utils.extras import needs_extra
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 # The random stream of a scene is keyed on (seed, split code, index). Different keys give independent streams, so that
@@ -32,36 +37,6 @@ from transformers_litelvlm.data.refshapes_rendering import (
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 NUM_OBJECTS = (3, 5)
 DEFAULT_NUM_SCENES = {"train": 30000, "validation": 500, "test": 1000}
-
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "image_id": datasets.Value("int64"),
-        "expressions": [
-            {
-                "sentence": datasets.Value("string"),
-                "kind": datasets.Value("string"),
-                "target_id": datasets.Value("int32"),
-                "category": datasets.Value("string"),
-                "query": datasets.Value("string"),
-                "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
-            }
-        ],
-        "objects": [
-            {
-                "object_id": datasets.Value("int32"),
-                "shape": datasets.Value("string"),
-                "colour": datasets.Value("string"),
-                "texture": datasets.Value("string"),
-                "size": datasets.Value("string"),
-                "radius": datasets.Value("float32"),
-                "x": datasets.Value("float32"),
-                "y": datasets.Value("float32"),
-                "angle": datasets.Value("float32"),
-            }
-        ],
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -189,9 +164,46 @@ def load_refshapes(
     _check_integer("num_scenes", num_scenes, 1)
     _check_integer("seed", seed, 0)
     _check_integer("max_expressions", max_expressions, 2)
+    with needs_extra("eval", "A split of RefShapes as rows"):
+        import datasets
+
     scenes = (generate_scene(split, index, seed, max_expressions, num_objects) for index in range(num_scenes))
     rows = [_row(index, scene) for index, scene in enumerate(scenes)]
-    return datasets.Dataset.from_list(rows, features=FEATURES)
+    return datasets.Dataset.from_list(rows, features=_features())
+
+
+def _features() -> datasets.Features:
+    import datasets
+
+    return datasets.Features(
+        {
+            "image": datasets.Image(),
+            "image_id": datasets.Value("int64"),
+            "expressions": [
+                {
+                    "sentence": datasets.Value("string"),
+                    "kind": datasets.Value("string"),
+                    "target_id": datasets.Value("int32"),
+                    "category": datasets.Value("string"),
+                    "query": datasets.Value("string"),
+                    "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
+                }
+            ],
+            "objects": [
+                {
+                    "object_id": datasets.Value("int32"),
+                    "shape": datasets.Value("string"),
+                    "colour": datasets.Value("string"),
+                    "texture": datasets.Value("string"),
+                    "size": datasets.Value("string"),
+                    "radius": datasets.Value("float32"),
+                    "x": datasets.Value("float32"),
+                    "y": datasets.Value("float32"),
+                    "angle": datasets.Value("float32"),
+                }
+            ],
+        }
+    )
 
 
 def _row(index: int, scene: Scene) -> dict:

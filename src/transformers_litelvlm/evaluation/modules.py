@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 MODULES = ("ciou", "giou", "precision_at_iou", "j_and_f")
 
@@ -42,6 +44,7 @@ def load_module(name: str, **options: Any) -> Any:
         >>> both.compute(predictions=[mask], references=[mask])
         {'ciou': 1.0, 'giou': 1.0}
     """
-    import evaluate
+    with needs_extra("eval", "A module of `evaluate`"):
+        import evaluate
 
     return evaluate.load(module_path(name), **options)

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
 
 
 SETTINGS_NAME = "settings.json"

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.masks import decode_mask
@@ -29,7 +26,14 @@ from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tables import markdown
 from transformers_litelvlm.evaluation.tasks import Scores, Task
+from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 
 SCHEMA = "litelvlm-results/1"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from transformers_litelvlm.data.referring_video import annotators
 from transformers_litelvlm.data.samples import ImageSample, VideoSample
@@ -17,6 +16,11 @@ from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import THRESHOLDS
 from transformers_litelvlm.evaluation.submissions import ARCHIVE_FOLDERS
 from transformers_litelvlm.evaluation.sweeping import RunCost
+from transformers_litelvlm.utils.extras import needs_extra
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
 
 
 class Scores(NamedTuple):

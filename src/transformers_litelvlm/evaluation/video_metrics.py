@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 # Share of the image's diagonal by which a boundary may be off.
 BOUNDARY_TOLERANCE = 0.008
@@ -71,7 +73,8 @@ def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: flo
         target: `(height, width)` booleans.
         tolerance: what is near, as a share of the image's diagonal, rounded up to pixels.
     """
-    from scipy.spatial import KDTree
+    with needs_extra("eval", "The score of boundaries"):
+        from scipy.spatial import KDTree
 
     radius = math.ceil(tolerance * math.hypot(*target.shape))
     found, meant = (np.argwhere(mask_boundary(mask)) for mask in (prediction, target))
@@ -180,7 +183,8 @@ def score_unsupervised(predictions: Sequence[np.ndarray], targets: Sequence[np.n
     Raises:
         ValueError: no frame or no object is annotated, or the numbers of frames differ.
     """
-    from scipy.optimize import linear_sum_assignment
+    with needs_extra("eval", "The assignment of objects"):
+        from scipy.optimize import linear_sum_assignment
 
     if not len(targets) or len(predictions) != len(targets):
         raise ValueError(f"`predictions` has {len(predictions)} frames, `targets` {len(targets)}.")
