@@ -1,7 +1,6 @@
-"""
-Draws the scene of `make demo` and the known masks of its sentences, from the generator of RefShapes.
+"""Draws the scene of `make demo` and the known masks of its sentences, from the generator of RefShapes.
 
-    python examples/draw_demo_scene.py --index 5 --expressions 0 3 --output_dir examples/assets
+python examples/draw_demo_scene.py --index 5 --expressions 0 3 --output_dir examples/assets
 """
 
 from __future__ import annotations

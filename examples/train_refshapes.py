@@ -1,5 +1,4 @@
-"""
-Trains the tiny grounding checkpoint that ships with the package, from nothing, on RefShapes.
+"""Trains the tiny grounding checkpoint that ships with the package, from nothing, on RefShapes.
 
     python examples/train_refshapes.py sam --work_dir /tmp/refshapes
     python examples/train_refshapes.py clip --work_dir /tmp/refshapes

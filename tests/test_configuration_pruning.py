@@ -127,3 +127,80 @@ def test_configs_do_not_share_state():
     first.presets["fast"]["retention_ratio"] = 0.9
     first.method_options["context_share"] = 0.5
     assert second.presets["fast"]["retention_ratio"] == 1 / 9 and second.method_options == {}
+
+
+def test_unknown_names_are_errors_in_code():
+    message = r"PruningConfig has no field \['budgt'\]. Its fields: method, budget"
+    with pytest.raises(ValueError, match=message):
+        PruningConfig(budgt=7)
+    config = PruningConfig()
+    with pytest.raises(AttributeError, match="PruningConfig has no field 'budgt'. Its fields: method, budget"):
+        config.budgt = 7
+    with pytest.raises(ValueError, match=message):
+        LlavaLiteConfig(pruning_config={"budgt": 7})
+
+
+def test_keywords_of_from_pretrained_are_taken_together(tmp_path):
+    PruningConfig(retention_ratio=0.5, method_options={"context_share": 0.5}).save_pretrained(tmp_path)
+    config = PruningConfig.from_pretrained(tmp_path, budget=3, method="random", method_options={"seed": 4})
+    assert (config.budget, config.retention_ratio, config.build_pruner().seed) == (3, None, 4)
+    with pytest.raises(ValueError, match=r"no field \['budgt'\]"):
+        PruningConfig.from_pretrained(tmp_path, budgt=3)
+    config, unused = PruningConfig.from_pretrained(tmp_path, other=3, return_unused_kwargs=True)
+    assert unused == {"other": 3} and config.retention_ratio == 0.5
+
+
+def test_unknown_keys_in_the_file_of_a_model_warn(tmp_path, caplog):
+    LlavaLiteConfig(pruning_budget=5).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["pruning_config"]["temperature"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert LlavaLiteConfig.from_pretrained(tmp_path).pruning_budget == 5
+    assert any("ignores the unknown keys ['temperature']" in record.message for record in caplog.records)
+
+
+WRONG_KINDS = [
+    ({"method": ["x"]}, r"`method` must be the name of a pruning method, got \['x'\]"),
+    ({"presets": {"a": 7}}, r"`presets\['a'\]` must be a dict, got 7"),
+    ({"presets": [1]}, r"`presets` must be a dict, got \[1\]"),
+    ({"method": "trim", "method_options": {"adaptive": "False"}}, "`adaptive` must be of type bool, got 'False'"),
+    ({"method": "trim", "method_options": {"aggregate": 1}}, "`aggregate` must be of type bool, got 1"),
+    ({"method": "tome", "method_options": {"schedule": ["1"]}}, r"`schedule` must be .*, got \['1'\]"),
+]
+
+
+@pytest.mark.parametrize("settings, message", WRONG_KINDS)
+def test_wrong_types_name_the_argument_and_the_value(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PruningConfig(**settings)
+    config = PruningConfig()
+    before = config.to_dict()
+    with pytest.raises(ValueError, match=message):
+        config.replace(**settings)
+    assert config.to_dict() == before
+
+
+def test_options_of_the_right_type_in_other_clothes():
+    assert PruningConfig(method_options={"context_share": 1}).build_pruner().context_share == 1
+    assert PruningConfig(method="tome", method_options={"schedule": [1, 2]}).build_pruner().schedule == (1, 2)
+
+
+@pytest.mark.parametrize("value", [7, None, [("budget", 3)]])
+def test_a_model_refuses_what_is_no_pruning_config(value):
+    config = LlavaLiteConfig(pruning_budget=5)
+    with pytest.raises(ValueError, match="`pruning_config` must be a PruningConfig or a dict, got"):
+        config.pruning_config = value
+    assert config.pruning_budget == 5
+
+
+def test_the_pruner_is_built_once_until_a_setting_changes():
+    config = PruningConfig(method_options={"context_share": 0.5}, budget=3)
+    first = config.build_pruner()
+    assert config.build_pruner() is first
+    config.method_options["context_share"] = 0.25  # in place
+    assert config.build_pruner().context_share == 0.25
+    config.method_options = {}
+    assert config.build_pruner().context_share is None
+    copied = config.replace(budget=4)
+    copied.method_options["context_share"] = 1.0
+    assert config.method_options == {} and config.budget == 3

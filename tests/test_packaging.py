@@ -118,11 +118,11 @@ def test_dependencies_are_what_the_code_imports():
         path.read_text(encoding="utf-8") for path in [*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     )
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)(?:[\w.]* import|\.| as|$)", source, re.MULTILINE))
-    own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").iterdir())}
+    own = {"transformers_litelvlm", *(path.stem for path in (ROOT / "examples").rglob("*"))}
     imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
     # Imported where it is used, with an error that names the extra.
     extras = setup_cfg()["options.extras_require"]
-    optional = extras["reasonseg"] + extras["benchmark"]
+    optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"]
     lines = (setup_cfg()["options"]["install_requires"] + "\n" + optional).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
     assert imported - declared - PINNED_UPSTREAM == set(), "imported, but not in setup.cfg"
@@ -170,8 +170,32 @@ def test_import_time_is_bounded(an_import):
 
 
 def test_import_loads_no_optional_dependency(an_import):
-    optional = {"matplotlib", "pandas", "pycocotools", "evaluate", "torchvision", "IPython"}
+    optional = {"matplotlib", "pandas", "pycocotools", "evaluate", "torchvision", "IPython", "datasets", "pyarrow"}
     assert "transformers_litelvlm" in an_import["modules"] and optional.isdisjoint(an_import["modules"])
+
+
+WITHOUT_EXTRAS = """
+import contextlib, io, json, sys
+sys.modules.update(dict.fromkeys(["datasets", "evaluate", "pyarrow", "scipy"]))
+import transformers_litelvlm
+from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.data import generate_scene, load_refshapes
+from transformers_litelvlm.benchmark import grid
+assert generate_scene("test", 0).image.shape == (144, 144, 3)
+messages = io.StringIO()
+with contextlib.redirect_stderr(messages):
+    code = main(["evaluate", "--output-dir", "nowhere", "--processes", "1"])
+try:
+    load_refshapes("test", 1)
+except ImportError as error:
+    print(json.dumps([code, messages.getvalue().splitlines()[-1], str(error)]))
+"""
+
+
+def test_what_needs_an_extra_says_so_and_the_rest_works_without():
+    code, message, error = run_python(WITHOUT_EXTRAS)
+    assert code == 2 and message.startswith("litelvlm: error: ")
+    assert all("`pip install transformers-litelvlm[eval]`" in text for text in (message, error))
 
 
 def test_pruning_imports_torch_alone():

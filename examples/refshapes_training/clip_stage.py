@@ -53,8 +53,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 @torch.no_grad()
 def _draw_positions(clip: CLIPModel) -> None:
-    """
-    Starts the position embeddings of the patches as random Fourier features of their places, as strong as what the
+    """Starts the position embeddings of the patches as random Fourier features of their places, as strong as what the
     patches show.
 
     Upstream's start is so weak beside the patch embeddings that places take very long to be learned from the
@@ -69,16 +68,15 @@ def _draw_positions(clip: CLIPModel) -> None:
 
 
 def caption(record: dict, rng: np.random.Generator) -> str:
-    """
-    A text about a scene: a bare expression, a question about one, several expressions joined, or a list of the
+    """A text about a scene: a bare expression, a question about one, several expressions joined, or a list of the
     objects.
 
     Args:
-        record (`dict`): A record of a `SceneCache`.
-        rng (`np.random.Generator`): Source of randomness.
+        record: a record of a `SceneCache`.
+        rng: source of randomness.
 
     Returns:
-        `str`: The text.
+        The text.
     """
     draw, expressions = rng.random(), record["expressions"]
     order = rng.permutation(len(expressions))

@@ -21,9 +21,8 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalise(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """
-    `(B, H, W, 3)` uint8 to `(B, 3, H, W)` float32 with CLIP's mean and standard deviation, which the SAM tower shares
-    here.
+    """`(B, H, W, 3)` uint8 to `(B, 3, H, W)` float32 with CLIP's mean and standard deviation, which the SAM tower
+    shares here.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
@@ -31,8 +30,7 @@ def normalise(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def mask_loss(logits: torch.Tensor, targets: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    Dice plus twice binary cross-entropy of `(masks, H, W)`, mean over the masks, or over those that are `present`
+    """Dice plus twice binary cross-entropy of `(masks, H, W)`, mean over the masks, or over those that are `present`
     `(masks,)`.
     """
     logits, targets = logits.float().flatten(1), targets.float().flatten(1)
@@ -81,26 +79,24 @@ def train(
     minutes: float | None = None,
     compiled: bool = False,
 ) -> None:
-    """
-    Trains a module whose forward takes a batch and returns a dictionary of scalars, the objective under `"loss"`.
+    """Trains a module whose forward takes a batch and returns a dictionary of scalars, the objective under `"loss"`.
 
     The state is saved in `folder` at every evaluation; a run that was stopped goes on from there. `log.jsonl` keeps
     the measurements.
 
     Args:
-        accelerator (`Accelerator`): Device and precision.
-        module (`nn.Module`): The objective.
-        make_batch (`Callable[[int], dict]`): Batch of a step; keyed on the step, so that a resumed run sees what the
-            unbroken one would.
-        folder (`str`): Where state and log go.
-        steps (`int`): Number of steps.
-        learning_rate (`float`): Highest learning rate.
-        warmup (`int`, *optional*, defaults to 200): Steps of linear warm-up.
-        weight_decay (`float`, *optional*, defaults to 0.02): Weight decay of the matrices.
-        evaluate (`Callable[[], dict]`, *optional*): Measures on the validation split.
-        evaluate_every (`int`, *optional*, defaults to 500): Steps between evaluations.
-        minutes (`float`, *optional*): Wall-clock budget; the schedule is cut to end with it.
-        compiled (`bool`, *optional*, defaults to `False`): Whether to use `torch.compile`.
+        accelerator: device and precision.
+        module: the objective.
+        make_batch: batch of a step; keyed on the step, so that a resumed run sees what the unbroken one would.
+        folder: where state and log go.
+        steps: number of steps.
+        learning_rate: highest learning rate.
+        warmup: steps of linear warm-up.
+        weight_decay: weight decay of the matrices.
+        evaluate: measures on the validation split.
+        evaluate_every: steps between evaluations.
+        minutes: Wall-clock budget; the schedule is cut to end with it.
+        compiled: whether to use `torch.compile`.
     """
     os.makedirs(folder, exist_ok=True)
     optimizer = optimiser(module, learning_rate, weight_decay)

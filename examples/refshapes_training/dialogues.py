@@ -21,12 +21,10 @@ ISOLATED_SHARE = 0.5
 
 
 class DialogueWriter:
-    """
-    Token ids of dialogues, put together from pieces that are tokenised once.
+    """Token ids of dialogues, put together from pieces that are tokenised once.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The language tokenizer; every word of RefShapes has to be one of its
-            tokens.
+        tokenizer: the language tokenizer; every word of RefShapes has to be one of its tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,25 +63,24 @@ def dialogue_batch(
     isolated_share: float = ISOLATED_SHARE,
     kinds: tuple[str, ...] = ("attribute", "superlative", "relation"),
 ) -> dict:
-    """
-    Scenes with one dialogue each.
+    """Scenes with one dialogue each.
 
     In a share of the rows every turn sees the picture and itself alone, at the positions that it would have as the
     first turn: one row then holds several dialogues of a single sentence. In the other rows turns follow one another
     as in real use.
 
     Args:
-        cache (`SceneCache`): The scenes.
-        indices (`np.ndarray`): Which of them.
-        writer (`DialogueWriter`): Makes the token ids.
-        rng (`np.random.Generator`): Source of randomness.
-        device (`torch.device`): Where the tensors go.
-        max_turns (`int`, *optional*, defaults to 7): Largest number of sentences per row.
-        isolated_share (`float`, *optional*, defaults to 0.5): Share of the rows whose turns do not see one another.
-        kinds (`tuple[str, ...]`, *optional*): Kinds of sentences that are asked.
+        cache: the scenes.
+        indices: which of them.
+        writer: makes the token ids.
+        rng: source of randomness.
+        device: where the tensors go.
+        max_turns: largest number of sentences per row.
+        isolated_share: share of the rows whose turns do not see one another.
+        kinds: kinds of sentences that are asked.
 
     Returns:
-        `dict`: Tensors with `B` rows, `L` tokens and `T` turns.
+        Tensors with `B` rows, `L` tokens and `T` turns.
     """
     rows = [
         _row(cache.records[index], writer, rng, max_turns, bool(rng.random() < isolated_share), kinds)
@@ -179,8 +176,7 @@ def _centres(objects: list[dict]) -> np.ndarray:
 
 
 def _cover(id_maps: np.ndarray) -> np.ndarray:
-    """
-    `(B, MAX_OBJECTS, N)` ones where an object fills at least a fifth of a patch, or more of it than of any other
+    """`(B, MAX_OBJECTS, N)` ones where an object fills at least a fifth of a patch, or more of it than of any other
     patch.
     """
     step = SCENE_SIZE // GRID

@@ -23,15 +23,14 @@ def export(
     words: PreTrainedTokenizerBase,
     folder: str,
 ) -> None:
-    """
-    Writes weights (stored as float16, loaded as float32), config, tokenizers and image processors.
+    """Writes weights (stored as float16, loaded as float32), config, tokenizers and image processors.
 
     Args:
-        model (`LlavaLiteForReferringSegmentation`): The model after the stage `masks`.
-        guidance (`nn.Module`): The inner model after the stage `guidance`; its CLIP parts replace those of `model`.
-        clip_words (`CLIPTokenizer`): The tokenizer of the guidance.
-        words (`PreTrainedTokenizerBase`): The language tokenizer.
-        folder (`str`): Where to write.
+        model: the model after the stage `masks`.
+        guidance: the inner model after the stage `guidance`; its CLIP parts replace those of `model`.
+        clip_words: the tokenizer of the guidance.
+        words: the language tokenizer.
+        folder: where to write.
     """
     model.model.vision_tower.load_state_dict(guidance.vision_tower.state_dict())
     model.model.guidance.load_state_dict(guidance.guidance.state_dict())

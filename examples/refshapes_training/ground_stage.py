@@ -20,8 +20,7 @@ LOCATION_SCALE = 0.25  # keeps the logits of that choice, dot products of up to 
 
 
 class GroundObjective(nn.Module):
-    """
-    Loss of dialogues whose answers are `It is [SEG].`
+    """Loss of dialogues whose answers are `It is [SEG].`
 
     Its parts: the language-model loss on the answers; the distance of the projected [SEG] state to SAM's prompt token
     for a point at the centre of the target, with a choice among the cells of a grid (no mask decoder runs); where
@@ -30,10 +29,9 @@ class GroundObjective(nn.Module):
     tower a CLIP while the others train it.
 
     Args:
-        model (`nn.Module`): The grounding model, in the layout of `LlavaLiteForReferringSegmentation`.
-        logit_scale (`torch.Tensor`): CLIP's learned temperature.
-        train_tower (`bool`, *optional*, defaults to `True`): Whether the vision tower and the contrastive loss take
-            part.
+        model: the grounding model, in the layout of `LlavaLiteForReferringSegmentation`.
+        logit_scale: CLIP's learned temperature.
+        train_tower: whether the vision tower and the contrastive loss take part.
     """
 
     def __init__(self, model: nn.Module, logit_scale: torch.Tensor, train_tower: bool = True) -> None:
@@ -54,17 +52,15 @@ class GroundObjective(nn.Module):
             )
 
     def states(self, batch: dict, zero_visual: bool = False) -> tuple[torch.Tensor, ...]:
-        """
-        Hidden states of a batch of dialogues.
+        """Hidden states of a batch of dialogues.
 
         Args:
-            batch (`dict`): From `dialogue_batch`.
-            zero_visual (`bool`, *optional*, defaults to `False`): Whether the projected visual tokens are replaced by
-                zeros, the control.
+            batch: from `dialogue_batch`.
+            zero_visual: whether the projected visual tokens are replaced by zeros, the control.
 
         Returns:
-            `tuple[torch.Tensor, ...]`: the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B,
-            N, D)`, CLIP's image state, `(B, C)`, and the inputs of the decoder layers.
+            the states after the final norm, `(B, L, D)`, the projected visual tokens, `(B, N, D)`, CLIP's image state,
+            `(B, C)`, and the inputs of the decoder layers.
         """
         parts = self.model.model
         with torch.set_grad_enabled(self.train_tower and torch.is_grad_enabled()):
@@ -99,16 +95,15 @@ class GroundObjective(nn.Module):
         return {"loss": loss, **losses, "contrast": contrast["loss"], "contrast_top1": contrast["top1"]}
 
     def losses(self, batch: dict, states, visual, layers, prompts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        All losses but the contrastive one.
+        """All losses but the contrastive one.
 
         Args:
-            batch (`dict`): From `dialogue_batch`.
-            states, visual, layers: From `states`.
-            prompts (`torch.Tensor`): `(B, T, 128)`, from `prompts`.
+            batch: from `dialogue_batch`.
+            states, visual, layers: from `states`.
+            prompts: `(B, T, 128)`, from `prompts`.
 
         Returns:
-            `dict[str, torch.Tensor]`: The weighted sum as `"loss"`, and its parts.
+            The weighted sum as `"loss"`, and its parts.
         """
         prompts, present = prompts.float(), batch["present"]
         targets = point_prompts(self.model.mask_model, batch["points"])
@@ -129,9 +124,8 @@ class GroundObjective(nn.Module):
         return {"loss": sum(weights.get(name, 0.3) * value for name, value in parts.items()), **parts}
 
     def _attention_losses(self, layers: tuple[torch.Tensor, ...], batch: dict) -> dict[str, torch.Tensor]:
-        """
-        Nouns look at what they fit in the middle layers, [SEG] at its target in the last: minus log of the attention
-        that falls there.
+        """Nouns look at what they fit in the middle layers, [SEG] at its target in the last: minus log of the
+        attention that falls there.
         """
         noun = batch["candidates"].sum(-1) > 0
         fitting = (batch["candidates"] @ batch["cover"]).clamp(max=1)
@@ -200,16 +194,15 @@ def mean_over(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate_grounding(objective: GroundObjective, batches: list[dict]) -> dict[str, float]:
-    """
-    Accuracy of the place named by the [SEG] state, by kind of sentence, with all visual tokens and with zeros in their
-    place.
+    """Accuracy of the place named by the [SEG] state, by kind of sentence, with all visual tokens and with zeros in
+    their place.
 
     Args:
-        objective (`GroundObjective`): Model and location grid.
-        batches (`list[dict]`): From `dialogue_batch`, with `"centres"` `(B, 8, 2)` of the objects.
+        objective: model and location grid.
+        batches: from `dialogue_batch`, with `"centres"` `(B, 8, 2)` of the objects.
 
     Returns:
-        `dict[str, float]`: Share of sentences whose place is nearer to the target than to any other object.
+        Share of sentences whose place is nearer to the target than to any other object.
     """
     found = {}
     for place, batch in enumerate(batches):

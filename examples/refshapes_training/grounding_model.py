@@ -12,16 +12,15 @@ from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation im
 def build_grounding_model(
     clip: CLIPModel, sam: SamModel, tokenizer: PreTrainedTokenizerBase
 ) -> LlavaLiteForReferringSegmentation:
-    """
-    A model of about 4.2 million parameters, with a random projector, language model and [SEG] projection.
+    """A model of about 4.2 million parameters, with a random projector, language model and [SEG] projection.
 
     Args:
-        clip (`CLIPModel`): Gives the vision tower and the guidance.
-        sam (`SamModel`): Gives the mask decoder and its image encoder.
-        tokenizer (`PreTrainedTokenizerBase`): The language tokenizer.
+        clip: gives the vision tower and the guidance.
+        sam: gives the mask decoder and its image encoder.
+        tokenizer: the language tokenizer.
 
     Returns:
-        `LlavaLiteForReferringSegmentation`: The model, in float32.
+        The model, in float32.
     """
     language = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,5 +1,4 @@
-"""
-Stages 4 and 5: masks through the real decoder, and a last contrastive polish of the parts of CLIP that the language
+"""Stages 4 and 5: masks through the real decoder, and a last contrastive polish of the parts of CLIP that the language
 model never reads.
 """
 
@@ -21,13 +20,12 @@ MASKS_PER_SCENE = 3
 
 
 class MaskObjective(nn.Module):
-    """
-    The loss of the masks that dialogues give, beside the location and language losses of the stage before.
+    """The loss of the masks that dialogues give, beside the location and language losses of the stage before.
 
     The vision tower and SAM's prompt encoder stay as they are; language model, projections and the rest of SAM train.
 
     Args:
-        ground (`GroundObjective`): The model and its location grid.
+        ground: the model and its location grid.
     """
 
     def __init__(self, ground: GroundObjective) -> None:
@@ -66,9 +64,8 @@ def mask_targets(cache: SceneCache, indices: np.ndarray, targets: torch.Tensor) 
 
 @torch.no_grad()
 def evaluate_masks(ground: GroundObjective, batches: list[dict]) -> dict[str, float]:
-    """
-    Mean intersection over union at 144 pixels, of the first turns of every row and of the control with zeroed visual
-    tokens.
+    """Mean intersection over union at 144 pixels, of the first turns of every row and of the control with zeroed
+    visual tokens.
     """
     found = {"val_iou": [], "val_zero_iou": []}
     for batch in batches:
@@ -82,13 +79,12 @@ def evaluate_masks(ground: GroundObjective, batches: list[dict]) -> dict[str, fl
 
 
 class GuidanceObjective(nn.Module):
-    """
-    The contrastive loss, for the last layer of the vision tower, both projections and the text tower.
+    """The contrastive loss, for the last layer of the vision tower, both projections and the text tower.
 
     Whatever the language model reads comes from the layers before and does not change.
 
     Args:
-        ground (`GroundObjective`): The model and the temperature.
+        ground: the model and the temperature.
     """
 
     def __init__(self, ground: GroundObjective) -> None:

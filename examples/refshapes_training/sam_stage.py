@@ -53,15 +53,14 @@ def build_sam() -> SamModel:
 
 
 def point_prompts(sam: SamModel, points: torch.Tensor) -> torch.Tensor:
-    """
-    The embeddings of foreground points, one token each and no padding token.
+    """The embeddings of foreground points, one token each and no padding token.
 
     Args:
-        sam (`SamModel`): The model.
-        points (`torch.Tensor`): `(..., 2)` columns and rows in pixels.
+        sam: the model.
+        points: `(..., 2)` columns and rows in pixels.
 
     Returns:
-        `torch.Tensor`: `(..., 128)` prompt tokens.
+        `(..., 128)` prompt tokens.
     """
     scaled = (points.float() + 0.5) / sam.prompt_encoder.input_image_size
     # Prompt tokens are what the language model learns to produce: they stay as they were drawn, and so no stage has to
@@ -71,16 +70,15 @@ def point_prompts(sam: SamModel, points: torch.Tensor) -> torch.Tensor:
 
 
 def decode(sam: SamModel, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-    """
-    Masks for prompt tokens.
+    """Masks for prompt tokens.
 
     Args:
-        sam (`SamModel`): The model.
-        embeddings (`torch.Tensor`): `(B, 128, 16, 16)` image embeddings.
-        prompts (`torch.Tensor`): `(B, P, 128)`, one token per mask.
+        sam: the model.
+        embeddings: `(B, 128, 16, 16)` image embeddings.
+        prompts: `(B, P, 128)`, one token per mask.
 
     Returns:
-        `torch.Tensor`: `(B, P, 64, 64)` mask logits.
+        `(B, P, 64, 64)` mask logits.
     """
     dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(embeddings)
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
@@ -110,18 +108,17 @@ class SamObjective(nn.Module):
 
 
 def sam_batch(cache: SceneCache, indices: np.ndarray, rng: np.random.Generator, device: torch.device) -> dict:
-    """
-    Scenes with points: half of them object centres (also the empty centre of a ring: nothing else fits in there), half
-    random visible pixels.
+    """Scenes with points: half of them object centres (also the empty centre of a ring: nothing else fits in there),
+    half random visible pixels.
 
     Args:
-        cache (`SceneCache`): The scenes.
-        indices (`np.ndarray`): Which of them.
-        rng (`np.random.Generator`): Source of randomness.
-        device (`torch.device`): Where the tensors go.
+        cache: the scenes.
+        indices: which of them.
+        rng: source of randomness.
+        device: where the tensors go.
 
     Returns:
-        `dict`: `pixel_values`, `points` `(B, P, 2)` and boolean `masks` `(B, P, 144, 144)`.
+        `pixel_values`, `points` `(B, P, 2)` and boolean `masks` `(B, P, 144, 144)`.
     """
     points, masks = [], []
     for index in indices:

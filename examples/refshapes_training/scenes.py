@@ -21,14 +21,12 @@ MAX_EXPRESSIONS = 10
 
 @dataclass(frozen=True)
 class SceneCache:
-    """
-    Scenes of one split.
+    """Scenes of one split.
 
     Args:
-        images (`np.ndarray`): `(scenes, 144, 144, 3)` uint8.
-        id_maps (`np.ndarray`): `(scenes, 144, 144)` uint8, object number plus one, 0 for the background.
-        records (`list[dict]`): Per scene `objects` (attributes and positions) and `expressions` (sentence, kind,
-            query, target).
+        images: `(scenes, 144, 144, 3)` uint8.
+        id_maps: `(scenes, 144, 144)` uint8, object number plus one, 0 for the background.
+        records: per scene `objects` (attributes and positions) and `expressions` (sentence, kind, query, target).
     """
 
     images: np.ndarray
@@ -58,19 +56,18 @@ def _draw(arguments: tuple[str, int, int, tuple[int, int]]) -> tuple[np.ndarray,
 def scene_cache(
     folder: str, split: str, num_scenes: int, seed: int, num_objects: tuple[int, int], workers: int = 2
 ) -> SceneCache:
-    """
-    Opens the drawn scenes of a split, and draws them first where they are not there yet.
+    """Opens the drawn scenes of a split, and draws them first where they are not there yet.
 
     Args:
-        folder (`str`): Where the arrays lie.
-        split (`str`): A split of RefShapes.
-        num_scenes (`int`): Number of scenes.
-        seed (`int`): Seed of the data set.
-        num_objects (`tuple[int, int]`): Smallest and largest number of objects per scene.
-        workers (`int`, *optional*, defaults to 2): Drawing processes.
+        folder: where the arrays lie.
+        split: a split of RefShapes.
+        num_scenes: number of scenes.
+        seed: seed of the data set.
+        num_objects: smallest and largest number of objects per scene.
+        workers: drawing processes.
 
     Returns:
-        `SceneCache`: The arrays are memory-mapped.
+        The arrays are memory-mapped.
     """
     os.makedirs(folder, exist_ok=True)
     stem = os.path.join(folder, f"{split}_{seed}_{num_scenes}_{num_objects[0]}to{num_objects[1]}")

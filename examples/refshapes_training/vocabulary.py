@@ -1,5 +1,4 @@
-"""
-The two tokenizers, learned from RefShapes sentences: a CLIP tokenizer for the guidance and a byte-level one for the
+"""The two tokenizers, learned from RefShapes sentences: a CLIP tokenizer for the guidance and a byte-level one for the
 language model.
 """
 
@@ -62,9 +61,8 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:
-    """
-    A byte-level tokenizer in the manner of Llama's: `<s>` is put in front, `[SEG]` and `<image>` are tokens of their
-    own.
+    """A byte-level tokenizer in the manner of Llama's: `<s>` is put in front, `[SEG]` and `<image>` are tokens of
+    their own.
     """
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -33,6 +34,8 @@ DEFAULT_PRESETS: dict[str, dict[str, Any]] = {
 # What PreTrainedConfig itself may put into or read from a serialized config.
 _UPSTREAM_KEYS = {
     "model_type",
+    "transformers_version",
+    "dtype",
     "name_or_path",
     "_name_or_path",
     "_commit_hash",
@@ -49,24 +52,27 @@ class PruningConfig(PreTrainedConfig):
     """Configuration of visual-token pruning.
 
     It is the `pruning_config` of a model's config, and can be saved, loaded and pushed alone as `pruning_config.json`
-    beside any checkpoint. Every value is checked when it is set, at construction and later.
+    beside any checkpoint. Every value is checked when it is set, at construction and later, alone and together with
+    the others; what is refused changes nothing.
 
     Args:
-        method (`str`, defaults to `"litelvlm"`): a registered method, see [`list_pruners`].
-        budget (`int`, *optional*): visual tokens kept per image. `None` together with `retention_ratio=None` (default)
-            switches pruning off, and so does a budget of at least as many tokens as there are.
-        retention_ratio (`float`, *optional*): fraction of the visual tokens KEPT, in (0, 1]; see [`resolve_budget`]
-            for the rounding. Excludes `budget`.
-        method_options (`dict`, *optional*): hyper-parameters of the method, its own defaults where absent.
-        token_order (`"raster"`, `"reference"`, *optional*): order in which the kept tokens enter the language model,
-            by position in the image or as the method's published code puts them. `None`: the method's official choice.
-        position_ids (`"original"`, `"compact"`, *optional*): kept tokens and the text after them keep the positions of
-            the unpruned prompt, or are renumbered without gaps. `None`: the method's official choice.
-        presets (`dict[str, dict]`, *optional*): named changes of this config, for [`apply_preset`].
+        method: a registered method, see [`list_pruners`].
+        budget: visual tokens kept per image. `None` together with `retention_ratio=None` (default) switches pruning
+            off, and so does a budget of at least as many tokens as there are.
+        retention_ratio: fraction of the visual tokens KEPT, in (0, 1]; see [`resolve_budget`] for the rounding.
+            Excludes `budget`.
+        method_options: hyper-parameters of the method; its own defaults for those that are absent.
+        token_order: `"raster"` or `"reference"`, the order in which the kept tokens enter the language model: by
+            position in the image, or as the method's published code puts them. `None`: the method's official choice.
+        position_ids: `"original"` or `"compact"`: kept tokens and the text after them keep the positions of the
+            unpruned prompt, or are renumbered without gaps. `None`: the method's official choice.
+        presets: named changes of this config, for [`apply_preset`].
 
     Raises:
-        ValueError: for a value out of range, an unknown method, option or preset; the message names the argument, the
-            value and what would be accepted.
+        ValueError: for an unknown field, method, option or preset and for a value out of range; the message names the
+            argument, the value and what would be accepted. Unknown keys of a file only warn: it may come from a newer
+            version.
+        AttributeError: if an attribute is set that is no field.
     """
 
     model_type = "litelvlm_pruning"
@@ -81,51 +87,36 @@ class PruningConfig(PreTrainedConfig):
     litelvlm_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.method_options = dict(self.method_options or {})
-        self.presets = {name: dict(changes) for name, changes in (self.presets or DEFAULT_PRESETS).items()}
-        self.litelvlm_version = self.litelvlm_version or __version__
-        unknown = sorted(set(kwargs) - _UPSTREAM_KEYS)
-        if unknown:
-            logger.warning(
-                f"PruningConfig ignores the unknown keys {unknown}: they may come from a version newer than "
-                f"{__version__} (the file says {self.litelvlm_version})."
-            )
-        super().__post_init__(**{key: value for key, value in kwargs.items() if key in _UPSTREAM_KEYS})
-        self._check_together()
+        _refuse_unknown(set(kwargs) - _UPSTREAM_KEYS)
+        super().__post_init__(**kwargs)
+        self._built = _build(self.__dict__)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        value = _check_field(key, value)
-        is_live = self.__dict__.get("_post_init_done", False) and key in type(self).__dataclass_fields__
-        previous = self.__dict__.get(key)
+        if key in FIELDS:
+            value = _check_field(key, value)
+            if "_built" in self.__dict__:
+                self._built = _build({**self.__dict__, key: value})
+        elif not key.startswith("_") and not hasattr(type(self), key):
+            raise AttributeError(f"PruningConfig has no field {key!r}. Its fields: {', '.join(FIELDS)}.")
         super().__setattr__(key, value)
-        if is_live:
-            try:
-                self._check_together()
-            except ValueError:
-                super().__setattr__(key, previous)
-                raise
-
-    def _check_together(self) -> None:
-        """What no single field can tell. Raises ValueError."""
-        resolve_budget(1, self.budget, self.retention_ratio)
-        build_pruner(self.method, **(self.method_options or {}))
 
     def replace(self, **changes: Any) -> PruningConfig:
         """A copy with several fields changed at once, checked as a whole.
 
         A new `budget` drops the old `retention_ratio` and the other way round; a new `method` drops the old options.
         """
-        unknown = sorted(set(changes) - set(type(self).__dataclass_fields__))
-        if unknown:
-            raise ValueError(f"PruningConfig has no field {unknown}.")
+        _refuse_unknown(set(changes) - set(FIELDS))
         if changes.get("budget") is not None:
             changes.setdefault("retention_ratio", None)
         if changes.get("retention_ratio") is not None:
             changes.setdefault("budget", None)
         if changes.get("method", self.method) != self.method:
             changes.setdefault("method_options", {})
-        own = {name: getattr(self, name) for name in PruningConfig.__annotations__ if name != "litelvlm_version"}
-        return type(self)(**{**own, **changes})
+        fields = {name: self.__dict__[name] for name in FIELDS} | {"litelvlm_version": __version__} | changes
+        new = copy.copy(self)  # much faster than upstream's constructor
+        new.__dict__.update({name: _check_field(name, value) for name, value in fields.items()})
+        new.__dict__["_built"] = _build(new.__dict__)
+        return new
 
     def apply_preset(self, name: str) -> PruningConfig:
         """A copy changed by the preset `name`.
@@ -143,14 +134,19 @@ class PruningConfig(PreTrainedConfig):
         return self.method != "none" and (self.budget is not None or self.retention_ratio is not None)
 
     def resolve(self, num_tokens: int) -> int | None:
-        """Visual tokens kept of `num_tokens`; `None` where pruning is off: nothing is set, or nothing would be cut."""
+        """Visual tokens kept of `num_tokens`; `None` if pruning is off: nothing is set, or nothing would be cut."""
         if not self.is_on:
             return None
         budget = resolve_budget(num_tokens, self.budget, self.retention_ratio)
         return None if budget >= num_tokens else budget
 
     def build_pruner(self) -> Pruner:
-        return build_pruner(self.method, **self.method_options)
+        """The method with its options; the same object until a field changes."""
+        fields = self.__dict__
+        method, options, pruner = fields["_built"]
+        if options != fields["method_options"]:  # they were changed in place
+            fields["_built"] = method, options, pruner = _build(fields)
+        return pruner
 
     @property
     def resolved_token_order(self) -> str:
@@ -163,9 +159,32 @@ class PruningConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Our own fields; what upstream keeps in every config (labels, dtype, ...) means nothing here."""
         inherited = super().to_dict()
-        return {
-            name: inherited[name] for name in (*PruningConfig.__annotations__, "model_type", "transformers_version")
-        }
+        return {name: inherited[name] for name in (*FIELDS, "model_type", "transformers_version")}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """Read the content of a file. Keys that this version does not know are left out, with a warning.
+
+        Keywords that are fields are taken together, as by [`replace`]; others are errors, or given back if
+        `return_unused_kwargs` is set.
+        """
+        known = {key: value for key, value in config_dict.items() if key in FIELDS or key in _UPSTREAM_KEYS}
+        if unknown := sorted(set(config_dict) - set(known)):
+            logger.warning(
+                f"PruningConfig ignores the unknown keys {unknown}: they may come from a version newer than "
+                f"{__version__} (the file says {config_dict.get('litelvlm_version')})."
+            )
+        changes = {name: kwargs.pop(name) for name in FIELDS if name in kwargs}
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
+        if not wants_unused:
+            _refuse_unknown({name for name in unused if not name.startswith("_")} - _UPSTREAM_KEYS)
+        config = config.replace(**changes) if changes else config
+        return (config, unused) if wants_unused else config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike):
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -177,7 +196,7 @@ class PruningConfig(PreTrainedConfig):
         """Write `pruning_config.json` into `save_directory`, and nothing else.
 
         Args:
-            save_directory: created where it does not exist.
+            save_directory: created if it does not exist.
             push_to_hub: upload the file too; `kwargs` go to [`push_to_hub`], `repo_id` defaults to the folder's name.
         """
         content = {key: value for key, value in self.to_diff_dict().items() if value not in (None, {})}
@@ -188,21 +207,48 @@ class PruningConfig(PreTrainedConfig):
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
 
 
+# Those of this class, in the order of their definition; not what every config of Transformers has.
+FIELDS = tuple(PruningConfig.__annotations__)
+
+
+def _refuse_unknown(names: set[str]) -> None:
+    if names:
+        raise ValueError(f"PruningConfig has no field {sorted(names)}. Its fields: {', '.join(FIELDS)}.")
+
+
+def _build(fields: dict[str, Any]) -> tuple[str, dict[str, Any], Pruner]:
+    """Check what no single field can tell. Returns method, options, and the pruner that they make."""
+    resolve_budget(1, fields["budget"], fields["retention_ratio"])
+    method, options = fields["method"], fields["method_options"]
+    return method, dict(options), build_pruner(method, **options)
+
+
 def _check_field(key: str, value: Any) -> Any:
     """Check one field of a [`PruningConfig`] on its own; returns the value to store."""
-    if value is None:
-        if key == "method":
-            raise ValueError("`method` must be the name of a pruning method, got None. Use 'none' to switch off.")
-        return value
-    if key == "budget":
-        return check_budget(value)
-    if key == "retention_ratio":
-        return check_retention_ratio(value)
     if key == "method":
+        if not isinstance(value, str):
+            raise ValueError(
+                f"`method` must be the name of a pruning method, got {value!r}. Use 'none' to switch off."
+            )
         return get_pruner(value).name
-    choices = {"token_order": TOKEN_ORDERS, "position_ids": POSITION_POLICIES}.get(key)
-    if choices is not None and value not in choices:
+    if key == "budget":
+        return None if value is None else check_budget(value)
+    if key == "retention_ratio":
+        return None if value is None else check_retention_ratio(value)
+    if key == "method_options":
+        return dict(_check_keys(key, {} if value is None else value))
+    if key == "presets":
+        presets = _check_keys(key, DEFAULT_PRESETS if value in (None, {}) else value)
+        return {name: dict(_check_keys(f"presets[{name!r}]", changes)) for name, changes in presets.items()}
+    if key == "litelvlm_version":
+        return value or __version__
+    choices = TOKEN_ORDERS if key == "token_order" else POSITION_POLICIES
+    if value is not None and value not in choices:
         raise ValueError(f"`{key}` must be None or one of {', '.join(map(repr, choices))}, got {value!r}.")
-    if key in ("method_options", "presets") and not isinstance(value, dict):
-        raise ValueError(f"`{key}` must be a dict, got {value!r}.")
+    return value
+
+
+def _check_keys(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"`{name}` must be a dict, got {value!r}; its keys are names.")
     return value

@@ -1,4 +1,4 @@
-"""The training script makes a checkpoint that the evaluation script can score: every stage, a few steps each."""
+"""The training script makes a checkpoint that the evaluation can score: every stage, a few steps each."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
+from transformers_litelvlm.evaluation.__main__ import main as evaluate
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -43,10 +44,11 @@ def test_every_stage_of_training_then_evaluation(run, tmp_path):
     assert model.dtype == shipped.dtype == torch.float32
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in shipped.named_parameters()}
 
-    arguments = ["--num_scenes", 2, "--budgets", 8, "--random_seeds", 1, "--output_dir", tmp_path / "results"]
-    run("evaluate_refshapes", "--checkpoint", tmp_path / "checkpoint", *arguments)
-    results = json.loads((tmp_path / "results" / "refshapes.json").read_text())["results"]
-    rules = {(entry["rule"], entry["budget"]) for entry in results}
-    assert {("all tokens", None), ("zeroed tokens", None), ("litelvlm", 8), ("random", 8)} <= rules
-    assert all(0 <= entry["giou"] <= 1 and entry["scenes"] == 2 for entry in results)
-    assert "| 8 | litelvlm |" in (tmp_path / "results" / "refshapes.md").read_text()
+    arguments = ["--max-images", "2", "--budgets", "8", "--seeds", "0", "--output-dir", str(tmp_path / "results")]
+    assert evaluate(["--model", str(tmp_path / "checkpoint"), *arguments]) == 0
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    settings = {(entry["name"], entry["budget"]) for entry in results["groups"]}
+    assert settings == {("none", None), ("litelvlm", 8), ("random", 8)}
+    assert all(0 <= entry["metrics"]["giou"] <= 1 for entry in results["groups"])
+    assert results["dataset"]["num_images"] == 2
+    assert "| 8 | litelvlm |" in (tmp_path / "results" / "results.md").read_text()

@@ -37,11 +37,10 @@ def check_memory(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def random_model(preset: Preset, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
-    """
-    The model with the same random weights for the same seed, dtype and device.
+    """The model with the same random weights for the same seed, dtype and device.
 
     Raises:
-        ValueError: The weights alone need more memory than the device has left.
+        ValueError: the weights alone need more memory than the device has left.
     """
     check_memory(meta_model(preset, dtype), device)
     # Buffers are made by the constructors, one of them at random.
@@ -68,7 +67,7 @@ def fill_(model: torch.nn.Module, seed: int) -> None:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device; infinite where nobody knows."""
+    """Bytes that are free on a device; infinite if nobody knows."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":

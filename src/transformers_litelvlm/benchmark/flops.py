@@ -26,10 +26,9 @@ UNKNOWN = {
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """
-    Operations of matrix products, convolutions and attention in `function()`.
+    """Operations of matrix products, convolutions and attention in `function()`.
 
-    A multiplication and an addition are two. Attention counts as the whole square, also where a kernel skips what a
+    A multiplication and an addition are two. Attention counts as the whole square, also if a kernel skips what a
     causal mask hides; norms, activations and other elementwise work count as nothing.
     """
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:

@@ -23,16 +23,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Grid:
-    """
-    What is measured.
+    """What is measured.
 
     Args:
-        methods (`Sequence[str]`): Pruning methods, `NAME` or `NAME:KEY=VALUE,...` as in an evaluation.
-        budgets (`Sequence[int]`, *optional*): Visual tokens kept of each picture; default: a third, two ninths and a
-            ninth, which are 192, 128 and 64 of 576.
-        batch_sizes (`Sequence[int]`): Pictures in a call.
-        sentences (`Sequence[int]`): Sentences about each.
-        dtypes (`Sequence[str]`): Of the weights.
+        methods: pruning methods, `NAME` or `NAME:KEY=VALUE,...` as in an evaluation.
+        budgets: visual tokens kept of each picture; default: a third, two ninths and a ninth, which are 192, 128 and
+            64 of 576.
+        batch_sizes: pictures in a call.
+        sentences: sentences about each.
+        dtypes: of the weights.
     """
 
     methods: Sequence[str] = ("litelvlm",)
@@ -42,11 +41,10 @@ class Grid:
     dtypes: Sequence[str] = ("float32",)
 
     def settings(self, num_tokens: int) -> list[tuple[str, PruningConfig]]:
-        """
-        Every method, by its text in `methods`, at every budget.
+        """Every method, by its text in `methods`, at every budget.
 
         Raises:
-            ValueError: An unknown method or option, or a budget that leaves nothing to prune of `num_tokens`.
+            ValueError: an unknown method or option, or a budget that leaves nothing to prune of `num_tokens`.
         """
         budgets = self.budgets or default_budgets(num_tokens)
         too_many = [budget for budget in budgets if budget >= num_tokens]
@@ -68,19 +66,18 @@ def run_benchmark(
     effort: Effort | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """
-    Measures a model on a grid; the unpruned model is measured beside every point.
+    """Measure a model on a grid; the unpruned model is measured beside every point.
 
     Args:
-        subject: The name of a preset, or a [`CheckpointSubject`].
-        progress: Told what happens next.
+        subject: the name of a preset, or a [`CheckpointSubject`].
+        progress: told what happens next.
 
     Returns:
         What benchmark.json holds: the setting, the machine, one entry in `points` for every point, and in `skipped`
         the points that a method cannot do, with the reason.
 
     Raises:
-        ValueError: An unknown preset or method, a budget that is no less than the number of visual tokens, a model
+        ValueError: an unknown preset or method, a budget that is no less than the number of visual tokens, a model
             that does not fit into memory.
     """
     subject = PresetSubject(subject) if isinstance(subject, str) else subject

@@ -12,8 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def activation_bytes(function: Callable[[], Any], device: torch.device) -> int:
-    """
-    The most memory that tensors made by `function()` take at one time, its result included.
+    """The most memory that tensors made by `function()` take at one time, its result included.
 
     On CUDA the allocator's own peak; elsewhere the running sum of the allocator's events, as the profiler records
     them. Memory that libraries hold for themselves is not in it.

@@ -13,8 +13,7 @@ MAX_BARS = 8  # points whose stages are drawn
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
-    """
-    Writes a PNG.
+    """Write a PNG.
 
     Raises:
         ImportError: matplotlib is not installed.

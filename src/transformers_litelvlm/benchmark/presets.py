@@ -32,16 +32,15 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segme
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """
-    Tokens of a prompt about one picture beside its visual tokens.
+    """Tokens of a prompt about one picture beside its visual tokens.
 
     Args:
-        before (`int`): In front of the picture: system prompt, role, marker.
-        turn (`int`): Behind it: marker, question, and for masks the answer with [SEG].
-        further_turn (`int`, *optional*): A second and every later sentence of the same dialogue. `None` where every
-            sentence has a dialogue of its own.
-        sentence (`int`): Tokens of a sentence for the guidance, end markers included.
-        after_seg (`int`): Of a turn, what follows [SEG]: full stop and end of the answer.
+        before: in front of the picture: system prompt, role, marker.
+        turn: after it: marker, question, and for masks the answer with [SEG].
+        further_turn: a second and every later sentence of the same dialogue. `None` if every sentence has a
+            dialogue of its own.
+        sentence: tokens of a sentence for the guidance, end markers included.
+        after_seg: of a turn, what follows [SEG]: full stop and end of the answer.
     """
 
     before: int
@@ -72,15 +71,14 @@ CLIP_BOS, CLIP_EOS = 49406, 49407
 
 @dataclass(frozen=True)
 class Preset:
-    """
-    A model to measure.
+    """A model to measure.
 
     Args:
-        description (`str`): One line.
-        model_class: The class of the model.
-        build_config (`Callable`): Makes its configuration.
-        prompt (`PromptLengths`): What it is asked.
-        grid (`tuple[int, int]`, *optional*): Rows and columns of visual tokens, where the picture decides.
+        description: one line.
+        model_class: the class of the model.
+        build_config: makes its configuration.
+        prompt: what it is asked.
+        grid: rows and columns of visual tokens, if the picture decides.
     """
 
     description: str
@@ -91,74 +89,65 @@ class Preset:
 
 
 def get_preset(name: str) -> Preset:
-    """
-    The preset called `name`.
+    """The preset called `name`.
 
     Raises:
-        ValueError: There is none; the message lists the known ones.
+        ValueError: there is none; the message lists the known ones.
     """
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
+# Hidden size, size inside the MLP, layers, heads, and for language models heads of keys and values.
+SIZES = {
+    "clip-vit-l": (1024, 4096, 24, 16),
+    "clip-vit-l-text": (768, 3072, 12, 12),
+    "vicuna-7b": (4096, 11008, 32, 32, 32),
+    "tinyllama-1b": (2048, 5632, 22, 32, 4),
+    "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2),
+    "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4),
+    "tiny-vision": (64, 128, 6, 4),
+    "tiny-text": (64, 128, 2, 4),
+    "tiny-llama": (64, 128, 18, 4, 2),
+}
+_SIZE_NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+
+def sizes(name: str) -> dict[str, int]:
+    """Keywords of a config, from `SIZES`."""
+    return dict(zip(_SIZE_NAMES, SIZES[name]))
+
+
 def clip_vit_l(side: int) -> CLIPVisionConfig:
     """The vision tower of openai/clip-vit-large-patch14 (224) and -336."""
-    return CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=side,
-        projection_dim=768,
-    )
+    return CLIPVisionConfig(**sizes("clip-vit-l"), patch_size=14, image_size=side, projection_dim=768)
 
 
 def clip_vit_l_text() -> CLIPTextConfig:
     """The text tower of both."""
-    return CLIPTextConfig(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        vocab_size=49408,
-        max_position_embeddings=77,
-        bos_token_id=CLIP_BOS,
-        eos_token_id=CLIP_EOS,
-    )
+    ids = {"bos_token_id": CLIP_BOS, "eos_token_id": CLIP_EOS}
+    return CLIPTextConfig(**sizes("clip-vit-l-text"), vocab_size=49408, max_position_embeddings=77, **ids)
 
 
-def llama_7b(vocab_size: int, **kwargs: Any) -> LlamaConfig:
+def llama_7b(vocab_size: int, rms_norm_eps: float = 1e-5, max_position_embeddings: int = 4096) -> LlamaConfig:
     """Vicuna 7B, with the rows that a checkpoint added."""
-    sizes = {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 4096,
-        "pad_token_id": 0,
-    }
-    return LlamaConfig(vocab_size=vocab_size, **{**sizes, **kwargs})
-
-
-def llama_1b() -> LlamaConfig:
-    """1.1 billion parameters (the shape of TinyLlama), so that a CPU finishes."""
     return LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
+        **sizes("vicuna-7b"),
+        vocab_size=vocab_size,
+        rms_norm_eps=rms_norm_eps,
+        max_position_embeddings=max_position_embeddings,
         pad_token_id=0,
     )
 
 
+def llama_1b() -> LlamaConfig:
+    """1.1 billion parameters (the shape of TinyLlama), so that a CPU finishes."""
+    return LlamaConfig(**sizes("tinyllama-1b"), vocab_size=32_000, max_position_embeddings=4096, pad_token_id=0)
+
+
 def llava_config(text: LlamaConfig, side: int = 336, **kwargs: Any) -> LlavaLiteConfig:
-    """LLaVA with CLIP's large towers; the id of the image placeholder is the last of the vocabulary, or behind it."""
+    """LLaVA with CLIP's large towers; the id of the image placeholder is the last of the vocabulary, or after it."""
     ids = {"image_token_index": text.vocab_size - 1, **kwargs}
     return LlavaLiteConfig(
         vision_config=clip_vit_l(side),
@@ -205,112 +194,75 @@ def llava_1b() -> LlavaLiteConfig:
 
 def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
     """The shape of Qwen/Qwen2.5-VL-3B-Instruct."""
-    return _qwen2_5_vl(
-        hidden_size=2048,
-        intermediate_size=11008,
-        num_hidden_layers=36,
-        num_attention_heads=16,
-        num_key_value_heads=2,
-        vocab_size=151_936,
-        tied=True,
-        **kwargs,
-    )
+    return _qwen2_5_vl("qwen2.5-vl-3b", vocab_size=151_936, tie_word_embeddings=True, **kwargs)
 
 
 def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
     """The shape of Qwen/Qwen2.5-VL-7B-Instruct."""
-    return _qwen2_5_vl(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        vocab_size=152_064,
-        tied=False,
-    )
+    return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
 
 
 def unipixel_3b() -> Qwen2_5_VLLiteConfig:
     return qwen2_5_vl_3b(mask_config=Sam2VideoConfig(**sam2_base_plus(768)), seg_token_id=151_666)
 
 
-def _qwen2_5_vl(*, hidden_size: int, vocab_size: int, tied: bool, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
-    own = {name: kwargs.pop(name) for name in ("mask_config", "seg_token_id") if name in kwargs}
+def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
+    text = {
+        **sizes(name),
+        "vocab_size": vocab_size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "pad_token_id": 151_643,
+    }
     vision = {
         "depth": 32,
         "hidden_size": 1280,
         "intermediate_size": 3420,
         "num_heads": 16,
-        "out_hidden_size": hidden_size,
+        "out_hidden_size": text["hidden_size"],
         "window_size": 112,
         "fullatt_block_indexes": [7, 15, 23, 31],
         "tokens_per_second": 2,
     }
-    text = {
-        "hidden_size": hidden_size,
-        "vocab_size": vocab_size,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        "pad_token_id": 151_643,
-        **kwargs,
-    }
-    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, tie_word_embeddings=tied, **own)
+    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
+
+
+# A SAM of 128 pixels.
+_TINY_SAM = {
+    "vision_config": {
+        "hidden_size": 32,
+        "output_channels": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 128,
+        "patch_size": 16,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "num_pos_feats": 16,
+        "mlp_dim": 64,
+    },
+    "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 4},
+    "mask_decoder_config": {
+        "hidden_size": 32,
+        "mlp_dim": 64,
+        "num_attention_heads": 2,
+        "iou_head_hidden_dim": 32,
+        "layer_norm_eps": 1e-5,
+    },
+}
 
 
 def tiny() -> LlavaLiteConfig:
-    """64 visual tokens, 6 + 18 small layers, and a SAM of 128 pixels: enough layers for every method."""
-    heads = {"num_attention_heads": 4}
-    vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=6, image_size=64, patch_size=8, **heads
-    )
-    text = LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=18,
-        num_key_value_heads=2,
-        pad_token_id=0,
-        **heads,
-    )
-    guidance = CLIPTextConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        bos_token_id=254,
-        eos_token_id=255,
-        **heads,
-    )
-    sam = {
-        "vision_config": {
-            "hidden_size": 32,
-            "output_channels": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 128,
-            "patch_size": 16,
-            "window_size": 4,
-            "global_attn_indexes": [1],
-            "num_pos_feats": 16,
-            "mlp_dim": 64,
-        },
-        "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 4},
-        "mask_decoder_config": {
-            "hidden_size": 32,
-            "mlp_dim": 64,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-            "layer_norm_eps": 1e-5,
-        },
-    }
+    """64 visual tokens, 6 + 18 small layers, and a small SAM: enough layers for every method."""
+    ids = {"bos_token_id": 254, "eos_token_id": 255}
     return LlavaLiteConfig(
-        vision_config=vision,
-        text_config=text,
-        guidance_text_config=guidance,
+        vision_config=CLIPVisionConfig(**sizes("tiny-vision"), image_size=64, patch_size=8),
+        text_config=LlamaConfig(**sizes("tiny-llama"), vocab_size=256, pad_token_id=0),
+        guidance_text_config=CLIPTextConfig(**sizes("tiny-text"), vocab_size=256, **ids),
         guidance_projection_dim=48,
         image_seq_length=64,
         image_token_index=255,
         seg_token_id=253,
-        mask_config=SamConfig(**sam),
+        mask_config=SamConfig(**_TINY_SAM),
         pad_token_id=0,
     )
 

@@ -47,7 +47,7 @@ def render_scaling(result: dict[str, Any]) -> str:
     blocks = [
         "# Scoring and selection of a ninth of the visual tokens",
         f"{result['sentences']} sentence(s), {result['dtype']}, {machine_line(result)}, medians of "
-        f"{result['runs']} runs. A slope of 1 is linear growth, 2 quadratic, less where a constant part counts.",
+        f"{result['runs']} runs. A slope of 1 is linear growth, 2 quadratic, less if a constant part counts.",
         table(head, rows),
         *(f"{method}: not possible: {reason}" for method, reason in result["skipped"].items()),
     ]

@@ -39,17 +39,16 @@ class RandomStates(TowerStates):
 
 
 class Selector:
-    """
-    Scoring and selection at any number of visual tokens.
+    """Scoring and selection at any number of visual tokens.
 
     Args:
-        method: A method on the vision tower's output.
-        sentences: About the picture; two or more need the context score of `litelvlm`.
-        dtype: Of weights and features.
-        device: Of both.
+        method: a method on the vision tower's output.
+        sentences: about the picture; two or more need the context score of `litelvlm`.
+        dtype: of weights and features.
+        device: of both.
 
     Raises:
-        ValueError: The method works elsewhere.
+        ValueError: the method works elsewhere.
     """
 
     def __init__(self, method: str, sentences: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -95,8 +94,7 @@ def run_scaling(
     dtype: str = "float32",
     sides: Sequence[int] = SIDES,
 ) -> dict[str, Any]:
-    """
-    Measures the selection of a ninth of the tokens.
+    """Measure the selection of a ninth of the tokens.
 
     Returns:
         For each of `methods` the medians in milliseconds and the bytes at every number of tokens, and what
@@ -152,11 +150,10 @@ def _within_limits(
 
 
 def fit_growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
-    """
-    How values grow with sizes.
+    """How values grow with sizes.
 
     Returns:
-        `slope` of log value against log size: 1 where the growth is linear, 2 where it is quadratic, and less where a
+        `slope` of log value against log size: 1 if the growth is linear, 2 if it is quadratic, and less if a
         constant part counts; `linear_r2`, the share of the variance that a straight line through the values explains.
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)

@@ -37,12 +37,11 @@ def machine_line(result: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class PairedTimes:
-    """
-    Seconds that two functions took in pairs of runs.
+    """Seconds that two functions took in pairs of runs.
 
     Args:
-        first (`tuple[float, ...]`): Seconds of the first function, one per pair.
-        second (`tuple[float, ...]`): Seconds of the second function, in the same pairs.
+        first: seconds of the first function, one per pair.
+        second: seconds of the second function, in the same pairs.
     """
 
     first: tuple[float, ...]
@@ -68,16 +67,15 @@ class PairedTimes:
 
 
 def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10, warmup: int = 2) -> PairedTimes:
-    """
-    Runs two functions in turn and times every run.
+    """Run two functions in turn and time every run.
 
     The runs are interleaved, and every other pair starts with the second function, so that a machine that becomes
     slower or faster meanwhile favours neither. On CUDA a run ends when the device has finished.
 
     Args:
-        first, second (`Callable[[], Any]`): What to time.
-        pairs (`int`, defaults to 10): Timed runs of each.
-        warmup (`int`, defaults to 2): Untimed runs of each before (allocation, kernel choice, caches).
+        first, second: what to time.
+        pairs: timed runs of each.
+        warmup: untimed runs of each before (allocation, kernel choice, caches).
     """
     if pairs < 1:
         raise ValueError(f"`pairs` must be at least 1, got {pairs}.")

@@ -13,7 +13,7 @@ from transformers_litelvlm.utils.files import write_atomically
 
 
 def check_plotting() -> None:
-    """Raises ValueError where [`write_benchmark`] could not draw, to be called before hours of measuring."""
+    """Raises ValueError if [`write_benchmark`] could not draw, to be called before hours of measuring."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
             "An output folder gets a plot, which needs matplotlib: `pip install transformers-litelvlm[benchmark]`."
@@ -21,7 +21,7 @@ def check_plotting() -> None:
 
 
 def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
-    """Writes benchmark.json, benchmark.md and benchmark.png into `folder`; files of these names are replaced."""
+    """Write benchmark.json, benchmark.md and benchmark.png into `folder`; files of these names are replaced."""
     with write_atomically(folder) as staging:
         (staging / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (staging / "benchmark.md").write_text(render(result), encoding="utf-8")
@@ -29,7 +29,7 @@ def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
 
 
 def write_scaling(result: dict[str, Any], folder: str | os.PathLike) -> None:
-    """Writes scaling.json and scaling.md into `folder`; files of these names are replaced."""
+    """Write scaling.json and scaling.md into `folder`; files of these names are replaced."""
     with write_atomically(folder) as staging:
         (staging / "scaling.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (staging / "scaling.md").write_text(render_scaling(result), encoding="utf-8")

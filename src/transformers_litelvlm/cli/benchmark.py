@@ -27,7 +27,7 @@ examples:
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "benchmark",
         help="measure the speed and memory that pruning saves on this machine",
@@ -51,6 +51,17 @@ def register(subparsers: Any) -> None:
         help="instead of a model: how scoring + selection grow from 576 to 36,864 visual tokens",
     )
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
+    _add_grid(parser)
+    _add_effort(parser)
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png there"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if pruned is slower than unpruned anywhere")
+    parser.set_defaults(func=run)
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -79,7 +90,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, help="of the weights (default: float32, bfloat16 on CUDA)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+
+
+def _add_effort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of torch on the CPU")
     parser.add_argument(
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
@@ -93,16 +107,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--without", nargs="+", default=[], choices=("stages", "decode", "memory"), help="leave out, to be done sooner"
     )
-    parser.add_argument(
-        "--output-dir", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png there"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if pruned is slower than unpruned anywhere")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if args.list_presets:
         _list_presets()
         return

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "env",
         help="print versions, devices and the embedded checkpoint, for a bug report",
@@ -38,7 +38,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the environment."""
+    """Print the environment."""
     facts = describe_environment()
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -63,7 +63,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _installed(package: str) -> str:
-    if package == "transformers_litelvlm":  # also where the package is run from its sources
+    if package == "transformers_litelvlm":  # also if the package is run from its sources
         from transformers_litelvlm.version import __version__
 
         return __version__

@@ -14,7 +14,7 @@ class BadInputError(Exception):
 
 @contextmanager
 def bad_input(what: str = "") -> Iterator[None]:
-    """Turns every error inside the `with` block into [`BadInputError`], its message after `what`."""
+    """Turn every error inside the `with` block into [`BadInputError`], its message after `what`."""
     try:
         yield
     except BadInputError:
@@ -24,7 +24,7 @@ def bad_input(what: str = "") -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks; its type where it has none."""
+    """The message of an error without line breaks; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -6,11 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.evaluation.arguments import add_arguments, as_command_line, from_namespace
+from transformers_litelvlm.evaluation.arguments import DESCRIPTION, add_arguments, as_command_line, from_namespace
 
 
 EPILOG = """\
@@ -27,12 +26,11 @@ Started again with the same options it goes on where it was. On several machines
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "evaluate",
         help="measure pruning methods on a data set",
-        description="Measure pruning methods at several budgets on a data set for referring segmentation. Writes"
-        " results.json, a Markdown table, and one record per sentence.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -48,26 +46,24 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluates, here or in processes of its own, and prints the table."""
+    """Evaluate and print the table, here or in processes of its own."""
     with bad_input():
         options = from_namespace(args)
+        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
     from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
 
     typed = typed_command("litelvlm", args.arguments)
     processes = args.processes or _num_devices()
     if processes == 1:
-        from transformers_litelvlm.evaluation.runner import evaluate
-
         with bad_input():
-            evaluate(options, typed)
-    else:
-        # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
-        code = subprocess.run(command, env={**os.environ, COMMAND_VARIABLE: typed}).returncode
-        if code:
-            raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
-    print(Path(options.output_dir, "results.md").read_text(encoding="utf-8"), end="")
+            evaluate_and_print(options, typed)
+        return
+    # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
+    code = subprocess.run(command, env={**os.environ, COMMAND_VARIABLE: typed}).returncode
+    if code:
+        raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
 
 
 def _num_devices() -> int:

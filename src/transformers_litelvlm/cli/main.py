@@ -33,7 +33,7 @@ LITELVLM_DEBUG=1 in the environment shows the traceback of an error.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage, which hides it in a long text, is left to --help."""
+    """Say what is wrong in one line; the usage, which hides it in a long text, is left to --help."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"litelvlm: error: {message} (see: {self.prog} --help)\n")
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `litelvlm` and returns its exit code."""
+    """Run `litelvlm` and return its exit code."""
     args = build_parser().parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
     try:

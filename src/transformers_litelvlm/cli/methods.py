@@ -12,7 +12,7 @@ from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "methods",
         help="list the pruning methods, their options and the presets",
@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
         "--visual-tokens",
         type=positive_int,
         metavar="N",
-        help="visual tokens of an image, for --budget with a --model where they depend on the image's size",
+        help="visual tokens of an image, for --budget with a --model if they depend on the image's size",
     )
     parser.add_argument(
         "--text-tokens",
@@ -50,7 +50,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the methods and presets."""
+    """Print the methods and presets."""
     methods, presets = describe_methods(), describe_presets()
     sizes = None
     if args.budget is not None:
@@ -125,8 +125,8 @@ def _read_config(model: str | None) -> Any:
 
 
 def sizes_of(config: Any) -> dict[str, int]:
-    """Visual tokens of an image, where all have as many, layers of the language model, and layers of the tower that
-    make the features."""
+    """Layers of the language model, layers of the tower that make the features, and visual tokens if all images have
+    equally many."""
     vision, num_layers = config.vision_config, config.get_text_config().num_hidden_layers
     if not _has_class_token(config):  # the number of tokens varies with the image
         return {"num_layers": num_layers, "num_tower_layers": vision.depth}
@@ -146,7 +146,7 @@ def _has_class_token(config: Any) -> bool:
 def tokens_per_layer(
     name: str, budget: int, sizes: dict[str, int], has_class_token: bool = True
 ) -> list[int] | str | None:
-    """Visual tokens that each layer computes on; `None` where the image decides, or why the budget is out of reach."""
+    """Visual tokens that each layer computes on; `None` if the image decides, or why the budget is out of reach."""
     from transformers_litelvlm.pruning import build_pruner, get_pruner, resolve_budget
 
     if get_pruner(name).needs_class_token and not has_class_token:
@@ -163,9 +163,9 @@ def describe_counts(
     """What [`tokens_per_layer`] says, for a prompt with one image.
 
     Returns:
-        `retained` behind the last point where a method prunes; `per_layer`, the mean over the layers; `prefill_flops`
-        of the layers, and `prefill_ratio`, that relative to the unpruned model. All `None` where the image decides;
-        `unreachable` says why the method cannot keep so many.
+        `retained` after the last point at which a method prunes; `per_layer`, the mean over the layers;
+        `prefill_flops` of the layers, and `prefill_ratio`, that relative to the unpruned model. All `None` if the
+        image decides; `unreachable` says why the method cannot keep so many.
     """
     from transformers_litelvlm.models.decoder.flops import prefill_flops
 

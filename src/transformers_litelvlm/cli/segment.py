@@ -32,7 +32,7 @@ Without --model the small checkpoint inside the package is used. It knows drawn 
 
 
 def register(subparsers: Any) -> None:
-    """Adds the sub-command."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "segment",
         help="write the mask of what each sentence refers to",
@@ -56,7 +56,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--method-option", metavar="NAME=VALUE", action="append", default=[], help="option of the method; repeatable"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
@@ -67,7 +67,7 @@ def register(subparsers: Any) -> None:
         "--output",
         metavar="DIR",
         default="litelvlm_output",
-        help="folder for the results, made where missing; files of the same name are replaced (default: %(default)s)",
+        help="folder for the results, made if missing; files of the same name are replaced (default: %(default)s)",
     )
     parser.add_argument("--compare", action="store_true", help="also time the model with and without pruning")
     parser.add_argument(
@@ -78,7 +78,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Segments and prints. What is cheap to check is checked before the model is loaded."""
+    """Segment and print. What is cheap to check is checked before the model is loaded."""
     sentences = [_checked_sentence(sentence) for sentence in args.sentences]
     folder = _checked_folder(args.output)
     with bad_input():
@@ -207,7 +207,7 @@ def _checked_device(name: str | None) -> Any:
 def _segment(
     args: argparse.Namespace, model: Any, processor: Any, image: Image.Image, sentences: list[str], folder: Path
 ) -> dict[str, Any]:
-    """Runs the model, writes all files, and returns what --json prints."""
+    """Run the model, write all files, and return what --json prints."""
     import torch
 
     with bad_input():
@@ -286,7 +286,7 @@ def _write(
     grid: tuple[int, int],
     region: tuple[float, float, float, float],
 ) -> list[str]:
-    """Writes all pictures; returns the names of those of the kept tokens, one for each row of `retained`."""
+    """Write all pictures; return the names of those of the kept tokens, one for each row of `retained`."""
     from PIL import Image
 
     from transformers_litelvlm.utils.files import write_atomically

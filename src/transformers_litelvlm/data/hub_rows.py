@@ -6,29 +6,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 def open_rows(source: Any, split: str, streaming: bool = False, revision: str | None = None) -> Any:
-    """
-    Opens rows with the `datasets` library. Pictures are not decoded: a row has them as `bytes` or `path`.
+    """Open rows with the `datasets` library. Pictures are not decoded: a row has them as `bytes` or `path`.
 
     Args:
-        source: A Hub id, a folder laid out like one (`data/<split>-00000-of-00001.parquet`), a parquet or JSON file,
+        source: a Hub id, a folder laid out like one (`data/<split>-00000-of-00001.parquet`), a parquet or JSON file,
             which is taken whole, a list of dicts, or an open `Dataset` or `IterableDataset`.
-        split (`str`): Name of the split in the source; unused for a single file and for open rows.
-        streaming (`bool`, defaults to `False`): Read while iterating instead of downloading first and keeping a copy.
-        revision (`str`, *optional*): Version of the data set on the Hub.
+        split: name of the split in the source; unused for a single file and for open rows.
+        streaming: read while iterating instead of downloading first and keeping a copy.
+        revision: version of the data set on the Hub.
 
     Returns:
-        `Dataset`, `IterableDataset` or `list`: The rows.
+        The rows, a `Dataset`, `IterableDataset` or list.
 
     Raises:
-        FileNotFoundError: A path that does not exist.
-        ValueError: The source is damaged, or does not have the split; names the source.
+        FileNotFoundError: a path that does not exist.
+        ValueError: the source is damaged, or does not have the split; names the source.
     """
-    import datasets
-
     if isinstance(source, list):
         return source
+    with needs_extra("eval", "Reading a data set"):
+        import datasets
+
     if not isinstance(source, datasets.Dataset | datasets.IterableDataset):
         source = _load(os.fspath(source), split, streaming, revision)
     for name, feature in (source.features or {}).items():
@@ -56,14 +58,13 @@ def _load(source: str, split: str, streaming: bool, revision: str | None) -> Any
 
 
 def require_columns(rows: Any, expected: set[str], source: Any, advice: str) -> None:
-    """
-    Raises a `ValueError` that names the missing columns, where the rows tell their columns.
+    """Raises a `ValueError` that names the missing columns, if the rows tell their columns.
 
     Args:
-        rows: What `open_rows` gave.
-        expected (`set[str]`): Columns that must be there.
-        source: What to call the rows.
-        advice (`str`): What to do instead, at the end of the message.
+        rows: what `open_rows` gave.
+        expected: columns that must be there.
+        source: what to call the rows.
+        advice: what to do instead, at the end of the message.
     """
     columns = set(rows[0]) if isinstance(rows, list) and rows else set(getattr(rows, "column_names", None) or expected)
     if missing := sorted(expected - columns):

@@ -22,15 +22,15 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """
-    How a data set is opened.
+    """How a data set is opened.
 
     Args:
-        open (`Callable`): `(name, source, split, **options)` to rows, the function that reads one, and notes.
-        splits (`dict[str, tuple[SplitCounts, ...]]`): Its splits and their published sizes, one per version; empty
-            where any name will do.
-        source (`str`, *optional*): Hub id that is read where no source is given.
-        source_needed (`bool`, defaults to `True`): Whether a missing source is an error where there is no default.
+        open: given what the data set is called, its source and split, and options, returns rows, the function that
+            reads one, and notes. Options that many have: `streaming`, to read while iterating; `revision`, a version
+            on the Hub.
+        splits: its splits and their published sizes, one per version; empty if any name will do.
+        source: Hub id that is read if no source is given.
+        source_needed: whether a missing source is an error if there is no default.
     """
 
     open: Callable[..., tuple[Any, Any, tuple[str, ...]]]
@@ -117,27 +117,25 @@ def load_split(
     require_official_counts: bool = False,
     **options: Any,
 ) -> ReferringSplit:
-    """
-    Opens a split of a data set for referring segmentation.
+    """Open a split of a data set for referring segmentation.
 
     Args:
-        name (`str`): One of `DATASETS`: `"refcoco"`, `"refcoco+"`, `"refcocog"`, `"refcoco-m"`, `"reasonseg"`,
+        name: one of `DATASETS`: `"refcoco"`, `"refcoco+"`, `"refcocog"`, `"refcoco-m"`, `"reasonseg"`,
             `"refer-youtube-vos"`, `"ref-davis17"`, `"mevis"`, `"refshapes"`, or `"rows"` for your own data.
-        split (`str`): Name of the split, as the data set's papers have it.
-        source (`str`, `os.PathLike` or rows, *optional*): A folder, file or Hub id, in any layout the set comes in;
-            for `"rows"` also a list of dicts or a `datasets.Dataset`. Defaults to the set's copy on the Hub, where
-            there is one.
-        require_official_counts (`bool`, defaults to `False`): Read the split once, without decoding pixels, and raise
-            unless it has its official size. Otherwise call `check_counts()` on what is returned.
-        options: Of the reader: `streaming`, `revision` (sets on the Hub), `image_root`, `split_by` (RefCOCO family),
+        split: name of the split, as the data set's papers have it.
+        source: a folder, file or Hub id, in any layout the set comes in; for `"rows"` also a list of dicts or a
+            `datasets.Dataset`. Defaults to the set's copy on the Hub, if there is one.
+        require_official_counts: read the split once, without decoding pixels, and raise unless it has its official
+            size. Otherwise call `check_counts()` on what is returned.
+        options: of the reader: `streaming`, `revision` (sets on the Hub), `image_root`, `split_by` (RefCOCO family),
             `annotation_root` (videos), `num_scenes` and others (RefShapes).
 
     Returns:
-        `ReferringSplit`: Its samples are `ImageSample` or `VideoSample`. Nothing but annotations is in memory.
+        Its samples are `ImageSample` or `VideoSample`. Nothing but annotations is in memory.
 
     Raises:
-        FileNotFoundError: The source, or a part of it, does not exist.
-        ValueError: Unknown name or split (lists what there is), a damaged source, or not the official size.
+        FileNotFoundError: the source, or a part of it, does not exist.
+        ValueError: unknown name or split (lists what there is), a damaged source, or not the official size.
 
     Example:
         >>> scenes = load_split("refshapes", "test", num_scenes=2)

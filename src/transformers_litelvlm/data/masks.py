@@ -10,32 +10,29 @@ from pycocotools import mask as coco_mask
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """
-    COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
+    """COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
 
     Args:
-        mask (`np.ndarray`): `(height, width)` booleans.
+        mask: `(height, width)` booleans.
 
     Returns:
-        `dict`: `size`, the two lengths, and `counts`.
+        `size`, the two lengths, and `counts`.
     """
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def decode_mask(encoded: dict) -> np.ndarray:
-    """
-    The mask of a COCO run-length encoding.
+    """The mask of a COCO run-length encoding.
 
     Args:
-        encoded (`dict`): `size` and `counts`, compressed (`str` or `bytes`) or not (a list of lengths, as COCO stores
-            crowds).
+        encoded: `size` and `counts`, compressed (`str` or `bytes`) or not (a list of lengths, as COCO stores crowds).
 
     Returns:
-        `np.ndarray`: `(height, width)` booleans.
+        `(height, width)` booleans.
 
     Raises:
-        ValueError: The run lengths do not fill the size.
+        ValueError: the run lengths do not fill the size.
     """
     counts, size = encoded["counts"], [int(length) for length in encoded["size"]]
     if not isinstance(counts, str | bytes):
@@ -49,24 +46,22 @@ def decode_mask(encoded: dict) -> np.ndarray:
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """
-    The mask of an object, whatever its annotation looks like.
+    """The mask of an object, whatever its annotation looks like.
 
     Several polygons or run-length encodings are one object in several parts: their union is taken. (Published
     evaluators add them up, which makes a 2 where parts overlap; such pixels then count as false positives.)
 
     Args:
-        segmentation: Polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding
+        segmentation: polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding
             (compressed or not), a list of these, a picture or an array (nonzero is the object), or `None` or an empty
             list for an empty mask. A polygon of fewer than three points has no area and is left out.
-        height (`int`): Pixels of the image.
-        width (`int`): Pixels of the image.
+        height, width: pixels of the image.
 
     Returns:
-        `np.ndarray`: `(height, width)` booleans.
+        `(height, width)` booleans.
 
     Raises:
-        ValueError: The mask has another size than the image.
+        ValueError: the mask has another size than the image.
     """
     if isinstance(segmentation, Image.Image | np.ndarray):
         mask = np.asarray(segmentation) != 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -13,29 +12,19 @@ import numpy as np
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.referring_video import NO_MASKS_NOTE, frame_paths, read_expressions
 from transformers_litelvlm.data.samples import VideoExpression, VideoSample
+from transformers_litelvlm.utils.files import read_json
 
 
 def open_mevis(name: str, root: str | os.PathLike, split: str) -> tuple[list, Any, tuple[str, ...]]:
-    """
-    Rows and reader of a folder with `<split>/{JPEGImages,meta_expressions.json,mask_dict.json}`.
+    """Rows and reader of a folder with `<split>/{JPEGImages,meta_expressions.json,mask_dict.json}`.
 
-    Args:
-        name (`str`): What to call it.
-        root (`str` or `os.PathLike`): The folder, with or without `mevis` in it.
-        split (`str`): `"train"`, `"valid_u"`, which is scored here, or `"valid"`, which has no masks.
-
-    Returns:
-        Rows, the function that reads one, and notes.
+    The folder may be inside of `mevis`. `"valid_u"` is scored here, `"valid"` has no masks.
     """
     folders = [base / split for base in (Path(root) / "mevis", Path(root)) if (base / split).is_dir()]
     folder = folders[0] if folders else Path(root) / split
     videos = read_expressions(folder / "meta_expressions.json")
-    masks = None
-    if (path := folder / "mask_dict.json").exists():
-        try:
-            masks = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not readable JSON: {error}") from error
+    path = folder / "mask_dict.json"
+    masks = read_json(path) if path.exists() else None
     notes = (NO_MASKS_NOTE,) if masks is None else ()
     return sorted(videos.items()), partial(_read_video, folder / "JPEGImages", masks), notes
 

@@ -33,22 +33,14 @@ def open_plain_rows(
     image_root: str | os.PathLike | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any, tuple[str, ...]]:
-    """
-    Rows and reader of data in plain columns, see `ADVICE`.
+    """Rows and reader of data in plain columns, see `ADVICE`.
 
     A mask is a picture or an array whose nonzero pixels are the object, a COCO run-length encoding, polygons in
-    pixels, or `None` where nothing is meant. The sentences of a row or entry share its mask.
+    pixels, or `None` if nothing is meant. The sentences of a row or entry share its mask.
 
     Args:
-        name (`str`): What to call it.
-        source: A list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
-        split (`str`): Name of the split in a folder or on the Hub.
-        streaming (`bool`, defaults to `False`): Read while iterating.
-        image_root (`str` or `os.PathLike`, *optional*): Folder that relative paths of pictures start from.
-        revision (`str`, *optional*): Version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
+        source: a list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
+        image_root: folder that relative paths of pictures start from.
     """
     rows = open_rows(source, split, streaming, revision)
     require_columns(rows, {"image"}, source if isinstance(source, str) else "`source`", ADVICE)
@@ -102,7 +94,7 @@ def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
 
 
 def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
-    """The mask of whatever a row has; the picture is opened only where its size is needed."""
+    """The mask of whatever a row has; the picture is opened only if its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
     if isinstance(mask, Mapping):  # a picture, as `datasets` stores it

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
+from transformers_litelvlm.utils.extras import needs_extra
 
 
 logger = logging.get_logger(__name__)
@@ -28,19 +29,12 @@ TARGET, IGNORED = 1, 255
 def open_reason_seg(
     name: str, source: Any, split: str, streaming: bool = False, revision: str | None = None
 ) -> tuple[Any, Any, tuple[str, ...]]:
-    """
-    Rows and reader of ReasonSeg.
+    """Rows and reader of ReasonSeg.
 
     Args:
-        name (`str`): What to call it.
-        source: The original folder (with or without `ReasonSeg` in it), or a Hub id, folder or parquet file in the
+        source: the original folder (with or without `ReasonSeg` in it), or a Hub id, folder or parquet file in the
             schema of Ricky06662/ReasonSeg_val; `None` for that.
-        split (`str`): `"val"`, `"test"`, and `"train"` for the original.
-        streaming (`bool`, defaults to `False`): For the Hub's schema.
-        revision (`str`, *optional*): Version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
+        split: `"val"`, `"test"`, and `"train"` for the original.
     """
     if isinstance(source, str | os.PathLike) and Path(source).is_dir():
         folders = [base / split for base in (Path(source) / "ReasonSeg", Path(source)) if (base / split).is_dir()]
@@ -94,31 +88,23 @@ def _decode(shapes: list[dict], picture: Path, value: int) -> np.ndarray:
 
 
 def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
-    """
-    The label map of a ReasonSeg annotation: larger polygons first, so that smaller ones stay on top.
+    """The label map of a ReasonSeg annotation: larger polygons first, so that smaller ones are on top.
 
     OpenCV draws, because LISA's masks are its, outline included: other libraries differ in 0.3 to 1.6 % of the pixels
     of an object.
 
     Args:
-        shapes (`list[dict]`): `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other
-            1.
-        height (`int`): Pixels of the image.
-        width (`int`): Pixels of the image.
+        shapes: `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other 1.
+        height, width: pixels of the image.
 
     Returns:
-        `np.ndarray`: `(height, width)` uint8 of 0, 1 and 255.
+        `(height, width)` uint8 of 0, 1 and 255.
 
     Raises:
         ImportError: OpenCV is not installed.
     """
-    try:
+    with needs_extra("reasonseg", "Drawing the polygons of ReasonSeg"):
         import cv2
-    except ImportError as error:
-        raise ImportError(
-            "The polygons of ReasonSeg are drawn with OpenCV. Install it with `pip install opencv-python-headless`, or"
-            " `pip install transformers-litelvlm[reasonseg]`."
-        ) from error
 
     polygons = [np.array(shape["points"], dtype=np.int32) for shape in shapes]  # cuts decimals off, as LISA does
     areas = [int(cv2.fillPoly(np.zeros((height, width), np.uint8), [points], 1).sum()) for points in polygons]

@@ -8,13 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refer import find_refs_file, open_refer, ref_sentences
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.utils.extras import needs_extra
 
 
 # In jxu124/refcoco-benchmark all three sets are splits of one data set.
@@ -34,26 +32,18 @@ def open_refcoco(
     split_by: str | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any, tuple[str, ...]]:
-    """
-    Rows and reader of RefCOCO, RefCOCO+ or RefCOCOg, whatever layout the source has.
+    """Rows and reader of RefCOCO, RefCOCO+ or RefCOCOg, whatever layout the source has.
 
     Args:
-        name (`str`): `"refcoco"`, `"refcoco+"` or `"refcocog"`.
-        source: A folder in the original `refer` layout; or a Hub id, folder or parquet file in the schema of
+        source: a folder in the original `refer` layout; or a Hub id, folder or parquet file in the schema of
             jxu124/refcoco-benchmark, or of jxu124/refcoco (then with `image_root`). From a single file of either
             schema, the rows of the split are taken.
-        split (`str`): `"val"`, `"testA"`, ...
-        streaming (`bool`, defaults to `False`): For the Hub schemas.
-        image_root (`str` or `os.PathLike`, *optional*): Folder of the COCO train2014 pictures.
-        split_by (`str`, *optional*): For the `refer` layout, which division: `"unc"`, `"umd"` or `"google"`. Defaults
-            to the one papers use.
-        revision (`str`, *optional*): Version of the data set on the Hub.
-
-    Returns:
-        Rows, the function that reads one, and notes.
+        image_root: folder of the COCO train2014 pictures.
+        split_by: for the `refer` layout, which division: `"unc"`, `"umd"` or `"google"`. Defaults to the one papers
+            use.
 
     Raises:
-        ValueError: Another schema, or no sentence of that split; says what there is.
+        ValueError: another schema, or no sentence of that split; says what there is.
     """
     if isinstance(source, str | os.PathLike) and find_refs_file(Path(source), name) is not None:
         return open_refer(name, source, split, image_root, split_by)
@@ -81,6 +71,10 @@ def open_refcoco_m(
 
 def _rows_of_split(rows: Any, split: str, source: Any) -> Any:
     """The rows of a single file that belong to a split; the pictures are not read to find them."""
+    with needs_extra("eval", "A parquet file"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
     try:
         splits = [
             {ref["ref_info"]["split"] for ref in refs or ()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from transformers_litelvlm.data.masks import decode_segmentation
 from transformers_litelvlm.data.restricted_pickle import load_plain_pickle
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.utils.files import read_json
 
 
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -25,7 +25,7 @@ IMAGE_FOLDERS = (
 
 
 def find_refs_file(root: Path, name: str, split_by: str | None = None) -> Path | None:
-    """`refs(<split_by>).p` of a data set, any of them where `split_by` is `None`; `None` where there is none."""
+    """`refs(<split_by>).p` of a data set, any of them if `split_by` is `None`; `None` if there is none."""
     for folder in (root / name, root):
         found = sorted(folder.glob(f"refs({split_by or '*'}).p")) if folder.is_dir() else []
         if found:
@@ -40,25 +40,22 @@ def open_refer(
     image_root: str | os.PathLike | None = None,
     split_by: str | None = None,
 ) -> tuple[list, Any, tuple[str, ...]]:
-    """
-    Rows and reader of a folder with `<name>/refs(<split_by>).p`, `<name>/instances.json` and COCO's train2014.
+    """Rows and reader of a folder with `<name>/refs(<split_by>).p`, `<name>/instances.json` and COCO's train2014.
 
     The references are a pickle, which is read without running anything in it.
 
     Args:
-        name (`str`): `"refcoco"`, `"refcoco+"` or `"refcocog"`.
-        root (`str` or `os.PathLike`): The folder that holds `<name>`, or that folder itself.
-        split (`str`): `"train"`, `"val"`, `"testA"`, ...
-        image_root (`str` or `os.PathLike`, *optional*): Folder of the pictures, where it is not one of the usual.
-        split_by (`str`, *optional*): Defaults to `"unc"`, and `"umd"` for RefCOCOg.
+        root: the folder that holds `<name>`, or that folder itself.
+        image_root: folder of the pictures, if it is not one of the usual.
+        split_by: defaults to `"unc"`, and `"umd"` for RefCOCOg.
 
     Returns:
-        Rows (per image its record, annotations and refs), the function that reads one, and notes.
+        As [`open_refcoco`]; a row has the record of an image, its annotations and its refs.
 
     Raises:
-        FileNotFoundError: No references of that division, no folder of pictures; says what there is.
-        RefusedPickleError: The references want to run something.
-        ValueError: No reference of that split; lists the splits.
+        FileNotFoundError: no references of that division, no folder of pictures; says what there is.
+        RefusedPickleError: the references want to run something.
+        ValueError: no reference of that split; lists the splits.
     """
     split_by = split_by or SPLIT_BY[name]
     path = find_refs_file(Path(root), name, split_by)
@@ -69,7 +66,7 @@ def open_refer(
         )
     pictures = _picture_folder(Path(root), path.parent, image_root)
     refs = load_plain_pickle(path)
-    instances = _load_instances(path.parent / "instances.json")
+    instances = read_json(path.parent / "instances.json")
     images = {entry["id"]: entry for entry in instances["images"]}
     annotations = {entry["id"]: entry for entry in instances["annotations"]}
     groups: dict[int, list[dict]] = {}
@@ -90,13 +87,6 @@ def open_refer(
     return rows, _read_image, notes
 
 
-def _load_instances(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
-
-
 def _picture_folder(root: Path, folder: Path, image_root: str | os.PathLike | None) -> Path:
     if image_root is not None:
         return Path(image_root)
@@ -108,14 +98,12 @@ def _picture_folder(root: Path, folder: Path, image_root: str | os.PathLike | No
 
 
 def ref_sentences(ref: dict, segmentation: Any, height: int, width: int) -> list[ReferringSentence]:
-    """
-    The sentences of one ref, which all share its mask.
+    """The sentences of one ref, which all share its mask.
 
     Args:
-        ref (`dict`): In the form of the `refer` toolbox: `ref_id` and `sentences` of `sent` and `sent_id`.
-        segmentation: The annotation of its object.
-        height (`int`): Pixels of the image.
-        width (`int`): Pixels of the image.
+        ref: in the form of the `refer` toolbox: `ref_id` and `sentences` of `sent` and `sent_id`.
+        segmentation: the annotation of its object.
+        height, width: pixels of the image.
     """
     load_mask = partial(decode_segmentation, segmentation, height, width)
     return [

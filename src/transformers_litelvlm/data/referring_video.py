@@ -21,20 +21,13 @@ NO_MASKS_NOTE = "no masks here: this split can be predicted, not scored"
 def open_referring_video(
     name: str, root: str | os.PathLike, split: str, annotation_root: str | os.PathLike | None = None
 ) -> tuple[list, Any, tuple[str, ...]]:
-    """
-    Rows and reader of a folder with `meta_expressions/<split>/meta_expressions.json` and `<split>/JPEGImages`.
+    """Rows and reader of a folder with `meta_expressions/<split>/meta_expressions.json` and `<split>/JPEGImages`.
 
     Where `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
 
     Args:
-        name (`str`): What to call it.
-        root (`str` or `os.PathLike`): The folder.
-        split (`str`): `"train"`, `"valid"` or `"test"`.
-        annotation_root (`str` or `os.PathLike`, *optional*): Folder with `<video>/<frame>.png`, pictures whose values
-            are object numbers. Defaults to `<split>/Annotations`; without it, expressions have no masks.
-
-    Returns:
-        Rows, the function that reads one, and notes.
+        annotation_root: folder with `<video>/<frame>.png`, pictures whose values are object numbers. Defaults to
+            `<split>/Annotations`; without it, expressions have no masks.
     """
     root = Path(root)
     videos = read_expressions(root / "meta_expressions" / split / "meta_expressions.json")
@@ -98,18 +91,16 @@ def _load_mask(load_objects: Any, number: int, frame: int) -> np.ndarray:
 
 
 def annotators(video: VideoSample) -> list[dict[str, VideoExpression]]:
-    """
-    The expressions of a Ref-DAVIS17 video by annotator: four who each described every object once.
+    """The expressions of a Ref-DAVIS17 video by annotator: four who each described every object once.
 
     Args:
-        video (`VideoSample`): Expression number `4 * object + annotator` belongs to that annotator, as in every
-            published conversion.
+        video: expression number `4 * object + annotator` belongs to that annotator, as in every published conversion.
 
     Returns:
-        `list[dict[str, VideoExpression]]`: Per annotator, object to expression.
+        Per annotator, object to expression.
 
     Raises:
-        ValueError: The expressions are not four per object.
+        ValueError: the expressions are not four per object.
     """
     ordered = sorted(video.expressions, key=lambda expression: int(expression.expression_id))
     groups = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 from PIL import Image
 
@@ -25,6 +25,11 @@ from transformers_litelvlm.data.refshapes_rendering import (
     SceneObject,
     render_scene,
 )
+from transformers_litelvlm.utils.extras import needs_extra
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 # The random stream of a scene is keyed on (seed, split code, index). Different keys give independent streams, so that
@@ -33,45 +38,14 @@ SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 NUM_OBJECTS = (3, 5)
 DEFAULT_NUM_SCENES = {"train": 30000, "validation": 500, "test": 1000}
 
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "image_id": datasets.Value("int64"),
-        "expressions": [
-            {
-                "sentence": datasets.Value("string"),
-                "kind": datasets.Value("string"),
-                "target_id": datasets.Value("int32"),
-                "category": datasets.Value("string"),
-                "query": datasets.Value("string"),
-                "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
-            }
-        ],
-        "objects": [
-            {
-                "object_id": datasets.Value("int32"),
-                "shape": datasets.Value("string"),
-                "colour": datasets.Value("string"),
-                "texture": datasets.Value("string"),
-                "size": datasets.Value("string"),
-                "radius": datasets.Value("float32"),
-                "x": datasets.Value("float32"),
-                "y": datasets.Value("float32"),
-                "angle": datasets.Value("float32"),
-            }
-        ],
-    }
-)
-
 
 @dataclass(frozen=True)
 class Expression:
-    """
-    One referring sentence.
+    """One referring sentence.
 
     Args:
-        query (`Query`): What is asked, in a form that can be checked against the objects.
-        target_id (`int`): `object_id` of the one object that is meant.
+        query: what is asked, in a form that can be checked against the objects.
+        target_id: `object_id` of the one object that is meant.
     """
 
     query: Query
@@ -90,14 +64,13 @@ class Expression:
 
 @dataclass(frozen=True)
 class Scene:
-    """
-    One picture with its objects and sentences.
+    """One picture with its objects and sentences.
 
     Args:
-        image (`np.ndarray`): `(144, 144, 3)` uint8.
-        id_map (`np.ndarray`): `(144, 144)` uint8, the number of the visible object plus one, 0 for the background.
-        objects (`tuple[SceneObject, ...]`): The objects, in drawing order.
-        expressions (`tuple[Expression, ...]`): The sentences.
+        image: `(144, 144, 3)` uint8.
+        id_map: `(144, 144)` uint8, the number of the visible object plus one, 0 for the background.
+        objects: the objects, in drawing order.
+        expressions: the sentences.
     """
 
     image: np.ndarray
@@ -106,14 +79,13 @@ class Scene:
     expressions: tuple[Expression, ...]
 
     def mask(self, object_id: int) -> np.ndarray:
-        """
-        The visible region of an object.
+        """The visible region of an object.
 
         Args:
-            object_id (`int`): Number of the object.
+            object_id: number of the object.
 
         Returns:
-            `np.ndarray`: `(144, 144)` booleans.
+            `(144, 144)` booleans.
         """
         return self.id_map == object_id + 1
 
@@ -121,23 +93,21 @@ class Scene:
 def generate_scene(
     split: str, index: int, seed: int = 0, max_expressions: int = 6, num_objects: tuple[int, int] = NUM_OBJECTS
 ) -> Scene:
-    """
-    Makes one scene: always the same one for the same arguments, whatever was made before.
+    """Make one scene: always the same one for the same arguments, whatever was made before.
 
     Args:
-        split (`str`): `"train"`, `"validation"` or `"test"`.
-        index (`int`): Number of the scene in its split, from 0.
-        seed (`int`, *optional*, defaults to 0): Seed of the whole data set, not negative.
-        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences, at least 2. It changes neither
-            the picture nor the objects.
-        num_objects (`tuple[int, int]`, *optional*, defaults to `(3, 5)`): Smallest and largest number of objects,
-            between 3 and 7. More objects make harder scenes, and other ones under the same index.
+        split: `"train"`, `"validation"` or `"test"`.
+        index: number of the scene in its split, from 0.
+        seed: seed of the whole data set, not negative.
+        max_expressions: largest number of sentences, at least 2. It changes neither the picture nor the objects.
+        num_objects: smallest and largest number of objects, between 3 and 7. More objects make harder scenes, and
+            other ones under the same index.
 
     Returns:
-        `Scene`: Picture, objects and sentences.
+        Picture, objects and sentences.
 
     Raises:
-        ValueError: If an argument is out of range; the message names it and its value.
+        ValueError: if an argument is out of range; the message names it and its value.
 
     Example:
         >>> scene = generate_scene("test", 0)
@@ -164,28 +134,25 @@ def load_refshapes(
     max_expressions: int = 6,
     num_objects: tuple[int, int] = NUM_OBJECTS,
 ) -> datasets.Dataset:
-    """
-    A split of RefShapes as a data set with one row per picture.
+    """A split of RefShapes as a data set with one row per picture.
 
     Every row holds `image`, `image_id`, `objects` (attributes and positions in pixels) and `expressions`, a list with
     `sentence`, `kind`, `target_id`, `category`, `query` (JSON) and `mask` (COCO run-length encoding, as in the public
     sets).
 
     Args:
-        split (`str`, *optional*, defaults to `"test"`): `"train"`, `"validation"` or `"test"`. Splits never share a
-            scene, whatever the seed.
-        num_scenes (`int`, *optional*): Number of scenes, taken from the start of the split. Defaults to 30,000, 500
-            and 1,000 for the three splits.
-        seed (`int`, *optional*, defaults to 0): Seed of the whole data set.
-        max_expressions (`int`, *optional*, defaults to 6): Largest number of sentences per scene.
-        num_objects (`tuple[int, int]`, *optional*, defaults to `(3, 5)`): Smallest and largest number of objects per
-            scene, between 3 and 7.
+        split: `"train"`, `"validation"` or `"test"`. Splits never share a scene, whatever the seed.
+        num_scenes: number of scenes, taken from the start of the split. Defaults to 30,000, 500 and 1,000 for the
+            three splits.
+        seed: seed of the whole data set.
+        max_expressions: largest number of sentences per scene.
+        num_objects: smallest and largest number of objects per scene, between 3 and 7.
 
     Returns:
-        `datasets.Dataset`: The rows.
+        The rows.
 
     Raises:
-        ValueError: If an argument is out of range; the message names it and its value.
+        ValueError: if an argument is out of range; the message names it and its value.
 
     Example:
         >>> rows = load_refshapes("validation", num_scenes=2)
@@ -197,9 +164,46 @@ def load_refshapes(
     _check_integer("num_scenes", num_scenes, 1)
     _check_integer("seed", seed, 0)
     _check_integer("max_expressions", max_expressions, 2)
+    with needs_extra("eval", "A split of RefShapes as rows"):
+        import datasets
+
     scenes = (generate_scene(split, index, seed, max_expressions, num_objects) for index in range(num_scenes))
     rows = [_row(index, scene) for index, scene in enumerate(scenes)]
-    return datasets.Dataset.from_list(rows, features=FEATURES)
+    return datasets.Dataset.from_list(rows, features=_features())
+
+
+def _features() -> datasets.Features:
+    import datasets
+
+    return datasets.Features(
+        {
+            "image": datasets.Image(),
+            "image_id": datasets.Value("int64"),
+            "expressions": [
+                {
+                    "sentence": datasets.Value("string"),
+                    "kind": datasets.Value("string"),
+                    "target_id": datasets.Value("int32"),
+                    "category": datasets.Value("string"),
+                    "query": datasets.Value("string"),
+                    "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
+                }
+            ],
+            "objects": [
+                {
+                    "object_id": datasets.Value("int32"),
+                    "shape": datasets.Value("string"),
+                    "colour": datasets.Value("string"),
+                    "texture": datasets.Value("string"),
+                    "size": datasets.Value("string"),
+                    "radius": datasets.Value("float32"),
+                    "x": datasets.Value("float32"),
+                    "y": datasets.Value("float32"),
+                    "angle": datasets.Value("float32"),
+                }
+            ],
+        }
+    )
 
 
 def _row(index: int, scene: Scene) -> dict:
@@ -272,7 +276,7 @@ def _graded_radii(count: int, rng: np.random.Generator) -> list[float]:
 
 
 def _sample_places(radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]] | None:
-    """Centres in pixels without overlap, except that some scenes let edges touch; `None` where no room was found."""
+    """Centres in pixels without overlap, except that some scenes let edges touch; `None` if no room was found."""
     gap = -3.0 if rng.random() < 0.15 else 3.0
     placed: dict[int, tuple[float, float]] = {}
     for place in sorted(range(len(radii)), key=lambda number: -radii[number]):

@@ -1,7 +1,4 @@
-"""
-Referring sentences of RefShapes: structured queries, the objects they pick out, their wording, and how they are drawn
-for a scene.
-"""
+"""Referring sentences of RefShapes: queries, the objects they pick out, their wording, how they are drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import numpy as np
 from transformers_litelvlm.data.refshapes_rendering import SceneObject
 
 
-# A query is asked only where the answer is beyond dispute. Positions are compared between centres, in pixels of a 144
+# A query is asked only if the answer is beyond dispute. Positions are compared between centres, in pixels of a 144
 # pixel scene.
 POSITION_MARGIN = 14.0
 RADIUS_RATIO = 1.25
@@ -38,17 +35,16 @@ SUPERLATIVES = {
 
 @dataclass(frozen=True)
 class Query:
-    """
-    What a sentence asks for.
+    """What a sentence asks for.
 
     Args:
-        kind (`str`): `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture
-            with one another.
-        attributes (`dict[str, str]`): Attributes that the candidates have, among size, texture, colour and shape.
-        superlative (`str`, *optional*): A key of `SUPERLATIVES`.
-        rank (`int`, *optional*, defaults to 1): 1 for "the largest", 2 for "the second largest".
-        relation (`str`, *optional*): One of `RELATIONS`.
-        anchor (`dict[str, str]`, *optional*): Attributes of the object that the relation refers to.
+        kind: `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture with one
+            another.
+        attributes: attributes that the candidates have, among size, texture, colour and shape.
+        superlative: a key of `SUPERLATIVES`.
+        rank: 1 for "the largest", 2 for "the second largest".
+        relation: one of `RELATIONS`.
+        anchor: attributes of the object that the relation refers to.
     """
 
     kind: str
@@ -78,29 +74,26 @@ def _noun_phrase(attributes: dict[str, str]) -> list[str]:
 
 
 def matching(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> list[SceneObject]:
-    """
-    Objects that have all the given attributes.
+    """Objects that have all the given attributes.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The scene.
-        attributes (`dict[str, str]`): Values by attribute name.
+        objects: the scene.
+        attributes: values by attribute name.
 
     Returns:
-        `list[SceneObject]`: In scene order.
+        In scene order.
     """
     return [item for item in objects if all(getattr(item, name) == value for name, value in attributes.items())]
 
 
 def attribute_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """
-    The shortest attribute phrases that fit exactly one object.
+    """The shortest attribute phrases that fit exactly one object.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The scene.
+        objects: the scene.
 
     Returns:
-        `list[tuple[Query, SceneObject]]`: Queries with the object meant; several for an object where equally short
-        phrases exist.
+        Queries with the object meant; several for an object if equally short phrases exist.
     """
     found = []
     for target in objects:
@@ -121,7 +114,7 @@ def _is_unique(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> 
         return False
     if "size" not in attributes:
         return len(matching(objects, attributes)) == 1
-    # A medium object could be taken for either size: where one has the other attributes, no size word is used.
+    # A medium object could be taken for either size: if one has the other attributes, no size word is used.
     rest = {name: value for name, value in attributes.items() if name != "size"}
     sizes = [item.size for item in matching(objects, rest)]
     return "medium" not in sizes and sizes.count(attributes["size"]) == 1
@@ -143,14 +136,13 @@ def _candidate_groups(objects: tuple[SceneObject, ...]) -> list[tuple[dict[str, 
 
 
 def superlative_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """
-    Superlatives and ordinals over two or three candidates that share every attribute of the sentence.
+    """Superlatives and ordinals over two or three candidates that share every attribute of the sentence.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The scene.
+        objects: the scene.
 
     Returns:
-        `list[tuple[Query, SceneObject]]`: Queries with the object meant.
+        Queries with the object meant.
     """
     found = []
     for attributes, items in _candidate_groups(objects):
@@ -171,15 +163,14 @@ def _clearly_apart(word: str, first: SceneObject, second: SceneObject) -> bool:
 
 
 def relation_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """
-    Relations to an anchor, where every other candidate shares all attributes of the sentence and clearly fails the
+    """Relations to an anchor, if every other candidate shares all attributes of the sentence and clearly fails the
     relation.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The scene.
+        objects: the scene.
 
     Returns:
-        `list[tuple[Query, SceneObject]]`: Queries with the object meant.
+        Queries with the object meant.
     """
     anchors = []
     for item in objects:
@@ -213,16 +204,15 @@ def _related(relation: str, items: list[SceneObject], anchor: SceneObject) -> Sc
 def sample_queries(
     objects: tuple[SceneObject, ...], rng: np.random.Generator, max_expressions: int
 ) -> list[tuple[Query, SceneObject]]:
-    """
-    Draws sentences for a scene; those that compare objects are never fewer than those that name attributes.
+    """Draw sentences for a scene; those that compare objects are never fewer than those that name attributes.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The scene.
-        rng (`np.random.Generator`): Source of randomness.
-        max_expressions (`int`): Largest number of sentences.
+        objects: the scene.
+        rng: source of randomness.
+        max_expressions: largest number of sentences.
 
     Returns:
-        `list[tuple[Query, SceneObject]]`: Between 1 and `max_expressions` queries in random order, no sentence twice.
+        Between 1 and `max_expressions` queries in random order, no sentence twice.
     """
     superlatives = _shuffled(superlative_queries(objects), rng, lambda query: query.superlative)
     relations = _shuffled(relation_queries(objects), rng, lambda query: query.relation)
@@ -238,10 +228,7 @@ def sample_queries(
 def _shuffled(
     pairs: list[tuple[Query, SceneObject]], rng: np.random.Generator, word: Callable[[Query], Any]
 ) -> list[tuple[Query, SceneObject]]:
-    """
-    Random order in which the different words take turns: relations come in fours, and would crowd out the rest
-    otherwise.
-    """
+    """Random order in which the different words take turns: relations come in fours, and would push out the rest."""
     piles: dict[Any, list[tuple[Query, SceneObject]]] = {}
     for place in rng.permutation(len(pairs)):
         piles.setdefault(word(pairs[place][0]), []).append(pairs[place])

@@ -32,18 +32,17 @@ LARGEST_RADIUS = 18.5
 
 @dataclass(frozen=True)
 class SceneObject:
-    """
-    One object of a scene.
+    """One object of a scene.
 
     Args:
-        object_id (`int`): Number of the object in its scene, from 0.
-        shape (`str`): One of `SHAPES`.
-        colour (`str`): A key of `COLOURS`.
-        texture (`str`): One of `TEXTURES`.
-        radius (`float`): Radius of the enclosing circle in pixels.
-        x (`float`): Column of the centre in pixels, growing to the right.
-        y (`float`): Row of the centre in pixels, growing downwards.
-        angle (`float`): Rotation in radians.
+        object_id: number of the object in its scene, from 0.
+        shape: one of `SHAPES`.
+        colour: a key of `COLOURS`.
+        texture: one of `TEXTURES`.
+        radius: radius of the enclosing circle in pixels.
+        x: column of the centre in pixels, growing to the right.
+        y: row of the centre in pixels, growing downwards.
+        angle: rotation in radians.
     """
 
     object_id: int
@@ -64,16 +63,15 @@ class SceneObject:
 
 
 def shape_region(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """
-    The points of the unit disk that belong to a shape.
+    """The points of the unit disk that belong to a shape.
 
     Args:
-        shape (`str`): One of `SHAPES`.
-        u (`np.ndarray`): Horizontal coordinates in units of the radius.
-        v (`np.ndarray`): Vertical coordinates in units of the radius, growing downwards.
+        shape: one of `SHAPES`.
+        u: horizontal coordinates in units of the radius.
+        v: vertical coordinates in units of the radius, growing downwards.
 
     Returns:
-        `np.ndarray`: Booleans of the shape of `u`.
+        Booleans of the shape of `u`.
     """
     if shape == "circle":
         return u * u + v * v <= 0.9
@@ -93,17 +91,17 @@ def shape_region(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def texture_ink(texture: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """
-    Where the dark second tone of a texture is drawn; the period is fixed in pixels, whatever the size of the object.
+    """Where the dark second tone of a texture is drawn; the period is fixed in pixels, whatever the size of the
+    object.
 
     Args:
-        texture (`str`): One of `TEXTURES`.
-        u (`np.ndarray`): Horizontal coordinates in units of the radius.
-        v (`np.ndarray`): Vertical coordinates in units of the radius.
-        radius (`float`): Radius in pixels.
+        texture: one of `TEXTURES`.
+        u: horizontal coordinates in units of the radius.
+        v: vertical coordinates in units of the radius.
+        radius: radius in pixels.
 
     Returns:
-        `np.ndarray`: Booleans of the shape of `u`.
+        Booleans of the shape of `u`.
     """
     if texture == "plain":
         return np.zeros(u.shape, dtype=bool)
@@ -114,14 +112,13 @@ def texture_ink(texture: str, u: np.ndarray, v: np.ndarray, radius: float) -> np
 
 
 def draw_background(rng: np.random.Generator) -> np.ndarray:
-    """
-    A grey gradient with noise and some clutter (short bars and specks), never in one of the object colours.
+    """A grey gradient with noise and some clutter (short bars and specks), never in one of the object colours.
 
     Args:
-        rng (`np.random.Generator`): Source of randomness.
+        rng: source of randomness.
 
     Returns:
-        `np.ndarray`: `(SCENE_SIZE, SCENE_SIZE, 3)` floats in 0..255.
+        `(SCENE_SIZE, SCENE_SIZE, 3)` floats in 0..255.
     """
     ramp = np.linspace(-1.0, 1.0, SCENE_SIZE, dtype=np.float32)
     level, slope_x, slope_y, strength = rng.uniform((60, -25, -25, 2), (190, 25, 25, 12))
@@ -137,16 +134,14 @@ def draw_background(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: np.random.Generator) -> None:
-    """
-    Paints one object over what is there, in the picture and in the map of object numbers alike, so that the masks of
-    occluded objects are exact.
+    """Paint one object over what is there, in the picture and in the map of object numbers alike, so that the masks
+    of occluded objects are exact.
 
     Args:
-        canvas (`np.ndarray`): `(SCENE_SIZE, SCENE_SIZE, 3)` picture, changed in place.
-        id_map (`np.ndarray`): `(SCENE_SIZE, SCENE_SIZE)` object number plus one, 0 for the background, changed in
-            place.
-        item (`SceneObject`): The object.
-        rng (`np.random.Generator`): Source of the colour jitter.
+        canvas: `(SCENE_SIZE, SCENE_SIZE, 3)` picture, changed in place.
+        id_map: `(SCENE_SIZE, SCENE_SIZE)` object number plus one, 0 for the background, changed in place.
+        item: the object.
+        rng: source of the colour jitter.
     """
     reach = int(np.ceil(item.radius)) + 1
     top, left = max(int(item.y) - reach, 0), max(int(item.x) - reach, 0)
@@ -165,16 +160,15 @@ def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: 
 
 
 def render_scene(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Draws a scene, later objects over earlier ones.
+    """Draw a scene, later objects over earlier ones.
 
     Args:
-        objects (`tuple[SceneObject, ...]`): The objects, in drawing order.
-        rng (`np.random.Generator`): Source of background, clutter and colour jitter.
+        objects: the objects, in drawing order.
+        rng: source of background, clutter and colour jitter.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible
-        regions, `(SCENE_SIZE, SCENE_SIZE)` uint8, which holds object number plus one and 0 for the background.
+        the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible regions, `(SCENE_SIZE, SCENE_SIZE)`
+        uint8, which holds object number plus one and 0 for the background.
     """
     canvas = draw_background(rng)
     id_map = np.zeros((SCENE_SIZE, SCENE_SIZE), dtype=np.uint8)

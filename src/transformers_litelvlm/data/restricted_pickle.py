@@ -12,28 +12,27 @@ class RefusedPickleError(pickle.UnpicklingError, ValueError):
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, tuples, sets, strings and numbers; anything else needs a class or function, by name."""
+    """Build dicts, lists, tuples, sets, strings and numbers; anything else needs a class or function, by name."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise RefusedPickleError(f"it asks for `{module}.{name}`")
 
 
 def load_plain_pickle(path: str | os.PathLike) -> Any:
-    """
-    Unpickles lists, dicts, strings and numbers, and nothing else.
+    """Unpickle lists, dicts, strings and numbers, and nothing else.
 
     An ordinary pickle can run any program when it is loaded. Every way to do so starts with looking up a class or a
     function by name, which is refused here before anything is called.
 
     Args:
-        path (`str` or `os.PathLike`): The file; one that Python 2 wrote is read too.
+        path: the file; one that Python 2 wrote is read too.
 
     Returns:
         The data.
 
     Raises:
-        RefusedPickleError: The file asks for a class or a function; names it.
-        ValueError: The file is damaged.
+        RefusedPickleError: the file asks for a class or a function; names it.
+        ValueError: the file is damaged.
     """
     # Python 2 stored text as bytes. Latin-1 can read any, so it comes second.
     for encoding in ("utf-8", "latin1"):

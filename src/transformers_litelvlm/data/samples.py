@@ -15,12 +15,11 @@ from transformers_litelvlm.utils.image_io import load_rgb_image, open_picture
 
 
 class UnreadableImageError(ValueError):
-    """
-    A picture that is missing or damaged.
+    """A picture that is missing or damaged.
 
     Args:
-        name (`str`): The image, or the video and frame, that it belongs to.
-        reason (`str`): What is wrong, with the path.
+        name: the image, or the video and frame, that it belongs to.
+        reason: what is wrong, with the path.
     """
 
     def __init__(self, name: str, reason: str):
@@ -34,16 +33,15 @@ class UnreadableImageError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ReferringSentence:
-    """
-    One sentence about an image, and the pixels it means.
+    """One sentence about an image, and the pixels it means.
 
     Args:
-        sentence_id (`str`): Unique in its split, and the same in every run.
-        sentence (`str`): The wording.
-        load_mask (`Callable[[], np.ndarray]`): Makes the mask, see `mask`.
-        load_ignore (`Callable[[], np.ndarray]`, *optional*): Makes the ignore region, see `ignore`.
-        object_id (`str`, *optional*): The object meant; sentences about the same object share it.
-        details (`dict`): What else the source says, under its own names (`is_sentence`, `kind`, `category`).
+        sentence_id: unique in its split, and the same in every run.
+        sentence: the wording.
+        load_mask: makes the mask, see `mask`.
+        load_ignore: makes the ignore region, see `ignore`.
+        object_id: the object meant; sentences about the same object share it.
+        details: what else the source says, under its own names (`is_sentence`, `kind`, `category`).
     """
 
     sentence_id: str
@@ -55,7 +53,7 @@ class ReferringSentence:
 
     @property
     def mask(self) -> np.ndarray:
-        """`(height, width)` booleans, all false where nothing is meant. Decoded at every access."""
+        """`(height, width)` booleans, all false if nothing is meant. Decoded at every access."""
         return self.load_mask()
 
     @property
@@ -66,14 +64,12 @@ class ReferringSentence:
 
 @dataclass(frozen=True, eq=False)
 class ImageSample:
-    """
-    An image with all its sentences, so that it is encoded once.
+    """An image with all its sentences, so that it is encoded once.
 
     Args:
-        image_id (`str`): Unique in its split.
-        image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `dict`): Where the picture is; a dict holds
-            `bytes` or `path`, as `datasets` stores pictures.
-        sentences (`tuple[ReferringSentence, ...]`): At least one, in the order of the source.
+        image_id: unique in its split.
+        image: where the picture is; a dict holds `bytes` or `path`, as `datasets` stores pictures.
+        sentences: at least one, in the order of the source.
     """
 
     image_id: str
@@ -81,26 +77,23 @@ class ImageSample:
     sentences: tuple[ReferringSentence, ...]
 
     def load_image(self) -> Image.Image:
-        """
-        The picture, upright and in RGB.
+        """The picture, upright and in RGB.
 
         Raises:
-            UnreadableImageError: It is missing or damaged; names the image and the file.
+            UnreadableImageError: it is missing or damaged; names the image and the file.
         """
         return read_picture(self.image, f"image {self.image_id}")
 
 
 @dataclass(frozen=True, eq=False)
 class VideoExpression:
-    """
-    One expression about a video, and the pixels it means in every frame.
+    """One expression about a video, and the pixels it means in every frame.
 
     Args:
-        expression_id (`str`): Unique in its video.
-        sentence (`str`): The wording.
-        object_ids (`tuple[str, ...]`): The objects meant, empty where the source hides them.
-        load_mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a frame, given its number; `None` where the
-            masks are not public.
+        expression_id: unique in its video.
+        sentence: the wording.
+        object_ids: the objects meant, empty if the source hides them.
+        load_mask: the mask of a frame, given its number; `None` if the masks are not public.
     """
 
     expression_id: str
@@ -109,17 +102,16 @@ class VideoExpression:
     load_mask: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
     def mask(self, frame: int) -> np.ndarray:
-        """
-        Union of the objects' masks in a frame.
+        """Union of the objects' masks in a frame.
 
         Args:
-            frame (`int`): Number of the frame in `VideoSample.frame_names`.
+            frame: number of the frame in `VideoSample.frame_names`.
 
         Returns:
-            `np.ndarray`: `(height, width)` booleans.
+            `(height, width)` booleans.
 
         Raises:
-            ValueError: The masks of this split are not public.
+            ValueError: the masks of this split are not public.
         """
         if self.load_mask is None:
             raise ValueError(
@@ -131,16 +123,15 @@ class VideoExpression:
 
 @dataclass(frozen=True, eq=False)
 class VideoSample:
-    """
-    A video with all its expressions.
+    """A video with all its expressions.
 
     Args:
-        video_id (`str`): Unique in its split.
-        frame_names (`tuple[str, ...]`): Names of the frames in order, without ending.
-        frame_paths (`tuple[str, ...]`): Their files.
-        expressions (`tuple[VideoExpression, ...]`): At least one, in the order of the source.
-        load_objects (`Callable[[int], np.ndarray]`, *optional*): The annotated object numbers of a frame, `(height,
-            width)` uint8, 0 for background and 255 for void. Only where the source has such pictures.
+        video_id: unique in its split.
+        frame_names: names of the frames in order, without ending.
+        frame_paths: their files.
+        expressions: at least one, in the order of the source.
+        load_objects: the annotated object numbers of a frame, `(height, width)` uint8, 0 for background and 255 for
+            void. Only if the source has such pictures.
     """
 
     video_id: str
@@ -150,28 +141,26 @@ class VideoSample:
     load_objects: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
     def load_frame(self, frame: int) -> Image.Image:
-        """
-        A frame in RGB.
+        """A frame in RGB.
 
         Args:
-            frame (`int`): Number of the frame.
+            frame: number of the frame.
 
         Raises:
-            UnreadableImageError: It is missing or damaged; names the video, the frame and the file.
+            UnreadableImageError: it is missing or damaged; names the video, the frame and the file.
         """
         return read_picture(self.frame_paths[frame], f"video {self.video_id}, frame {self.frame_names[frame]}")
 
 
 def read_picture(source: Any, name: str) -> Image.Image:
-    """
-    A picture from wherever it is, upright and in RGB.
+    """A picture from wherever it is, upright and in RGB.
 
     Args:
-        source: A path, a picture, an array, or a dict with `bytes` or `path`.
-        name (`str`): What to call it in an error.
+        source: a path, a picture, an array, or a dict with `bytes` or `path`.
+        name: what to call it in an error.
 
     Raises:
-        UnreadableImageError: It is missing or damaged.
+        UnreadableImageError: it is missing or damaged.
     """
     try:
         if isinstance(source, Mapping):

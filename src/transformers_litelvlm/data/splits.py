@@ -12,13 +12,12 @@ from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """
-    How much a split holds; `None` where that is not known.
+    """How much a split holds; `None` if that is not known.
 
     Args:
-        samples (`int`, *optional*): Images, or videos.
-        objects (`int`, *optional*): Objects referred to ("refs" in the RefCOCO family).
-        sentences (`int`, *optional*): Sentences, or expressions.
+        samples: images, or videos.
+        objects: objects referred to ("refs" in the RefCOCO family).
+        sentences: sentences, or expressions.
     """
 
     samples: int | None = None
@@ -35,14 +34,13 @@ class SplitCounts:
 
 
 def count_samples(samples: Iterable[ImageSample | VideoSample]) -> SplitCounts:
-    """
-    Counts samples, objects and sentences; no pixel is decoded.
+    """Counts samples, objects and sentences; no pixel is decoded.
 
     Args:
-        samples: A split, or any samples; an iterator is used up.
+        samples: a split, or any samples; an iterator is used up.
 
     Returns:
-        `SplitCounts`: `objects` is `None` where the source does not name them, and for videos.
+        `objects` is `None` if the source does not name them, and for videos.
     """
     num_samples = sentences = 0
     objects: set[tuple[str, str]] | None = set()
@@ -62,14 +60,12 @@ def count_samples(samples: Iterable[ImageSample | VideoSample]) -> SplitCounts:
 
 @dataclass(frozen=True)
 class CountReport:
-    """
-    What was counted beside what the split officially has.
+    """What was counted beside what the split officially has.
 
     Args:
-        name (`str`): Data set and split.
-        counted (`SplitCounts`): What was read.
-        official (`tuple[SplitCounts, ...]`): Published sizes, one per version of the data set; empty where none is
-            known.
+        name: data set and split.
+        counted: what was read.
+        official: published sizes, one per version of the data set; empty if none is known.
     """
 
     name: str
@@ -78,7 +74,7 @@ class CountReport:
 
     @property
     def matches(self) -> bool | None:
-        """Whether the split is complete; `None` where no official size is known."""
+        """Whether the split is complete; `None` if no official size is known."""
         return any(self.counted.agrees_with(entry) for entry in self.official) if self.official else None
 
     def __str__(self) -> str:
@@ -96,17 +92,16 @@ class CountReport:
 
 @dataclass(frozen=True, eq=False)
 class ReferringSplit:
-    """
-    A split of a data set: iterate it, or take samples by number where the source is not streamed.
+    """A split of a data set: iterate it, or take samples by number if the source is not streamed.
 
     Args:
-        name (`str`): Name of the data set, as in `load_split`.
-        split (`str`): Name of the split.
-        source (`str`): Where it was read from: a folder, a file or a Hub id.
-        rows: The rows of the source, a sequence or (streamed) an iterable.
-        read (`Callable[[int, Any], ImageSample | VideoSample]`): Makes a sample of a row and its number.
-        official (`tuple[SplitCounts, ...]`): Published sizes.
-        notes (`tuple[str, ...]`): What to know before comparing numbers; belongs into every report of results.
+        name: name of the data set, as in `load_split`.
+        split: name of the split.
+        source: where it was read from: a folder, a file or a Hub id.
+        rows: the rows of the source, a sequence or (streamed) an iterable.
+        read: makes a sample of a row and its number.
+        official: published sizes.
+        notes: what to know before comparing numbers; belongs into every report of results.
     """
 
     name: str
@@ -147,14 +142,13 @@ class ReferringSplit:
     def batches(
         self, size: int, limit: int | None = None, is_wanted: Callable[[int], bool] = lambda number: True
     ) -> Iterator[tuple[int, list[tuple[int, ImageSample | VideoSample]] | None]]:
-        """
-        The samples in portions, the same ones however they are read, whoever reads them.
+        """The samples in portions, the same ones however they are read, whoever reads them.
 
         Args:
-            size (`int`): Samples in each.
-            limit (`int`, *optional*): Only the first samples.
-            is_wanted (`Callable[[int], bool]`): Given the number of a portion; the samples of others are not read
-                where the source is not streamed.
+            size: samples in each.
+            limit: only the first samples.
+            is_wanted: given the number of a portion; the samples of others are not read if the source is not
+                streamed.
 
         Yields:
             Number of the portion, and its samples with their numbers; `None` in their place if it is not wanted.
@@ -182,10 +176,9 @@ class ReferringSplit:
             ) from error
 
     def check_counts(self) -> CountReport:
-        """
-        Reads the whole split, without decoding pixels, and compares its size with the official one.
+        """Read the whole split, without decoding pixels, and compare its size with the official one.
 
         Returns:
-            `CountReport`: Print it; `require()` makes a difference an error.
+            Print it; `require()` makes a difference an error.
         """
         return CountReport(f"{self.name} {self.split}", count_samples(self), self.official)

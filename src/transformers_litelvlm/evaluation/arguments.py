@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+DESCRIPTION = (
+    "Measure pruning methods at several budgets on a data set for referring segmentation. Writes results.json, a"
+    " Markdown table, and one record per sentence. Started again with the same options after an interruption, it"
+    " goes on."
+)
 PROTOCOLS = ("all", "glamm", "annotators")
 ON_UNREADABLE = ("stop", "continue")
 
@@ -21,32 +26,33 @@ def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any)
 
 @dataclass(frozen=True)
 class EvaluationArguments:
-    """
-    What to measure. Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices
-    and processes are those of `accelerate launch`.
+    """What to measure.
+
+    Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices and processes are
+    those of `accelerate launch`.
 
     Args:
-        output_dir (`str`): Folder of the results. A run that was interrupted goes on there.
-        model (`str`, *optional*): Checkpoint folder or Hub id; the embedded checkpoint by default.
-        dataset (`str`): A data set of [`load_split`].
-        split (`str`): Its split.
-        source (`str`, *optional*): Folder, file or Hub id of the data; the data set's own by default.
-        methods (`list[str]`): `NAME` or `NAME:KEY=VALUE,...`, the values in JSON. Keys are options of the method, or
-            `token_order` and `position_ids` of [`PruningConfig`]. `"none"` is the unpruned model, which the others
-            are compared with; the first other one is tested against the rest.
-        budgets (`list[int | float]`): Visual tokens kept per image, or, below 1, the fraction of them.
-        seeds (`list[int]`): One run each for methods with a `seed`; under the protocol `"glamm"` for every method.
-        protocol (`str`): `"all"`: every sentence, in a dialogue of its own. `"glamm"`: at most three random sentences
-            of an image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
+        output_dir: folder of the results. A run that was interrupted goes on there.
+        model: checkpoint folder or Hub id; the embedded checkpoint by default.
+        dataset: a data set of [`load_split`].
+        split: its split.
+        source: folder, file or Hub id of the data; the data set's own by default.
+        methods: `NAME` or `NAME:KEY=VALUE,...`, the values in JSON. Keys are options of the method, or `token_order`
+            and `position_ids` of [`PruningConfig`]. `"none"` is the unpruned model, which the others are compared
+            with; the first other one is tested against the rest.
+        budgets: visual tokens kept per image, or, below 1, the fraction of them.
+        seeds: one run each for methods with a `seed`; under the protocol `"glamm"` for every method.
+        protocol: `"all"`: every sentence, in a dialogue of its own. `"glamm"`: at most three random sentences of an
+            image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
             `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
             annotators.
-        max_images (`int`, *optional*): Only the first images, or videos.
-        batch_size (`int`): Images or videos that one process takes, and saves, at a time. No result depends on it.
-        on_unreadable (`str`): At a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all
-            expressions of its video, count as wrong and are flagged.
+        max_images: only the first images, or videos.
+        batch_size: images or videos that one process takes, and saves, at a time. No result depends on it.
+        on_unreadable: at a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
+            of its video, count as wrong and are flagged.
 
     Raises:
-        ValueError: An option is out of range; names it and its value.
+        ValueError: an option is out of range; names it and its value.
     """
 
     output_dir: str = _option("folder of the results; an interrupted run goes on there", metavar="DIR")
@@ -62,7 +68,7 @@ class EvaluationArguments:
     budgets: list[int | float] = _option(
         "visual tokens kept per image; below 1, the fraction of them", [0.3333, 0.2222, 0.1111], metavar="N"
     )
-    seeds: list[int] = _option("one run each where anything is random", [0, 1, 2], metavar="SEED")
+    seeds: list[int] = _option("one run each if anything is random", [0, 1, 2], metavar="SEED")
     protocol: str = _option(
         "all: every sentence in its own dialogue; glamm: at most three random ones per image in one dialogue;"
         " annotators: Ref-DAVIS17, all objects of a video together",
@@ -97,7 +103,7 @@ class EvaluationArguments:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for every field of [`EvaluationArguments`]."""
+    """Add an option for every field of [`EvaluationArguments`]."""
     kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int, "int": int, "int | None": int}
     for entry in dataclasses.fields(EvaluationArguments):
         keywords: dict[str, Any] = dict(entry.metadata)

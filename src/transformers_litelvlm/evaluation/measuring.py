@@ -17,17 +17,16 @@ from transformers_litelvlm.evaluation.tasks import Measured, Task
 
 @dataclass
 class BatchRecords:
-    """
-    What a batch is saved as; costs are summed over images or videos.
+    """What a batch is saved as; costs are summed over images or videos.
 
     Args:
-        rows (`list`): The records.
-        masks (`list`): Predictions for a server, see [`Measured`].
-        milliseconds (`dict`): By run and stage.
-        num_kept (`dict`): By run, visual tokens per dialogue.
-        peak_memory (`dict`): By run, the most bytes on the device.
-        num_samples (`int`): That were segmented.
-        counts (`dict`): Samples, objects and sentences that were read.
+        rows: the records.
+        masks: predictions for a server, see [`Measured`].
+        milliseconds: by run and stage.
+        num_kept: by run, visual tokens per dialogue.
+        peak_memory: by run, the most bytes on the device.
+        num_samples: that were segmented.
+        counts: samples, objects and sentences that were read.
     """
 
     rows: list[list[Any]] = field(default_factory=list)
@@ -39,7 +38,7 @@ class BatchRecords:
     counts: dict[str, int | None] = field(default_factory=dict)
 
     def add(self, measured: Measured) -> None:
-        """Adds an image or video."""
+        """Add an image or video."""
         self.rows += measured.rows
         self.masks += measured.masks
         self.num_samples += bool(measured.costs)
@@ -62,15 +61,14 @@ def measure_batch(
     args: EvaluationArguments,
     task: Task,
 ) -> BatchRecords:
-    """
-    Segments a batch under every run.
+    """Segment a batch under every run.
 
     Args:
-        samples: Images or videos with their numbers in the split.
-        segmenter, runs, args, task: The sweep.
+        samples: images or videos with their numbers in the split.
+        segmenter, runs, args, task: the sweep.
 
     Raises:
-        UnreadableImageError: A picture is missing or damaged, and `on_unreadable` is `"stop"`.
+        UnreadableImageError: a picture is missing or damaged, and `on_unreadable` is `"stop"`.
     """
     batch = BatchRecords(counts=asdict(count_samples(sample for _, sample in samples)))
     for index, sample in samples:

@@ -16,14 +16,13 @@ from transformers_litelvlm.evaluation.tasks import Measured
 
 
 class Questions(NamedTuple):
-    """
-    Sentences that are asked about an image, encoded, and the masks meant.
+    """Sentences that are asked about an image, encoded, and the masks meant.
 
     Args:
-        sentences (`list`): T of them.
-        shared (`SharedEncodings`): What all runs need.
-        targets (`torch.Tensor`): `(T, H, W)` booleans.
-        ignore (`torch.Tensor`, *optional*): `(T, H, W)` booleans of pixels that do not count.
+        sentences: T of them.
+        shared: what all runs need.
+        targets: `(T, H, W)` booleans.
+        ignore: `(T, H, W)` booleans of pixels that do not count.
     """
 
     sentences: list[ReferringSentence]
@@ -35,15 +34,14 @@ class Questions(NamedTuple):
 def measure_image(
     index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
 ) -> Measured:
-    """
-    Records of an image under every run.
+    """Records of an image under every run.
 
     Args:
-        index: Number of the image in its split.
-        sample, segmenter, runs, protocol: The sweep.
+        index: number of the image in its split.
+        sample, segmenter, runs, protocol: the sweep.
 
     Raises:
-        UnreadableImageError: The picture or a mask is missing or damaged.
+        UnreadableImageError: the picture or a mask is missing or damaged.
     """
     image = sample.load_image()
     asked: dict[int | None, Questions] = {}  # by the seed that draws them

@@ -27,18 +27,17 @@ from transformers_litelvlm.evaluation.video_metrics import (
 def measure_video(
     video: VideoSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str, task: Task
 ) -> Measured:
-    """
-    Records of a video under every run.
+    """Records of a video under every run.
 
     Args:
-        video: Its frames are all read, and held in memory with the masks of a few expressions.
-        segmenter, runs: The sweep.
+        video: its frames are all read, and held in memory with the masks of a few expressions.
+        segmenter, runs: the sweep.
         protocol: `"all"`: every expression alone. `"annotators"`: all objects together, annotator by annotator.
-        task: Whether there are masks to compare with.
+        task: whether there are masks to compare with.
 
     Raises:
-        UnreadableImageError: A frame, or a picture of its objects, is missing or damaged.
-        ValueError: Frames, or their masks, differ in size.
+        UnreadableImageError: a frame, or a picture of its objects, is missing or damaged.
+        ValueError: frames, or their masks, differ in size.
     """
     frames = [video.load_frame(number) for number in range(len(video.frame_names))]
     try:
@@ -115,11 +114,10 @@ def _predictions(segmenter: SweepSegmenter, run: Run, shared: SharedEncodings, c
 
 
 def count_video_as_wrong(video: VideoSample, runs: list[Run], protocol: str, task: Task) -> Measured:
-    """
-    The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag.
+    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag.
 
     Raises:
-        UnreadableImageError: A server wants masks, and no frame can be read, so their size is not known.
+        UnreadableImageError: a server wants masks, and no frame can be read, so their size is not known.
     """
     expressions: Iterable[VideoExpression] = video.expressions
     if protocol == "annotators":

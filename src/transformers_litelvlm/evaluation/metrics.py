@@ -11,8 +11,8 @@ import numpy as np
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
-# IoU of an empty prediction for a sentence that means nothing. All evaluators give 0 to a prediction where nothing is
-# meant, and to no prediction where something is.
+# IoU of an empty prediction for a sentence that means nothing. All evaluators give 0 to a prediction if nothing is
+# meant, and to no prediction if something is.
 EMPTY_IOU = {
     "lisa": 1.0,
     "glamm": 1.0,
@@ -27,16 +27,15 @@ EMPTY_IOU = {
 
 @dataclass(frozen=True)
 class SentenceScore:
-    """
-    What is kept of the prediction for one sentence: whole numbers of pixels, from which every score follows.
+    """What is kept of the prediction for one sentence: whole numbers of pixels, from which every score follows.
 
     Pixels to be ignored are in none of the numbers.
 
     Args:
-        intersection (`int`): Pixels in both masks.
-        union (`int`): Pixels in at least one.
-        prediction_area (`int`): Pixels predicted.
-        target_area (`int`): Pixels meant.
+        intersection: pixels in both masks.
+        union: pixels in at least one.
+        prediction_area: pixels predicted.
+        target_area: pixels meant.
     """
 
     intersection: int
@@ -53,31 +52,28 @@ class SentenceScore:
         return self.target_area == 0
 
     def iou(self, empty_iou: float = 1.0) -> float:
-        """
-        Intersection over union.
+        """Intersection over union.
 
         Args:
-            empty_iou (`float`, defaults to 1): The value where both masks are empty.
+            empty_iou: the value if both masks are empty.
         """
         return self.intersection / self.union if self.union else empty_iou
 
 
 def score_masks(predictions: Any, targets: Any, ignore: Any = None) -> list[SentenceScore]:
-    """
-    Compares predicted masks with the ones meant, on the device they are on.
+    """Compare predicted masks with the ones meant, on the device they are on.
 
     Args:
-        predictions (`torch.Tensor` or `np.ndarray`): `(n, height, width)` booleans at the image's original size.
-        targets (`torch.Tensor` or `np.ndarray`): `(n, height, width)` booleans of the same kind.
-        ignore (`torch.Tensor` or `np.ndarray`, *optional*): `(height, width)` or `(n, height, width)` booleans of
-            pixels that count neither as hit nor as miss.
+        predictions: `(n, height, width)` booleans at the image's original size.
+        targets: `(n, height, width)` booleans of the same kind.
+        ignore: `(height, width)` or `(n, height, width)` booleans of pixels that count neither as hit nor as miss.
 
     Returns:
-        `list[SentenceScore]`: One per mask.
+        One per mask.
 
     Raises:
-        ValueError: Shapes differ. No prediction is silently left out, none stretched to fit.
-        TypeError: Masks that are not boolean; a threshold is the caller's decision.
+        ValueError: shapes differ. No prediction is silently left out, none stretched to fit.
+        TypeError: masks that are not boolean; a threshold is the caller's decision.
     """
     named = {"predictions": predictions, "targets": targets} | ({} if ignore is None else {"ignore": ignore})
     for name, masks in named.items():
@@ -99,44 +95,42 @@ def score_masks(predictions: Any, targets: Any, ignore: Any = None) -> list[Sent
 
 
 def sentence_ious(intersections: Any, unions: Any, empty_iou: float = 1.0) -> np.ndarray:
-    """
-    Intersection over union of every sentence.
+    """Intersection over union of every sentence.
 
     Args:
-        intersections (`np.ndarray`): Pixels, any shape.
-        unions (`np.ndarray`): Pixels, the same shape.
-        empty_iou (`float`, defaults to 1): The value where the union is empty.
+        intersections: pixels, any shape.
+        unions: pixels, the same shape.
+        empty_iou: the value if the union is empty.
 
     Returns:
-        `np.ndarray`: float64, the same shape.
+        float64, the same shape.
     """
     intersections, unions = np.asarray(intersections, np.float64), np.asarray(unions, np.float64)
     return np.where(unions > 0, intersections / np.maximum(unions, 1), empty_iou)
 
 
 def summarize(scores: Sequence[SentenceScore], rule: str = "lisa") -> dict[str, float]:
-    """
-    The scores of a split.
+    """The scores of a split.
 
-    - `ciou`: sum of the intersections over sum of the unions. Large objects weigh more. A prediction where nothing is
+    - `ciou`: sum of the intersections over sum of the unions. Large objects weigh more. A prediction if nothing is
       meant counts in the union.
     - `giou`: mean of the sentences' IoU.
     - `precision@t`: share of the sentences whose IoU is at least `t` (LAVT; CRIS and MTTR ask for more than `t`, which
-      differs only where an IoU is exactly `t`).
+      differs only if an IoU is exactly `t`).
 
     LISA and GLaMM compute `I / (U + 1e-5)`; without that term an IoU differs by less than 1e-5 / U.
 
     Args:
-        scores (`Sequence[SentenceScore]`): One per sentence, at least one.
-        rule (`str`, defaults to `"lisa"`): Whose value an empty prediction has where nothing is meant, one of
-            `EMPTY_IOU`. It changes `giou` and `precision@t`, and `ciou` only where every union is empty.
+        scores: one per sentence, at least one.
+        rule: whose value an empty prediction has if nothing is meant, one of `EMPTY_IOU`. It changes `giou` and
+            `precision@t`, and `ciou` only if every union is empty.
 
     Returns:
-        `dict[str, float]`: `ciou`, `giou`, `precision@0.5` to `precision@0.9`, each between 0 and 1; then `sentences`,
-        `empty_targets`, `empty_predictions`, numbers of sentences.
+        `ciou`, `giou`, `precision@0.5` to `precision@0.9`, each between 0 and 1; then `sentences`, `empty_targets`,
+        `empty_predictions`, numbers of sentences.
 
     Raises:
-        ValueError: No score, or an unknown rule.
+        ValueError: no score, or an unknown rule.
     """
     if rule not in EMPTY_IOU:
         raise ValueError(f"`rule` must be one of {', '.join(EMPTY_IOU)}, got {rule!r}.")

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 MODULES = ("ciou", "giou", "precision_at_iou", "j_and_f")
 
 
 def module_path(name: str) -> str:
-    """
-    The file of a module, for `evaluate.load(module_path("giou"))`.
+    """The file of a module, for `evaluate.load(module_path("giou"))`.
 
     Args:
-        name (`str`): One of `MODULES`.
+        name: one of `MODULES`.
 
     Raises:
-        ValueError: Unknown name; lists the known ones.
+        ValueError: unknown name; lists the known ones.
     """
     if name not in MODULES:
         raise ValueError(f"`name` must be one of {', '.join(MODULES)}, got {name!r}.")
@@ -25,16 +26,15 @@ def module_path(name: str) -> str:
 
 
 def load_module(name: str, **options: Any) -> Any:
-    """
-    A module, to be used alone or in `evaluate.combine`.
+    """A module, to be used alone or in `evaluate.combine`.
 
     Args:
-        name (`str`): One of `MODULES`.
-        options: Of `evaluate.load`: `config_name="ignore"` for references with ignore regions, `num_process`,
+        name: one of `MODULES`.
+        options: of `evaluate.load`: `config_name="ignore"` for references with ignore regions, `num_process`,
             `process_id`, `experiment_id` for several processes, ...
 
     Returns:
-        `evaluate.Metric`: The module.
+        The module.
 
     Example:
         >>> import evaluate
@@ -44,6 +44,7 @@ def load_module(name: str, **options: Any) -> Any:
         >>> both.compute(predictions=[mask], references=[mask])
         {'ciou': 1.0, 'giou': 1.0}
     """
-    import evaluate
+    with needs_extra("eval", "A module of `evaluate`"):
+        import evaluate
 
     return evaluate.load(module_path(name), **options)

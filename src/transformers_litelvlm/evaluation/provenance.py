@@ -41,22 +41,21 @@ def versions() -> dict[str, str]:
 
 
 def typed_command(program: str, arguments: Sequence[str]) -> str:
-    """
-    The line to type for what runs now.
+    """The line to type for what runs now.
 
     Args:
-        program (`str`): How it was started, without its arguments.
-        arguments (`Sequence[str]`): Those.
+        program: how it was started, without its arguments.
+        arguments: those.
 
     Returns:
-        `str`: Quoted for a shell, without secrets; that of the process that started this one, if it says so.
+        Quoted for a shell, without secrets; that of the process that started this one, if it says so.
     """
     command = os.environ.get(COMMAND_VARIABLE) or f"{program} {shlex.join(arguments)}".strip()
     return without_secrets(command)
 
 
 def git_commit() -> str | None:
-    """Commit of the package, with `+` after it where files were changed; `None` outside a repository."""
+    """Commit of the package, with `+` after it if files were changed; `None` outside a repository."""
     folder = Path(transformers_litelvlm.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -88,8 +87,7 @@ def now() -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """
-    A text, or list of texts, that may be published: passwords in addresses and tokens of the Hub become `***`.
+    """A text, or list of texts, that may be published: passwords in addresses and tokens of the Hub become `***`.
 
     Anything else comes back as it is.
     """
@@ -103,8 +101,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """
-    A short digest of some values of every weight: other weights under the same path are another model.
+    """A short digest of some values of every weight: other weights under the same path are another model.
 
     Weights that are not in memory (offloaded) count by their name and shape.
     """

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
 
 
 SETTINGS_NAME = "settings.json"
@@ -26,28 +29,26 @@ class OtherConfigurationError(ValueError):
 
 
 class RecordStore:
-    """
-    The files of one evaluation.
+    """The files of one evaluation.
 
     A batch is written when all its runs are done, and a file appears whole or not at all (it is renamed into place).
     So a file that exists is a batch that is done, whoever did it and whenever.
 
     Args:
-        folder (`str` or `os.PathLike`): Folder of the results.
+        folder: folder of the results.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """
-        Makes the folder that of a configuration, or checks that it is.
+        """Make the folder that of a configuration, or check that it is.
 
         Args:
-            settings: Everything that results depend on, as JSON.
+            settings: everything that results depend on, as JSON.
 
         Raises:
-            OtherConfigurationError: It belongs to another one; names what differs.
+            OtherConfigurationError: it belongs to another one; names what differs.
         """
         path = self.folder / SETTINGS_NAME
         settings = json.loads(json.dumps(settings))
@@ -70,11 +71,10 @@ class RecordStore:
         return self._path(batch).exists()
 
     def write(self, batch: int, content: dict[str, Any]) -> None:
-        """
-        Saves a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
+        """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
 
         Raises:
-            OSError: No space is left; what was saved before is kept.
+            OSError: no space is left; what was saved before is kept.
         """
         path = self._path(batch)
         with space_needed(self.folder), write_atomically(path.parent) as staging:
@@ -87,11 +87,10 @@ class RecordStore:
         return {int(match.group(1)) for match in found if match}
 
     def read(self, num_batches: int) -> Iterator[dict[str, Any]]:
-        """
-        All batches in order.
+        """All batches in order.
 
         Raises:
-            ValueError: One is missing or damaged; names its file.
+            ValueError: one is missing or damaged; names its file.
         """
         for batch in range(num_batches):
             path = self._path(batch)
@@ -109,16 +108,15 @@ class RecordStore:
 
 
 def to_table(rows: list[list[Any]], schema: pa.Schema, key: tuple[str, ...]) -> pa.Table:
-    """
-    Rows as a table.
+    """Rows as a table.
 
     Args:
-        rows: Values in the order of the schema.
-        schema: Names and types of the columns.
-        key: Columns that no two rows share.
+        rows: values in the order of the schema.
+        schema: names and types of the columns.
+        key: columns that no two rows share.
 
     Raises:
-        ValueError: A sentence has two records in one run.
+        ValueError: a sentence has two records in one run.
     """
     places = [schema.get_field_index(name) for name in key]
     keys = [tuple(row[place] for place in places) for row in rows]
@@ -132,7 +130,7 @@ def to_table(rows: list[list[Any]], schema: pa.Schema, key: tuple[str, ...]) -> 
 
 @contextmanager
 def space_needed(folder: Path) -> Iterator[None]:
-    """Says what to do where the disk is full."""
+    """Say what to do if the disk is full."""
     try:
         yield
     except OSError as error:

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.masks import decode_mask
@@ -29,7 +26,14 @@ from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tables import markdown
 from transformers_litelvlm.evaluation.tasks import Scores, Task
+from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 
 SCHEMA = "litelvlm-results/1"
@@ -37,14 +41,13 @@ RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "res
 
 
 class Sweep(NamedTuple):
-    """
-    What was measured.
+    """What was measured.
 
     Args:
-        args, task, split, segmenter, runs: Options, and what they came to.
-        skipped: Runs that are impossible, with the reason.
-        num_processes: That took part in this launch.
-        command: What was typed, if anything was.
+        args, task, split, segmenter, runs: options, and what they came to.
+        skipped: runs that are impossible, with the reason.
+        num_processes: that took part in this launch.
+        command: what was typed, if anything was.
     """
 
     args: EvaluationArguments
@@ -58,12 +61,11 @@ class Sweep(NamedTuple):
 
 
 def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str, Any]:
-    """
-    Puts the batches together and writes the files, all or none.
+    """Put the batches together and write the files, all or none.
 
     Args:
-        sweep: What was measured.
-        store, num_batches: Where the batches are.
+        sweep: what was measured.
+        store, num_batches: where the batches are.
 
     Returns:
         The content of `results.json`.
@@ -114,7 +116,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
 
 
 def _archives(sweep: Sweep, num_samples: int) -> dict[str, str]:
-    """Name of the archive of each run, where a server has the masks; a server takes whole splits only."""
+    """Name of the archive of each run, if a server has the masks; a server takes whole splits only."""
     if sweep.task.is_scored or num_samples < len(sweep.split):
         return {}
     return {run.run_id: f"submission-{re.sub(r'[^A-Za-z0-9.=]+', '-', run.run_id)}.zip" for run in sweep.runs}

@@ -41,26 +41,27 @@ NOT_IN_SETTINGS = ("output_dir", "on_unreadable")
 
 
 def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str, Any]:
-    """
-    Runs a sweep, or what is missing of it, and writes `results.json`, `results.md` and `records.parquet`; of videos
-    whose masks are not public, the file for the server.
+    """Run a sweep, or what is missing of it, and write its files.
+
+    These are `results.json`, `results.md` and `records.parquet`, and for videos whose masks are not public the file
+    for the server.
 
     The vision tower and SAM's encoder run once per image or video, whatever the number of runs. Images are processed
     one at a time and, on the CPU, by one thread per process: the number of threads, and what an image is batched with,
     would change the last bits of its result. Batches are dealt to the processes of `accelerate launch` in turn.
 
     Args:
-        args: The options.
-        command: What was typed, for `results.json`.
+        args: the options.
+        command: what was typed, for `results.json`.
 
     Returns:
         The content of `results.json`, on the main process; an empty dict on the others.
 
     Raises:
-        OtherConfigurationError: The folder holds results of another configuration.
-        UnreadableImageError: A picture cannot be read and `on_unreadable` is `"stop"`. What is done is saved.
-        OSError: No space is left. What is done is saved.
-        ValueError: An option is wrong, the data is, or the model is not for such data.
+        OtherConfigurationError: the folder holds results of another configuration.
+        UnreadableImageError: a picture cannot be read and `on_unreadable` is `"stop"`. What is done is saved.
+        OSError: no space is left. What is done is saved.
+        ValueError: an option is wrong, the data is, or the model is not for such data.
     """
     planned = plan_runs(args)
     state = _processes()
@@ -87,8 +88,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
 
 
 def open_split(args: EvaluationArguments) -> ReferringSplit:
-    """
-    The data, read while they are needed where that saves more than it costs.
+    """The data, read while they are needed if that saves more than it costs.
 
     Parquet files on this machine are read in place instead of being copied into the cache of `datasets` first. A set
     on the Hub is downloaded, once for all processes and later evaluations; if only its first images are wanted, these
@@ -116,7 +116,7 @@ def _fill(
     task: Task,
     state: PartialState,
 ) -> int:
-    """Makes the batches of this process that are not there yet; the number of all batches."""
+    """Make the batches of this process that are not there yet; the number of all batches."""
     done = store.done()
     column = task.schema.get_field_index(task.progress)
     values: dict[str, list[float]] = {}
@@ -143,7 +143,7 @@ def _fill(
 
 def _processes() -> PartialState:
     """The processes that were launched together."""
-    # Unless it is told, accelerate does not see the processes of torchrun where there is no accelerator.
+    # Unless it is told, accelerate does not see the processes of torchrun if there is no accelerator.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     # The first process may be done hours before the last.
     return PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
@@ -174,7 +174,7 @@ def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
 def _settings(args: EvaluationArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
     """Everything that records depend on."""
     options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
-    # Data that changed under the same name: by their number, or where that is not known, by the size of the file.
+    # Data that changed under the same name: by their number, or if that is not known, by the size of the file.
     source = Path(args.source or "")
     data = {
         "num_samples": None if split.is_streamed else len(split),

@@ -18,18 +18,17 @@ LAYOUT = ("token_order", "position_ids")
 
 @dataclass(frozen=True)
 class Run:
-    """
-    One setting of a sweep.
+    """One setting of a sweep.
 
     Args:
-        name (`str`): As in the option `methods`.
-        method (`str`): Registered name.
-        options (`dict`): Options of the method, without the seed of this run.
-        layout (`dict`): `token_order` and `position_ids`, where they are not the checkpoint's.
-        budget (`int`, *optional*): Tokens kept.
-        retention_ratio (`float`, *optional*): Or the fraction of them. Neither: the unpruned model.
-        seed (`int`, *optional*): Where anything is random.
-        has_seed (`bool`): The seed is an option of the method.
+        name: as in the option `methods`.
+        method: registered name.
+        options: options of the method, without the seed of this run.
+        layout: `token_order` and `position_ids`, if they are not the checkpoint's.
+        budget: tokens kept.
+        retention_ratio: or the fraction of them. Neither: the unpruned model.
+        seed: if anything is random.
+        has_seed: the seed is an option of the method.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Run:
         """The setting of the model for this run; what the run does not say is the checkpoint's (`base`).
 
         Raises:
-            ValueError: An option, or its value, does not exist for the method.
+            ValueError: an option, or its value, does not exist for the method.
         """
         if not self.is_pruned:
             return base.replace(budget=None, retention_ratio=None)
@@ -76,13 +75,12 @@ class Run:
 
 
 def plan_runs(args: EvaluationArguments) -> list[Run]:
-    """
-    All runs of a sweep, in the order of its methods, budgets and seeds.
+    """All runs of a sweep, in the order of its methods, budgets and seeds.
 
     A method without anything random is run once: repeating it would only weigh it more.
 
     Raises:
-        ValueError: Unknown method or option, or a method without budgets.
+        ValueError: unknown method or option, or a method without budgets.
     """
     runs = []
     for name in args.methods:
@@ -102,11 +100,10 @@ def plan_runs(args: EvaluationArguments) -> list[Run]:
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """
-    Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text.
+    """Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text.
 
     Raises:
-        ValueError: A part has no `=`.
+        ValueError: a part has no `=`.
     """
     method, _, rest = text.partition(":")
     values = {}

@@ -13,18 +13,17 @@ GLAMM_SENTENCES = 3
 def choose_sentences(
     sentences: tuple[ReferringSentence, ...], protocol: str, templates: list[str], seed: int | None, index: int
 ) -> tuple[list[ReferringSentence], list[str] | None]:
-    """
-    The sentences that are asked about an image, and the question for each.
+    """The sentences that are asked about an image, and the question for each.
 
     Under `"glamm"` they are at most three, drawn without replacement, with questions drawn with replacement: the
     random stream belongs to (seed, number of the image), so neither processes nor batches nor other images matter.
 
     Args:
-        sentences: All sentences of the image.
+        sentences: all sentences of the image.
         protocol: `"all"` or `"glamm"`.
-        templates: The checkpoint's questions.
-        seed: Of the run; only `"glamm"` needs it.
-        index: Number of the image in its split.
+        templates: the checkpoint's questions.
+        seed: of the run; only `"glamm"` needs it.
+        index: number of the image in its split.
 
     Returns:
         Sentences, and templates or `None` for the default one.

@@ -1,9 +1,12 @@
-"""
-How sure a score is: intervals, tests between methods, retention. For scores that are a ratio of sums over sentences.
+"""How sure a score is: intervals, tests between methods, retention, for scores that are ratios of sums.
 
 gIoU is the sum of the IoUs over the number of sentences, cIoU the sum of the intersections over that of the unions,
 precision the number of hits over that of sentences, J&F likewise over expressions. Sentences about one image are not
 independent, so whole images are drawn, not sentences. Everything is seeded; no global random state is read or changed.
+
+Not `scipy.stats.bootstrap` and `permutation_test`: they draw or swap single numbers, where an image is a pair of sums,
+and other images for the same seed, so that published intervals would change. They would be slower, too: here a draw is
+a vector of weights, and all draws together a matrix product.
 """
 
 from __future__ import annotations
@@ -25,14 +28,13 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """
-    A value and the interval it lies in.
+    """A value and the interval it lies in.
 
     Args:
-        value (`float`): What was measured.
-        low (`float`): Lower end.
-        high (`float`): Upper end.
-        confidence (`float`): Of the interval.
+        value: what was measured.
+        low: lower end.
+        high: upper end.
+        confidence: of the interval.
     """
 
     value: float
@@ -46,12 +48,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """
-    Two methods on the same sentences.
+    """Two methods on the same sentences.
 
     Args:
-        difference (`Interval`): First minus second.
-        p_value (`float`): Two-sided, of the permutation test.
+        difference: first minus second.
+        p_value: two-sided, of the permutation test.
     """
 
     difference: Interval
@@ -60,16 +61,15 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class RatioOfSums:
-    """
-    A score by image: what is summed above and below the line.
+    """A score by image: what is summed above and below the line.
 
     Make one with [`giou`], [`ciou`], [`precision`] or [`mean`]. Scores are compared when their images are the same.
 
     Args:
-        numerators (`np.ndarray`): `(images,)` float64.
-        denominators (`np.ndarray`): `(images,)` float64.
-        images (`np.ndarray`): `(images,)` their ids, sorted.
-        value_of_seeds (`tuple[float, ...]`): The score of each seed; `value` is of all together.
+        numerators: `(images,)` float64.
+        denominators: `(images,)` float64.
+        images: `(images,)` their ids, sorted.
+        value_of_seeds: the score of each seed; `value` is of all together.
     """
 
     numerators: np.ndarray
@@ -88,17 +88,16 @@ class RatioOfSums:
 
 
 def ratio_of_sums(numerators: Any, denominators: Any, image_ids: Any) -> RatioOfSums:
-    """
-    Any score that is a ratio of sums over sentences.
+    """Any score that is a ratio of sums over sentences.
 
     Args:
-        numerators (`np.ndarray`): `(sentences,)`, or `(seeds, sentences)` where anything was random. Seeds are
-            averaged per sentence before anything else: intervals are over images, for the seeds that were run.
-        denominators (`np.ndarray`): Of the same shape.
-        image_ids (`Sequence`): `(sentences,)`, the image (or video) of each sentence.
+        numerators: `(sentences,)`, or `(seeds, sentences)` if anything was random. Seeds are averaged per sentence
+            before anything else: intervals are over images, for the seeds that were run.
+        denominators: of the same shape.
+        image_ids: `(sentences,)`, the image (or video) of each sentence.
 
     Raises:
-        ValueError: Shapes do not fit, a number is not finite, or there is nothing to divide by.
+        ValueError: shapes do not fit, a number is not finite, or there is nothing to divide by.
     """
     above, below = (np.atleast_2d(np.asarray(values, np.float64)) for values in (numerators, denominators))
     images, place = np.unique(np.asarray(image_ids), return_inverse=True)
@@ -140,14 +139,13 @@ def precision(
 def bootstrap_interval(
     score: RatioOfSums, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """
-    Percentile bootstrap interval of a score, over images.
+    """Percentile bootstrap interval of a score, over images.
 
     Args:
-        score (`RatioOfSums`): The score.
-        resamples (`int`, defaults to 2000): How often images are drawn, as many as there are, with repetition.
-        confidence (`float`, defaults to 0.95): Share of the resampled values that lie inside.
-        seed (`int`, defaults to 0): Of the draws. The same seed draws the same images for every score on them.
+        score: the score.
+        resamples: how often images are drawn, as many as there are, with repetition.
+        confidence: share of the resampled values that lie inside.
+        seed: of the draws. The same seed draws the same images for every score on them.
     """
     return _interval([score], lambda value: value, resamples, confidence, seed)
 
@@ -155,16 +153,15 @@ def bootstrap_interval(
 def retention(
     score: RatioOfSums, full: RatioOfSums, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """
-    Share of the full model's score that is left, with an interval in which both are resampled together.
+    """Share of the full model's score that is left, with an interval in which both are resampled together.
 
     Args:
-        score (`RatioOfSums`): The pruned model's.
-        full (`RatioOfSums`): The unpruned model's, on the same images.
-        resamples, confidence, seed: As in [`bootstrap_interval`].
+        score: the pruned model's.
+        full: the unpruned model's, on the same images.
+        resamples, confidence, seed: as in [`bootstrap_interval`].
 
     Raises:
-        ValueError: The images differ, or the full model's score is 0.
+        ValueError: the images differ, or the full model's score is 0.
     """
     _require_same_images(score, full)
     if full.value == 0:
@@ -180,14 +177,13 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """
-    Difference of two methods on the same images: paired bootstrap interval and permutation test.
+    """Difference of two methods on the same images: paired bootstrap interval and permutation test.
 
     Args:
-        first (`RatioOfSums`): Score of one method.
-        second (`RatioOfSums`): Score of the other, on the same images.
-        resamples, confidence, seed: As in [`bootstrap_interval`].
-        permutations (`int`, defaults to 10,000): As in [`permutation_test`].
+        first: score of one method.
+        second: score of the other, on the same images.
+        resamples, confidence, seed: as in [`bootstrap_interval`].
+        permutations: as in [`permutation_test`].
     """
     _require_same_images(first, second)
     difference = _interval([first, second], np.subtract, resamples, confidence, seed)
@@ -197,22 +193,22 @@ def compare(
 def permutation_test(
     first: RatioOfSums, second: RatioOfSums, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> float:
-    """
-    Two-sided p-value of "both methods are alike": how often a difference as large arises when, image by image, a coin
-    decides which result is whose.
+    """Two-sided p-value of "both methods are alike".
+
+    How often does a difference as large arise if, image by image, a coin decides which result is whose?
 
     Args:
-        first (`RatioOfSums`): Score of one method.
-        second (`RatioOfSums`): Score of the other, on the same images.
-        permutations (`int`, defaults to 10,000): Times that all coins are thrown. The smallest possible p-value is
-            `1 / (permutations + 1)`, as what was observed is one of the ways the coins could have fallen.
-        seed (`int`, defaults to 0): Of the coins.
+        first: score of one method.
+        second: score of the other, on the same images.
+        permutations: times that all coins are thrown. The smallest possible p-value is `1 / (permutations + 1)`, as
+            what was observed is one of the ways the coins could have fallen.
+        seed: of the coins.
 
     Returns:
-        `float`: Between 0 (exclusive) and 1.
+        Between 0 (exclusive) and 1.
 
     Raises:
-        ValueError: The images differ.
+        ValueError: the images differ.
     """
     _require_same_images(first, second)
     _check_count("permutations", permutations)

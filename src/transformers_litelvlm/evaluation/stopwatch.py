@@ -28,17 +28,17 @@ class Stopwatch:
 
 
 def wait_for_device() -> None:
-    """Returns when the device has finished what it was given."""
+    """Return when the device has finished what it was given."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 def start_peak_memory(device: torch.device) -> None:
-    """Starts to watch the memory of a CUDA device."""
+    """Start to watch the memory of a CUDA device."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes since [`start_peak_memory`]; `None` where the device does not count them."""
+    """Bytes since [`start_peak_memory`]; `None` if the device does not count them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

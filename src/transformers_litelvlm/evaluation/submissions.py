@@ -25,13 +25,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class VideoSubmission:
-    """
-    The archive being written, see [`video_submission`].
+    """The archive being written, see [`video_submission`].
 
     Args:
-        archive (`zipfile.ZipFile`): Open for writing.
-        folder (`str`): Folder inside it.
-        videos (`Iterable[VideoSample]`): All videos of the split.
+        archive: open for writing.
+        folder: folder inside it.
+        videos: all videos of the split.
     """
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, videos: Iterable[VideoSample]):
@@ -45,16 +44,15 @@ class VideoSubmission:
         self._written: set[tuple[str, str]] = set()
 
     def add(self, video_id: str, expression_id: str, masks: Iterable[np.ndarray]) -> None:
-        """
-        Writes the masks of an expression, one PNG of 0 and 255 per frame.
+        """Write the masks of an expression, one PNG of 0 and 255 per frame.
 
         Args:
-            video_id (`str`): The video.
-            expression_id (`str`): The expression.
-            masks (`Iterable[np.ndarray]`): `(height, width)` booleans at the original size, for every frame in order.
+            video_id: the video.
+            expression_id: the expression.
+            masks: `(height, width)` booleans at the original size, for every frame in order.
 
         Raises:
-            ValueError: An unknown or repeated expression, or another number of masks than frames.
+            ValueError: an unknown or repeated expression, or another number of masks than frames.
         """
         key = (video_id, expression_id)
         if key not in self._expected or key in self._written:
@@ -80,27 +78,26 @@ class VideoSubmission:
             video, expression = missing[0]
             raise ValueError(
                 f"{len(missing)} of {len(self._expected)} expressions have no masks, the first is {expression} of"
-                f" video {video}. Add empty masks where nothing was found: a server rejects an incomplete file."
+                f" video {video}. Add empty masks if nothing was found: a server rejects an incomplete file."
             )
 
 
 @contextmanager
 def video_submission(path: str | os.PathLike, name: str, videos: Sequence[VideoSample]) -> Iterator[VideoSubmission]:
-    """
-    Writes the archive that the server of a video set scores: `<video>/<expression>/<frame>.png`.
+    """Write the archive that the server of a video set scores: `<video>/<expression>/<frame>.png`.
 
     The file appears when the `with` block ends and every expression is in it, complete or not at all.
 
     Args:
-        path (`str` or `os.PathLike`): The `.zip` file; replaced where it exists.
-        name (`str`): `"refer-youtube-vos"` or `"mevis"`, which want another folder on top.
-        videos (`Sequence[VideoSample]`): All videos of the split.
+        path: the `.zip` file; replaced if it exists.
+        name: `"refer-youtube-vos"` or `"mevis"`, which want another folder on top.
+        videos: all videos of the split.
 
     Yields:
-        `VideoSubmission`: `add(video_id, expression_id, masks)`.
+        `add(video_id, expression_id, masks)`.
 
     Raises:
-        ValueError: Another name or ending; expressions without masks.
+        ValueError: another name or ending; expressions without masks.
     """
     path = Path(path)
     if name not in ARCHIVE_FOLDERS:
@@ -118,12 +115,11 @@ def video_submission(path: str | os.PathLike, name: str, videos: Sequence[VideoS
 
 
 def write_masks_json(path: str | os.PathLike, masks: Iterable[tuple[str, str, np.ndarray]]) -> None:
-    """
-    Writes predicted masks as COCO run-length encodings, to be kept or scored elsewhere; all or nothing.
+    """Write predicted masks as COCO run-length encodings, to be kept or scored elsewhere; all or nothing.
 
     Args:
-        path (`str` or `os.PathLike`): The `.json` file; replaced where it exists.
-        masks (`Iterable[tuple[str, str, np.ndarray]]`): Image id, sentence id and `(height, width)` booleans.
+        path: the `.json` file; replaced if it exists.
+        masks: image id, sentence id and `(height, width)` booleans.
     """
     path = Path(path)
     records = [

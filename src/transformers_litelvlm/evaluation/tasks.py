@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from transformers_litelvlm.data.referring_video import annotators
 from transformers_litelvlm.data.samples import ImageSample, VideoSample
@@ -17,15 +16,19 @@ from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import THRESHOLDS
 from transformers_litelvlm.evaluation.submissions import ARCHIVE_FOLDERS
 from transformers_litelvlm.evaluation.sweeping import RunCost
+from transformers_litelvlm.utils.extras import needs_extra
+
+
+with needs_extra("eval", "An evaluation"):
+    import pyarrow as pa
 
 
 class Scores(NamedTuple):
-    """
-    Records of the seeds of one setting.
+    """Records of the seeds of one setting.
 
     Args:
-        columns (`dict`): Of the records, `(seeds, sentences)` each.
-        sample_ids (`np.ndarray`): The image or video of each sentence.
+        columns: of the records, `(seeds, sentences)` each.
+        sample_ids: the image or video of each sentence.
     """
 
     columns: dict[str, np.ndarray]
@@ -34,14 +37,13 @@ class Scores(NamedTuple):
 
 @dataclass
 class Measured:
-    """
-    What all runs say about one image or video.
+    """What all runs say about one image or video.
 
     Args:
-        rows (`list`): Records in the order of the task's schema.
-        masks (`list`): Where a server has the masks meant: run, video, expression, height and width, and of each frame
-            the `counts` of a COCO run-length encoding.
-        costs (`dict`): By run; empty where nothing was segmented.
+        rows: records in the order of the task's schema.
+        masks: if a server has the masks meant: run, video, expression, height and width, and of each frame the
+            `counts` of a COCO run-length encoding.
+        costs: by run; empty if nothing was segmented.
     """
 
     rows: list[list[Any]] = field(default_factory=list)
@@ -51,19 +53,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Task:
-    """
-    One kind of evaluation.
+    """One kind of evaluation.
 
     Args:
-        kind (`str`): `"images"` or `"videos"`.
-        sample (`str`): What a sample is called.
-        sentence (`str`): What its sentences are called.
-        schema (`pa.Schema`): Of a record: run, sample, sentence, its wording, then numbers, then flags.
-        key (`tuple[str, ...]`): Columns that no two records share.
-        score (`Callable`): A metric by name, from which value, interval and tests follow.
-        metrics (`tuple[str, ...]`): All of them, the main one first; empty where there is nothing to compare with.
-        main (`tuple[str, ...]`): Those with intervals and tests.
-        progress (`str`): Column whose mean is shown while it runs.
+        kind: `"images"` or `"videos"`.
+        sample: what a sample is called.
+        sentence: what its sentences are called.
+        schema: of a record: run, sample, sentence, its wording, then numbers, then flags.
+        key: columns that no two records share.
+        score: a metric by name, from which value, interval and tests follow.
+        metrics: all of them, the main one first; empty if there is nothing to compare with.
+        main: those with intervals and tests.
+        progress: column whose mean is shown while it runs.
     """
 
     kind: str
@@ -139,16 +140,15 @@ HIDDEN_VIDEOS = Task(
 
 
 def choose_task(split: ReferringSplit, args: EvaluationArguments, takes_videos: bool) -> Task:
-    """
-    What is to be done with a split, by its first sample.
+    """What is to be done with a split, by its first sample.
 
     Args:
-        split: The data.
-        args: The options.
-        takes_videos: Whether the model writes masks of videos.
+        split: the data.
+        args: the options.
+        takes_videos: whether the model writes masks of videos.
 
     Raises:
-        ValueError: The model or the protocol is not for this data, or there is nothing to compare with.
+        ValueError: the model or the protocol is not for this data, or there is nothing to compare with.
     """
     first: ImageSample | VideoSample = next(iter(split))
     if isinstance(first, ImageSample):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformers_litelvlm.utils.extras import needs_extra
+
 
 # Share of the image's diagonal by which a boundary may be off.
 BOUNDARY_TOLERANCE = 0.008
@@ -16,12 +18,11 @@ BACKGROUND_PROBABILITY = 0.1
 
 @dataclass(frozen=True)
 class VideoScore:
-    """
-    Score of one expression in one video, or of one object.
+    """Score of one expression in one video, or of one object.
 
     Args:
-        region (`tuple[float, ...]`): J of every frame.
-        boundary (`tuple[float, ...]`): F of every frame.
+        region: J of every frame.
+        boundary: F of every frame.
     """
 
     region: tuple[float, ...]
@@ -41,8 +42,7 @@ class VideoScore:
 
 
 def region_similarity(prediction: np.ndarray, target: np.ndarray) -> float:
-    """
-    J: intersection over union of two masks `(height, width)`, 1 where both are empty.
+    """J: intersection over union of two masks `(height, width)`, 1 if both are empty.
 
     Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016.
     """
@@ -51,31 +51,30 @@ def region_similarity(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """
-    The pixels that differ from their right, lower or lower right neighbour; the image's edge is no boundary.
+    """The pixels that differ from their right, lower or lower right neighbour; the image's edge is no boundary.
 
     Args:
-        mask (`np.ndarray`): `(height, width)` booleans.
+        mask: `(height, width)` booleans.
 
     Returns:
-        `np.ndarray`: `(height, width)` booleans.
+        `(height, width)` booleans.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
 
 
 def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: float = BOUNDARY_TOLERANCE) -> float:
-    """
-    F: harmonic mean of the shares of either boundary that lie near the other one.
+    """F: harmonic mean of the shares of either boundary that lie near the other one.
 
-    1 where neither mask has a boundary (both empty, or filling the image), 0 where only one has.
+    1 if neither mask has a boundary (both empty, or filling the image), 0 if only one has.
 
     Args:
-        prediction (`np.ndarray`): `(height, width)` booleans.
-        target (`np.ndarray`): `(height, width)` booleans.
-        tolerance (`float`, defaults to 0.008): What is near, as a share of the image's diagonal, rounded up to pixels.
+        prediction: `(height, width)` booleans.
+        target: `(height, width)` booleans.
+        tolerance: what is near, as a share of the image's diagonal, rounded up to pixels.
     """
-    from scipy.spatial import KDTree
+    with needs_extra("eval", "The score of boundaries"):
+        from scipy.spatial import KDTree
 
     radius = math.ceil(tolerance * math.hypot(*target.shape))
     found, meant = (np.argwhere(mask_boundary(mask)) for mask in (prediction, target))
@@ -94,22 +93,21 @@ def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: flo
 def score_frames(
     predictions: Iterable[np.ndarray], targets: Iterable[np.ndarray], voids: Iterable[np.ndarray] | None = None
 ) -> VideoScore:
-    """
-    Scores one expression over all frames of its video; frames are taken one by one, so generators will do.
+    """Scores one expression over all frames of its video; frames are taken one by one, so generators will do.
 
     Every frame counts, also those before the object appears and the first and last (the semi-supervised task of DAVIS
     leaves these out).
 
     Args:
-        predictions (`Iterable[np.ndarray]`): Masks `(height, width)`, booleans.
-        targets (`Iterable[np.ndarray]`): As many masks.
-        voids (`Iterable[np.ndarray]`, *optional*): As many masks of pixels that are removed from both.
+        predictions: masks `(height, width)`, booleans.
+        targets: as many masks.
+        voids: as many masks of pixels that are removed from both.
 
     Returns:
-        `VideoScore`: J and F of every frame.
+        J and F of every frame.
 
     Raises:
-        ValueError: No frame, another number of frames, or of another shape.
+        ValueError: no frame, another number of frames, or of another shape.
     """
     region: list[float] = []
     boundary: list[float] = []
@@ -127,15 +125,14 @@ def score_frames(
 
 
 def summarize_videos(scores: Sequence[VideoScore]) -> dict[str, float]:
-    """
-    Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos.
+    """Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos.
 
     Args:
-        scores (`Sequence[VideoScore]`): One per expression, at least one. One without a prediction belongs here too,
-            as a prediction of empty masks.
+        scores: one per expression, at least one. One without a prediction belongs here too, as a prediction of empty
+            masks.
 
     Returns:
-        `dict[str, float]`: `j`, `f`, `j_and_f` between 0 and 1, and `expressions`.
+        `j`, `f`, `j_and_f` between 0 and 1, and `expressions`.
     """
     if not scores:
         raise ValueError("`scores` is empty: there is nothing to average.")
@@ -147,18 +144,17 @@ def summarize_videos(scores: Sequence[VideoScore]) -> dict[str, float]:
 
 
 def merge_objects(probabilities: Mapping[str, np.ndarray], background: float = BACKGROUND_PROBABILITY) -> np.ndarray:
-    """
-    One map of object numbers from the predictions of several expressions: the most probable object of each pixel.
+    """One map of object numbers from the predictions of several expressions: the most probable object of each pixel.
 
     As ReferFormer's code does, a probability below one half counts as 0.
 
     Args:
-        probabilities (`Mapping[str, np.ndarray]`): Object number to `(height, width)` probabilities, or booleans.
-        background (`float`, defaults to 0.1): Probability of none of them.
+        probabilities: object number to `(height, width)` probabilities, or booleans.
+        background: probability of none of them.
 
     Returns:
-        `np.ndarray`: `(height, width)` int64, 0 for background. Of equal probabilities the background's wins, then the
-        smallest number's.
+        `(height, width)` int64, 0 for background. Of equal probabilities the background's wins, then the smallest
+        number's.
     """
     numbers = sorted(probabilities, key=int)
     layers = np.stack([np.asarray(probabilities[number], np.float32) for number in numbers])
@@ -172,23 +168,23 @@ def objects_of(targets: Iterable[np.ndarray]) -> list[int]:
 
 
 def score_unsupervised(predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> list[VideoScore]:
-    """
-    The unsupervised task of DAVIS: every object of the video is given the prediction that suits it best.
+    """The unsupervised task of DAVIS: every object of the video is given the prediction that suits it best.
 
     Predictions are assigned to objects one to one so that the sum of J&F is largest, whatever their numbers: objects
     that were mixed up are forgiven, so this does not measure referring in the strict sense.
 
     Args:
-        predictions (`Sequence[np.ndarray]`): Per frame a map of object numbers `(height, width)`, 0 for background.
-        targets (`Sequence[np.ndarray]`): As many annotated maps; pixels of 255 are void and count nowhere.
+        predictions: per frame a map of object numbers `(height, width)`, 0 for background.
+        targets: as many annotated maps; pixels of 255 are void and count nowhere.
 
     Returns:
-        `list[VideoScore]`: One per annotated object, by number.
+        One per annotated object, by number.
 
     Raises:
-        ValueError: No frame or no object is annotated, or the numbers of frames differ.
+        ValueError: no frame or no object is annotated, or the numbers of frames differ.
     """
-    from scipy.optimize import linear_sum_assignment
+    with needs_extra("eval", "The assignment of objects"):
+        from scipy.optimize import linear_sum_assignment
 
     if not len(targets) or len(predictions) != len(targets):
         raise ValueError(f"`predictions` has {len(predictions)} frames, `targets` {len(targets)}.")
@@ -211,14 +207,13 @@ def score_unsupervised(predictions: Sequence[np.ndarray], targets: Sequence[np.n
 
 
 def summarize_annotators(scores: Sequence[Sequence[VideoScore]]) -> dict[str, float]:
-    """
-    Mean over the annotators of the mean over all objects of all videos.
+    """Mean over the annotators of the mean over all objects of all videos.
 
     Args:
-        scores (`Sequence[Sequence[VideoScore]]`): Per annotator, the scores of every object of every video.
+        scores: per annotator, the scores of every object of every video.
 
     Returns:
-        `dict[str, float]`: `j`, `f`, `j_and_f` between 0 and 1, and `annotators`.
+        `j`, `f`, `j_and_f` between 0 and 1, and `annotators`.
     """
     summaries = [summarize_videos(annotator) for annotator in scores]
     means = {name: float(np.mean([summary[name] for summary in summaries])) for name in ("j", "f", "j_and_f")}

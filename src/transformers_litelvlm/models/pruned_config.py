@@ -63,8 +63,11 @@ class PrunedConfigMixin(InstalledCodeMixin):
         if key in PRUNING_ALIASES or key == "pruning_preset":
             self.set_pruning(**{key: value})
             return
-        if key == "pruning_config" and value is not None:
+        is_new = not self.__dict__.get("_post_init_done", False)
+        if key == "pruning_config" and not (value is None and is_new):  # upstream starts with None
             value = PruningConfig(**value) if isinstance(value, dict) else value
+            if not isinstance(value, PruningConfig):
+                raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {value!r}.")
             self.check_pruning(value)
         super().__setattr__(key, value)
 
@@ -87,7 +90,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
         if aliases.get("pruning_preset") is not None:
             pruning = pruning.apply_preset(aliases["pruning_preset"])
         changes = {field: aliases[name] for name, field in PRUNING_ALIASES.items() if name in aliases}
-        # An explicit "no budget" means: off, also where the checkpoint's own setting is a ratio.
+        # An explicit "no budget" means: off, also if the checkpoint's own setting is a ratio.
         if "budget" in changes and budget is None and ratio is None:
             changes["retention_ratio"] = None
         if changes:
@@ -99,6 +102,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
         """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
         names = [name for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs]
         pruning = {name: kwargs.pop(name) for name in names}
+        if isinstance(config_dict.get("pruning_config"), dict):  # of a file, which may be newer than this version
+            config_dict = {**config_dict, "pruning_config": PruningConfig.from_dict(config_dict["pruning_config"])}
         result = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
         config = result[0] if isinstance(result, tuple) else result
         config.set_pruning(**pruning)

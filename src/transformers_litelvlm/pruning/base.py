@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from transformers_litelvlm.pruning.options import check_types
 from transformers_litelvlm.pruning.scoring import class_attention_scores, context_scores
 
 
@@ -219,11 +220,18 @@ def build_pruner(name: str, **options: Any) -> Pruner:
     """An instance of the method registered under `name`.
 
     Raises:
-        ValueError: for an unknown method or an option it does not have; the message lists the known ones.
+        ValueError: for an unknown method or an option it does not have, the message lists the known ones; for an
+            option of another type than its field has.
     """
     cls = get_pruner(name)
     unknown = sorted(set(options) - set(cls.option_names()))
     if unknown:
         known = ", ".join(cls.option_names()) or "none"
         raise ValueError(f"`method_options` {unknown} do not exist for the method {name!r}. Its options: {known}.")
-    return cls(**options)
+    try:
+        pruner = cls(**options)
+    except TypeError:  # it used a value before checking it
+        check_types(cls, options)
+        raise
+    check_types(cls, options)
+    return pruner

@@ -1,13 +1,27 @@
-"""Writing files so that either all of them appear or none."""
+"""Writing files so that either all of them appear or none; reading one."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
 
 
 @contextmanager
@@ -21,7 +35,7 @@ def write_atomically(folder: str | os.PathLike) -> Iterator[Path]:
         folder: where the files appear; made with its parents if missing. Files of the same name are replaced.
 
     Yields:
-        `Path`: A temporary folder on the same file system (renaming across file systems would copy).
+        A temporary folder on the same file system (renaming across file systems would copy).
     """
     folder = Path(folder).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

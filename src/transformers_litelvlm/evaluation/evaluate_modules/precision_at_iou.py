@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import evaluate
-
-from transformers_litelvlm.evaluation.evaluate_modules.encoded_masks import mask_module_info, score_encoded
-from transformers_litelvlm.evaluation.metrics import summarize
+from transformers_litelvlm.evaluation.evaluate_modules.encoded_masks import MaskModule
 
 
-class PrecisionAtIou(evaluate.Metric):
-    """
-    Share of the sentences whose IoU is at least 0.5, 0.6, 0.7, 0.8, 0.9.
+class PrecisionAtIou(MaskModule):
+    """Share of the sentences whose IoU is at least 0.5, 0.6, 0.7, 0.8, 0.9.
 
     `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return mask_module_info(self)
-
-    def _compute(self, predictions: list, references: list, rule: str = "lisa") -> dict[str, float]:
-        summary = summarize(score_encoded(predictions, references), rule)
+    def _select(self, summary: dict[str, float]) -> dict[str, float]:
         return {name: value for name, value in summary.items() if name.startswith("precision@")}

@@ -8,9 +8,12 @@ from transformers import LlavaModel
 
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import tiny_config
-from transformers_litelvlm.benchmark import vision_tower
-from transformers_litelvlm.benchmark.__main__ import main
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteModel
+
+
+@pytest.fixture
+def vision_tower(script):
+    return script("vision_tower")
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def model():
     return asymmetric_(LlavaLiteModel(tiny_config(pruning_budget=5)))
 
 
-def test_the_stock_twin_is_stock_and_shares_every_weight(model):
+def test_the_stock_twin_is_stock_and_shares_every_weight(vision_tower, model):
     twin = vision_tower.stock_twin(model)
     assert type(twin) is LlavaModel and not twin.training
     ours = {parameter.data_ptr() for parameter in model.parameters()}
@@ -32,14 +35,14 @@ def test_the_stock_twin_is_stock_and_shares_every_weight(model):
         torch.testing.assert_close(kept, full[indices])
 
 
-def test_a_pair_that_disagrees_is_not_timed(model, monkeypatch):
+def test_a_pair_that_disagrees_is_not_timed(vision_tower, model, monkeypatch):
     other = asymmetric_(LlavaLiteModel(tiny_config()), seed=1)
     monkeypatch.setattr(vision_tower, "stock_twin", lambda _: other)
     with pytest.raises(AssertionError, match="not close"):
         vision_tower.time_vision_tower(model, vision_tower.random_inputs(model.config), pairs=1, warmup=0)
 
 
-def test_the_configs_are_vit_l_336_and_its_text_tower():
+def test_the_configs_are_vit_l_336_and_its_text_tower(vision_tower):
     config = vision_tower.LlavaLiteConfig(**vision_tower.vit_l_336_configs(budget=64))
     with torch.device("meta"):
         model = LlavaLiteModel(config)
@@ -52,7 +55,7 @@ def test_the_configs_are_vit_l_336_and_its_text_tower():
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_command(monkeypatch, capsys, as_json):
+def test_command(vision_tower, monkeypatch, capsys, as_json):
     tiny = tiny_config()
     keywords = {
         "vision_config": tiny.vision_config,
@@ -63,8 +66,8 @@ def test_command(monkeypatch, capsys, as_json):
     monkeypatch.setattr(
         vision_tower, "vit_l_336_configs", lambda budget, hidden_size: {**keywords, "pruning_budget": budget}
     )
-    arguments = ["vision-tower", "--pairs", "2", "--budget", "4", "--sentence-tokens", "8"]
-    assert main([*arguments, "--json"] if as_json else arguments) == 0
+    arguments = ["--pairs", "2", "--budget", "4", "--sentence-tokens", "8"]
+    assert vision_tower.main([*arguments, "--json"] if as_json else arguments) == 0
     printed = capsys.readouterr().out
     if as_json:
         result = json.loads(printed)

@@ -1,5 +1,8 @@
-"""Is pruning free before the language model? `get_image_features`, pruned against stock, on a ViT-L/14-336 with random
-weights (the time does not depend on them).
+"""Is pruning free before the language model?
+
+    python examples/benchmarks/vision_tower.py --pairs 15
+
+`get_image_features`, pruned against stock, on a ViT-L/14-336 with random weights (the time does not depend on them).
 
 The pruned route encodes the sentence with CLIP's text tower, scores and selects; it saves the last layer of the vision
 tower, which LLaVA never uses, and the projection of pruned tokens. This measures the sum.
@@ -7,14 +10,18 @@ tower, which LLaVA never uses, and the projection of pruned tokens. This measure
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from reporting import run_and_report
 from transformers import LlamaConfig, LlavaConfig, LlavaModel
 
 from transformers_litelvlm.benchmark.inputs import clip_sentences, random_pixels
 from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
-from transformers_litelvlm.benchmark.timing import PairedTimes, measured_on, time_pairs
+from transformers_litelvlm.benchmark.timing import PairedTimes, machine_line, measured_on, time_pairs
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteModel
 
@@ -89,31 +96,22 @@ def time_vision_tower(model: LlavaLiteModel, inputs: dict[str, Any], pairs: int,
 
 
 def run_vision_tower(
-    budget: int = 64,
-    pairs: int = 15,
-    warmup: int = 2,
-    hidden_size: int = DEFAULT_HIDDEN_SIZE,
-    batch_size: int = 1,
-    sentences: int = 1,
-    sentence_tokens: int = DEFAULT_SENTENCE_TOKENS,
-    device: str = "cpu",
-    dtype: str = "float32",
+    budget: int, pairs: int, warmup: int, device: str, dtype: str, hidden_size: int, **sizes: int
 ) -> dict[str, Any]:
-    """
-    Builds the model and measures.
+    """Build the model and measure.
+
+    Args:
+        sizes: of the inputs, see [`random_inputs`].
 
     Returns:
-        `dict`: Medians in milliseconds, their ratio (below 1: the pruned route is the faster one) with its 95 %
-        bootstrap interval, every single time, the setting and the versions.
+        Medians in milliseconds, their ratio (below 1: the pruned route is the faster one) with its 95 % bootstrap
+        interval, every single time, the setting and the versions.
     """
     torch.manual_seed(0)
     config = LlavaLiteConfig(**vit_l_336_configs(budget, hidden_size))
     with torch.device(device):
         model = LlavaLiteModel(config).to(getattr(torch, dtype)).eval()
-    inputs = {
-        name: tensor.to(device)
-        for name, tensor in random_inputs(config, batch_size, sentences, sentence_tokens).items()
-    }
+    inputs = {name: tensor.to(device) for name, tensor in random_inputs(config, **sizes).items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     times = time_vision_tower(model, inputs, pairs, warmup)
     return {
@@ -125,12 +123,43 @@ def run_vision_tower(
         "ratio": times.ratio,
         "ratio_interval_95": list(times.ratio_interval()),
         "pairs": pairs,
-        "batch_size": batch_size,
-        "sentences": sentences,
-        "sentence_tokens": sentence_tokens,
+        **sizes,
         "hidden_size": hidden_size,
         "dtype": dtype,
         **measured_on(device),
         "ms_pruned": [seconds * 1000 for seconds in times.first],
         "ms_stock": [seconds * 1000 for seconds in times.second],
     }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What a person wants to know of it."""
+    low, high = result["ratio_interval_95"]
+    return (
+        f"get_image_features, {result['budget']} of {result['num_visual_tokens']} visual tokens kept,"
+        f" batch {result['batch_size']}, {result['sentences']} sentence(s) of {result['sentence_tokens']} tokens,"
+        f" projected to {result['hidden_size']}\n"
+        f"  pruned {result['median_ms_pruned']:.1f} ms   stock {result['median_ms_stock']:.1f} ms"
+        f"   (medians of {result['pairs']} paired runs)\n"
+        f"  ratio {result['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} (below 1: pruned is faster)\n"
+        f"  {result['dtype']}, {machine_line(result)}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--budget", type=int, default=64, help="visual tokens kept of 576")
+    parser.add_argument("--pairs", type=int, default=15, help="timed runs of each, interleaved")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed runs of each before")
+    parser.add_argument("--hidden-size", type=int, default=256, help="width that is projected to; 4096 in a 7B model")
+    parser.add_argument("--batch-size", type=int, default=1, help="images")
+    parser.add_argument("--sentences", type=int, default=1, help="sentences per image")
+    parser.add_argument("--sentence-tokens", type=int, default=15, help="CLIP tokens per sentence")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    return run_and_report(parser, run_vision_tower, summary, limit=1.0, argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,12 +1,17 @@
-"""What a sweep saves: two methods at four budgets with three seeds in one launch, against the same runs one by one."""
+"""What a sweep saves: two methods at four budgets with three seeds in one launch, against the same runs one by one.
+
+python examples/benchmarks/sweep.py
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from reporting import run_and_report
 
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments, as_command_line
 from transformers_litelvlm.evaluation.runner import evaluate
@@ -26,16 +32,15 @@ SEEDS = [0, 1, 2]
 
 
 def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False) -> dict[str, Any]:
-    """
-    Times both on RefShapes with the embedded checkpoint, and compares their records.
+    """Times both on RefShapes with the embedded checkpoint, and compares their records.
 
     Under the protocol `"all"` a method without chance is one run per budget, in the sweep and alone: 16 runs. Under
     `"glamm"` the sentences are drawn by the seed, so there are 24.
 
     Args:
-        images: Scenes of the test split.
-        protocol: Of the evaluation.
-        in_process: Everything in this process, so that the start of Python and its imports, which the runs alone pay
+        images: scenes of the test split.
+        protocol: of the evaluation.
+        in_process: everything in this process, so that the start of Python and its imports, which the runs alone pay
             again and again, counts for neither.
 
     Returns:
@@ -71,7 +76,7 @@ def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False)
     }
 
 
-def sweep_summary(result: dict[str, Any]) -> str:
+def summary(result: dict[str, Any]) -> str:
     """What a person wants to know of it."""
     where = "start of Python excluded" if result["in_process"] else "every run a launch of its own"
     return (
@@ -105,3 +110,16 @@ def _seconds(args: EvaluationArguments, in_process: bool) -> tuple[float, float]
 
 def _records(folder: Path) -> pa.Table:
     return pq.read_table(folder / "records.parquet")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--images", type=int, default=24, help="scenes of RefShapes")
+    parser.add_argument("--protocol", default="all", choices=("all", "glamm"))
+    parser.add_argument("--in-process", action="store_true", help="leave the start of Python out of both")
+    return run_and_report(parser, run_sweep, summary, limit=0.6, argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

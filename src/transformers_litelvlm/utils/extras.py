@@ -1,0 +1,25 @@
+"""Dependencies that not everybody needs, the extras of setup.cfg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs_extra(name: str, what: str) -> Iterator[None]:
+    """For imports inside the `with` block: says what to install if one fails.
+
+    Args:
+        name: of the extra.
+        what: needs it.
+
+    Raises:
+        ImportError: a module is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs {error.name or error}, which is not installed: `pip install transformers-litelvlm[{name}]`."
+        ) from error
