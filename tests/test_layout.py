@@ -16,6 +16,7 @@ OF_THE_PROJECT = {
     "test_layout.py",
     "test_packaging.py",
     "test_second_device.py",
+    "test_upstream_signatures.py",
     "examples/test_refshapes_scripts.py",
 }
 # Tests of every model family: what they need of a family is in tests/support/families.py, and nowhere else.
