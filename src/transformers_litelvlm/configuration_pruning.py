@@ -57,7 +57,7 @@ class PruningConfig(PreTrainedConfig):
             switches pruning off, and so does a budget of at least as many tokens as there are.
         retention_ratio (`float`, *optional*): fraction of the visual tokens KEPT, in (0, 1]; see [`resolve_budget`]
             for the rounding. Excludes `budget`.
-        method_options (`dict`, *optional*): hyper-parameters of the method, its own defaults where absent.
+        method_options (`dict`, *optional*): hyper-parameters of the method, its own defaults if absent.
         token_order (`"raster"`, `"reference"`, *optional*): order in which the kept tokens enter the language model,
             by position in the image or as the method's published code puts them. `None`: the method's official choice.
         position_ids (`"original"`, `"compact"`, *optional*): kept tokens and the text after them keep the positions of
@@ -143,7 +143,7 @@ class PruningConfig(PreTrainedConfig):
         return self.method != "none" and (self.budget is not None or self.retention_ratio is not None)
 
     def resolve(self, num_tokens: int) -> int | None:
-        """Visual tokens kept of `num_tokens`; `None` where pruning is off: nothing is set, or nothing would be cut."""
+        """Visual tokens kept of `num_tokens`; `None` if pruning is off: nothing is set, or nothing would be cut."""
         if not self.is_on:
             return None
         budget = resolve_budget(num_tokens, self.budget, self.retention_ratio)
@@ -177,7 +177,7 @@ class PruningConfig(PreTrainedConfig):
         """Write `pruning_config.json` into `save_directory`, and nothing else.
 
         Args:
-            save_directory: created where it does not exist.
+            save_directory: created if it does not exist.
             push_to_hub: upload the file too; `kwargs` go to [`push_to_hub`], `repo_id` defaults to the folder's name.
         """
         content = {key: value for key, value in self.to_diff_dict().items() if value not in (None, {})}

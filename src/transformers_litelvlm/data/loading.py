@@ -28,9 +28,9 @@ class DatasetInfo:
     Args:
         open (`Callable`): `(name, source, split, **options)` to rows, the function that reads one, and notes.
         splits (`dict[str, tuple[SplitCounts, ...]]`): Its splits and their published sizes, one per version; empty
-            where any name will do.
-        source (`str`, *optional*): Hub id that is read where no source is given.
-        source_needed (`bool`, defaults to `True`): Whether a missing source is an error where there is no default.
+            if any name will do.
+        source (`str`, *optional*): Hub id that is read if no source is given.
+        source_needed (`bool`, defaults to `True`): Whether a missing source is an error if there is no default.
     """
 
     open: Callable[..., tuple[Any, Any, tuple[str, ...]]]

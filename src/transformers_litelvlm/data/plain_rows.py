@@ -37,7 +37,7 @@ def open_plain_rows(
     Rows and reader of data in plain columns, see `ADVICE`.
 
     A mask is a picture or an array whose nonzero pixels are the object, a COCO run-length encoding, polygons in
-    pixels, or `None` where nothing is meant. The sentences of a row or entry share its mask.
+    pixels, or `None` if nothing is meant. The sentences of a row or entry share its mask.
 
     Args:
         name (`str`): What to call it.
@@ -102,7 +102,7 @@ def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
 
 
 def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
-    """The mask of whatever a row has; the picture is opened only where its size is needed."""
+    """The mask of whatever a row has; the picture is opened only if its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
     if isinstance(mask, Mapping):  # a picture, as `datasets` stores it

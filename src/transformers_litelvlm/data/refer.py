@@ -25,7 +25,7 @@ IMAGE_FOLDERS = (
 
 
 def find_refs_file(root: Path, name: str, split_by: str | None = None) -> Path | None:
-    """`refs(<split_by>).p` of a data set, any of them where `split_by` is `None`; `None` where there is none."""
+    """`refs(<split_by>).p` of a data set, any of them if `split_by` is `None`; `None` if there is none."""
     for folder in (root / name, root):
         found = sorted(folder.glob(f"refs({split_by or '*'}).p")) if folder.is_dir() else []
         if found:
@@ -49,7 +49,7 @@ def open_refer(
         name (`str`): `"refcoco"`, `"refcoco+"` or `"refcocog"`.
         root (`str` or `os.PathLike`): The folder that holds `<name>`, or that folder itself.
         split (`str`): `"train"`, `"val"`, `"testA"`, ...
-        image_root (`str` or `os.PathLike`, *optional*): Folder of the pictures, where it is not one of the usual.
+        image_root (`str` or `os.PathLike`, *optional*): Folder of the pictures, if it is not one of the usual.
         split_by (`str`, *optional*): Defaults to `"unc"`, and `"umd"` for RefCOCOg.
 
     Returns:

@@ -24,7 +24,7 @@ def open_referring_video(
     """
     Rows and reader of a folder with `meta_expressions/<split>/meta_expressions.json` and `<split>/JPEGImages`.
 
-    Where `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
+    If `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
 
     Args:
         name (`str`): What to call it.

@@ -55,7 +55,7 @@ class ReferringSentence:
 
     @property
     def mask(self) -> np.ndarray:
-        """`(height, width)` booleans, all false where nothing is meant. Decoded at every access."""
+        """`(height, width)` booleans, all false if nothing is meant. Decoded at every access."""
         return self.load_mask()
 
     @property
@@ -98,8 +98,8 @@ class VideoExpression:
     Args:
         expression_id (`str`): Unique in its video.
         sentence (`str`): The wording.
-        object_ids (`tuple[str, ...]`): The objects meant, empty where the source hides them.
-        load_mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a frame, given its number; `None` where the
+        object_ids (`tuple[str, ...]`): The objects meant, empty if the source hides them.
+        load_mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a frame, given its number; `None` if the
             masks are not public.
     """
 
@@ -140,7 +140,7 @@ class VideoSample:
         frame_paths (`tuple[str, ...]`): Their files.
         expressions (`tuple[VideoExpression, ...]`): At least one, in the order of the source.
         load_objects (`Callable[[int], np.ndarray]`, *optional*): The annotated object numbers of a frame, `(height,
-            width)` uint8, 0 for background and 255 for void. Only where the source has such pictures.
+            width)` uint8, 0 for background and 255 for void. Only if the source has such pictures.
     """
 
     video_id: str

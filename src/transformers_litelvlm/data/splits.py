@@ -13,7 +13,7 @@ from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError
 @dataclass(frozen=True)
 class SplitCounts:
     """
-    How much a split holds; `None` where that is not known.
+    How much a split holds; `None` if that is not known.
 
     Args:
         samples (`int`, *optional*): Images, or videos.
@@ -42,7 +42,7 @@ def count_samples(samples: Iterable[ImageSample | VideoSample]) -> SplitCounts:
         samples: A split, or any samples; an iterator is used up.
 
     Returns:
-        `SplitCounts`: `objects` is `None` where the source does not name them, and for videos.
+        `SplitCounts`: `objects` is `None` if the source does not name them, and for videos.
     """
     num_samples = sentences = 0
     objects: set[tuple[str, str]] | None = set()
@@ -68,7 +68,7 @@ class CountReport:
     Args:
         name (`str`): Data set and split.
         counted (`SplitCounts`): What was read.
-        official (`tuple[SplitCounts, ...]`): Published sizes, one per version of the data set; empty where none is
+        official (`tuple[SplitCounts, ...]`): Published sizes, one per version of the data set; empty if none is
             known.
     """
 
@@ -78,7 +78,7 @@ class CountReport:
 
     @property
     def matches(self) -> bool | None:
-        """Whether the split is complete; `None` where no official size is known."""
+        """Whether the split is complete; `None` if no official size is known."""
         return any(self.counted.agrees_with(entry) for entry in self.official) if self.official else None
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class CountReport:
 @dataclass(frozen=True, eq=False)
 class ReferringSplit:
     """
-    A split of a data set: iterate it, or take samples by number where the source is not streamed.
+    A split of a data set: iterate it, or take samples by number if the source is not streamed.
 
     Args:
         name (`str`): Name of the data set, as in `load_split`.
@@ -154,7 +154,7 @@ class ReferringSplit:
             size (`int`): Samples in each.
             limit (`int`, *optional*): Only the first samples.
             is_wanted (`Callable[[int], bool]`): Given the number of a portion; the samples of others are not read
-                where the source is not streamed.
+                if the source is not streamed.
 
         Yields:
             Number of the portion, and its samples with their numbers; `None` in their place if it is not wanted.
