@@ -38,11 +38,10 @@ def test_stages_do_the_work_of_end_to_end(kind, pruning, sentences):
     assert (pruning is not None) == ("scoring + selection" in meter.flops)
     staged.check_finite(whole[0])
     if staged.has_masks:
-        output, pruned = staged.read(workload.inputs, staged.encode(workload.inputs, NoMeter()), NoMeter())
-        for_masks = staged.model.encode_for_masks(workload.inputs["mask_pixel_values"])
-        masks = staged.decode_masks(output, pruned, for_masks, workload.inputs)
-        masks = torch.stack(masks) if isinstance(masks, list) else torch.cat(masks.mask_logits)
-        torch.testing.assert_close(masks, torch.cat(whole[0].mask_logits).view_as(masks))
+        read = staged.model.read(workload.inputs, staged.encode(workload.inputs, NoMeter()), staged.settings)
+        for_masks = staged.model.encode_for_masks(workload.inputs)
+        masks = torch.cat(staged.model.decode(read, workload.inputs, for_masks).mask_logits)
+        torch.testing.assert_close(masks, torch.cat(whole[0].mask_logits))
     else:
         torch.testing.assert_close(output.logits[:, -1], whole[0].logits[0])
 

@@ -10,6 +10,7 @@ from transformers.utils.import_utils import is_torch_greater_or_equal
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
 
@@ -45,8 +46,8 @@ def test_the_selector_is_one_graph(method):
     base = model_with(method).model
 
     def select(pixel_values, guidance_input_ids, guidance_attention_mask):
-        states = base.encode_images(pixel_values)
-        output = base.select_visual_tokens(states, BUDGET, guidance_input_ids, guidance_attention_mask)
+        encoded = base.encode("image", {"pixel_values": pixel_values})
+        output = base.select(encoded, Guidance(guidance_input_ids, guidance_attention_mask))
         return output.retained_indices, torch.stack(output.pooler_output)
 
     compiled = torch.compile(select, fullgraph=True, backend="eager")

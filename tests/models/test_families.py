@@ -100,7 +100,7 @@ def test_a_ratio_of_one_is_off(family, model, stock):
 
 
 def kept_prompts(family, model, stock, inputs):
-    """For every row of the batch: ids, embeddings (1, n, D) and original positions (axes, 1, n) of what stays."""
+    """For every row of the batch: ids, embeddings (1, n, D), original positions (axes, 1, n), columns of what is kept."""
     with torch.no_grad():
         media = {token: iter(items) for token, items in family.features(model, inputs).items()}
     positions, rows = family.full_positions(stock, inputs), []
@@ -121,7 +121,7 @@ def kept_prompts(family, model, stock, inputs):
                 embeds.append(embed(torch.tensor([ids[column]])))
                 columns.append(column)
                 column += 1
-        rows.append((new_ids, torch.cat(embeds)[None], positions[:, row : row + 1, columns]))
+        rows.append((new_ids, torch.cat(embeds)[None], positions[:, row : row + 1, columns], columns))
     return rows
 
 
@@ -148,15 +148,14 @@ def test_forward_is_upstream_on_the_kept_tokens(family, model, stock, policy, si
     else:
         assert any(indices != sorted(indices) for indices in kept)
 
-    rows = kept_prompts(family, model, stock, inputs)
-    length = max(len(ids) for ids, *_ in rows)
-    assert output.logits.shape[1] == length
-    for row, (_, embeds, original) in enumerate(rows):
-        count = embeds.shape[1]
-        columns = slice(length - count, length) if side == "left" else slice(0, count)
+    # The columns are those of the prompt that was passed, with zeros for tokens that were pruned.
+    assert output.logits.shape[:2] == inputs["input_ids"].shape
+    for row, (_, embeds, original, columns) in enumerate(kept_prompts(family, model, stock, inputs)):
         with torch.no_grad():
             expected = stock(inputs_embeds=embeds, position_ids=positions_of(family, positions, original)).logits[0]
         torch.testing.assert_close(output.logits[row, columns], expected, atol=2e-5, rtol=1e-4)
+        pruned = sorted(set(range(inputs["input_ids"].shape[1])) - set(columns))
+        assert len(pruned) >= 4 and not output.logits[row, pruned].any()
 
 
 def greedy_by_hand(family, stock, embeds, positions, count):
@@ -186,7 +185,7 @@ def test_generate_is_greedy_decoding_of_the_kept_tokens(family, model, stock, ho
     set_pruning(model, token_order=order, position_ids=positions)
     inputs = family.lite_inputs()
     new = greedy(model, inputs, **how)
-    for row, (_, embeds, original) in enumerate(kept_prompts(family, model, stock, inputs)):
+    for row, (_, embeds, original, _) in enumerate(kept_prompts(family, model, stock, inputs)):
         expected = greedy_by_hand(family, stock, embeds, positions_of(family, positions, original), 5)
         assert new[row] == expected
 
@@ -301,7 +300,7 @@ def test_labels_are_shortened_with_the_prompt_and_gradients_flow(family, model, 
     loss.backward()
 
     losses, count = 0.0, 0
-    for ids, embeds, original in kept_prompts(family, trained, stock, inputs):
+    for ids, embeds, original, _ in kept_prompts(family, trained, stock, inputs):
         targets = torch.tensor([ids])[0, 1:]
         targets = targets.masked_fill(torch.isin(targets, placeholders), -100)
         position_ids = positions_of(family, trained.config.resolved_position_ids, original)
@@ -347,11 +346,11 @@ def test_a_prompt_with_exactly_the_kept_placeholders_is_accepted(family, model, 
     set_pruning(model)
     inputs = family.lite_inputs()
     full = model(**inputs)
-    length = full.logits.shape[1]
     rows = kept_prompts(family, model, stock, inputs)
+    length = max(len(short) for short, *_ in rows)
     ids, mask = torch.zeros(3, length, dtype=torch.long), torch.zeros(3, length, dtype=torch.long)
-    positions = torch.zeros(len(rows[0][-1]), 3, length, dtype=torch.long)
-    for row, (short, _, original) in enumerate(rows):
+    positions = torch.zeros(len(rows[0][2]), 3, length, dtype=torch.long)
+    for row, (short, _, original, _) in enumerate(rows):
         columns = slice(length - len(short), length)
         ids[row, columns], mask[row, columns], positions[:, row, columns] = torch.tensor(short), 1, original[:, 0]
     short_inputs = {**inputs, "input_ids": ids, "attention_mask": mask}
@@ -359,7 +358,9 @@ def test_a_prompt_with_exactly_the_kept_placeholders_is_accepted(family, model, 
         with pytest.raises(ValueError, match="Pass `position_ids`"):
             model(**short_inputs)
         short_inputs["position_ids"] = positions
-    torch.testing.assert_close(model(**short_inputs).logits[mask.bool()], full.logits[mask.bool()])
+    logits = model(**short_inputs).logits
+    for row, (short, _, _, columns) in enumerate(rows):
+        torch.testing.assert_close(logits[row, length - len(short) :], full.logits[row, columns])
 
 
 def test_wrong_number_of_placeholders(family, model):
@@ -418,11 +419,22 @@ def test_the_base_model_prunes_too(family, model):
     torch.testing.assert_close(logits[:, -2:], model(**family.lite_inputs()).logits[:, -2:])
 
 
-def test_a_tensor_of_logits_to_keep_is_refused(family, model):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_to_keep_names_columns_of_the_prompt_that_was_passed(family, model, side):
+    """Also with padding on both ends, as in reinforcement learning: prompts on the left, completions on the right."""
     set_pruning(model)
-    assert model(**family.lite_inputs(), logits_to_keep=2).logits.shape[1] == 2
-    with pytest.raises(ValueError, match="`logits_to_keep` as a tensor"):
-        model(**family.lite_inputs(), logits_to_keep=torch.tensor([-1]))
+    inputs = family.lite_inputs(side)
+    for name, value in {"input_ids": 3, "attention_mask": 0, "mm_token_type_ids": 0}.items():
+        if name in inputs:
+            inputs[name] = torch.nn.functional.pad(inputs[name], (2, 3), value=value)
+    everything = model(**inputs).logits
+    length = inputs["input_ids"].shape[1]
+    assert everything.shape[1] == length
+    for keep in (2, 7, length, torch.tensor([0, length - 4, length - 1])):
+        columns = keep if isinstance(keep, torch.Tensor) else torch.arange(length - keep, length)
+        logits = model(**inputs, logits_to_keep=keep).logits
+        torch.testing.assert_close(logits, everything[:, columns], atol=1e-5, rtol=1e-5)
+    assert everything[:, -7:].any()
 
 
 @pytest.mark.parametrize("method, options", [("litelvlm", {}), ("fastv", {"layer": 1})])

@@ -261,13 +261,12 @@ def _grid_and_region(
     processor: Any, inputs: Any, image: Image.Image
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
     """(rows, columns) of the visual tokens, and the part of the picture that they cover."""
-    if hasattr(processor, "visual_token_grids"):  # they follow the shape of the picture, all of it
-        _, rows, columns = processor.visual_token_grids(inputs)[0]
-        return (rows, columns), (0.0, 0.0, float(image.width), float(image.height))
     from transformers_litelvlm.visualization import seen_region
 
-    grid = processor.visual_token_grid()
-    return grid, seen_region(image.size, processor.image_processor, grid, processor.patch_size)
+    _, rows, columns = processor.visual_token_grids(inputs)[0]
+    if processor.sees_whole_picture:
+        return (rows, columns), (0.0, 0.0, float(image.width), float(image.height))
+    return (rows, columns), seen_region(image.size, processor.image_processor, (rows, columns), processor.patch_size)
 
 
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
@@ -320,14 +319,10 @@ def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]
     unpruned = pruned.replace(budget=None, retention_ratio=None)
 
     def segment_with(pruning: Any) -> Any:
-        model.config.pruning_config = pruning
-        return model.segment(**inputs)
+        return model.segment(**inputs, pruning_config=pruning)
 
-    try:
-        full = segment_with(unpruned)
-        times = time_pairs(lambda: segment_with(pruned), lambda: segment_with(unpruned), pairs)
-    finally:
-        model.config.pruning_config = pruned
+    full = segment_with(unpruned)
+    times = time_pairs(lambda: segment_with(pruned), lambda: segment_with(unpruned), pairs)
     low, high = times.ratio_interval()
     overlap = (output.masks[0] & full.masks[0]).flatten(1).sum(-1)
     union = (output.masks[0] | full.masks[0]).flatten(1).sum(-1)

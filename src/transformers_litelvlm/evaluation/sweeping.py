@@ -10,16 +10,22 @@ import torch
 from PIL import Image
 
 from transformers_litelvlm.data.samples import ReferringSentence, VideoExpression
-from transformers_litelvlm.evaluation.families import Part, steps_of
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, start_peak_memory
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 
+
+# Inputs of a few dialogues about one picture or video, as `processor.segmentation_inputs` gives them.
+Part = dict[str, Any]
 
 # Dialogues in one forward pass. Fixed, and never of two images: the shapes that enter a kernel decide the order of its
 # sums, so a result would otherwise depend in its last bits on what an image is batched with.
 MAX_DIALOGUES = 16
 # Of videos fewer: the masks of all their frames are in memory at the original size.
 MAX_VIDEO_DIALOGUES = 4
+# Of the picture that settings are tried on; processors resize it.
+PROBE_SIZE = (448, 448)
 # Inputs with a row for each dialogue, those of the same length together.
 _PER_DIALOGUE = (
     ("input_ids", "attention_mask", "mm_token_type_ids"),
@@ -35,13 +41,15 @@ class SharedEncodings:
 
     Args:
         parts (`list[dict]`): Inputs of a few dialogues each.
-        encoded: Vision tower and sentences, as [`FamilySteps.encode`] gives them.
+        encoded: of the vision tower.
+        guidance: the sentences of each part.
         for_masks: SAM's image encoder.
         times (`dict[str, float]`): Milliseconds of these stages.
     """
 
     parts: list[Part]
-    encoded: Any
+    encoded: EncodedMedia
+    guidance: list[Guidance]
     for_masks: Any
     times: dict[str, float]
 
@@ -87,7 +95,6 @@ class SweepSegmenter:
             else each in its own.
 
     Attributes:
-        num_visual_tokens (`int`, *optional*): Of an image, before pruning; `None` where its size decides.
         takes_videos (`bool`): Whether the model writes masks of videos.
 
     Raises:
@@ -95,14 +102,16 @@ class SweepSegmenter:
     """
 
     def __init__(self, model: Any, processor: Any, joint_dialogue: bool = False) -> None:
-        self.model, self.processor, self.steps = model, processor, steps_of(model)
+        if not isinstance(model, ReferringSegmentationMixin):
+            raise ValueError(f"{type(model).__name__} cannot be evaluated: only models that write masks can.")
+        self.model, self.processor = model, processor
         if not joint_dialogue:
             processor.one_expression_per_dialogue = True
         self.base_pruning = model.config.pruning_config
-        self.num_visual_tokens = self.steps.num_visual_tokens
-        self.takes_videos = self.steps.takes_videos
+        self.takes_videos = model.mask_decoder.takes_videos
+        self.num_visual_tokens = model.config.num_visual_tokens
         sentence = VideoExpression("probe", "object")
-        self._probe = self.encode(self.steps.empty_picture(), [sentence])
+        self._probe = self.encode(Image.new("RGB", PROBE_SIZE), [sentence])
 
     @torch.inference_mode()
     def encode(
@@ -132,7 +141,7 @@ class SweepSegmenter:
                 **{"videos" if is_video else "images": [medium]},
                 expressions=[[sentence.sentence for sentence in sentences[part]]],
                 question_template=[templates[part]],
-                **(self.steps.as_written if as_written else {}),
+                as_written=as_written,
             ).to(self.model.device, dtype=self.model.dtype)
 
         slices = [slice(sum(sizes[:place]), sum(sizes[: place + 1])) for place in range(len(sizes))]
@@ -142,10 +151,14 @@ class SweepSegmenter:
         else:
             parts = [dict(inputs(part)) for part in slices]
         watch = Stopwatch()
-        encoded = self.steps.encode(parts, watch)
+        with watch.stage("vision"):
+            encoded = self.model.encode(parts[0])
+            encoded.finish()
+        with watch.stage("guidance"):
+            guidance = [self.model.model.embed_sentences(Guidance.of(part)) for part in parts]
         with watch.stage("mask_encoder"):
-            for_masks = self.steps.encode_for_masks(parts[0])
-        return SharedEncodings(parts, encoded, for_masks, watch.milliseconds)
+            for_masks = self.model.encode_for_masks(parts[0])
+        return SharedEncodings(parts, encoded, guidance, for_masks, watch.milliseconds)
 
     def segment(self, run: Run, shared: SharedEncodings) -> RunOutput:
         """
@@ -173,25 +186,21 @@ class SweepSegmenter:
             ValueError: As [`segment`].
         """
         pruning = run.pruning(self.base_pruning)
+        settings = self.model.model.settings(pruning)
         watch = Stopwatch()
         start_peak_memory(self.model.device)
-        self.model.config.pruning_config = pruning
-        try:
-            for place, part in enumerate(shared.parts):
-                with watch.stage("selection"):
-                    features = self.steps.features(shared.encoded, shared.parts, place)
-                with watch.stage("prefill"):
-                    pruned, states = self.steps.read(part, features)
-                with watch.stage("mask_decoder"):
-                    output = self.steps.decode(part, states, pruned.model_inputs["input_ids"], shared.for_masks)
-                stayed = pruned.video_features or pruned.features
-                kept = None if stayed is None else stayed.retained_indices
-                num_kept = [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
-                cost.num_kept += num_kept * (len(part["input_ids"]) // len(num_kept))  # of each dialogue
-                yield output
-        finally:
-            self.model.config.pruning_config = self.base_pruning
-        uses_guidance = pruning.is_on and pruning.build_pruner().needs_text
+        for part, guidance in zip(shared.parts, shared.guidance, strict=True):
+            with watch.stage("selection"):
+                features = self.model.select(shared.encoded, part, guidance, settings)
+            with watch.stage("prefill"):
+                read = self.model.read(part, features, settings)
+            with watch.stage("mask_decoder"):
+                output = self.model.decode(read, part, shared.for_masks)
+            kept = features.pooler_output if read.kept is None else read.kept.retained_indices
+            num_kept = [len(tokens) for tokens in kept]
+            cost.num_kept += num_kept * (len(part["input_ids"]) // len(num_kept))  # of each dialogue
+            yield output
+        uses_guidance = settings.is_on and settings.pruner.needs_text
         shared_times = {name: ms for name, ms in shared.times.items() if name != "guidance" or uses_guidance}
         cost.times = {**shared_times, **watch.milliseconds}
         cost.peak_memory = peak_memory(self.model.device)
@@ -211,7 +220,7 @@ class SweepSegmenter:
         """The checkpoint's question; for a whole sentence the one that is nothing but the sentence and a request."""
         templates = self.processor.question_templates
         is_whole = getattr(sentence, "details", {}).get("is_sentence")
-        return self.steps.whole_sentence_template(templates) if is_whole else templates[0]
+        return self.processor.whole_sentence_template if is_whole else templates[0]
 
 
 def _dialogues_of(inputs: Part, part: slice) -> Part:

@@ -74,6 +74,10 @@ class PrunedModelMixin:
             ValueError: if pruning is not defined for the tower, or guidance is not what the config asks for.
         """
 
+    def embed_sentences(self, guidance: Guidance) -> Guidance:
+        """The sentences with their embeddings, if computing these takes long and no pruning setting changes them."""
+        return guidance
+
     def full_positions(self, arguments: dict[str, Any]) -> torch.Tensor | None:
         """Upstream's positions of an unpruned prompt, (..., B, L); `None`: one after the other."""
         return None

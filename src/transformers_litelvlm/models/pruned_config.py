@@ -34,6 +34,18 @@ class PrunedConfigMixin:
     # What the family says if the setting is `None`; `None` leaves it to the method.
     default_token_order: ClassVar[str | None] = None
     default_position_ids: ClassVar[str | None] = None
+    # Whether methods that read the class token, or the layers of a CLIP tower, are defined.
+    has_class_token: ClassVar[bool] = False
+
+    @property
+    def num_visual_tokens(self) -> int | None:
+        """Visual tokens of an image before pruning; `None` if its size decides."""
+        return None
+
+    @property
+    def num_tower_layers(self) -> int:
+        """Layers of the vision tower that make the visual tokens."""
+        raise NotImplementedError
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}

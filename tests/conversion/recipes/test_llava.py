@@ -40,6 +40,9 @@ from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.recipes import llava as recipe
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.weight_files import TensorInfo
+from transformers_litelvlm.models.guidance.encoded import Guidance
+from transformers_litelvlm.models.guidance.frames import group_frames
+from transformers_litelvlm.models.guidance.selection import Chosen, project
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
@@ -130,18 +133,19 @@ def check_run(model, inputs, golden, case, run, largest):
     inputs = dict(inputs)
     if budget == EXPECTED["num_patches"]:
         # A budget of all tokens means "unpruned"; the golden run wants them in LiteLVLM's order.
-        states = model.model.encode_images(inputs.pop("pixel_values"))
-        features = model.model.select_visual_tokens(
-            states, budget, inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
-        )
-        inputs["mm_encoder_outputs"] = {"image": features}
+        encoded, settings = model.encode(inputs), model.model.settings()
+        [group] = group_frames(encoded.grids, [budget])
+        evidence = encoded.evidence(group, Guidance.of(inputs))
+        chosen = Chosen(group, evidence, [settings.pruner.select(evidence, budget)])
+        inputs["mm_encoder_outputs"] = {"image": project(encoded, [chosen], settings)}
+        del inputs["pixel_values"]
     output = model.segment(**inputs)
     if budget is not None:
         assert output.retained_indices[0].tolist() == golden[f"{case}.{run}.retained_indices"].tolist()
         largest.check("similarity", output.similarity[0], golden[f"{case}.similarity"], 1e-4)
     for what, actual, tolerance in (
-        ("seg_embeddings", output.seg_embeddings[0], 2e-4),
-        ("low_res_masks", output.low_res_masks[0], 1e-3),
+        ("seg_embeddings", output.seg_embeddings[0, :, 0], 2e-4),
+        ("low_res_masks", output.pred_masks[0], 1e-3),
         ("iou", output.iou_scores[0], 2e-4),
         ("mask_logits", output.mask_logits[0], 1e-3),
     ):

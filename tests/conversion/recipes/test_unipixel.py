@@ -243,7 +243,7 @@ def test_round_trip(converted, tmp_path):
     assert inputs.keys() == inputs_again.keys()
     assert all(torch.equal(inputs[name], inputs_again[name]) for name in inputs)
     output, output_again = model.segment(**inputs), model_again.segment(**inputs_again)
-    assert torch.equal(output.low_res_masks, output_again.low_res_masks)
+    assert torch.equal(output.pred_masks, output_again.pred_masks)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_with_a_clip(tmp_path, model, processor):
     assert all(torch.equal(value, weights[n]) for n, value in guided.model.guidance.vision_model.state_dict().items())
     inputs = questions(with_clip)
     assert inputs["guidance_pixel_values"].shape == (2, 3, 32, 32)  # of two pictures, three dialogues
-    assert torch.equal(guided.segment(**inputs).low_res_masks, model.segment(**questions(processor)).low_res_masks)
+    assert torch.equal(guided.segment(**inputs).pred_masks, model.segment(**questions(processor)).pred_masks)
     guided.config.pruning_budget = model.config.pruning_budget = 10
     kept, intrinsic = guided.segment(**inputs).retained_indices, model.segment(**questions(processor)).retained_indices
     assert [len(of_dialogue) for of_dialogue in kept] == [10] * 3 and not torch.equal(kept[0], intrinsic[0])
@@ -377,9 +377,9 @@ def test_pruning_changes_masks_and_full_budget_does_not(model, processor):
     inputs = questions(processor)
     full = model.segment(**inputs)
     model.config.pruning_retention_ratio = 1.0
-    assert torch.equal(model.segment(**inputs).low_res_masks, full.low_res_masks)
+    assert torch.equal(model.segment(**inputs).pred_masks, full.pred_masks)
     model.config.pruning_budget = 5
-    assert not close(model.segment(**inputs).low_res_masks, full.low_res_masks)
+    assert not close(model.segment(**inputs).pred_masks, full.pred_masks)
 
 
 @torch.no_grad()
@@ -422,7 +422,7 @@ def test_videos(model, processor):
     assert [tuple(s.shape) for s in output.scores] == [(1, 4), (2, 2)]
     frames = inputs["mask_pixel_values"].split([4, 2])
     masks, scores, _ = track_hidden_tokens(model.mask_model, frames[1], output.seg_embeddings[1:, 0])
-    assert close(output.low_res_masks[1], masks) and close(output.object_scores[1], scores)
+    assert close(output.pred_masks[1], masks) and close(output.object_scores[1], scores)
     # A video of one frame is a picture, but for the word in the question.
     word = {"question_template": "Segment {expression}."}
     image = model.segment(**processor.segmentation_inputs([videos[0][0]], ["cat"], **word))
@@ -515,7 +515,7 @@ folder, picture, target = sys.argv[1:]
 model = AutoModelForMaskGeneration.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 output = model.segment(**processor.segmentation_inputs([Image.open(picture)], ["cat"]))
-torch.save(output.low_res_masks, target)
+torch.save(output.pred_masks, target)
 """
 
 
@@ -523,7 +523,7 @@ def test_runs_without_this_package(tiny, model, processor, tmp_path):
     picture(40, 56).save(tmp_path / "picture.png")
     run_without_package(WITHOUT_PACKAGE, tmp_path, tiny, tmp_path / "picture.png", tmp_path / "masks.pt")
     expected = model.segment(**processor.segmentation_inputs([tmp_path / "picture.png"], ["cat"]))
-    assert close(torch.load(tmp_path / "masks.pt"), expected.low_res_masks)
+    assert close(torch.load(tmp_path / "masks.pt"), expected.pred_masks)
 
 
 def test_no_seg_in_the_prompt(model, processor):

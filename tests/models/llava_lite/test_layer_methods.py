@@ -21,6 +21,7 @@ from transformers_litelvlm import (
     PruningConfig,
 )
 from transformers_litelvlm.models.decoder.loop import prefill
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -78,10 +79,9 @@ def test_segment(name, options):
     answered = model.generate_masks(**{**given, "attention_mask": mask}, max_new_tokens=3)
     assert answered.sequences.shape[0] == 2
     # Features encoded once, as sweeps use them.
-    stages = model.model.encode_images(given["pixel_values"])
-    features = model.model.select_visual_tokens(stages, BUDGET)
+    features = model.model.select(model.encode(given), Guidance())
     swept = model.segment(**{**given, "pixel_values": None}, mm_encoder_outputs={"image": features})
-    torch.testing.assert_close(swept.low_res_masks, output.low_res_masks, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(swept.pred_masks, output.pred_masks, atol=1e-5, rtol=1e-5)
 
 
 def given_for_model(given):

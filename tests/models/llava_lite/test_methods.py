@@ -9,6 +9,7 @@ from tests.support.methods import METHODS, RAGGED
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import NUM_TOKENS, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 
 
@@ -133,12 +134,12 @@ def test_no_layer_runs_for_nothing(model, layer_runs, name, options):
 def test_a_sweep_over_methods_runs_each_layer_once(model, layer_runs):
     """Whichever method comes first: `random` reads the features before `visionzip` asks what the last layer read."""
     given = inputs()
-    guidance = given["guidance_input_ids"], given["guidance_attention_mask"]
+    guidance = Guidance.of(given)
     with torch.no_grad():
-        states = model.model.encode_images(given["pixel_values"])
+        encoded = model.model.encode("image", given)
         for name, options in sorted(METHODS, key=lambda method: method[0] != "random"):
             set_pruning(model, name, options)
-            swept = model.model.select_visual_tokens(states, BUDGET, *guidance)
+            swept = model.model.select(encoded, guidance)
             assert len(swept.pooler_output) == NUM_IMAGES
     assert layer_runs == [1, 1, 0]
 
@@ -160,7 +161,7 @@ def test_running_layers_with_nothing_between_is_the_tower(model):
             torch.testing.assert_close(states.after(layer), expected[layer], atol=1e-6, rtol=1e-6)
         # A part of the images is computed with the whole, in whatever order it is asked for.
         whole = TowerStates.of(tower, random_pixels(2), 2)
-        part = whole[torch.tensor([1, 1, 0])]
+        part = whole.rows([1, 1, 0])
         torch.testing.assert_close(part.features, expected[2][[1, 1, 0]], atol=1e-6, rtol=1e-6)
         assert whole.known_features is not None
 

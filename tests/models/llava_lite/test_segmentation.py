@@ -7,7 +7,9 @@ from PIL import Image
 
 from tests.support.tiny_llava import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
 from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
-from transformers_litelvlm.models.masks.sam import foreground_confidence, resize_masks, states_before_seg
+from transformers_litelvlm.models.masks.sam import resize_masks
+from transformers_litelvlm.models.masks.seg_tokens import states_before_seg
+from transformers_litelvlm.models.masks.segmentation import foreground_confidence
 
 
 SEG = SPECIAL.index("[SEG]")
@@ -72,7 +74,7 @@ def test_the_masks_are_those_of_sam_prompted_with_the_state_before_seg(model, pr
         embeddings = sam.vision_encoder(inputs["mask_pixel_values"])[0]
         for i, place in enumerate(places):
             prompt = model.text_hidden_fcs(hidden[place - 1])
-            torch.testing.assert_close(output.seg_embeddings[0, i], prompt, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(output.seg_embeddings[0, i, 0], prompt, atol=1e-5, rtol=1e-5)
             masks, iou = sam.mask_decoder(
                 image_embeddings=embeddings,
                 image_positional_embeddings=sam.get_image_wide_positional_embeddings(),
@@ -82,7 +84,7 @@ def test_the_masks_are_those_of_sam_prompted_with_the_state_before_seg(model, pr
                 ),
                 multimask_output=False,
             )
-            torch.testing.assert_close(output.low_res_masks[0, i], masks[0, 0, 0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(output.pred_masks[0, i], masks[0, 0, 0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(output.iou_scores[0][i], iou[0, 0, 0], atol=1e-5, rtol=1e-5)
             final = processor.mask_image_processor.post_process_masks(
                 masks, inputs["original_sizes"], inputs["reshaped_input_sizes"], binarize=False
@@ -94,8 +96,9 @@ def test_encoded_images_serve_a_sweep(model, processor, images):
     model.config.pruning_config = PruningConfig(budget=5)
     inputs = processor.segmentation_inputs(images, SENTENCES)
     expected = model.segment(**inputs)
-    embeddings = model.encode_for_masks(inputs.pop("mask_pixel_values"))
-    actual = model.segment(**inputs, mask_image_embeddings=embeddings)
+    embeddings = model.encode_for_masks(inputs)
+    del inputs["mask_pixel_values"]
+    actual = model.segment(**inputs, mask_features=embeddings)
     assert all(torch.equal(a, b) for a, b in zip(actual.mask_logits, expected.mask_logits))
 
 
@@ -162,20 +165,7 @@ def test_a_config_without_mask_decoder_is_refused():
 def test_gradients_reach_everything_that_makes_a_mask(processor, images):
     model = tiny_grounding_model(pruning_budget=5)
     inputs = processor.segmentation_inputs(images, SENTENCES)
-    embeddings = model.encode_for_masks(inputs["mask_pixel_values"])
-    features = model.get_image_features(
-        inputs["pixel_values"],
-        guidance_input_ids=inputs["guidance_input_ids"],
-        guidance_attention_mask=inputs["guidance_attention_mask"],
-    )
-    from transformers_litelvlm.models.prompt.pruned_prompt import prune_inputs
-
-    pruned = prune_inputs(
-        model.model, input_ids=inputs["input_ids"], pixel_values=None, attention_mask=inputs["attention_mask"],
-        position_ids=None, mm_encoder_outputs={"image": features}, image_kwargs={},
-    )  # fmt: skip
-    states = model.model(**pruned.model_inputs).last_hidden_state
-    masks, *_ = model.predict_low_res_masks(states, pruned.model_inputs["input_ids"], embeddings)
+    masks = model.decode(model.read(inputs), inputs, model.encode_for_masks(inputs)).pred_masks
     masks.square().mean().backward()
     for part in (model.text_hidden_fcs, model.model.language_model.layers, model.model.multi_modal_projector):
         assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
@@ -242,7 +232,7 @@ def test_dialogues_about_one_picture_share_the_vision_tower(model, images, pruni
     with pytest.raises(ValueError, match="`pixel_values` is missing"):
         model.segment(**{name: value for name, value in inputs.items() if name != "pixel_values"})
     inputs["pixel_values"] = inputs["pixel_values"][[0, 0, 1, 2]]
-    with pytest.raises(ValueError, match="`pixel_values` holds 4 pictures, but `dialogue_images` names 3"):
+    with pytest.raises(ValueError, match="`pixel_values` holds 4 pictures or videos, but `dialogue_images` names 3"):
         model.segment(**inputs)
 
 
@@ -277,7 +267,7 @@ def test_what_dialogues_about_a_picture_share_is_read_once(model, images, prunin
         handle.remove()
     (pictures, prefix), (dialogues, rest), (whole_rows, whole) = lengths
     assert (pictures, dialogues, whole_rows) == (3, 6, 6) and prefix + rest == whole and prefix > 6
-    torch.testing.assert_close(together.low_res_masks, plain.low_res_masks, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.pred_masks, plain.pred_masks, atol=1e-5, rtol=1e-5)
     if pruning:
         assert torch.equal(together.retained_indices, plain.retained_indices)
     for own, expected in zip(together.mask_logits, plain.mask_logits, strict=True):

@@ -102,15 +102,13 @@ def test_images(golden, sam2):
     assert_close("predicted IoU", decoded.candidate_scores[0], tensors["output.image.iou"], 1e-4)
     assert_close("object scores", decoded.object_scores[0, :, None], tensors["output.image.object_score_logits"], 1e-4)
     assert_close("object pointers", decoded.object_pointers[0], tensors["output.image.object_pointer"], 1e-3)
-    assert_close(
-        "low-resolution masks", decoded.low_res_masks[0, :, None], tensors["output.image.low_res_masks"], 1e-3
-    )
+    assert_close("low-resolution masks", decoded.pred_masks[0, :, None], tensors["output.image.low_res_masks"], 1e-3)
     assert torch.equal(decoded.candidate_scores[0].argmax(-1), tensors["output.image.best"])
     assert len(set(tensors["output.image.best"].tolist())) > 1
     absent = tensors["output.image.object_score_logits"][:, 0] <= 0
     assert absent.any() and not absent.all()
-    assert (decoded.low_res_masks[0][absent] == -1024).all()
-    masks = resize_masks(decoded.low_res_masks[0], about["original_size"])
+    assert (decoded.pred_masks[0][absent] == -1024).all()
+    masks = resize_masks(decoded.pred_masks[0], about["original_size"])
     assert_close("masks at the original size", masks[:, None], tensors["output.image.masks"], 1e-3)
 
 
@@ -132,8 +130,8 @@ def test_no_prompts(golden, sam2):
     tensors, about = golden
     none = tensors["input.hidden_tokens"][:0]
     decoded = decode_hidden_tokens(sam2, encode_images(sam2, tensors["input.image"]), none[None])
-    assert decoded.low_res_masks.shape == (1, 0, 32, 32) and decoded.candidate_scores.shape == (1, 0, 3)
-    assert resize_masks(decoded.low_res_masks[0], about["original_size"]).shape == (0, 63, 84)
+    assert decoded.pred_masks.shape == (1, 0, 32, 32) and decoded.candidate_scores.shape == (1, 0, 3)
+    assert resize_masks(decoded.pred_masks[0], about["original_size"]).shape == (0, 63, 84)
     masks, scores, _ = track_hidden_tokens(sam2, tensors["input.frames"], none)
     assert masks.shape == (0, 4, 32, 32) and scores.shape == (0, 4)
 
@@ -204,4 +202,4 @@ def test_offloaded(golden, sam2):
     there, *_ = track_hidden_tokens(offloaded, pixels, tokens)
     assert torch.equal(here, there)
     decoded = decode_hidden_tokens(offloaded, encode_images(offloaded, pixels[:1]), tokens[None])
-    assert_close("offloaded", decoded.low_res_masks[0], here[:, 0], 1e-3)
+    assert_close("offloaded", decoded.pred_masks[0], here[:, 0], 1e-3)

@@ -11,6 +11,7 @@ from tests.support.tiny_qwen2_5_vl import tiny_clip
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.guidance.encoded import Guidance
 
 
 SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
@@ -122,35 +123,14 @@ def test_the_clip_beside_it_sees_each_frame_once(model, processor):
 def test_encoded_media_serve_a_sweep(model, processor, kind):
     """Every setting, in turn, on what was encoded once: bit by bit what `segment` gives."""
     inputs = dict(inputs_of(processor, kind))
-    num_frames = inputs.get("mask_num_frames")
-    names = ("guidance_input_ids", "guidance_attention_mask")
     with Rows(model.model.visual.patch_embed) as rows, Rows(model.mask_model.vision_encoder) as mask_rows:
-        media = model.encode_media(
-            inputs["pixel_values_videos"], inputs["video_grid_thw"], inputs.get("guidance_pixel_values")
-        )
-        for_masks = model.encode_for_masks(inputs["mask_pixel_values"], num_frames)
+        media, guidance = model.encode(inputs), Guidance.of(inputs)
+        for_masks = model.encode_for_masks(inputs)
         outputs = []
         for setting in SETTINGS.values():
-            model.config.pruning_config = PruningConfig(**setting)
-            features = model.select_media(media, inputs["dialogue_images"], **{name: inputs[name] for name in names})
-            pruned, states = model.read_dialogues(
-                inputs["input_ids"],
-                inputs["attention_mask"],
-                mm_encoder_outputs={"video": features},
-                **{
-                    name: inputs[name]
-                    for name in ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "dialogue_images")
-                },
-            )
-            output = model.decode_dialogues(
-                states,
-                pruned.model_inputs["input_ids"],
-                mask_image_features=for_masks,
-                original_sizes=inputs["original_sizes"],
-                mask_num_frames=num_frames,
-                dialogue_images=inputs["dialogue_images"],
-            )
-            outputs.append(output)
+            settings = model.model.settings(PruningConfig(**setting))
+            features = model.select(media, inputs, guidance, settings)
+            outputs.append(model.decode(model.read(inputs, features, settings), inputs, for_masks))
         assert len(rows) == 1 and sum(mask_rows) == (2 if kind == "images" else 6)
     for setting, output in zip(SETTINGS.values(), outputs, strict=True):
         model.config.pruning_config = PruningConfig(**setting)
@@ -175,7 +155,9 @@ def test_generation_encodes_once_too(model, processor, setting):
 def test_pictures_that_are_given_more_than_once(model, processor):
     inputs = inputs_of(processor, "images")
     inputs["video_grid_thw"] = inputs["video_grid_thw"][inputs["dialogue_images"]]
-    with pytest.raises(ValueError, match="`video_grid_thw` has 4 rows, but `dialogue_images` names 2 pictures"):
+    with pytest.raises(
+        ValueError, match="`pixel_values_videos` holds 4 pictures or videos, but `dialogue_images` names 2"
+    ):
         model.segment(**inputs)
 
 

@@ -22,6 +22,7 @@ from tests.support.tiny_qwen2_5_vl import (
     tiny_model,
 )
 from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.frames import spread_budget
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import QUERY_CHUNK, attention_received
 from transformers_litelvlm.pruning import get_pruner, list_pruners
@@ -196,11 +197,10 @@ def test_every_method_runs_or_says_which_do(model, method):
     for rows, num_tokens in zip([*output.retained_indices, *output.retained_video_indices], (20, 9, 16), strict=True):
         assert len(rows) == len(set(rows.tolist())) == 5 and 0 <= int(rows.min()) and int(rows.max()) < num_tokens
     # What is merged is what the weights say.
-    encoded = model.model.encode_images(inputs["pixel_values"], inputs["image_grid_thw"])
-    guidance = {name: inputs[name][:2] for name in ("guidance_input_ids", "guidance_attention_mask")}
-    features = model.model.select_visual_tokens(encoded, inputs["image_grid_thw"], **guidance)
+    encoded = model.model.encode("image", {name: inputs[name] for name in ("pixel_values", "image_grid_thw")})
+    features = model.model.select(encoded, Guidance.of(inputs).rows(slice(2)))
     if getattr(features, "merge_weights", None) is not None:
-        for kept, weights, tokens in zip(features.pooler_output, features.merge_weights, encoded.pooler_output):
+        for kept, weights, tokens in zip(features.pooler_output, features.merge_weights, encoded.all_tokens()):
             torch.testing.assert_close(kept, weights @ tokens, atol=1e-5, rtol=1e-5)
 
 

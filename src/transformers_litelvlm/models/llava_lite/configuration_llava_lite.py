@@ -44,6 +44,7 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     """
 
     model_type = "llava_lite"
+    has_class_token = True
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock LLaVA.
     sub_configs_defaults = {
@@ -73,6 +74,15 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
         super().__post_init__(**kwargs)
         if self.projector_type not in PROJECTOR_TYPES:
             raise ValueError(f"`projector_type` must be one of {PROJECTOR_TYPES}, got {self.projector_type!r}.")
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    @property
+    def num_tower_layers(self) -> int:
+        layer = self.vision_feature_layer
+        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

@@ -157,6 +157,11 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, Ll
         layer_index = self._feature_layer_index(arguments.get(layer), arguments.get(strategy))
         return EncodedImages(self, TowerStates.of(self.vision_tower, arguments[pixels], layer_index, **of_tower))
 
+    def embed_sentences(self, guidance: Guidance) -> Guidance:
+        if guidance.input_ids is None:
+            return guidance
+        return guidance.with_text_embeds(self.guidance.encode_text(guidance.input_ids))
+
     def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
         """How many tower layers make the features; that number is also the index of the layer that reads them."""
         vision_config = self.config.vision_config

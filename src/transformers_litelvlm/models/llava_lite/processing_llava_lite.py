@@ -66,6 +66,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             `expressions` is not given.
     """
 
+    sees_whole_picture = False  # CLIP's image processor crops
+
     def __init__(
         self,
         image_processor=None,
@@ -158,7 +160,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         for_generation: bool = False,
         question_template: str | list | None = None,
         answer_template: str | list | None = None,
-        lowercase: bool | None = None,
+        as_written: bool = False,
         share_selection: bool = False,
     ) -> BatchFeature:
         """Everything that `model.segment(...)` takes: for every picture one dialogue about its expressions.
@@ -171,7 +173,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             question_template: with `{expression}`; one for all, or lists shaped like `expressions`. Default: the first
                 of `question_templates`.
             answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
-            lowercase: instead of `lowercase_expressions`; `False` for whole sentences, as in ReasonSeg.
+            as_written: leave expressions as they are, whatever `lowercase_expressions` says; for whole sentences, as
+                in ReasonSeg.
             share_selection: where a picture has several dialogues, guide pruning by all of its sentences together.
                 Then the dialogues share visual tokens, and the language model reads them once.
 
@@ -197,7 +200,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
         turns = [
             [
-                (self.question(sentence, question, lowercase), answer)
+                (self.question(sentence, question, as_written), answer)
                 for sentence, question, answer in zip(*of_image, strict=True)
             ]
             for of_image in zip(sentences, questions, answers, strict=True)
@@ -206,19 +209,17 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.one_expression_per_dialogue:
             about = [image for image, of_image in enumerate(turns) for _ in of_image]
             turns = [[turn] for of_image in turns for turn in of_image]
-        rows, columns = self.visual_token_grid()
+        # A picture is prepared once, whatever the number of dialogues about it.
+        features = BatchFeature({**self.image_processor(images, return_tensors=return_tensors)})
+        _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
-        features = BatchFeature(
-            {
-                # A picture is prepared once, whatever the number of dialogues about it.
-                **self.image_processor(images, return_tensors=return_tensors),
-                **self.tokenizer(
-                    [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns],
-                    padding=True,
-                    padding_side="left" if for_generation else "right",
-                    return_tensors=return_tensors,
-                ),
-            }
+        features.update(
+            self.tokenizer(
+                [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns],
+                padding=True,
+                padding_side="left" if for_generation else "right",
+                return_tensors=return_tensors,
+            )
         )
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]
@@ -231,8 +232,9 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             features["dialogue_images"] = torch.tensor(about)
         return features
 
-    def question(self, expression: str, template: str | None = None, lowercase: bool | None = None) -> str:
-        """The question about an expression, stripped and, if so wanted, in lower case; what CLIP is given, too.
+    def question(self, expression: str, template: str | None = None, as_written: bool = False) -> str:
+        """The question about an expression, stripped and, with `lowercase_expressions` and unless it is to stay
+        `as_written`, in lower case; what CLIP is given, too.
 
         Raises:
             ValueError: if the expression contains the placeholder of an image or of a mask.
@@ -241,7 +243,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             if token in expression:
                 raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
         expression = expression.strip()
-        if self.lowercase_expressions if lowercase is None else lowercase:
+        if self.lowercase_expressions and not as_written:
             expression = expression.lower()
         return (template or self.question_templates[0]).replace("{expression}", expression)
 
@@ -255,10 +257,17 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         messages = messages[:-1] if for_generation else messages
         return super().apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
-    def visual_token_grid(self) -> tuple[int, int]:
-        """(rows, columns) of the visual tokens of one picture, before pruning."""
+    @property
+    def whole_sentence_template(self) -> str:
+        """Of the checkpoint's questions, the one that is nothing but a whole sentence and a request."""
+        own = (template for template in reversed(self.question_templates) if template.startswith("{expression}"))
+        return next(own, self.question_templates[0])
+
+    def visual_token_grids(self, features: BatchFeature) -> list[tuple[int, int, int]]:
+        """(1, rows, columns) of the visual tokens of every image, before pruning."""
         size = self.image_processor.crop_size
-        return size["height"] // self.patch_size, size["width"] // self.patch_size
+        grid = (1, size["height"] // self.patch_size, size["width"] // self.patch_size)
+        return [grid] * len(features["pixel_values"])
 
     def _questions_of_prompts(self, text) -> list[list[str]] | None:
         """The last user turn of the prompt that each picture is in; `None` where one has no words."""

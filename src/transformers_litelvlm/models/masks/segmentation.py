@@ -136,14 +136,15 @@ class ReferringSegmentationMixin:
         given once each, as in [`segment`]."""
         kwargs = {name: value for name, value in kwargs.items() if name not in MASK_INPUTS}
         dialogue_images = kwargs.pop("dialogue_images", None)
-        pixels = self.model.pixels_of(self.mask_modality)
-        if dialogue_images is not None and kwargs.get(pixels) is not None:
-            settings, about = self.model.settings(kwargs.get("pruning_config")), dialogue_images.tolist()
-            features = _by_dialogue(self.features_of(kwargs, settings, about), about)
-            of_pictures = {pixels, *self.model.guidance_arguments}
-            kwargs = {name: value for name, value in kwargs.items() if name not in of_pictures}
+        if dialogue_images is not None:
+            about, pixels = dialogue_images.tolist(), self.model.pixels_of(self.mask_modality)
+            features = (kwargs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
+            if features is None:
+                settings = self.model.settings(kwargs.get("pruning_config"))
+                of_dialogues = {"input_ids": kwargs.get("input_ids", inputs), "dialogue_images": dialogue_images}
+                features = self.features_of({**kwargs, **of_dialogues}, settings, about)
             kwargs |= self._media_by_dialogue(kwargs, about)
-            kwargs["mm_encoder_outputs"] = {self.mask_modality: features}
+            kwargs |= {pixels: None, "mm_encoder_outputs": {self.mask_modality: _by_dialogue(features, about)}}
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     # ---- the halves of `segment`, for sweeps and measurements -------------------------------------------------------

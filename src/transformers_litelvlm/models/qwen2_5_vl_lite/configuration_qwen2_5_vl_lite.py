@@ -67,6 +67,10 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
             raise ValueError(f"`guidance` must be one of {', '.join(map(repr, GUIDANCE))}, got {value!r}.")
         super().__setattr__(key, value)
 
+    @property
+    def num_tower_layers(self) -> int:
+        return self.vision_config.depth
+
     def check_pruning(self, pruning: Any) -> None:
         if pruning.position_ids == "compact":
             raise ValueError(

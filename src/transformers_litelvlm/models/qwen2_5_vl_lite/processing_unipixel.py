@@ -28,6 +28,7 @@ class SegmentationInputsMixin:
     """Adds [`segmentation_inputs`] to a processor of Qwen2.5-VL."""
 
     one_expression_per_dialogue = True
+    sees_whole_picture = True
 
     # What the processor has.
     __call__: Callable[..., Any]
@@ -54,7 +55,7 @@ class SegmentationInputsMixin:
         for_generation: bool = False,
         question_template: str | list | None = None,
         answer_template: str | list | None = None,
-        normalize: bool | None = None,
+        as_written: bool = False,
     ) -> BatchFeature:
         """Everything that `model.segment(...)` takes: a dialogue for every expression about every picture or video.
 
@@ -71,7 +72,8 @@ class SegmentationInputsMixin:
             question_template: with `{expression}`, and `{medium}` for "image" or "video"; one for all, or lists shaped
                 like `expressions`. Default: the first of `question_templates`.
             answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
-            normalize: instead of `normalize_expressions`; `False` for whole sentences, as in ReasonSeg.
+            as_written: leave expressions as they are, whatever `normalize_expressions` says; for whole sentences, as
+                in ReasonSeg.
 
         Returns:
             `BatchFeature`. Of B dialogues `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L),
@@ -97,7 +99,7 @@ class SegmentationInputsMixin:
         dialogues, about, guiding = [], [], []
         for index, of_medium in enumerate(zip(sentences, questions, answers, strict=True)):
             for sentence, question, answer in zip(*of_medium, strict=True):
-                sentence = self.expression(sentence, normalize)
+                sentence = self.expression(sentence, as_written)
                 question = question.replace("{medium}", medium).replace("{expression}", sentence)
                 dialogues.append(self.dialogue(question, None if for_generation else answer))
                 guiding.append([sentence])
@@ -121,7 +123,13 @@ class SegmentationInputsMixin:
             features["mask_num_frames"] = torch.tensor([len(frames) for frames in media])
         return features
 
-    def expression(self, expression: str, normalize: bool | None = None) -> str:
+    @property
+    def whole_sentence_template(self) -> str:
+        """Of the checkpoint's questions, the one that is nothing but a whole sentence and a request."""
+        own = (template for template in self.question_templates if template.startswith("{expression}"))
+        return next(own, self.question_templates[0])
+
+    def expression(self, expression: str, as_written: bool = False) -> str:
         """An expression as it stands in the question.
 
         Raises:
@@ -130,7 +138,7 @@ class SegmentationInputsMixin:
         for token in (self.image_token, self.video_token, self.seg_token):
             if token in expression:
                 raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
-        should = self.normalize_expressions if normalize is None else normalize
+        should = self.normalize_expressions and not as_written
         written = normalize_expression(expression) if should else expression.strip()
         if not written:
             raise ValueError(f"`expressions` must say what to find, got {expression!r}.")
