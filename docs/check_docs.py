@@ -44,6 +44,32 @@ def absent_paths(page: Path) -> list[str]:
     ]
 
 
+# Words that docs/glossary.md has another one for.
+REPLACED = {
+    r"surviv\w+": "kept",
+    "behind": "after",
+    "stayed": "remained",
+    "look-ups?": "search",
+    "rivals?": "other methods",
+    "visual embeddings?": "visual tokens",
+}
+LONGEST_LINE = 119
+
+
+def wording(page: Path) -> list[str]:
+    """Words that the glossary replaces, and lines of prose that are too long; code, tables and links aside."""
+    name = page.relative_to(ROOT)
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+    faults = [
+        f"{name}: {found!r}, say {better!r} as in docs/glossary.md"
+        for word, better in REPLACED.items()
+        for found in set(re.findall(rf"(?<!\")\b{word}\b(?!\")", prose))
+    ]
+    lines = [line for line in prose.split("\n") if len(line) > LONGEST_LINE and not line.startswith(("|", " ", "!"))]
+    return faults + [f"{name}: longer than {LONGEST_LINE} characters: {line}" for line in lines]
+
+
 def absent_names() -> list[str]:
     """Names with a module, in the first column of docs/api.md, that cannot be imported from it."""
     faults = []
@@ -87,6 +113,7 @@ def undocumented_names() -> list[str]:
 if __name__ == "__main__":
     all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     problems = [fault for page in all_pages for fault in broken_links(page) + absent_paths(page)]
+    problems += [fault for page in (ROOT / "docs").rglob("*.md") for fault in wording(page)]
     problems += absent_names() + undocumented_names()
     if problems:
         sys.exit("\n".join(problems))
