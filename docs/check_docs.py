@@ -1,5 +1,6 @@
-"""`make docs`: internal links resolve, every public name is in docs/api.md, every method has its line in README.md."""
+"""`make docs`: links and paths exist, public names are in docs/api.md, every method has its line in README.md."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -31,6 +32,63 @@ def broken_links(page: Path) -> list[str]:
     return faults
 
 
+def absent_paths(page: Path) -> list[str]:
+    """Files and folders in a folder that a page names and that do not exist; not those with a placeholder."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`((?:\w+/)+\w+(?:/|\.py|\.json|\.safetensors))`", text))
+    roots = (ROOT, ROOT / "src", ROOT / "src" / "transformers_litelvlm")
+    return [
+        f"{page.relative_to(ROOT)}: names {path}, which does not exist"
+        for path in sorted(named)
+        if not any((root / path).exists() for root in roots)
+    ]
+
+
+# Words that docs/glossary.md has another one for.
+REPLACED = {
+    r"surviv\w+": "kept",
+    "behind": "after",
+    "stayed": "remained",
+    "look-ups?": "search",
+    "rivals?": "other methods",
+    "visual embeddings?": "visual tokens",
+}
+LONGEST_LINE = 119
+
+
+def wording(page: Path) -> list[str]:
+    """Words that the glossary replaces, and lines of prose that are too long; code, tables and links aside."""
+    name = page.relative_to(ROOT)
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+    faults = [
+        f"{name}: {found!r}, say {better!r} as in docs/glossary.md"
+        for word, better in REPLACED.items()
+        for found in set(re.findall(rf"(?<!\")\b{word}\b(?!\")", prose))
+    ]
+    lines = [line for line in prose.split("\n") if len(line) > LONGEST_LINE and not line.startswith(("|", " ", "!"))]
+    return faults + [f"{name}: longer than {LONGEST_LINE} characters: {line}" for line in lines]
+
+
+def absent_names() -> list[str]:
+    """Names with a module, in the first column of docs/api.md, that cannot be imported from it."""
+    faults = []
+    for row in re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE):
+        module = None
+        for name in re.findall(r"`([\w.]+)`", row):
+            path, _, attribute = name.rpartition(".")
+            module = path or module
+            if module is None:
+                continue
+            try:
+                found = importlib.import_module(f"transformers_litelvlm.{module}")
+                if not hasattr(found, attribute):
+                    importlib.import_module(f"transformers_litelvlm.{module}.{attribute}")
+            except ImportError:
+                faults.append(f"docs/api.md: `{module}.{attribute}` cannot be imported")
+    return faults
+
+
 def undocumented_names() -> list[str]:
     """Public names not in docs/api.md, methods without a line in README.md, pages missing from the index."""
     import transformers_litelvlm
@@ -54,7 +112,9 @@ def undocumented_names() -> list[str]:
 
 if __name__ == "__main__":
     all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    problems = [fault for page in all_pages for fault in broken_links(page)] + undocumented_names()
+    problems = [fault for page in all_pages for fault in broken_links(page) + absent_paths(page)]
+    problems += [fault for page in (ROOT / "docs").rglob("*.md") for fault in wording(page)]
+    problems += absent_names() + undocumented_names()
     if problems:
         sys.exit("\n".join(problems))
     print(f"{len(all_pages)} pages: links resolve, public names are described")

@@ -17,6 +17,7 @@ OF_THE_PROJECT = {
     "test_layout.py",
     "test_packaging.py",
     "test_second_device.py",
+    "test_upstream_signatures.py",
     "examples/test_refshapes_scripts.py",
 }
 # Tests of every model family: what they need of a family is in tests/support/families.py, and nowhere else.
@@ -25,6 +26,7 @@ OF_EVERY_FAMILY = {
     "models/test_families_decoding.py",
     "models/test_families_layer_methods.py",
     "models/test_families_loading.py",
+    "models/test_families_upstream.py",
 }
 
 

@@ -232,11 +232,13 @@ def python_snippets() -> list:
 @pytest.mark.parametrize("code", python_snippets())
 def test_documented_snippets_run(code, tmp_path, monkeypatch):
     from transformers_litelvlm.data import loading
+    from transformers_litelvlm.models.masks import decoder
     from transformers_litelvlm.pruning import base
 
-    # A snippet may add a method or a data set of its own.
+    # A snippet may add a method, a data set or a mask decoder of its own.
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
     monkeypatch.setattr(loading, "DATASETS", dict(loading.DATASETS))
+    monkeypatch.setattr(decoder, "_DECODERS", dict(decoder._DECODERS))
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("snippet")
     monkeypatch.setitem(sys.modules, "snippet", module)  # dataclasses look their module up

@@ -53,7 +53,7 @@ def draw_masks(
     Args:
         image (`PIL.Image.Image`): The picture, in any mode and size. It is not changed.
         masks (`np.ndarray`, `torch.Tensor` or sequence of them): Shape (num_masks, height, width) of the image;
-            bool, or numbers where above 0 means inside.
+            bool, or numbers, above 0 inside.
         labels (`Sequence[str]`, *optional*): One sentence per mask for the legend.
         scores (`Sequence[float]`, *optional*): One score per mask for the legend.
 
@@ -108,7 +108,7 @@ def seen_region(
 
     Returns:
         `tuple[float, float, float, float]`: (left, top, right, bottom) in pixels of the picture. It reaches beyond the
-        picture where the image processor padded it.
+        picture if the image processor padded it.
     """
     width, height = image_size
     resized_width, resized_height = width, height
@@ -142,7 +142,7 @@ def draw_retained_tokens(
     """
     Draws which visual tokens were kept: their patches as they are, pruned ones dimmed, the rest hatched.
 
-    Where tokens were merged, a patch is as bright as the square root of its share in the kept token it has the largest
+    If tokens were merged, a patch is as bright as the square root of its share in the kept token it has the largest
     share in: half of a token is still easy to see, one of hundreds is not.
 
     Args:
@@ -226,7 +226,7 @@ def _resized(width: int, height: int, size: dict[str, int]) -> tuple[int, int]:
 
 
 def _crop_start(length: int, cropped: int) -> int:
-    """Where a centre crop starts; negative where the picture was padded on both sides instead."""
+    """Where a centre crop starts; negative if the picture was padded on both sides instead."""
     return int((length - cropped) / 2) if length >= cropped else -((cropped - length) // 2)
 
 
@@ -288,7 +288,7 @@ def _cells(
     grid: tuple[int, int],
     region: tuple[float, float, float, float],
 ) -> np.ndarray:
-    """Raster index of the visual token that saw each pixel of the canvas, -1 where none did: (height, width)."""
+    """Raster index of the visual token that saw each pixel of the canvas, -1 if none did: (height, width)."""
     left, top, right, bottom = region
     axes = []
     for pixels, length, start, end, count in (

@@ -328,6 +328,7 @@ def test_disk_fills_up_with_the_tokenizer(tmp_path, small_disk):
     assert names_in(small_disk) == []
 
 
+@pytest.mark.slow
 def test_control_c(tmp_path):
     make_source(tmp_path / "source", num_layers=4000)
     process = start(tmp_path / "source", tmp_path / "out")

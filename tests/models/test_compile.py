@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
+from tests.support.matrix import matrix
+from tests.support.methods import ONE_OF_EACH_KIND
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration
@@ -42,7 +44,7 @@ def model_with(method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", matrix(METHODS, ONE_OF_EACH_KIND.__contains__))
 def test_the_selector_is_one_graph(method):
     base = model_with(method).model
 

@@ -100,7 +100,7 @@ def test_a_ratio_of_one_is_off(family, model, stock):
 
 
 def kept_prompts(family, model, stock, inputs):
-    """For every row of the batch, of what is kept: ids, embeddings (1, n, D), positions (axes, 1, n) and columns."""
+    """For each row of the batch: ids, embeddings (1, n, D), original positions (axes, 1, n), columns kept."""
     with torch.no_grad():
         media = {token: iter(items) for token, items in family.features(model, inputs).items()}
     positions, rows = family.full_positions(stock, inputs), []

@@ -8,7 +8,8 @@ import torch
 
 from tests.support.families import FAMILIES
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
-from tests.support.methods import EVERY
+from tests.support.matrix import matrix
+from tests.support.methods import EVERY, ONE_OF_EACH_KIND
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
 from transformers_litelvlm.pruning.layers import LayerPruner
 
@@ -67,9 +68,12 @@ def greedy_without_a_cache(model, inputs, repeating):
 _MODELS: dict = {}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].name}-{case[1]}-{case[2]}")
-def test_generate_is_a_loop_of_forward(case, monkeypatch):
-    family, name, options = case
+@pytest.mark.parametrize(
+    "family, name, options",
+    matrix(CASES, lambda case: case[1] in ONE_OF_EACH_KIND),
+    ids=[f"{f.name}-{n}-{o}" for f, n, o in CASES],
+)
+def test_generate_is_a_loop_of_forward(family, name, options, monkeypatch):
     model = _MODELS.setdefault(family.name, None) or family.model(NUM_LAYERS)
     _MODELS[family.name] = model
     pruning = model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)

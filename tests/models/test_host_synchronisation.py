@@ -10,7 +10,8 @@ from transformers import AutoProcessor
 from tests.support.families import LLAVA
 from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach
 from tests.support.mask_cases import DIALOGUES, PICTURES, SENTENCES, masks_case
-from tests.support.methods import LAYER_METHODS
+from tests.support.matrix import matrix
+from tests.support.methods import LAYER_METHODS, ONE_OF_EACH_KIND
 from tests.support.second_device import DEVICE, other_device
 from tests.support.tiny_llava import (
     IMAGE_TOKEN,
@@ -27,7 +28,7 @@ from transformers_litelvlm.pruning.layers import LayerPruner
 METHODS = [
     (name, {}) for name in list_pruners() if name != "none" and not issubclass(get_pruner(name), LayerPruner)
 ] + [method for method in LAYER_METHODS if can_reach(LLAVA, *method)]
-METHOD = pytest.mark.parametrize("name, options", METHODS, ids=str)
+METHOD = pytest.mark.parametrize("name, options", matrix(METHODS, lambda case: case[0] in ONE_OF_EACH_KIND), ids=str)
 
 
 @contextmanager
@@ -74,8 +75,8 @@ def inputs_of(num_expressions=2, **kwargs):
     }
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("attention", matrix(["sdpa", "eager"], "sdpa".__eq__))
+@pytest.mark.parametrize("side", matrix(["left", "right"], "left".__eq__))
 @pytest.mark.parametrize("policy", [("reference", "compact"), ("raster", "original")])
 @pytest.mark.parametrize("num_expressions", [1, 3])
 def test_litelvlm(model, policy, side, attention, num_expressions):

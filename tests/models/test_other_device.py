@@ -8,8 +8,9 @@ from transformers import AutoProcessor
 
 from tests.support.families import FAMILIES, picture
 from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined
-from tests.support.mask_cases import DIALOGUES, PICTURES, SENTENCES, masks_case
-from tests.support.methods import LAYER_METHODS, METHODS, RAGGED
+from tests.support.mask_cases import PICTURES, QUICK_DIALOGUES, SENTENCES, masks_case
+from tests.support.matrix import matrix
+from tests.support.methods import LAYER_METHODS, METHODS, ONE_OF_EACH_KIND, RAGGED
 from tests.support.second_device import DEVICE, other_device
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
@@ -51,7 +52,11 @@ def models():
     return {family.name: family.model(NUM_LAYERS) for family in FAMILIES}
 
 
-@pytest.mark.parametrize("family, name, options", CASES, ids=[f"{f.name}-{n}-{o}" for f, n, o in CASES])
+@pytest.mark.parametrize(
+    "family, name, options",
+    matrix(CASES, lambda case: case[1] in ONE_OF_EACH_KIND),
+    ids=[f"{f.name}-{n}-{o}" for f, n, o in CASES],
+)
 def test_every_method(models, family, name, options):
     model = models[family.name]
     model.config.pruning_config = PruningConfig(budget=BUDGET, method=name, method_options=options)
@@ -99,7 +104,7 @@ def masks(model, inputs):
 
 
 @pytest.mark.parametrize("pruning", MASKS, ids=str)
-@DIALOGUES
+@QUICK_DIALOGUES
 def test_masks_of_llava(pruning, dialogues):
     on_both(*masks_case(dialogues, pruning), masks)
 
@@ -112,7 +117,12 @@ def unipixel(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind, pruning", [("images", {}), ("images", {"budget": 6}), ("videos", {"budget": 6})], ids=str
+    "kind, pruning",
+    matrix(
+        [("images", {}), ("images", {"budget": 6}), ("videos", {"budget": 6})],
+        lambda case: case[0] == "images" and case[1],
+    ),
+    ids=str,
 )
 def test_masks_of_unipixel(unipixel, kind, pruning):
     model, processor = unipixel

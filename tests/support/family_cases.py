@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.families import FAMILIES
-from tests.support.methods import LAYER_METHODS
+from tests.support.methods import LAYER_METHODS, METHODS, RAGGED
 from transformers_litelvlm.pruning import build_pruner, get_pruner
 
 
@@ -38,3 +38,9 @@ LAYER_CASES = [
     for name, options in LAYER_METHODS
     if can_reach(family, name, options)
 ]
+
+
+def every_case(family):
+    """Every method with all its options, as far as `family` can run it: name and options."""
+    before = [(name, options) for name, options in METHODS + RAGGED if is_defined(family, name)]
+    return before + [(name, options) for other, name, options in LAYER_CASES if other is family]

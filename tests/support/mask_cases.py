@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.support.families import picture
+from tests.support.matrix import matrix
 from tests.support.tiny_llava import tiny_grounding_model, tiny_processor
 from transformers_litelvlm import PruningConfig
 
 
 SENTENCES = [["red mug", "cat", "dog on the left"], ["sky"]]
 PICTURES = [picture(60, 40, 0), picture(30, 50, 1)]
-DIALOGUES = pytest.mark.parametrize("dialogues", ["of a picture", "of their own", "that share"])
+KINDS = ["of a picture", "of their own", "that share"]
+DIALOGUES = pytest.mark.parametrize("dialogues", KINDS)
+# The other kinds are slow.
+QUICK_DIALOGUES = pytest.mark.parametrize("dialogues", matrix(KINDS, "that share".__eq__))
 
 
 def masks_case(dialogues, pruning):

@@ -46,6 +46,8 @@ RAGGED = [
 ]
 EVERY = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 METHODS = [(name, options) for name, options in EVERY if name != "none"]
+# Of each kind one: off, by text, merging, inside the vision tower, inside the language model, merging there, caches.
+ONE_OF_EACH_KIND = {"none", "litelvlm", "visionzip", "tome", "fastv", "sparsevlm", "ivc_prune"}
 
 
 def assert_same(actual, expected):

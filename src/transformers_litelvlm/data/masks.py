@@ -49,7 +49,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     """The mask of an object, whatever its annotation looks like.
 
     Several polygons or run-length encodings are one object in several parts: their union is taken. (Published
-    evaluators add them up, which makes a 2 where parts overlap; such pixels then count as false positives.)
+    evaluators add them up, which makes a 2 in overlaps; such pixels then count as false positives.)
 
     Args:
         segmentation: polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding

@@ -23,7 +23,7 @@ def open_referring_video(
 ) -> tuple[list, Any, tuple[str, ...]]:
     """Rows and reader of a folder with `meta_expressions/<split>/meta_expressions.json` and `<split>/JPEGImages`.
 
-    Where `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
+    If `meta_expressions/test` exists, its videos are left out of `valid`, whose file lists both.
 
     Args:
         annotation_root: folder with `<video>/<frame>.png`, pictures whose values are object numbers. Defaults to

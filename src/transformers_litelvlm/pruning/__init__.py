@@ -1,4 +1,4 @@
-"""Which visual tokens survive. Pure tensors: this package imports torch and nothing else."""
+"""Which visual tokens are kept. Pure tensors: this package imports torch and nothing else."""
 
 from transformers_litelvlm.pruning.base import (
     Pruner,

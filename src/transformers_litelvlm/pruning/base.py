@@ -30,7 +30,7 @@ class VisualEvidence(ABC):
     class_features: torch.Tensor  # (B, C), the class token beside them
     grid: tuple[int, int]  # rows and columns of visual tokens; N is their product
     num_layers: int  # how many layers of the tower make the features
-    max_expressions: int  # T, known without looking at the device; 0 where there is no text
+    max_expressions: int  # T, known without looking at the device; 0 if there is no text
     has_class_token: bool = True
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Selection(NamedTuple):
     indices: torch.Tensor  # (B, K) long, 0-based raster indices without repetition, in the method's own order
     similarity: torch.Tensor | None = None  # (B, T, N) float32, as CLIP gives it (not negated)
     context: torch.Tensor | None = None  # (B, N) float32, higher = keep
-    features: torch.Tensor | None = None  # (B, K, C), where they are not those at `indices`
+    features: torch.Tensor | None = None  # (B, K, C), if they are not those at `indices`
     weights: torch.Tensor | None = None  # (B, K, N) float32, how much of each visual token went into each of them
 
     def in_raster_order(self) -> Selection:
@@ -138,7 +138,7 @@ class Pruner(ABC):
             num_tower_layers: layers of the vision tower that make the features.
 
         Returns:
-            One number per layer of the language model; `None` where the image decides.
+            One number per layer of the language model; `None` if the image decides.
 
         Raises:
             ValueError: if the method cannot reach the budget; the message says which it can.
@@ -162,7 +162,7 @@ class TokenPruner(Pruner):
             budget: K, with 1 <= K < N.
 
         Returns:
-            [`Selection`] with unique indices of shape (B, K). Where the image decides how many tokens stay, a list of
+            [`Selection`] with unique indices of shape (B, K). If the image decides how many tokens are kept, a list of
             B selections of one image each.
 
         Raises:

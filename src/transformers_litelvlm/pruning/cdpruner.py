@@ -24,7 +24,7 @@ class CDPruner(TokenPruner):
     (github.com/Theia-4869/CDPruner), which negates the relevance.
 
     Deviations: relevance is scaled image by image (released: over the batch, so that a result depends on its
-    neighbours). Where the budget exceeds the numerical rank of the kernel, the remaining tokens follow by relevance
+    neighbours). If the budget exceeds the numerical rank of the kernel, the remaining tokens follow by relevance
     (released: fewer tokens than asked for, silently). The mean runs over the sentences of an image (released: over
     segments of 77 tokens of one question). All tokens pass the projector once more than with other methods.
     """

@@ -21,7 +21,7 @@ class ClassAttentionPruner(TokenPruner):
     Faster" (FasterVLM, arXiv 2412.01818), the ranking by [CLS] attention; the same as VisPruner with
     `important_ratio` 1, whose released code the golden test follows.
 
-    Deviations: the one row is recomputed from queries and keys in float32, where the released code reads the whole
+    Deviations: the one row is recomputed from queries and keys in float32, while the released code reads the whole
     attention matrix from an eager layer in the model's dtype; ties break by lower index.
     """
 

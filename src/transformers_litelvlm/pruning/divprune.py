@@ -66,7 +66,7 @@ def farthest_first(distance: torch.Tensor, budget: int) -> torch.Tensor:
 
 
 def _squared_grid_distance(evidence: VisualEvidence) -> torch.Tensor:
-    """(N, N), where the longer side of the grid has length 1."""
+    """(N, N); the longer side of the grid has length 1."""
     rows, columns = evidence.grid
     raster = torch.arange(rows * columns, device=evidence.features.device)
     places = torch.stack((raster // columns, raster % columns), dim=-1).float() / max(rows, columns)

@@ -31,7 +31,7 @@ class FastVPruner(LayerPruner):
             of the language model, to the nearest token.
 
     Raises:
-        ValueError: for an option outside its range, and where the language model has too few layers or the layers
+        ValueError: for an option outside its range, and if the language model has too few layers or the layers
             before it already exceed the average.
     """
 

@@ -14,7 +14,7 @@ from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.selection import descending, fill_to_budget
 
 
-# Tokens behind an image that do not belong to the question: its end marker and a line break.
+# Tokens after an image that do not belong to the question: its end marker and a line break.
 NUM_SKIPPED_TEXT = 2
 
 
@@ -23,19 +23,19 @@ NUM_SKIPPED_TEXT = 2
 class IVCPrunePruner(LayerPruner):
     """From a decoder layer on, and in the caches before it, keep implicit visual coordinates and the foreground.
 
-    Tokens with the largest mean cosine and those with the largest mean sine of the rotary embedding stay, for they
+    Tokens with the largest mean cosine and those with the largest mean sine of the rotary embedding are kept, for they
     carry positions. The others are ranked by the products of value vectors: the visual tokens most similar to the
     question are seeds, and the foreground is what question and seeds are similar to (a softmax over the prompt, mean
-    over heads). Values are those of the layer before. The same tokens then leave the caches of earlier layers.
+    over heads). Values are those of the layer before. Pruned tokens are dropped from the caches of earlier layers too.
 
     Source: IVC-Prune, ICLR 2026, and the released code (github.com/FireRedTeam/IVC-Prune), which has a file for Llama
     and one for Qwen2.5-VL.
 
-    Deviations: the released counts are parts of N and leave one number of tokens: 5 % for the cosine, 5 % for the sine
+    Deviations: the released counts are parts of N and keep one number of tokens: 5 % for the cosine, 5 % for the sine
     and 20 % foreground in Llama, 10 %, 10 % and foreground up to 50 % in Qwen. Here the parts for positions are of the
-    budget, and the foreground fills it exactly, as in Qwen: the defaults are Qwen's counts where half of the tokens
-    stay. The cache of the first layer stays whole, as in Llama; Qwen's file prunes it too. Values are compared in
-    float32. Batches and several images work, each image with the text behind it.
+    budget, and the foreground fills it exactly, as in Qwen: the defaults are Qwen's counts if half of the tokens
+    are kept. The cache of the first layer is not pruned, as in Llama; Qwen's file prunes it too. Values are compared
+    in float32. Batches and several images work, each image with the text after it.
 
     Args:
         layer: K of the paper, the first layer that computes on fewer tokens. Default 16, as released for LLaVA 1.5 7B
@@ -47,7 +47,7 @@ class IVCPrunePruner(LayerPruner):
             `"joint"` (Llama) the mean over all of them alike.
 
     Raises:
-        ValueError: for an option outside its range, and where the language model has too few layers.
+        ValueError: for an option outside its range, and if the language model has too few layers.
     """
 
     source: ClassVar[str] = "IVC-Prune, ICLR 2026"
@@ -94,6 +94,6 @@ class IVCPrunePruner(LayerPruner):
 
 
 def question_of(is_text: torch.Tensor) -> torch.Tensor:
-    """Which text (M, T) behind an image is the question: all but the first two tokens, or all if there are no more."""
+    """Which text (M, T) after an image is the question: all but the first two tokens, or all if there are no more."""
     is_question = is_text & (is_text.cumsum(dim=1) > NUM_SKIPPED_TEXT)
     return is_question | (is_text & ~is_question.any(dim=1, keepdim=True))

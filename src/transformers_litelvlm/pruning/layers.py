@@ -11,17 +11,17 @@ from transformers_litelvlm.pruning.base import Pruner, Selection
 
 
 class LayerEvidence(ABC):
-    """What a method may ask at one decoder layer, for M images with n visual tokens left of N each.
+    """What a method may ask at one decoder layer, for M images with n visual tokens remaining of N each.
 
-    H heads, D the width of the language model, T text tokens behind an image (padded). Text behind an image ends where
+    H heads, D the width of the language model, T text tokens after an image (padded). Text after an image ends where
     the prompt ends: that is the question, and in a teacher-forced prompt the answer too.
     """
 
-    layer: int  # 0-based; the evidence is from inside it, and tokens leave behind it
+    layer: int  # 0-based; the evidence is from inside it, and tokens are dropped after it
     num_tokens: int  # N
     num_layers: int  # decoder layers of the language model
-    features: torch.Tensor  # (M, n, D), the visual tokens behind the layer
-    is_text: torch.Tensor  # (M, T) bool, which of the text tokens are real and behind the image
+    features: torch.Tensor  # (M, n, D), the visual tokens after the layer
+    is_text: torch.Tensor  # (M, T) bool, which of the text tokens are real and after the image
 
     @abstractmethod
     def last_token_attention(self) -> torch.Tensor:
@@ -57,19 +57,19 @@ class LayerEvidence(ABC):
 
 
 class LayerPruner(Pruner):
-    """A method that drops visual tokens behind some decoder layers.
+    """A method that drops visual tokens after some decoder layers.
 
     All N visual tokens enter the language model; a layer that prunes still computes on all that enter it. With several
     images in a prompt, each is pruned by itself.
     """
 
-    # Whether tokens also leave the caches of the layers before, but the first; for methods that prune once.
+    # Whether tokens are dropped from the caches of the layers before, too, but the first; for methods that prune once.
     prunes_earlier_caches: ClassVar[bool] = False
     official_position_ids = "original"
 
     @abstractmethod
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
-        """The layers behind which tokens leave, ascending, and how many of an image's tokens are left then.
+        """The layers after which tokens are dropped, ascending, and how many of an image's tokens remain.
 
         Args:
             num_tokens: N.
@@ -82,7 +82,7 @@ class LayerPruner(Pruner):
 
     @abstractmethod
     def select(self, evidence: LayerEvidence, budget: int) -> Selection:
-        """Choose which tokens leave behind a layer that [`tokens_after`] names.
+        """Choose which tokens are kept after a layer that [`tokens_after`] names.
 
         Args:
             evidence: what is known at that layer.

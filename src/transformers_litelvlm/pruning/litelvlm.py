@@ -27,7 +27,7 @@ class LiteLVLMPruner(TokenPruner):
 
     Deviations: scores are float32 whatever the model's dtype (released: the tower's dtype) and ties break by lower
     index (released: undefined), so that a result does not depend on device or batch. The paper's text describes
-    context tokens for a single expression too, where the released code keeps none: see `context_share`.
+    context tokens for a single expression too, while the released code keeps none: see `context_share`.
 
     Args:
         similarity: `"dot"` (default, released code) or `"cosine"`.
@@ -68,7 +68,7 @@ class LiteLVLMPruner(TokenPruner):
         marked = mark_top_of_each(relevance, is_real, (budget - num_context) // num_expressions)
 
         if evidence.max_expressions == 1 and num_context == 0:
-            # One expression marks the whole budget: nothing is left to fill, so context is not computed.
+            # One expression marks the whole budget: nothing remains to fill, so context is not computed.
             context, filler = None, torch.zeros_like(similarity[:, 0])
         else:
             context = filler = evidence.context_scores()

@@ -1,4 +1,4 @@
-"""No pruning, as a method of its own: every visual token survives."""
+"""No pruning, as a method of its own: every visual token is kept."""
 
 from __future__ import annotations
 

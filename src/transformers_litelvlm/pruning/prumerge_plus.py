@@ -37,15 +37,15 @@ class PruMergePlusPruner(TokenPruner):
     token they grew from; the last one, and a token that comes again, the highest index that no other has.
 
     Deviations, fixed rule: no token comes twice, attention fills up (released: `repeats`). The grid has exactly the
-    points it is to have, also where their number does not divide N. Adaptive rule: counted image by image; at least
+    points it is to have, also if their number does not divide N. Adaptive rule: counted image by image; at least
     one outlier and a grid step of one (released: division by zero, or an error, outside of that); any N (released:
     576).
 
     Args:
-        adaptive: outliers by the interquartile rule decide how many tokens stay. The budget then only switches pruning
-            on, and images keep different numbers of tokens. Default `False`.
+        adaptive: outliers by the interquartile rule decide how many tokens are kept. The budget then only switches
+            pruning on, and images keep different numbers of tokens. Default `False`.
         supplement: add the grid, which is PruMerge+ (default); `False` is PruMerge.
-        num_neighbours: tokens merged into each kept one, default 32 as released, fewer where there are fewer.
+        num_neighbours: tokens merged into each kept one, default 32 as released, fewer if there are fewer.
         repeats: with the fixed rule, a token of the grid that is also among the best comes twice, and as many of the
             removed ones, those with the lowest index, are in no sum: as released. Default `False`.
 
@@ -110,7 +110,7 @@ class PruMergePlusPruner(TokenPruner):
         rows = one_hot(kept, num_tokens)
         # Kept tokens before removed ones, both by index.
         by_use = (rows.sum(dim=1) == 0).byte().argsort(dim=1, stable=True)
-        # N - K of them, those with the highest index, also where a token that comes twice leaves more.
+        # N - K of them, those with the highest index, also if a token that comes twice leaves more.
         removed = by_use[:, num_kept:]
         others = torch.cat((kept, removed), dim=1)
         similarity = gather_tokens(metric, kept) @ gather_tokens(metric, others).transpose(1, 2)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 
 def capped_schedule(schedule: Sequence[int], num_tokens: int) -> list[int]:
-    """What the layers of a schedule take away of `num_tokens`, if each takes half of what is left at most."""
+    """What the layers of a schedule take away of `num_tokens`, if each takes half of what remains at most."""
     taken = []
     for wanted in schedule:
         taken.append(min(wanted, num_tokens // 2))
@@ -17,9 +17,9 @@ def capped_schedule(schedule: Sequence[int], num_tokens: int) -> list[int]:
 
 @lru_cache
 def even_schedule(num_tokens: int, budget: int, num_layers: int) -> tuple[int, ...]:
-    """The most even schedule that leaves `budget` tokens, where a layer takes half of what is left at most.
+    """The most even schedule that keeps `budget` tokens, if a layer takes half of what remains at most.
 
-    Earlier layers take the remainder; where the cap binds, other layers take more.
+    Earlier layers take the remainder; if the cap is reached, other layers take more.
 
     Raises:
         ValueError: if so many layers cannot get down to the budget; the message says how far they can.
@@ -32,7 +32,7 @@ def even_schedule(num_tokens: int, budget: int, num_layers: int) -> tuple[int, .
         )
     each, layer = divmod(num_tokens - budget, num_layers)
     wanted = [each + (index < layer) for index in range(num_layers)]
-    # One more in one more layer takes one token more away or, where the cap binds, none.
+    # One more in one more layer takes one token more away or, if the cap is reached, none.
     while num_tokens - sum(capped_schedule(wanted, num_tokens)) > budget:
         wanted[layer % num_layers] += 1
         layer += 1

@@ -1,4 +1,4 @@
-"""From scores and a budget to the indices that survive: pure tensors, batched, without host synchronisation."""
+"""From scores and a budget to the indices that are kept: pure tensors, batched, without host synchronisation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resolve_budget(num_tokens: int, budget: int | None = None, retention_ratio: 
         retention_ratio: fraction to keep; `floor(ratio * N + 1/2)` tokens, but at least one.
 
     Returns:
-        K with 1 <= K <= N. N where neither is given.
+        K with 1 <= K <= N. N if neither is given.
 
     Raises:
         ValueError: if both are given, or one of them is out of range.

@@ -13,7 +13,7 @@ from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
 from transformers_litelvlm.pruning.selection import descending, gather_tokens, merge_tokens, one_hot
 
 
-# Tokens kept of 576 behind each of three layers, without the recycled ones, by the budget that the authors name.
+# Tokens kept of 576 after each of three layers, without the recycled ones, by the budget that the authors name.
 TABLES = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
 TABLE_TOKENS = 576
 
@@ -23,9 +23,9 @@ TABLE_TOKENS = 576
 class SparseVLMPruner(LayerPruner):
     """Behind some decoder layers, keep the visual tokens that relevant words attend to, and merge some of the others.
 
-    Relevant words (raters) are those behind the image whose embedding takes more than the mean share of the visual
+    Relevant words (raters) are those after the image whose embedding takes more than the mean share of the visual
     tokens' softmax over the text. Scores are their attention in the layer, mean over heads and raters. Of the removed
-    tokens, the best 30 % (plus one) are clustered into a tenth as many (plus one), whose means stay.
+    tokens, the best 30 % (plus one) are clustered into a tenth as many (plus one), whose means are kept.
 
     Source: Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
     ICML 2025 (arXiv 2410.04417), and the released code, version 1.5 (github.com/Gumpest/SparseVLMs). The paper's rule
@@ -33,15 +33,15 @@ class SparseVLMPruner(LayerPruner):
 
     A budget names the authors' table: 192, 128, 96 or 64 of 576 tokens (96 is from their later code), or the same
     fractions of another N, with the table scaled and rounded. Theirs are means over 32 layers that count a layer that
-    prunes by what it leaves; what layers compute on is about 15 more. A table leaves fewer in the end: 113 for 192.
+    prunes by what it keeps; what layers compute on is about 15 more. A table keeps fewer in the end: 113 for 192.
 
-    Deviations: equal densities in the clustering are ordered by index, where the released code adds random numbers.
-    Where no word is above the mean (one word), all rate. Of the attention only the rows of the text are computed, in
-    float32. Batches work; a prompt with several images prunes each with the text behind it.
+    Deviations: equal densities in the clustering are ordered by index, while the released code adds random numbers.
+    If no word is above the mean (one word), all rate. Of the attention only the rows of the text are computed, in
+    float32. Batches work; a prompt with several images prunes each with the text after it.
 
     Args:
-        layers: behind which tokens leave, default (2, 6, 15) as released for 32 layers.
-        keep: tokens kept behind each of them instead of a table; what is left in the end, recycled tokens included,
+        layers: after which tokens are dropped, default (2, 6, 15) as released for 32 layers.
+        keep: tokens kept after each of them instead of a table; what remains in the end, recycled tokens included,
             must be the budget.
 
     Raises:

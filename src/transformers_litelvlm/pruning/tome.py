@@ -24,9 +24,9 @@ class ToMePruner(TokenPruner):
     matching, tracking token size with proportional attention (equation 1).
 
     The schedule spreads N - K merges evenly, earlier layers taking the remainder (K = 192 of 576 in 23 layers: 17 in
-    16 layers, 16 in 7). A layer merges half of its tokens at most; where that binds, others take more. The class token
-    stays and is not passed on. A merged token has the lowest raster index of its sources; reference order is the
-    tower's, which is not raster order.
+    16 layers, 16 in 7). A layer merges half of its tokens at most; if that is not enough, others take more. The class
+    token is never merged, and is not passed on. A merged token has the lowest raster index of its sources; reference
+    order is the tower's, which is not raster order.
 
     Deviations: the layer that LLaVA does not read merges nothing (papers that compare with ToMe in LLaVA state no
     schedule). Sums are float32 and in a fixed order. Attention is SDPA, which takes the bias.
@@ -80,7 +80,7 @@ class ToMePruner(TokenPruner):
         return Selection(members.argmax(dim=-1), features=features, weights=weights)
 
     def resolve_schedule(self, num_tokens: int, budget: int, num_layers: int) -> tuple[int, ...]:
-        """Merges of each layer, `num_tokens - budget` in all. Raises ValueError where there are none."""
+        """Merges of each layer, `num_tokens - budget` in all. Raises ValueError if there are none."""
         if self.schedule is None:
             return even_schedule(num_tokens, budget, num_layers)
         return checked_schedule(self.schedule, num_tokens, budget, num_layers)

@@ -29,7 +29,7 @@ class VisionZipPruner(TokenPruner):
     A budget of K is K tokens in all, as in the paper: C contextual, the class token, and K - C - 1 dominant. Reference
     order is the released one: class token, dominant by raster, contextual. The raster index of a contextual token is
     that of its target; the class token gets the lowest index that no other has, so it leads the image in raster order
-    only where the first patch is free.
+    only if the first patch is free.
 
     In a tower without a class token a token is dominant by the attention it receives from all, K - C are, and tokens
     come in raster order, a contextual one in the place of its target.
@@ -42,7 +42,7 @@ class VisionZipPruner(TokenPruner):
     Args:
         contextual_share: part of the budget that is contextual, C = floor(share * K + 1/2), at most K - 1. Default:
             10/64, which gives the paper's 30, 20 and 10 of 192, 128 and 64. Without a class token
-            C = max(floor(share * K), 1), or 0 where the share is, and the default is 1/10, as released for half of
+            C = max(floor(share * K), 1), or 0 if the share is, and the default is 1/10, as released for half of
             the tokens (1/14 for 70 %).
 
     Raises:

@@ -15,7 +15,7 @@ from transformers_litelvlm.pruning.selection import descending
 @register_pruner("vispruner")
 @dataclass(frozen=True)
 class VisPruner(TokenPruner):
-    """Part of the budget by class attention, the other part by removing duplicates among what is left.
+    """Part of the budget by class attention, the other part by removing duplicates among the rest.
 
     The remaining tokens, by falling attention, are split into those at even and odd places; the even ones that are
     most similar (cosine of the features) to any odd one are dropped, a few per round, until the budget is met.
@@ -24,7 +24,7 @@ class VisPruner(TokenPruner):
     ICCV 2025 (arXiv 2412.01818), important and diverse tokens, and the released code
     (github.com/Theia-4869/VisPruner).
 
-    Deviations: the released code raises IndexError where the number of remaining tokens is odd, and where a round is
+    Deviations: the released code raises IndexError if the number of remaining tokens is odd, and if a round is
     to drop more than half of them; here any budget works, and a round drops what the even places hold at most. All
     else is equal. Attention is one recomputed row in float32, and ties break by place in the list.
 

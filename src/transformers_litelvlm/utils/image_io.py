@@ -48,7 +48,7 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
 
     The EXIF orientation is applied, so that masks fit what a viewer shows. Transparency is dropped the way
     `PIL.Image.convert("RGB")` and the image processors of Transformers drop it: the colours stored under transparent
-    pixels become visible (composite the picture on a background of your choice first where that is not wanted).
+    pixels become visible (composite the picture on a background of your choice first if that is not wanted).
     Greyscale is repeated over the three channels; 16-bit greyscale is scaled to 8 bits, not clipped. Of an animation,
     the first frame is taken.
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
+from tests.support.matrix import matrix
 from tests.support.original_checkpoints import FIXTURES
 from tests.support.tiny_llava import tiny_guidance_tokenizer
 from tests.support.tiny_qwen2_5_vl import tiny_clip
@@ -457,7 +458,7 @@ def test_generated_answer_gives_the_masks_of_the_same_answer(model, processor, b
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("on_disk", [["mask_model"], ["model", "lm_head", "seg_head"]])
+@pytest.mark.parametrize("on_disk", matrix([["mask_model"], ["model", "lm_head", "seg_head"]], ["mask_model"].__eq__))
 def test_offloaded(tiny, model, processor, on_disk, tmp_path):
     device_map = {
         part: "disk" if part in on_disk else "cpu" for part in ("model", "lm_head", "seg_head", "mask_model")

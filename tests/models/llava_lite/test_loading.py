@@ -21,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import prompt, random_guidance, random_pixels, save_tiny_checkpoint, tiny_config
 from tests.support.without_package import check_stub, run_script
@@ -216,7 +217,7 @@ PARTS = (
 )
 
 
-@pytest.mark.parametrize("offloaded", [*PARTS, "everything", "auto"])
+@pytest.mark.parametrize("offloaded", matrix([*PARTS, "everything", "auto"], ["everything", "lm_head"].__contains__))
 def test_offloaded_parts_compute_the_same(tmp_path, checkpoint, offloaded):
     """A `device_map` that leaves parts on the disk, as accelerate does where memory is short."""
     options = {"pruning_budget": 5, "pruning_method_options": {"context_share": 0.5}}

@@ -1,0 +1,46 @@
+"""No method of any family changes a class, a function or a result of upstream."""
+
+import pytest
+import torch
+
+from tests.support.families import FAMILIES
+from tests.support.family_cases import BUDGET, NUM_LAYERS, every_case
+from tests.support.fresh_python import UPSTREAM_SNAPSHOT, run_python
+from transformers_litelvlm import PruningConfig
+
+
+RUN_EVERY_METHOD = """
+from tests.support.families import FAMILIES
+from tests.support.family_cases import BUDGET, NUM_LAYERS, every_case
+from transformers_litelvlm import PruningConfig
+models = {family.name: family.model(NUM_LAYERS) for family in FAMILIES}
+before = snapshot()
+for family in FAMILIES:
+    model, inputs = models[family.name], family.lite_inputs()
+    for name, options in every_case(family):
+        model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
+        model(**inputs)
+        model.generate(**inputs, max_new_tokens=2)
+after = snapshot()
+print(json.dumps({"size": len(before), "changed": [key for key in before if before[key] != after.get(key)]}))
+"""
+
+
+def test_no_upstream_class_or_function_is_altered_by_any_method():
+    setup = UPSTREAM_SNAPSHOT.partition("import torch\nrandom_state")[0]
+    result = run_python(setup + RUN_EVERY_METHOD)
+    assert result["size"] > 1000 and result["changed"] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@torch.no_grad()
+def test_stock_outputs_do_not_change(family):
+    """A stock model that is there all the time gives the same bits before and after every method ran."""
+    model, inputs = family.model(NUM_LAYERS), family.lite_inputs()
+    stock, given = family.stock(model), family.inputs()
+    before = stock(**given).logits
+    for name, options in every_case(family):
+        model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
+        model(**inputs)
+        model.generate(**inputs, max_new_tokens=2)
+    assert torch.equal(stock(**given).logits, before)
