@@ -47,7 +47,7 @@ def test_tests_mirror_the_package():
     lost = []
     for path in modules_of_tests():
         name = path.relative_to(TESTS)
-        mirrored = PACKAGE / name.parent
+        mirrored = (TESTS.parent if name.parts[0] == "examples" else PACKAGE) / name.parent
         is_mirror = mirrored.is_dir() if mirrored != PACKAGE else (PACKAGE / name.name.removeprefix("test_")).is_file()
         if not is_mirror and name.as_posix() not in OF_THE_PROJECT:
             lost.append(str(name))
