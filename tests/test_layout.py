@@ -17,6 +17,7 @@ OF_THE_PROJECT = {
     "test_layout.py",
     "test_packaging.py",
     "test_second_device.py",
+    "test_sizes.py",
     "test_upstream_signatures.py",
     "examples/test_refshapes_scripts.py",
 }

@@ -21,6 +21,7 @@ from reporting import run_and_report
 from transformers_litelvlm.benchmark.inputs import random_workload
 from transformers_litelvlm.benchmark.presets import Preset, PromptLengths, qwen2_5_vl_3b
 from transformers_litelvlm.benchmark.timing import machine_line, measured_on, time_pairs
+from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import Qwen2_5_VLLite
 
 
@@ -51,11 +52,11 @@ def run_intrinsic_guidance(
     inputs = {name: value.to(device) for name, value in workload.inputs.items()}
     guidance = {name: value for name, value in inputs.items() if name.startswith("guidance_")}
     sizes = inputs["image_grid_thw"]
-    encoded = model.model.encode_images(inputs["pixel_values"], sizes)
+    encoded = model.model.encode("image", {"pixel_values": inputs["pixel_values"], "image_grid_thw": sizes})
 
     def select():
         config.pruning_retention_ratio = retention_ratio
-        return model.model.select_visual_tokens(encoded, sizes, **guidance)
+        return model.model.select(encoded, Guidance.of(guidance))
 
     def prefill(ratio):
         config.pruning_retention_ratio = ratio

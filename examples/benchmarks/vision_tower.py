@@ -116,7 +116,7 @@ def run_vision_tower(
     times = time_vision_tower(model, inputs, pairs, warmup)
     return {
         "benchmark": "vision-tower",
-        "num_visual_tokens": model.num_visual_tokens(inputs["pixel_values"]),
+        "num_visual_tokens": model.num_visual_tokens("image", inputs)[0],
         "budget": budget,
         "median_ms_pruned": times.medians[0] * 1000,
         "median_ms_stock": times.medians[1] * 1000,

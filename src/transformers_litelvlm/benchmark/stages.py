@@ -73,7 +73,7 @@ class StagedModel:
 
     def modality(self, inputs: dict[str, Any]) -> str:
         """`"image"` or `"video"`: the one that the inputs have pixels of."""
-        return next(name for name in self.base.modalities if self.base.pixels_of(name) in inputs)
+        return next(name for name in self.base.modalities if self.base.pixels_of[name] in inputs)
 
     def num_visual_tokens(self, inputs: dict[str, Any]) -> int:
         """Of one picture, before pruning."""
@@ -122,7 +122,7 @@ class StagedModel:
     def encode(self, inputs: dict[str, Any], meter: Meter) -> Any:
         """Features of the pictures, pruned if the method prunes before the language model."""
         modality, settings = self.modality(inputs), self.settings
-        is_cut = any(map(settings.cuts, self.base.num_visual_tokens(modality, inputs)))
+        is_cut = settings.cuts(self.base.num_visual_tokens(modality, inputs))
         if settings.before_language_model is None or not is_cut:
             with meter.stage("vision tower"):  # with the projector, as upstream calls it
                 return self.base.media_features(modality, inputs, settings)
@@ -161,7 +161,7 @@ class StagedModel:
             return self.model.shorten(inputs, features, self.settings)
         modality = self.modality(inputs)
         arguments = {name: inputs[name] for name in self.base.prompt_arguments if name in inputs}
-        arguments.pop(self.base.pixels_of(modality))
+        arguments.pop(self.base.pixels_of[modality])
         return self.base.prune({**arguments, "mm_encoder_outputs": {modality: features}}, self.settings)
 
     @torch.inference_mode()
@@ -178,7 +178,7 @@ class StagedModel:
         """Exactly so many tokens; `features` are those of [`encode`], if the picture is not to be encoded again."""
         inputs = {name: value for name, value in inputs.items() if name != "original_sizes"}
         if features is not None:
-            inputs |= {self.base.pixels_of(self.modality(inputs)): None}
+            inputs |= {self.base.pixels_of[self.modality(inputs)]: None}
             inputs["mm_encoder_outputs"] = {self.modality(inputs): features}
         return self.model.generate(
             **inputs,

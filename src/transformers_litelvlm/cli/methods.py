@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
                 f"--model {args.model}: the number of visual tokens depends on the image. Say it with --visual-tokens."
             )
         for method in methods:
-            counts = tokens_per_layer(method["name"], args.budget, sizes, _has_class_token(config))
+            counts = tokens_per_layer(method["name"], args.budget, sizes, config.has_class_token)
             method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
@@ -125,22 +125,14 @@ def _read_config(model: str | None) -> Any:
 
 
 def sizes_of(config: Any) -> dict[str, int]:
-    """Layers of the language model, layers of the tower that make the features, and visual tokens if all images have
-    equally many."""
-    vision, num_layers = config.vision_config, config.get_text_config().num_hidden_layers
-    if not _has_class_token(config):  # the number of tokens varies with the image
-        return {"num_layers": num_layers, "num_tower_layers": vision.depth}
-    layer = config.vision_feature_layer
-    return {
-        "num_tokens": (vision.image_size // vision.patch_size) ** 2,
-        "num_layers": num_layers,
-        "num_tower_layers": layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+    """Visual tokens of an image, if all have as many, layers of the language model, and layers of the tower that
+    make the features."""
+    sizes = {
+        "num_tokens": config.num_visual_tokens,
+        "num_layers": config.get_text_config().num_hidden_layers,
+        "num_tower_layers": config.num_tower_layers,
     }
-
-
-def _has_class_token(config: Any) -> bool:
-    """Whether the vision tower is LLaVA's, and not Qwen2.5-VL's."""
-    return hasattr(config, "vision_feature_layer")
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def tokens_per_layer(

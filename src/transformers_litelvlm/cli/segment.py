@@ -209,6 +209,10 @@ def _segment(
 ) -> dict[str, Any]:
     """Run the model, write all files, and return what --json prints."""
     import torch
+    from PIL import Image
+
+    from transformers_litelvlm.utils.files import write_atomically
+    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
@@ -232,9 +236,24 @@ def _segment(
     if output.retained_indices is not None:
         retained = [row.tolist() for row in output.retained_indices]
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
-    kept_names = _write(
-        folder, names, image, masks, sentences, scores, retained, output.merge_weights, (rows, columns), region
-    )
+    overlay = draw_masks(image, masks, sentences, scores)
+    weights = output.merge_weights
+    if len(retained) == 1:
+        kept_names, shown = ["kept_tokens.png"], [masks]
+    else:  # a dialogue, and so a selection, for each sentence
+        kept_names, shown = [f"kept_tokens_{row}.png" for row in range(len(retained))], [mask[None] for mask in masks]
+    kept_pictures = [
+        draw_retained_tokens(
+            image, kept, (rows, columns), region, shown[row], None if weights is None else weights[row]
+        )
+        for row, kept in enumerate(retained)
+    ]
+    mask_pictures = [Image.fromarray(mask.astype("uint8") * 255) for mask in masks]
+    with write_atomically(folder) as staging:
+        for name, drawing in zip(
+            [*names, "overlay.png", *kept_names], [*mask_pictures, overlay, *kept_pictures], strict=True
+        ):
+            drawing.save(staging / name)
     return {
         "image": str(args.image),
         "width": image.width,
@@ -272,41 +291,6 @@ def _grid_and_region(
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
     area = int(mask.sum())
     return {"sentence": sentence, "score": score, "area": area, "area_fraction": area / mask.size, "file": str(path)}
-
-
-def _write(
-    folder: Path,
-    names: list[str],
-    image: Image.Image,
-    masks: np.ndarray,
-    sentences: list[str],
-    scores: list[float],
-    retained: list[list[int]],
-    merge_weights: Any,
-    grid: tuple[int, int],
-    region: tuple[float, float, float, float],
-) -> list[str]:
-    """Write all pictures; return the names of those of the kept tokens, one for each row of `retained`."""
-    from PIL import Image
-
-    from transformers_litelvlm.utils.files import write_atomically
-    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens
-
-    with write_atomically(folder) as staging:
-        for name, mask in zip(names, masks, strict=True):
-            Image.fromarray(mask.astype("uint8") * 255).save(staging / name)
-        draw_masks(image, masks, sentences, scores).save(staging / "overlay.png")
-        if len(retained) == 1:
-            kept_names, shown = ["kept_tokens.png"], [masks]
-        else:  # a dialogue, and so a selection, for each sentence
-            kept_names, shown = (
-                [f"kept_tokens_{row}.png" for row in range(len(retained))],
-                [mask[None] for mask in masks],
-            )
-        for row, name in enumerate(kept_names):
-            weights = None if merge_weights is None else merge_weights[row]
-            draw_retained_tokens(image, retained[row], grid, region, shown[row], weights).save(staging / name)
-    return kept_names
 
 
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:

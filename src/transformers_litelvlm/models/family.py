@@ -94,20 +94,18 @@ class PrunedModelMixin:
 
     # ---- all families share -----------------------------------------------------------------------------------------
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """In the order in which guidance has their sentences."""
-        return tuple(self.media_arguments)
+    # In the order in which guidance has their sentences; the argument with the pixels of each; and all arguments of
+    # upstream's `forward` that make the prompt.
+    modalities: ClassVar[tuple[str, ...]]
+    pixels_of: ClassVar[dict[str, str]]
+    prompt_arguments: ClassVar[tuple[str, ...]]
 
-    def pixels_of(self, modality: str) -> str:
-        """The argument that holds the pixels of a modality."""
-        return self.media_arguments[modality][0]
-
-    @property
-    def prompt_arguments(self) -> tuple[str, ...]:
-        """All arguments of upstream's `forward` that make the prompt."""
-        media = [name for names in self.media_arguments.values() for name in names]
-        return (*TEXT_ARGUMENTS, *media, *self.further_arguments)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.modalities = tuple(cls.media_arguments)
+        cls.pixels_of = {modality: names[0] for modality, names in cls.media_arguments.items()}
+        media = [name for names in cls.media_arguments.values() for name in names]
+        cls.prompt_arguments = (*TEXT_ARGUMENTS, *media, *cls.further_arguments)
 
     def settings(self, pruning_config: PruningConfig | dict | None = None) -> PruningSettings:
         """The pruning settings of one call: those of the config, or `pruning_config` in their place."""
@@ -133,7 +131,7 @@ class PrunedModelMixin:
     def _guidance_of(self, modality: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Guidance has rows for the images, then for the videos."""
         guidance = {n: arguments[n] for n in self.guidance_arguments if arguments.get(n) is not None}
-        present = [m for m in self.modalities if arguments.get(self.pixels_of(m)) is not None]
+        present = [m for m in self.modalities if arguments.get(self.pixels_of[m]) is not None]
         if len(present) < 2:
             return guidance
         num_images = len(self.media_grids(present[0], arguments))
@@ -142,10 +140,8 @@ class PrunedModelMixin:
 
     def _features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
         guidance = {name: arguments.pop(name, None) for name in self.guidance_arguments}
-        is_cut = settings.before_language_model is not None and any(
-            map(settings.cuts, self.num_visual_tokens(modality, arguments))
-        )
-        if not is_cut:
+        is_cut = settings.cuts(self.num_visual_tokens(modality, arguments))
+        if settings.before_language_model is None or not is_cut:
             upstream = getattr(super(), f"get_{modality}_features")
             return upstream(**{"return_dict": True, **arguments})
         arguments.pop("return_dict", None)
@@ -169,7 +165,7 @@ class PrunedModelMixin:
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache = others.get("cache")
-        if prompt.settings.inside_language_model is not None or holds_pruned_prompt(cache):
+        if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             in_decoder = forward_in_decoder(self, prompt, **others)
             if in_decoder is not None:
                 return self.output_class(**in_decoder)

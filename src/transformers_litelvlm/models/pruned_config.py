@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.remote_code import InstalledCodeMixin
+from transformers_litelvlm.pruning import get_pruner
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -116,9 +117,10 @@ class PrunedConfigMixin(InstalledCodeMixin):
             ValueError: if the family cannot follow `pruning`, which may have been changed in place.
         """
         self.check_pruning(pruning)
+        pruner = get_pruner(pruning.method)
         return (
-            pruning.token_order or self.default_token_order or pruning.resolved_token_order,
-            pruning.position_ids or self.default_position_ids or pruning.resolved_position_ids,
+            pruning.token_order or self.default_token_order or pruner.official_token_order,
+            pruning.position_ids or self.default_position_ids or pruner.official_position_ids,
         )
 
     @property

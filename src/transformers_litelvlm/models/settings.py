@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -20,6 +21,9 @@ class PruningSettings:
         budget, retention_ratio: at most one of them; neither means that pruning is off.
         in_raster_order: kept tokens enter the language model by their place in the picture, else as the method says.
         keeps_positions: kept tokens keep the positions of the unpruned prompt, else positions are renumbered.
+        is_on: whether pruning is asked for; a budget that no image exceeds still cuts nothing.
+        before_language_model: the method, if pruning is on and it selects from what the vision tower gives.
+        inside_language_model: the method, if pruning is on and it drops tokens after decoder layers.
     """
 
     pruner: Pruner
@@ -27,6 +31,9 @@ class PruningSettings:
     retention_ratio: float | None
     in_raster_order: bool
     keeps_positions: bool
+    is_on: bool = field(init=False)
+    before_language_model: TokenPruner | None = field(init=False)
+    inside_language_model: LayerPruner | None = field(init=False)
 
     @classmethod
     def of(cls, config: Any, pruning_config: PruningConfig | dict | None = None) -> PruningSettings:
@@ -47,25 +54,16 @@ class PruningSettings:
             keeps_positions=positions == "original",
         )
 
-    @property
-    def is_on(self) -> bool:
-        """Whether pruning is asked for; a budget that no image exceeds still cuts nothing."""
-        return self.budget is not None or self.retention_ratio is not None
+    def __post_init__(self) -> None:
+        is_on = self.budget is not None or self.retention_ratio is not None
+        object.__setattr__(self, "is_on", is_on)
+        for name, kind in (("before_language_model", TokenPruner), ("inside_language_model", LayerPruner)):
+            object.__setattr__(self, name, self.pruner if is_on and isinstance(self.pruner, kind) else None)
 
-    @property
-    def before_language_model(self) -> TokenPruner | None:
-        """The method, if it selects from what the vision tower gives and pruning is on."""
-        return self.pruner if self.is_on and isinstance(self.pruner, TokenPruner) else None
+    def budgets(self, sizes: Sequence[int]) -> list[int]:
+        """Visual tokens kept of images or videos with so many; all of them if pruning is off."""
+        return [resolve_budget(size, self.budget, self.retention_ratio) for size in sizes]
 
-    @property
-    def inside_language_model(self) -> LayerPruner | None:
-        """The method, if it drops tokens after decoder layers and pruning is on."""
-        return self.pruner if self.is_on and isinstance(self.pruner, LayerPruner) else None
-
-    def budget_of(self, num_tokens: int) -> int:
-        """Visual tokens kept of `num_tokens`; all of them if pruning is off."""
-        return resolve_budget(num_tokens, self.budget, self.retention_ratio)
-
-    def cuts(self, num_tokens: int) -> bool:
-        """Whether a picture of `num_tokens` visual tokens loses some."""
-        return self.budget_of(num_tokens) < num_tokens
+    def cuts(self, sizes: Sequence[int]) -> bool:
+        """Whether any of the images or videos with so many visual tokens loses some."""
+        return self.is_on and self.budgets(sizes) != list(sizes)

@@ -50,7 +50,7 @@ def test_the_configs_are_vit_l_336_and_its_text_tower(vision_tower):
     assert (
         millions["vision_tower"] == 303 and 123 <= millions["guidance"] <= 125
     )  # as openai/clip-vit-large-patch14-336
-    assert model.num_visual_tokens(torch.empty(1, 3, 336, 336)) == 576
+    assert model.num_visual_tokens("image", {"pixel_values": torch.empty(1, 3, 336, 336)}) == [576]
     assert config.pruning_config.resolve(576) == 64
 
 

@@ -41,7 +41,7 @@ def forward_in_decoder(
     encoded = {name: output for name, output in prompt.encoded.items() if output is not None}
     if not holds_pruned_prompt(cache):
         sizes = [len(tokens) for output in encoded.values() for tokens in output.pooler_output]
-        if not any(map(prompt.settings.cuts, sizes)):
+        if not prompt.settings.cuts(sizes):
             return None
     if output_attentions:
         raise ValueError("`output_attentions` is not available if a method prunes inside the language model.")
@@ -93,7 +93,7 @@ def _prefill(
     whole = whole_prompt(
         embeds, is_visual, num_visual, kwargs.pop("attention_mask"), kwargs.pop("position_ids"), known
     )
-    budgets = [settings.budget_of(size) for size in num_visual]
+    budgets = settings.budgets(num_visual)
     output = prefill(model.language_model, settings, whole, budgets, **kwargs)
     stages = [_by_modality(stage, order, sizes) for stage in output.stages]
     return output, {

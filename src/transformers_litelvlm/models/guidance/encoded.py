@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -75,7 +76,7 @@ class EncodedMedia(ABC):
     family: str
     has_class_token: bool = True
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """N_i, the number of visual tokens of each image or video."""
         return [prod(grid) for grid in self.grids]
@@ -97,7 +98,7 @@ class EncodedMedia(ABC):
 
     @abstractmethod
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
-        """What a method may ask about the frames of a group, whose sentences are `guidance`."""
+        """What a method may ask about the frames of a group; `guidance` has the sentences of all media."""
 
     @abstractmethod
     def project(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ def select(
     Raises:
         ValueError: as [`choose`].
     """
-    if settings.before_language_model is None or not any(map(settings.cuts, encoded.sizes)):
+    if settings.before_language_model is None or not settings.cuts(encoded.sizes):
         return BaseModelOutputWithPooling(pooler_output=encoded.all_tokens())
     return project(encoded, choose(encoded, guidance, settings), settings)
 
@@ -49,9 +49,11 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             exactly as many tokens as the budget says.
     """
     _check(encoded, guidance, settings)
-    chosen, is_guided = [], settings.before_language_model.needs_text
-    for group in group_frames(encoded.grids, [settings.budget_of(size) for size in encoded.sizes]):
-        evidence = encoded.evidence(group, guidance.rows(group.media) if is_guided else NO_SENTENCES)
+    chosen = []
+    if not settings.before_language_model.needs_text:
+        guidance = NO_SENTENCES
+    for group in group_frames(encoded.grids, settings.budgets(encoded.sizes)):
+        evidence = encoded.evidence(group, guidance)
         num_frames, num_tokens = len(group.frames), group.grid[0] * group.grid[1]
         if 0 < group.budget < num_tokens:
             selection = settings.before_language_model.select(evidence, group.budget)
@@ -68,7 +70,7 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
 def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettings) -> PrunedImageFeatures:
     """Gather the chosen tokens, or take the merged ones, and project them."""
     whole = chosen[0]
-    if len(chosen) == 1 and len(whole.parts) == 1 and len(whole.group.frames) == len(encoded):
+    if len(chosen) == 1 and len(whole.parts) == 1 and len(whole.group.frames) == len(encoded.grids):
         [selection], [tokens] = whole.parts, _tokens_of(whole, encoded)  # images of one size: no loop over them
         features = PrunedImageFeatures(
             pooler_output=list(tokens),

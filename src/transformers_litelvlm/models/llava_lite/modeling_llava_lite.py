@@ -102,7 +102,8 @@ class EncodedImages(EncodedMedia):
         return self.states.known_features
 
     def evidence(self, group: FrameGroup, guidance: Guidance) -> ClipTowerEvidence:
-        return ClipTowerEvidence(self.states.rows(group.media), self.model.guidance, self.project, guidance)
+        # Images of one size are one group.
+        return ClipTowerEvidence(self.states, self.model.guidance, self.project, guidance)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model.multi_modal_projector(tokens)

@@ -10,6 +10,7 @@ from torch import nn
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_before_seg, states_of_new_tokens
@@ -100,7 +101,8 @@ class ReferringSegmentationMixin:
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing, does not fit, or is unknown.
         """
-        inputs = self._checked({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
+        self._refuse_unknown(inputs)
+        inputs = _on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         read = self.read(inputs, settings=self.model.settings(pruning_config))
         return self.decode(read, inputs, mask_features)
 
@@ -127,7 +129,7 @@ class ReferringSegmentationMixin:
         # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
         shifted = nn.functional.pad(new_ids, (1, 0), value=-1)
         read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted)
-        output = self.decode(read, _on_host(for_masks))
+        output = self.decode(read, for_masks)
         output.sequences = generated.sequences
         return output
 
@@ -137,7 +139,7 @@ class ReferringSegmentationMixin:
         kwargs = {name: value for name, value in kwargs.items() if name not in MASK_INPUTS}
         dialogue_images = kwargs.pop("dialogue_images", None)
         if dialogue_images is not None:
-            about, pixels = dialogue_images.tolist(), self.model.pixels_of(self.mask_modality)
+            about, pixels = dialogue_images.tolist(), self.model.pixels_of[self.mask_modality]
             features = (kwargs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
             if features is None:
                 settings = self.model.settings(kwargs.get("pruning_config"))
@@ -151,7 +153,7 @@ class ReferringSegmentationMixin:
 
     def encode(self, inputs: dict[str, Any]) -> EncodedMedia:
         """What neither sentences nor pruning settings change: the vision tower on M pictures or videos."""
-        return self.model.encode(self.mask_modality, self._media_of(inputs, with_guidance=True))
+        return self.model.encode(self.mask_modality, self._media_of(inputs))
 
     def select(
         self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
@@ -164,9 +166,10 @@ class ReferringSegmentationMixin:
         self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
     ) -> EncodedMedia:
         """The media of each dialogue if its sentences decide what is kept, else the media as they are."""
-        about, pruner = _about(inputs), settings.before_language_model
+        about, pruner = _on_host(inputs)["about"], settings.before_language_model
         is_guided = pruner is not None and pruner.needs_text and guidance.input_ids is not None
-        return encoded[about] if is_guided and len(guidance.input_ids) == len(about) else encoded
+        is_by_dialogue = is_guided and len(guidance.input_ids) == len(about) != len(encoded.grids)
+        return encoded[about] if is_by_dialogue else encoded
 
     def read(
         self, inputs: dict[str, Any], features: Any = None, settings: PruningSettings | None = None
@@ -180,7 +183,7 @@ class ReferringSegmentationMixin:
         """
         base, inputs = self.model, _on_host(inputs)
         settings = settings or base.settings()
-        ids, mask, about = inputs["input_ids"], inputs.get("attention_mask"), _about(inputs)
+        ids, mask, about = inputs["input_ids"], inputs.get("attention_mask"), inputs["about"]
         # What shapes depend on is asked of the device before it has much to do; from here on, nothing waits for it.
         num_masks = count_seg(ids, self.config.seg_token_id)
         counts = None
@@ -204,11 +207,15 @@ class ReferringSegmentationMixin:
         self, inputs: dict[str, Any], features: Any, settings: PruningSettings, counts: dict[str, Any] | None = None
     ) -> PrunedPrompt:
         """The prompt of the dialogues for `features` of [`select`]."""
-        about = _about(inputs)
+        inputs = _on_host(inputs)
+        about = inputs["about"]
         given = {n: inputs[n] for n in self.model.prompt_arguments if inputs.get(n) is not None}
-        given.pop(self.model.pixels_of(self.mask_modality), None)
-        given |= self._media_by_dialogue(given, about)
-        given["mm_encoder_outputs"] = {self.mask_modality: _by_dialogue(features, about)}
+        given.pop(self.model.pixels_of[self.mask_modality], None)
+        if len(features.pooler_output) != len(about):
+            features = _by_dialogue(features, about)
+        if about[-1] + 1 != len(about):
+            given |= self._media_by_dialogue(given, about)
+        given["mm_encoder_outputs"] = {self.mask_modality: features}
         return self.model.prune(given, settings, counts=counts)
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
@@ -221,7 +228,7 @@ class ReferringSegmentationMixin:
 
     def encode_for_masks(self, inputs: dict[str, Any]) -> Any:
         """The mask model's features of the pictures or videos; the sentences play no part."""
-        return self.mask_decoder.encode(_mask_pixels(inputs), _num_frames(inputs))
+        return self.mask_decoder.encode(*_for_mask_decoder(inputs))
 
     def decode(
         self, read: DialogueStates, inputs: dict[str, Any], mask_features: Any = None
@@ -233,17 +240,17 @@ class ReferringSegmentationMixin:
             inputs: of `processor.segmentation_inputs`.
             mask_features: of [`encode_for_masks`]; default: encoded here.
         """
-        inputs = _on_host(inputs)
+        inputs = _on_host({"input_ids": read.input_ids, **inputs})
         if inputs.get("original_sizes") is None:
             raise ValueError("`original_sizes` is missing; `processor.segmentation_inputs` returns it.")
         sizes = (inputs["original_sizes"], inputs.get("reshaped_input_sizes"))
         geometry = MaskGeometry(*(None if size is None else size.tolist() for size in sizes))
         decoder = self.mask_decoder
         if mask_features is None:
-            mask_features = decoder.encode_for_one_use(_mask_pixels(inputs), _num_frames(inputs))
+            mask_features = decoder.encode_for_one_use(*_for_mask_decoder(inputs))
         states, counts = states_before_seg(read.states, read.input_ids, self.config.seg_token_id, read.num_masks)
         prompts = self.prompts_of_seg(states)
-        decoded = decoder.decode(mask_features, prompts, counts, _about(inputs, len(counts)), geometry)
+        decoded = decoder.decode(mask_features, prompts, counts, inputs["about"], geometry)
         kept = read.kept
         return ReferringSegmentationOutput(
             masks=[logits > 0 for logits in decoded.mask_logits],
@@ -264,7 +271,7 @@ class ReferringSegmentationMixin:
     def features_of(self, inputs: dict[str, Any], settings: PruningSettings, about: Sequence[int]) -> Any:
         """Encode and select, for `inputs` with pixels of each picture or video once."""
         modality, base = self.mask_modality, self.model
-        media, pixels = self._media_of(inputs, with_guidance=False), base.pixels_of(modality)
+        media, pixels = self._media_of(inputs), base.pixels_of[modality]
         if media.get(pixels) is None:
             raise ValueError(f"`{pixels}` is missing: pass pictures to `processor.segmentation_inputs`.")
         sizes = base.num_visual_tokens(modality, media)
@@ -273,14 +280,14 @@ class ReferringSegmentationMixin:
                 f"`{pixels}` holds {len(sizes)} pictures or videos, but `dialogue_images` names {about[-1] + 1}: give "
                 "each of them once."
             )
-        if settings.before_language_model is None or not any(map(settings.cuts, sizes)):
+        if settings.before_language_model is None or not settings.cuts(sizes):
             return base.media_features(modality, media, settings)  # upstream's own
-        return self.select(self.encode(inputs), inputs, Guidance.of(inputs), settings)
+        encoded, guidance = base.encode(modality, media), Guidance.of(inputs)
+        encoded = self.encoded_for(encoded, {**inputs, "about": list(about)}, guidance, settings)
+        return project(encoded, choose(encoded, guidance, settings), settings)
 
-    def _media_of(self, inputs: dict[str, Any], with_guidance: bool) -> dict[str, Any]:
-        names = list(self.model.media_arguments[self.mask_modality])
-        if with_guidance:
-            names += self.model.guidance_arguments
+    def _media_of(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        names = (*self.model.media_arguments[self.mask_modality], *self.model.guidance_arguments)
         return {name: inputs[name] for name in names if inputs.get(name) is not None}
 
     def _media_by_dialogue(self, inputs: dict[str, Any], about: Sequence[int]) -> dict[str, Any]:
@@ -293,7 +300,7 @@ class ReferringSegmentationMixin:
             if is_shared and isinstance(inputs.get(name), torch.Tensor) and len(inputs[name]) == num_media
         }
 
-    def _checked(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _refuse_unknown(self, inputs: dict[str, Any]) -> None:
         known = {*self.model.prompt_arguments, *self.model.guidance_arguments, *MASK_INPUTS, "dialogue_images"}
         unknown = sorted(set(inputs) - known)
         if unknown:
@@ -301,7 +308,6 @@ class ReferringSegmentationMixin:
                 f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
                 f"returns: {', '.join(sorted(known))}."
             )
-        return inputs
 
 
 def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
@@ -321,13 +327,6 @@ def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None
         )
 
 
-def _about(inputs: dict[str, Any], num_dialogues: int | None = None) -> list[int]:
-    """The picture or video that each dialogue is about."""
-    if inputs.get("dialogue_images") is not None:
-        return inputs["dialogue_images"].tolist()
-    return list(range(len(inputs["input_ids"]) if num_dialogues is None else num_dialogues))
-
-
 def _by_dialogue(features: Any, about: Sequence[int]) -> Any:
     """Features of M pictures as those of B dialogues, each about one of them."""
     if len(features.pooler_output) == len(about):
@@ -338,17 +337,18 @@ def _by_dialogue(features: Any, about: Sequence[int]) -> Any:
 
 
 def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same with sizes on the host."""
-    moved = {name: inputs[name].cpu() for name in _ON_HOST if isinstance(inputs.get(name), torch.Tensor)}
-    return {**inputs, **moved}
+    """The same with sizes on the host, and in `about` the picture or video of each dialogue."""
+    if "about" in inputs:
+        return inputs
+    inputs = {n: v.cpu() if n in _ON_HOST and isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+    about = inputs.get("dialogue_images")
+    inputs["about"] = list(range(len(inputs["input_ids"]))) if about is None else about.tolist()
+    return inputs
 
 
-def _mask_pixels(inputs: dict[str, Any]) -> torch.Tensor:
+def _for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] | None]:
+    """Pixels, and of videos the frames of each."""
     if inputs.get("mask_pixel_values") is None:
         raise ValueError("`mask_pixel_values` is missing: pass pictures to `processor.segmentation_inputs`.")
-    return inputs["mask_pixel_values"]
-
-
-def _num_frames(inputs: dict[str, Any]) -> list[int] | None:
     frames = inputs.get("mask_num_frames")
-    return None if frames is None else frames.tolist()
+    return inputs["mask_pixel_values"], None if frames is None else frames.tolist()

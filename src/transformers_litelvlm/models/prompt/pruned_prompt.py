@@ -84,7 +84,7 @@ def prune_prompt(
     inputs = {name: value for name, value in arguments.items() if name in model.prompt_arguments}
     media = {name: value for name, value in arguments.items() if name.startswith("guidance_")} | inputs
     encoded = dict(inputs.get("mm_encoder_outputs") or {})
-    with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of(modality)) is not None]
+    with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of[modality]) is not None]
     # Pixels and their features at once are a contradiction that upstream reports.
     if with_pixels and (encoded or not settings.is_on):
         return PrunedPrompt(inputs, settings)
@@ -92,33 +92,30 @@ def prune_prompt(
     if not pruned:
         return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
 
-    _check_mask(inputs.get("attention_mask"))
-    # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
-    names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
-    masks = {name: placeholder_mask(model, name, inputs) for name in names}
-    if counts is None:
-        counts = {name: count_prompt(mask, inputs.get("attention_mask")) for name, mask in masks.items()}
-    for modality in with_pixels:
-        encoded[modality] = model.media_features(modality, media, settings)
-        inputs[model.pixels_of(modality)] = None
-    inputs["mm_encoder_outputs"] = encoded
-    prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
-    prompt.plan = _plan(prompt, masks)
-    if prompt.plan is None:
-        model.check_short_prompt(prompt)
-        return prompt
-    prompt.is_visual = {name: prompt.plan.apply(mask, False) for name, mask in masks.items()}
-    _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), arguments.get("cache"))
-    return prompt
-
-
-def _check_mask(mask: torch.Tensor | None) -> None:
+    mask = inputs.get("attention_mask")
     if mask is not None and mask.ndim != 2:
         raise ValueError(
             f"Pruning needs an `attention_mask` of shape (batch, length), got {tuple(mask.shape)}: it gets "
             "shorter with the prompt. Pass that of the processor, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
+    # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
+    names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
+    masks = {name: placeholder_mask(model, name, inputs) for name in names}
+    if counts is None:
+        counts = {name: count_prompt(is_placeholder, mask) for name, is_placeholder in masks.items()}
+    for modality in with_pixels:
+        encoded[modality] = model.media_features(modality, media, settings)
+        inputs[model.pixels_of[modality]] = None
+    inputs["mm_encoder_outputs"] = encoded
+    prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
+    prompt.plan = _plan(prompt, masks)
+    if prompt.plan is None:
+        model.check_short_prompt(prompt)
+        return prompt
+    prompt.is_visual = {name: prompt.plan.apply(each, False) for name, each in masks.items()}
+    _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), arguments.get("cache"))
+    return prompt
 
 
 def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPlan | None:

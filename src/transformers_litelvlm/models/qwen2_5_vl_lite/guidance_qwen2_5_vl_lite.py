@@ -178,7 +178,8 @@ class EncodedWithIntrinsicGuidance(EncodedByQwen):
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         states = torch.stack([self._states[frame] for frame in group.frames])
         embed_tokens = self.model.get_input_embeddings()
-        return IntrinsicEvidence(self.model.visual, embed_tokens, self.tokens_of(group), group.grid, states, guidance)
+        tokens, sentences = self.tokens_of(group), guidance.rows(group.media)
+        return IntrinsicEvidence(self.model.visual, embed_tokens, tokens, group.grid, states, sentences)
 
     @cached_property
     def _states(self) -> Sequence[torch.Tensor]:
@@ -237,7 +238,8 @@ class EncodedWithSideClip(EncodedByQwen):
 
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         pictures = None if self.clip is None else self.clip.rows(group.frames)
-        return SideClipEvidence(self.model.guidance, pictures, self.tokens_of(group), group.grid, guidance)
+        sentences = guidance.rows(group.media)
+        return SideClipEvidence(self.model.guidance, pictures, self.tokens_of(group), group.grid, sentences)
 
 
 # What `encode` of these classes calls: upstream's encoder, with further arguments of the tower.

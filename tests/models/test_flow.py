@@ -1,0 +1,82 @@
+"""How long the way is from picture and sentence to mask, and that pruning happens once on it."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+import transformers_litelvlm
+from tests.support import tiny_llava, tiny_unipixel
+from tests.support.families import FAMILIES, picture
+from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+
+
+SOURCE = str(Path(transformers_litelvlm.__file__).parent)
+
+
+class Hops:
+    """Counts the calls of functions of this package."""
+
+    def __enter__(self):
+        self.calls = Counter()
+
+        def count(frame, event, argument):
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(SOURCE) and not code.co_name.startswith("<"):
+                self.calls[code.co_filename.removeprefix(SOURCE + "/"), code.co_qualname] += 1
+
+        sys.setprofile(count)
+        return self
+
+    def __exit__(self, *exc):
+        sys.setprofile(None)
+
+    @property
+    def counts(self):
+        return sum(self.calls.values()), len(self.calls), len({file for file, _ in self.calls})
+
+
+def llava(folder):
+    return tiny_llava.tiny_grounding_model().eval(), tiny_llava.tiny_processor(), 5
+
+
+def unipixel(folder):
+    target = tiny_unipixel.tiny_checkpoint(folder)
+    model = AutoModelForReferringSegmentation.from_pretrained(target)
+    return model.eval(), AutoProcessor.from_pretrained(target), 20
+
+
+@pytest.mark.parametrize("build, limits", [(llava, (85, 50, 12)), (unipixel, (95, 55, 12))])
+def test_the_way_to_a_mask_is_short(build, limits, capsys, tmp_path):
+    model, processor, budget = build(tmp_path)
+    inputs = processor.segmentation_inputs(images=[picture()], expressions=[["the red circle"]])
+    model.config.pruning_config = PruningConfig(budget=budget)
+
+    model.segment(**inputs)  # what is computed once
+    with Hops() as hops:
+        assert len(model.segment(**inputs).masks) == 1
+    with capsys.disabled():
+        print(f"\n{build.__name__}: {hops.counts} calls, functions, files (at most {limits})")
+        for (file, name), count in sorted(hops.calls.items()):
+            print(f"  {count:3} {file}: {name}")
+    assert all(count <= limit for count, limit in zip(hops.counts, limits, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("name, options", [("litelvlm", {}), ("fastv", {"layer": 1})])
+def test_pruning_happens_once_per_forward_and_per_generate(family, name, options):
+    model = family.model(4)
+    model.config.pruning_config = PruningConfig(method=name, budget=12, method_options=options)
+    with Hops() as hops, torch.no_grad():
+        model(**family.lite_inputs())
+    before = {name: count for (_, name), count in hops.calls.items()}
+    assert before["prune_prompt"] == 1
+    with Hops() as hops, torch.no_grad():
+        model.generate(**family.lite_inputs(), max_new_tokens=4, do_sample=False)
+    during = {name: count for (_, name), count in hops.calls.items()}
+    # A prompt is encoded, planned and shortened once; decoding steps hand their tokens on, without a plan.
+    for name in ("choose", "project", "_shorten", "plan_compaction", "prefill"):
+        assert during.get(name, 0) == before.get(name, 0), name
