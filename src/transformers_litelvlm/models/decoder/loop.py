@@ -39,7 +39,7 @@ class DecoderOutput:
     Attributes:
         last_hidden_state: (B, L, D) after the final norm.
         cache: the cache, or `None`.
-        hidden_states: what entered each layer and what came out in the end, (B, L, D) each, where asked for.
+        hidden_states: what entered each layer and what came out in the end, (B, L, D) each, if asked for.
         stages: for each layer that pruned, what is left of the images, in reading order.
     """
 
@@ -88,8 +88,8 @@ def prefill(
         position_ids: (..., B, L), for the rotary embedding.
         cache: an empty cache to fill; made where it is `None` and `use_cache` is on.
         in_raster_order: of the tokens that stay, else as the method puts them.
-        is_compact: renumber positions behind a layer that prunes, by mask; else they stay.
-        known: of the prompt, where the device was asked before; then nothing here asks it again.
+        is_compact: renumber positions after a layer that prunes, by mask; else they are kept.
+        known: of the prompt, if the device was asked before; then nothing here asks it again.
         output_hidden_states: all, or those of some indices, as upstream.
         kwargs: for the decoder layers.
 
@@ -216,7 +216,7 @@ def _prune(
     in_raster_order: bool,
     is_compact: bool,
 ) -> tuple[PromptInDecoder, CompactionPlan]:
-    """What `pruner` leaves of the prompt behind a layer, padded again where rows differ, and where it comes from."""
+    """What `pruner` keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
     states = prompt.states
     for group in groups:
