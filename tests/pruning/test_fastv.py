@@ -6,7 +6,8 @@ from transformers import DynamicCache, LlamaModel
 
 from tests.support.golden_methods import assert_close, llm_of, load, visual_mask
 from tests.support.layer_evidence import RandomLayerEvidence
-from transformers_litelvlm.models.decoder.loop import decode, prefill
+from transformers_litelvlm.models.decoder.loop import decode, prefill, whole_prompt
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning import FastVPruner
 
 
@@ -69,11 +70,9 @@ def test_golden_decoder(case, attention):
     cache = DynamicCache(config=model.config)
     output = prefill(
         model,
-        FastVPruner(layer=about["prune_layer_K"]),
+        PruningSettings(FastVPruner(layer=about["prune_layer_K"]), about["num_keep"], None, True, True),
+        whole_prompt(tensors["inputs_embeds"], visual_mask(about), [about["num_image_tokens"]]),
         [about["num_keep"]],
-        inputs_embeds=tensors["inputs_embeds"],
-        is_visual=visual_mask(about),
-        num_visual=[about["num_image_tokens"]],
         cache=cache,
     )
     kept = tensors["keep_indices"]

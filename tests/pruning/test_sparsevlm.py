@@ -6,7 +6,8 @@ from transformers import DynamicCache
 
 from tests.support.golden_methods import assert_close, llm_of, load, visual_mask
 from tests.support.layer_evidence import RandomLayerEvidence
-from transformers_litelvlm.models.decoder.loop import decode, prefill
+from transformers_litelvlm.models.decoder.loop import decode, prefill, whole_prompt
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning import SparseVLMPruner
 from transformers_litelvlm.pruning.clustering import density_peaks
 from transformers_litelvlm.pruning.sparsevlm import counts, find_raters, rater_relevance
@@ -171,14 +172,10 @@ def test_golden_decoder(attention):
 
     output = prefill(
         model,
-        Recording(),
+        PruningSettings(Recording(), about["budget"], None, in_raster_order=False, keeps_positions=False),
+        whole_prompt(tensors["inputs_embeds"], visual_mask(about), [about["num_image_tokens"]]),
         [about["budget"]],
-        inputs_embeds=tensors["inputs_embeds"],
-        is_visual=visual_mask(about),
-        num_visual=[about["num_image_tokens"]],
         cache=cache,
-        in_raster_order=False,
-        is_compact=True,
     )
     for stage, selection in enumerate(found):
         stored = {name: tensors[f"stage{stage}.{name}"] for name in ("kept_indices", "scores", "recycled_tokens")}

@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 from transformers_litelvlm.models.decoder.flops import prefill_flops
-from transformers_litelvlm.models.decoder.loop import prefill
+from transformers_litelvlm.models.decoder.loop import prefill, whole_prompt
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -46,8 +47,8 @@ def test_a_decoder_that_prunes():
     model, is_visual = decoder(), torch.arange(21)[None] < 16
     pruner = build_pruner("fastv", layer=1)
     embeds = torch.randn(1, 21, 48)
-    given = {"inputs_embeds": embeds, "is_visual": is_visual, "num_visual": [16]}
-    counted = counted_in_layers(lambda: prefill(model, pruner, [4], **given))
+    settings, prompt = PruningSettings(pruner, 4, None, True, True), whole_prompt(embeds, is_visual, [16])
+    counted = counted_in_layers(lambda: prefill(model, settings, prompt, [4]))
     per_layer = pruner.tokens_per_layer(16, 4, num_layers=3, num_tower_layers=2)
     assert counted == prefill_flops(model.config, [5 + count for count in per_layer])
     assert counted < prefill_flops(model.config, [21] * 3)

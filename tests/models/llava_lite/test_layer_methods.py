@@ -17,8 +17,9 @@ from transformers_litelvlm import (
     LlavaLiteForReferringSegmentation,
     PruningConfig,
 )
-from transformers_litelvlm.models.decoder.loop import prefill
+from transformers_litelvlm.models.decoder.loop import prefill, whole_prompt
 from transformers_litelvlm.models.guidance.encoded import Guidance
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -97,12 +98,11 @@ def test_other_decoders(config_class):
     embeds = torch.randn(2, 12, 48, generator=torch.Generator().manual_seed(0))
     is_visual = torch.zeros(2, 12, dtype=torch.bool)
     is_visual[:, 3:9] = True
-    given = {"inputs_embeds": embeds, "is_visual": is_visual, "num_visual": [6, 6]}
-    output = prefill(decoder, build_pruner("fastv", layer=1), [6, 6], **given)
+    prompt, pruner = whole_prompt(embeds, is_visual, [6, 6]), build_pruner("fastv", layer=1)
+    settings = PruningSettings(pruner, 6, None, True, True)
+    output = prefill(decoder, settings, prompt, [6, 6])
     torch.testing.assert_close(output.last_hidden_state, decoder(inputs_embeds=embeds).last_hidden_state)
-    assert (prefill(decoder, build_pruner("fastv", layer=1), [2, 2], **given).last_hidden_state[:, 3:9] == 0).any(
-        -1
-    ).sum() == 8
+    assert (prefill(decoder, settings, prompt, [2, 2]).last_hidden_state[:, 3:9] == 0).any(-1).sum() == 8
     decoder.config.sliding_window = 4
     with pytest.raises(ValueError, match="sliding_window=4"):
-        prefill(decoder, build_pruner("fastv", layer=1), [2, 2], **given)
+        prefill(decoder, settings, prompt, [2, 2])

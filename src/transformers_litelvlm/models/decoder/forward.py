@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 
 from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.decoder.image_groups import Stage
-from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill
+from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill, whole_prompt
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
 
@@ -89,18 +89,12 @@ def _prefill(
     sizes = {modality: [len(tokens) for tokens in output.pooler_output] for modality, output in encoded.items()}
     order = reading_order(is_placeholder, sizes)
     num_visual = [sizes[modality][index] for modality, index in order]
-    output = prefill(
-        model.language_model,
-        settings.inside_language_model,
-        [settings.budget_of(size) for size in num_visual],
-        inputs_embeds=embeds,
-        is_visual=torch.stack(list(is_placeholder.values())).any(dim=0),
-        num_visual=num_visual,
-        in_raster_order=settings.in_raster_order,
-        is_compact=not settings.keeps_positions,
-        known=known,
-        **kwargs,
+    is_visual = torch.stack(list(is_placeholder.values())).any(dim=0)
+    whole = whole_prompt(
+        embeds, is_visual, num_visual, kwargs.pop("attention_mask"), kwargs.pop("position_ids"), known
     )
+    budgets = [settings.budget_of(size) for size in num_visual]
+    output = prefill(model.language_model, settings, whole, budgets, **kwargs)
     stages = [_by_modality(stage, order, sizes) for stage in output.stages]
     return output, {
         f"{modality}_outputs": _kept([stage[modality] for stage in stages], encoded[modality], counts)

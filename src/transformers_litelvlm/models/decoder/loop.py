@@ -24,6 +24,7 @@ from transformers_litelvlm.models.prompt.compaction import (
     text_after_images,
 )
 from transformers_litelvlm.models.prompt.embedding import takes_whole_mask
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import create_causal_mask
 from transformers_litelvlm.pruning.layers import LayerPruner
 
@@ -62,45 +63,31 @@ def check_decoder(language_model: PreTrainedModel) -> None:
 
 def prefill(
     language_model: PreTrainedModel,
-    pruner: LayerPruner,
+    settings: PruningSettings,
+    prompt: PromptInDecoder,
     budgets: Sequence[int],
     *,
-    inputs_embeds: torch.Tensor,
-    is_visual: torch.Tensor,
-    num_visual: Sequence[int],
-    attention_mask: torch.Tensor | None = None,
-    position_ids: torch.Tensor | None = None,
     cache: DynamicCache | None = None,
     use_cache: bool | None = None,
-    in_raster_order: bool = True,
-    is_compact: bool = False,
-    known: PromptCounts | None = None,
     output_hidden_states: bool | int | list[int] = False,
     **kwargs: Any,
 ) -> DecoderOutput:
-    """Run a prompt with images through a decoder while `pruner` takes visual tokens away.
+    """Run a prompt with images through a decoder while a method takes visual tokens away.
 
     Args:
+        settings: the method, the order of the tokens that it leaves, and whether positions are renumbered after it.
+        prompt: of [`whole_prompt`].
         budgets: K_i for each of M images, in reading order; an image of no more tokens is kept whole.
-        inputs_embeds: (B, L, D) with the visual tokens in it.
-        is_visual: (B, L) bool; N_i tokens of each image, as `num_visual` says.
-        attention_mask: (B, L), 1 for real tokens.
-        position_ids: (..., B, L), for the rotary embedding.
-        cache: an empty cache to fill; made where it is `None` and `use_cache` is on.
-        in_raster_order: of the tokens that stay, else as the method puts them.
-        is_compact: renumber positions after a layer that prunes, by mask; else they are kept.
-        known: of the prompt, if the device was asked before; then nothing here asks it again.
+        cache: an empty cache to fill; made if it is `None` and `use_cache` is on.
         output_hidden_states: all, or those of some indices, as upstream.
         kwargs: for the decoder layers.
 
     Raises:
-        ValueError: for a decoder, a cache, a mask or a budget that this does not work with.
+        ValueError: for a decoder, a cache or a budget that this does not work with.
     """
     check_decoder(language_model)
     check_cache(cache)
-    if known is not None and not any(known.masked):
-        attention_mask = None
-    prompt = _whole_prompt(inputs_embeds, is_visual, num_visual, attention_mask, position_ids, known)
+    pruner: LayerPruner = settings.pruner
     num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
@@ -122,13 +109,15 @@ def prefill(
         prompt = replace(prompt, states=output)
         if not any(index in group.tokens_after for group in groups):
             continue
-        prompt, plan = _prune(pruner, groups, prompt, attention, in_raster_order, is_compact)
+        prompt, plan = _prune(settings, groups, prompt, attention)
         stages.append(stage_of(groups))
         if pruner.prunes_earlier_caches:
             for earlier in range(1, index + 1):
                 shorten_layer(cache, earlier, plan.index, prompt.mask)
         for later in range(index + 1, num_layers):
-            kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
+            kept = PrunedPromptLayer(
+                prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=not settings.keeps_positions
+            )
             replace_layer(cache, later, kept)
         mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, index + 1)
     normalised = at_full_length(language_model.norm(prompt.states), prompt)
@@ -180,14 +169,28 @@ def decode(
     return DecoderOutput(normalised, cache, hidden_states.result(states, normalised), [])
 
 
-def _whole_prompt(
+def whole_prompt(
     inputs_embeds: torch.Tensor,
     is_visual: torch.Tensor,
     num_visual: Sequence[int],
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    known: PromptCounts | None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    known: PromptCounts | None = None,
 ) -> PromptInDecoder:
+    """A prompt before the first decoder layer.
+
+    Args:
+        inputs_embeds: (B, L, D) with the visual tokens in it.
+        is_visual: (B, L) bool; N_i tokens of each image, as `num_visual` says.
+        attention_mask: (B, L), 1 for real tokens.
+        position_ids: (..., B, L), for the rotary embedding.
+        known: of the prompt, if the device was asked before; then nothing here asks it again.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
+    if known is not None and not any(known.masked):
+        attention_mask = None
     if attention_mask is not None and attention_mask.shape != is_visual.shape:
         raise ValueError(
             "A method that prunes inside the language model needs an `attention_mask` of shape (batch, length), "
@@ -209,14 +212,9 @@ def _whole_prompt(
 
 
 def _prune(
-    pruner: LayerPruner,
-    groups: Sequence[ImageGroup],
-    prompt: PromptInDecoder,
-    attention: LayerAttention,
-    in_raster_order: bool,
-    is_compact: bool,
+    settings: PruningSettings, groups: Sequence[ImageGroup], prompt: PromptInDecoder, attention: LayerAttention
 ) -> tuple[PromptInDecoder, CompactionPlan]:
-    """What `pruner` keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
+    """What the method keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
     states = prompt.states
     for group in groups:
@@ -224,18 +222,18 @@ def _prune(
         indices = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
         if attention.layer in group.tokens_after:
             evidence = DecoderLayerEvidence(attention, prompt, group.images, group.embeddings)
-            selection = group.prune(pruner, evidence, in_raster_order)
+            selection = group.prune(settings.pruner, evidence, settings.in_raster_order)
             indices = selection.indices
             if selection.features is not None:
                 # A merged token enters at the place of the token that stands for it.
                 places = rows.gather(1, indices), columns.gather(1, indices)
                 states = states.index_put(places, selection.features.to(states.dtype))
         kept.update(zip(group.images, indices))
-    return _shorten(replace(prompt, states=states), [kept[image] for image in range(len(kept))], is_compact)
+    return _shorten(replace(prompt, states=states), [kept[image] for image in range(len(kept))], settings)
 
 
 def _shorten(
-    prompt: PromptInDecoder, kept: Sequence[torch.Tensor], is_compact: bool
+    prompt: PromptInDecoder, kept: Sequence[torch.Tensor], settings: PruningSettings
 ) -> tuple[PromptInDecoder, CompactionPlan]:
     """The prompt with the visual tokens `kept` (n_i,) of each image alone."""
     mask = None if prompt.mask is None else prompt.mask.long()
@@ -243,7 +241,7 @@ def _shorten(
     mask = plan.attention_mask(mask)
     mask = None if mask is None else mask.bool()
     positions = plan.apply(prompt.positions, 0)
-    if is_compact:
+    if not settings.keeps_positions:
         is_real = plan.is_real if mask is None else mask
         positions = (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
     shortened = PromptInDecoder(
