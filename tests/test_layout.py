@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent / "src" / "transformers_litelvlm"
+ROOT = TESTS.parent
+PACKAGE = ROOT / "src" / "transformers_litelvlm"
 SUPPORT = TESTS / "support"
 # Tests of the whole repository. All others belong to a module or a folder of the package.
 OF_THE_PROJECT = {
@@ -19,7 +20,6 @@ OF_THE_PROJECT = {
     "test_second_device.py",
     "test_sizes.py",
     "test_upstream_signatures.py",
-    "examples/test_refshapes_scripts.py",
 }
 # Tests of every model family: what they need of a family is in tests/support/families.py, and nowhere else.
 OF_EVERY_FAMILY = {
@@ -44,11 +44,12 @@ def test_the_listed_modules_exist():
 
 
 def test_tests_mirror_the_package():
-    """The tests of a folder of the package are in the folder of that name; those of a top module carry its name."""
+    """The tests of a folder of the package are in the folder of that name; those of a top module carry its name.
+    Tests of the examples are in `tests/examples/`."""
     lost = []
     for path in modules_of_tests():
         name = path.relative_to(TESTS)
-        mirrored = (TESTS.parent if name.parts[0] == "examples" else PACKAGE) / name.parent
+        mirrored = (ROOT if name.parts[0] == "examples" else PACKAGE) / name.parent
         is_mirror = mirrored.is_dir() if mirrored != PACKAGE else (PACKAGE / name.name.removeprefix("test_")).is_file()
         if not is_mirror and name.as_posix() not in OF_THE_PROJECT:
             lost.append(str(name))

@@ -31,8 +31,8 @@ def test_records_are_what_the_masks_say(name, tmp_path):
     num_ignored = num_sentences = 0
     for _, sample in zip(range(4), load_split(name, split, source), strict=False):
         for sentence in sample.sentences:
-            lowercase = False if "is_sentence" in sentence.details else None
-            inputs = processor.segmentation_inputs([sample.load_image()], [[sentence.sentence]], lowercase=lowercase)
+            as_written = "is_sentence" in sentence.details
+            inputs = processor.segmentation_inputs([sample.load_image()], [[sentence.sentence]], as_written=as_written)
             mask, target = model.segment(**inputs).masks[0][0].numpy(), sentence.mask
             counted = np.ones_like(target) if sentence.ignore is None else ~sentence.ignore
             row = table.loc[sentence.sentence_id]

@@ -96,13 +96,13 @@ def test_whole_sentences_keep_their_capitals_and_have_their_own_question(parts):
         ids = segmenter.encode(image, [sentence]).parts[0]["input_ids"]
         return ids.tolist()
 
-    def expected(template, lowercase):
+    def expected(template, as_written):
         inputs = processor.segmentation_inputs(
-            [image], [["The Red circle"]], question_template=template, lowercase=lowercase
+            [image], [["The Red circle"]], question_template=template, as_written=as_written
         )
         return inputs["input_ids"].tolist()
 
-    assert asked() == expected("Find {expression}.", True)
-    assert asked(is_sentence=True) == expected("{expression} Show it.", False)
-    assert asked(is_sentence=False) == expected("Find {expression}.", False)
+    assert asked() == expected("Find {expression}.", False)
+    assert asked(is_sentence=True) == expected("{expression} Show it.", True)
+    assert asked(is_sentence=False) == expected("Find {expression}.", True)
     assert len({str(ids) for ids in (asked(), asked(is_sentence=True), asked(is_sentence=False))}) == 3

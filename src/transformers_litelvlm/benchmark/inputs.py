@@ -20,7 +20,7 @@ class Workload:
 
     Args:
         inputs (`dict`): Of `segment` or, for models without masks, of `generate`.
-        one_by_one (`list[dict]`): The same sentences in calls of their own; empty where there is one sentence.
+        one_by_one (`list[dict]`): The same sentences in calls of their own; empty if there is one sentence.
     """
 
     inputs: dict[str, Any]

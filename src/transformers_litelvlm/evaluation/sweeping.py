@@ -127,7 +127,7 @@ class SweepSegmenter:
         Args:
             medium: The picture, or the frames of a video.
             sentences: What to find in it.
-            templates: A question for each; the checkpoint's default one where `None`.
+            templates: A question for each; the checkpoint's default one if `None`.
             part_sizes: How many dialogues go together; as many as fit by default.
         """
         is_video = isinstance(medium, list)

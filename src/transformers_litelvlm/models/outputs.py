@@ -31,10 +31,10 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
         retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
             `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
             many tokens stay. Inside the language model: what is left in the end.
-        similarity: (M, T, N) and context_scores: (M, N), float32, where the method computed them; lists of M tensors
+        similarity: (M, T, N) and context_scores: (M, N), float32, if the method computed them; lists of M tensors
             (T, N_i) and (N_i,) where images differ in size.
         merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;
-            `None` where nothing was merged.
+            `None` if nothing was merged.
         retained_stages: for a method inside the language model, what was left after each layer that pruned, each like
             `retained_indices`.
         num_visual_tokens: N_i of every image.
@@ -59,10 +59,10 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
 
 
 def _read(modality: str, name: str) -> property:
-    """A property with one field of the [`PrunedImageFeatures`] of a modality; `None` where there are none."""
+    """A property with one field of the [`PrunedImageFeatures`] of a modality; `None` if there are none."""
     return property(
         lambda self: getattr(getattr(self, f"{modality}_outputs", None), name, None),
-        doc=f"`{modality}_outputs.{name}`, see [`PrunedImageFeatures`]; `None` where pruning was off.",
+        doc=f"`{modality}_outputs.{name}`, see [`PrunedImageFeatures`]; `None` if pruning was off.",
     )
 
 

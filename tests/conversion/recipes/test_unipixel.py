@@ -326,7 +326,7 @@ def test_prompt(processor):
         "<|im_start|>assistant\nThe target is <|seg|>.<|im_end|>\n"
     )
     assert "segment the cat in this image" in texts[1] and inputs["dialogue_images"].tolist() == [0, 0, 1]
-    video = processor.segmentation_inputs(videos=[[picture(40, 56)] * 3], expressions=["The cat"], normalize=False)
+    video = processor.segmentation_inputs(videos=[[picture(40, 56)] * 3], expressions=["The cat"], as_written=True)
     assert "segment the The cat in this video." in processor.decode(video["input_ids"][0])
     assert video["video_grid_thw"][0, 0] == 2 and video["mask_num_frames"].tolist() == [3]
     assert video["second_per_grid_ts"].tolist() == [1.0]  # 2 frames per temporal patch at 2 frames per second

@@ -12,7 +12,7 @@ class PrunedPromptLayer(DynamicLayer):
     """[`~transformers.cache_utils.DynamicLayer`] of a decoder layer that got part of the prompt only.
 
     Args:
-        mask: (B, P) bool, which of the P entries that the prompt leaves here are no padding; `None` where all are.
+        mask: (B, P) bool, which of the P entries that the prompt leaves here are no padding; `None` if all are.
         length: P.
         first: the first decoder layer that got this part of the prompt.
         is_compact: whether positions here count the entries of this layer, or those of the unpruned sequence.

@@ -22,13 +22,13 @@ class PromptInDecoder:
 
     Attributes:
         states: (B, L, D).
-        mask: (B, L) bool, False for padding; `None` where there is none.
+        mask: (B, L) bool, False for padding; `None` if there is none.
         positions: (..., B, L), what the rotary embedding gets.
         columns: (B, L) place in the unpruned prompt; its length, `full_length`, for what was padded later.
         is_visual: (B, L) bool; in reading order the tokens of M images.
         num_visual: n_i, how many of them each image has.
-        is_text: (B, L) bool, text behind the first image of its row.
-        known: what of it is known on the host; `None` where the device has to be asked.
+        is_text: (B, L) bool, text after the first image of its row.
+        known: what of it is known on the host; `None` if the device has to be asked.
     """
 
     states: torch.Tensor
@@ -50,11 +50,11 @@ class PromptInDecoder:
         return places // length, places % length
 
     def text_columns(self, num_text: int) -> torch.Tensor:
-        """Columns of the text behind images, (B, T); anything where a row has less."""
+        """Columns of the text after images, (B, T); anything if a row has less."""
         return (~self.is_text).byte().argsort(dim=1, stable=True)[:, :num_text]
 
     def longest_text(self) -> int:
-        """T of the row with most text behind images. It decides shapes: where it is not known, the device is asked."""
+        """T of the row with most text after images. It decides shapes: if it is not known, the device is asked."""
         return int(self.is_text.sum(dim=1).max()) if self.known is None else max(self.known.text)
 
     def last_columns(self) -> torch.Tensor:
@@ -65,7 +65,7 @@ class PromptInDecoder:
 
 
 class PromptEmbeddings:
-    """The visual tokens of some images and the text behind them as they enter the decoder.
+    """The visual tokens of some images and the text after them as they enter the decoder.
 
     Args:
         prompt: before the first layer.
@@ -112,7 +112,7 @@ class LayerAttention:
 
     @cached_property
     def of_text(self) -> torch.Tensor:
-        """What the text behind images attends to, (B, H, T, L) float32."""
+        """What the text after images attends to, (B, H, T, L) float32."""
         return self._probabilities(self.text_columns())
 
     @cached_property
@@ -136,7 +136,7 @@ class LayerAttention:
         return logits.softmax(dim=-1)
 
     def text_columns(self) -> torch.Tensor:
-        """Columns of the text behind images, (B, T)."""
+        """Columns of the text after images, (B, T)."""
         return self._prompt.text_columns(self._num_text)
 
     def rotary_tables(self, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

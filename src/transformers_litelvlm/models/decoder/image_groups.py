@@ -15,7 +15,7 @@ from transformers_litelvlm.pruning.selection import one_hot
 
 
 class Stage(NamedTuple):
-    """What is left of M images behind a decoder layer that pruned, in terms of the N_i visual tokens that they had.
+    """What remains of M images after a decoder layer that pruned, in terms of the N_i visual tokens that they had.
 
     Attributes:
         indices: (M, K), or a list of M tensors (K_i,) where images differ in size or budget.
@@ -42,7 +42,7 @@ class ImageGroup:
         budget: K; images of no more tokens are kept whole.
 
     Attributes:
-        tokens_after: layers behind which tokens leave, and how many are left then.
+        tokens_after: layers after which tokens are dropped, and how many remain then.
         left: what is left, in terms of the N tokens.
     """
 

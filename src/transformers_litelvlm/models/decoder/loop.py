@@ -40,7 +40,7 @@ class DecoderOutput:
     Attributes:
         last_hidden_state: (B, L, D) after the final norm.
         cache: the cache, or `None`.
-        hidden_states: what entered each layer and what came out in the end, (B, L, D) each, where asked for.
+        hidden_states: what entered each layer and what came out in the end, (B, L, D) each, if asked for.
         stages: for each layer that pruned, what is left of the images, in reading order.
     """
 
@@ -214,7 +214,7 @@ def whole_prompt(
 def _prune(
     settings: PruningSettings, groups: Sequence[ImageGroup], prompt: PromptInDecoder, attention: LayerAttention
 ) -> tuple[PromptInDecoder, CompactionPlan]:
-    """What the method leaves of the prompt after a layer, padded again where rows differ, and where it comes from."""
+    """What the method keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
     states = prompt.states
     for group in groups:

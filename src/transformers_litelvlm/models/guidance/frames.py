@@ -18,7 +18,7 @@ class FrameGroup:
         media: which image or video each of the B frames belongs to.
         frames: index of each frame among all frames.
         grid: (h, w) visual tokens of each of them.
-        budget: how many of the h * w tokens of each survive.
+        budget: how many of the h * w tokens of each are kept.
     """
 
     media: list[int]
@@ -37,7 +37,7 @@ def spread_budget(budget: int, num_frames: int) -> list[int]:
 
 
 def group_frames(grids: Sequence[tuple[int, int, int]], budgets: Sequence[int]) -> list[FrameGroup]:
-    """Groups for media of `grids` (t, h, w) visual tokens, of which `budgets` survive."""
+    """Groups for media of `grids` (t, h, w) visual tokens, of which `budgets` are kept."""
     groups: dict[tuple[int, int, int], FrameGroup] = {}
     frame = 0
     for media, ((num_frames, height, width), budget) in enumerate(zip(grids, budgets, strict=True)):

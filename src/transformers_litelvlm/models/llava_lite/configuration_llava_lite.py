@@ -35,8 +35,8 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
         projector_type (`str`, defaults to `"mlp2x_gelu"`): LLaVA-1.5's projector of two layers, or `"linear"`, the
             single layer of LLaVA-1.0 and LISA.
 
-    The id of the image placeholder, `image_token_index`, may lie behind the vocabulary: GLaMM and LISA have no row for
-    it in their tables.
+    The id of the image placeholder, `image_token_index`, may lie outside the vocabulary: GLaMM and LISA have no row
+    for it in their tables.
 
     Raises:
         ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given, for an unknown

@@ -31,7 +31,7 @@ from transformers_litelvlm.models.upstream import LlavaCausalLMOutputWithPast, L
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^text_hidden_fcs\."]
 
-# Small beside the language model, and what they compute decides which tokens survive and where a mask ends.
+# Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
 UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"]
 
 

@@ -175,7 +175,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             answer_template: with one [SEG], likewise. Default: the first of `answer_templates`.
             as_written: leave expressions as they are, whatever `lowercase_expressions` says; for whole sentences, as
                 in ReasonSeg.
-            share_selection: where a picture has several dialogues, guide pruning by all of its sentences together.
+            share_selection: if a picture has several dialogues, guide pruning by all of its sentences together.
                 Then the dialogues share visual tokens, and the language model reads them once.
 
         Returns:
@@ -270,7 +270,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         return [grid] * len(features["pixel_values"])
 
     def _questions_of_prompts(self, text) -> list[list[str]] | None:
-        """The last user turn of the prompt that each picture is in; `None` where one has no words."""
+        """The last user turn of the prompt that each picture is in; `None` if one has no words."""
         prompts = [text] if isinstance(text, str) else list(text or [])
         sentences = []
         for prompt in prompts:

@@ -71,7 +71,7 @@ def last_user_turn(conversation: list[dict[str, Any]]) -> str:
 
 
 def last_user_text(prompt: str, user_marker: str, assistant_marker: str, *special_tokens: str) -> str:
-    """Text of the last user turn of a rendered prompt, without special tokens; all of it where no marker occurs."""
+    """Text of the last user turn of a rendered prompt, without special tokens; all of it if no marker occurs."""
     turn = prompt.rsplit(user_marker, 1)[-1].split(assistant_marker, 1)[0]
     for token in special_tokens:
         turn = turn.replace(token, " ")

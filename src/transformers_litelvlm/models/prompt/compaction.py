@@ -1,7 +1,7 @@
 """The prompt after pruning: placeholders of dropped visual tokens leave ids, masks, labels and positions.
 
 One function plans for every family of models, and the plan is applied to each tensor of the prompt. B rows of length
-L hold M images in reading order (first row first), of N_i visual tokens each, of which K_i survive.
+L hold M images in reading order (first row first), of N_i visual tokens each, of which K_i are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CompactionPlan:
 
     Attributes:
         index: (B, L') long, column of the full prompt; arbitrary where `is_real` is False.
-        is_real: (B, L') bool, False where rows of different length were padded again.
+        is_real: (B, L') bool, False if rows of different length were padded again.
         padding: by row, on the host, how much of `index` is padding on the left and on the right.
         placeholders: by row, on the host, how many stay of those that were planned.
         full_length: L.
@@ -75,7 +75,7 @@ class CompactionPlan:
         )
 
     def attention_mask(self, full: torch.Tensor | None) -> torch.Tensor | None:
-        """The attention mask of the shortened prompt; `None` where there was none and none is needed."""
+        """The attention mask of the shortened prompt; `None` if there was none and none is needed."""
         if full is None:
             return self.is_real.long() if self.is_ragged else None
         return self.apply(full, 0)
@@ -150,10 +150,10 @@ def plan_compaction(
         num_tokens: N_i of every image.
         attention_mask: (B, L), as given with the prompt.
         modality: what the placeholders stand for, `"image"` or `"video"`, for the message of an error.
-        counts: of [`count_prompt`], where they are known. Then nothing here asks the device.
+        counts: of [`count_prompt`], if they are known. Then nothing here asks the device.
 
     Returns:
-        The plan, or `None` where the prompt already holds exactly the K_i placeholders of the kept tokens.
+        The plan, or `None` if the prompt already holds exactly the K_i placeholders of the kept tokens.
 
     Raises:
         ValueError: for any other number of placeholders; the message names the numbers.
@@ -181,7 +181,7 @@ def plan_compaction(
 
     index = _stable_partition(stays, max(lengths), pad_right)
     is_real = stays.gather(1, index)
-    # The j-th surviving placeholder of an image stands for its j-th feature, in whatever order those come.
+    # The j-th remaining placeholder of an image stands for its j-th feature, in whatever order those come.
     is_slot = is_placeholder.gather(1, index) & is_real
     index = index.masked_scatter(is_slot, kept_places % length)
     none, padding = [0] * len(lengths), [max(lengths) - own for own in lengths]
@@ -209,7 +209,7 @@ def _end_padding(
 def _images_of_rows(
     counts: list[int], num_tokens: Sequence[int], num_kept: Sequence[int], modality: str
 ) -> list[range] | None:
-    """Which images each row holds, from its number of placeholders; `None` where the prompt is already short."""
+    """Which images each row holds, from its number of placeholders; `None` if the prompt is already short."""
     for sizes, is_full in ((num_tokens, True), (num_kept, False)):
         ends = {end: image for image, end in enumerate([0, *accumulate(sizes)])}
         row_ends = [0, *accumulate(counts)]

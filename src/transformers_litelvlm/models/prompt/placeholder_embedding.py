@@ -10,7 +10,7 @@ class PlaceholderEmbedding(nn.Embedding):
     """[`~torch.nn.Embedding`] that gives ids beyond its table a constant vector instead of an error.
 
     GLaMM and LISA never had a token for images: prompts need an id for the placeholder, and the first free one lies
-    behind the table. Its vector is overwritten by a visual token; ones are no vector that training produces, so a
+    outside the table. Its vector is overwritten by a visual token; ones are no vector that training produces, so a
     placeholder is still recognised by it.
     """
 

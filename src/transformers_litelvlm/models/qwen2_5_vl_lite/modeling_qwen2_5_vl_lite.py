@@ -29,7 +29,7 @@ from transformers_litelvlm.models.upstream import MultimodalBaseModelOutputWithP
 # Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
 
-# Small beside the language model, and what they compute decides which tokens survive and where a mask ends.
+# Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
 UNQUANTIZED_PARTS = ["visual", "guidance", "seg_head", "mask_model"]
 
 GUIDANCE_ARGUMENTS = (*SENTENCE_ARGUMENTS, "guidance_pixel_values")

@@ -152,7 +152,7 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
         return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
 
     def _questions(self, text) -> list[list[str]] | None:
-        """The last user turn of the prompt that each image, then each video is in; `None` where one has no words."""
+        """The last user turn of the prompt that each image, then each video is in; `None` if one has no words."""
         prompts = [text] if isinstance(text, str) else list(text or [])
         special = (self.image_token, self.video_token, *_SPECIAL)
         sentences = [
