@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.support.families import FAMILIES
+from tests.support.families import MODELS
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import PruningConfig
 
@@ -14,7 +14,7 @@ from transformers_litelvlm import PruningConfig
 BUDGET = 5
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=MODELS, ids=lambda family: family.name)
 def family(request):
     return request.param
 

@@ -6,7 +6,7 @@ An argument that upstream renames, such as the cache's, and that our `forward` t
 import pytest
 import torch
 
-from tests.support.families import FAMILIES
+from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
 from tests.support.matrix import matrix
 from tests.support.methods import EVERY, ONE_OF_EACH_KIND
@@ -19,7 +19,7 @@ NUM_STEPS = 24
 
 TOKEN_CASES = [
     (family, name, options)
-    for family in FAMILIES
+    for family in MODELS
     for name, options in dict(reversed(EVERY)).items()
     if is_defined(family, name)
 ]
@@ -87,7 +87,7 @@ def test_generate_is_a_loop_of_forward(family, name, options, monkeypatch):
 
 
 def test_every_method_is_exercised():
-    for family in FAMILIES:
+    for family in MODELS:
         exercised = {name for other, name, _ in CASES if other is family}
         others = {name for name in list_pruners() if getattr(get_pruner(name), "prunes_earlier_caches", False)}
         assert exercised | others == {name for name in list_pruners() if is_defined(family, name)}

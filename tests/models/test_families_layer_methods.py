@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from tests.support.families import FAMILIES
+from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
 from tests.support.methods import LAYER_METHODS
 from transformers_litelvlm import PruningConfig
@@ -26,7 +26,7 @@ GREEDY = {"do_sample": False, "eos_token_id": None}
 
 
 def test_every_method_is_exercised_in_every_family():
-    for family in FAMILIES:
+    for family in MODELS:
         assert {name for other, name, _ in LAYER_CASES if other is family} == {name for name, _ in LAYER_METHODS}
 
 
@@ -361,7 +361,7 @@ def test_the_cache_goes_on_after_the_config_changed_and_after_a_crop(family, mod
     torch.testing.assert_close(two_more(cache, new), expected)
 
 
-EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+EACH = pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
 
 
 @EACH
@@ -401,7 +401,7 @@ def test_guesses_behind_the_prompt_are_refused(family, model, stock):
     """The first call of assisted decoding holds them: the last token of the prompt would be a guess."""
     set_pruning(family, model, "fastv", {"layer": 1})
     for guesses in ({"assistant_model": stock}, {"prompt_lookup_num_tokens": 2}):
-        with pytest.raises(ValueError, match=f"`{next(iter(guesses))}` puts guessed tokens behind the prompt"):
+        with pytest.raises(ValueError, match=f"`{next(iter(guesses))}` puts guessed tokens after the prompt"):
             model.generate(**family.row(1), max_new_tokens=3, do_sample=False, **guesses)
     text = {"input_ids": torch.tensor([[14, 15, 16, 17]]), "max_new_tokens": 3, "do_sample": False}
     assert torch.equal(model.generate(**text, prompt_lookup_num_tokens=2), model.generate(**text))

@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 import transformers_litelvlm
 from tests.support import tiny_llava, tiny_unipixel
-from tests.support.families import FAMILIES, picture
+from tests.support.families import MODELS, picture
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 
 
@@ -65,7 +65,7 @@ def test_the_way_to_a_mask_is_short(build, limits, capsys, tmp_path):
     assert all(count <= limit for count, limit in zip(hops.counts, limits, strict=True))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
 @pytest.mark.parametrize("name, options", [("litelvlm", {}), ("fastv", {"layer": 1})])
 def test_pruning_happens_once_per_forward_and_per_generate(family, name, options):
     model = family.model(4)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -16,6 +18,7 @@ from transformers import (
 
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
+from tests.support import toy_internvl as toy
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
     LlavaLiteConfig,
@@ -280,8 +283,37 @@ QWEN2_5_VL = QwenFamily(
     policies=(("raster", "original"), ("reference", "original")),
     largest_budget=24,
 )
+
+
 # Every test in tests/models/test_families_*.py runs for each of these.
+class ToyFamily(LlavaFamily):
+    """Prompts and pixels are those of the tiny LLaVA."""
+
+    def _config(self, **kwargs):
+        return toy.tiny_config(**kwargs)
+
+    def stock(self, model):
+        names = ("vision_config", "text_config", "image_token_id", "image_seq_length", "tie_word_embeddings")
+        upstream = InternVLForConditionalGeneration(InternVLConfig(**{n: model.config.to_dict()[n] for n in names}))
+        upstream.load_state_dict(model.state_dict())
+        return upstream.eval()
+
+
+TOY = ToyFamily(
+    name="toy",
+    config_class=toy.ToyConfig,
+    model_class=toy.ToyForConditionalGeneration,
+    base_class=toy.ToyModel,
+    processor_class=object,  # prompts are made by hand
+    stock_class=InternVLForConditionalGeneration,
+    stock_config_class=InternVLConfig,
+    policies=LLAVA.policies,
+    largest_budget=llava.NUM_TOKENS,
+)
+
 FAMILIES = [LLAVA, QWEN2_5_VL]
+# With the toy, which has no processor and no checkpoints: for tests of models alone.
+MODELS = [*FAMILIES, TOY]
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

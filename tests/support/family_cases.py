@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.families import FAMILIES
+from tests.support.families import MODELS
 from tests.support.methods import LAYER_METHODS, METHODS, RAGGED
 from transformers_litelvlm.pruning import build_pruner, get_pruner
 
@@ -33,10 +33,7 @@ def can_reach(family, name, options):
 
 
 LAYER_CASES = [
-    (family, name, options)
-    for family in FAMILIES
-    for name, options in LAYER_METHODS
-    if can_reach(family, name, options)
+    (family, name, options) for family in MODELS for name, options in LAYER_METHODS if can_reach(family, name, options)
 ]
 
 

@@ -44,6 +44,7 @@ class PrunedModelMixin:
         further_arguments: what else of `forward` belongs to the prompt.
         guidance_arguments: what guides the selection.
         output_class: of `forward`.
+        takes_one_tensor: whether upstream's `forward` takes the features of images as one tensor, not as a list.
         can_share_prefix: whether prompts about one picture may be read once as far as they are the same.
     """
 
@@ -52,6 +53,7 @@ class PrunedModelMixin:
     guidance_arguments: ClassVar[tuple[str, ...]] = SENTENCE_ARGUMENTS
     output_class: ClassVar[type]
     can_share_prefix: ClassVar[bool] = False
+    takes_one_tensor: ClassVar[bool] = False
 
     config: Any
     language_model: Any
@@ -170,7 +172,8 @@ class PrunedModelMixin:
             if in_decoder is not None:
                 return self.output_class(**in_decoder)
         if prompt.plan is None:
-            return self.output_class(**upstream(self, **prompt.inputs, return_dict=True, **others))
+            inputs = prompt.plain_inputs(takes_one_tensor=True) if self.takes_one_tensor else prompt.inputs
+            return self.output_class(**upstream(self, **inputs, return_dict=True, **others))
         output = self.language_model(**embed_prompt(self, prompt, cache), return_dict=True, **others)
         output = self.output_class(**output)
         for modality, features in prompt.encoded.items():

@@ -62,7 +62,9 @@ class PrunedGenerationMixin:
             settings,
             positions=None if input_ids is None else lambda: self._full_positions(arguments),
         )
-        given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
+        given = {
+            name: value for name, value in prompt.plain_inputs(base.takes_one_tensor).items() if value is not None
+        }
         if settings.inside_language_model is not None and prompt.encoded:
             self._refuse_guesses(settings, kwargs)
             kwargs["pruning_config"] = pruning  # the first step prunes

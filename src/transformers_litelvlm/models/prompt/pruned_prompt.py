@@ -50,13 +50,18 @@ class PrunedPrompt:
         features = self.encoded.get(modality)
         return features if isinstance(features, PrunedImageFeatures) else None
 
-    def plain_inputs(self) -> dict[str, Any]:
-        """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
-        plain = {
-            name: BaseModelOutputWithPooling(pooler_output=list(output.pooler_output))
-            for name, output in self.encoded.items()
-            if output is not None
-        }
+    def plain_inputs(self, takes_one_tensor: bool = False) -> dict[str, Any]:
+        """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields.
+
+        Args:
+            takes_one_tensor: upstream wants features as one tensor (M, K, D), not as a list.
+        """
+        plain = {}
+        for name, output in self.encoded.items():
+            if output is not None:
+                features = list(output.pooler_output)
+                features = torch.stack(features) if takes_one_tensor else features
+                plain[name] = BaseModelOutputWithPooling(pooler_output=features)
         return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 
 
@@ -127,8 +132,8 @@ def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPla
             num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
             if sum(counts.placeholders) != num_tokens:
                 raise ValueError(
-                    f"The prompt has {counts.placeholders} {modality} placeholders per row, but there are "
-                    f"{num_tokens} visual tokens for them."
+                    f"{modality.capitalize()} placeholders and visual tokens do not match: the prompt has "
+                    f"{counts.placeholders} per row, and there are {num_tokens} visual tokens."
                 )
             continue
         if plan is not None:
