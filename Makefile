@@ -22,7 +22,7 @@ NEWEST := .venv-newest
 TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest test-newest newest-versions quality style docs lock audit clean
+.PHONY: help demo test test-all test-lowest test-newest newest-versions quality style docs lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,7 +31,10 @@ demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --budget $(DEMO_BUDGET) --compare --output $(DEMO_OUTPUT)
 	@echo "The pictures are in $(abspath $(DEMO_OUTPUT))"
 
-test: $(VENV)/.installed-test  ## run the tests (PYTEST_ARGS="..." to choose)
+test: $(VENV)/.installed-test  ## run the tests but the slow ones (PYTEST_ARGS="..." to choose)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test  ## run all tests, with the full matrices of families, methods and devices
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows

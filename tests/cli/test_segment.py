@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.support.matrix import matrix
+from tests.support.methods import ONE_OF_EACH_KIND
 from transformers_litelvlm.cli import segment as segment_command
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.cli.segment import mask_file_name
@@ -45,7 +47,7 @@ def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
 OPTIONS = {"fastv": ["layer=1"], "ivc_prune": ["layer=1"], "sparsevlm": ["layers=[0, 1]", "keep=[8, 4]"]}
 
 
-@pytest.mark.parametrize("method", list_pruners())
+@pytest.mark.parametrize("method", matrix(list_pruners(), ONE_OF_EACH_KIND.__contains__))
 def test_every_method(litelvlm, picture, method):
     options = [part for option in OPTIONS.get(method, []) for part in ("--method-option", option)]
     arguments = ("--method", method, *options, "--budget", 5, "--json", "--output", "results")

@@ -3,6 +3,7 @@
 import pytest
 from transformers import AutoProcessor
 
+from tests.support.matrix import matrix
 from tests.support.second_device import DEVICE, other_device
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import load_split
@@ -16,7 +17,7 @@ from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 METHODS = ["none", "litelvlm:context_share=0.5,token_order=reference", "tome", "random", "fastv:layer=1"]
 
 
-@pytest.mark.parametrize("protocol", ["all", "glamm"])
+@pytest.mark.parametrize("protocol", matrix(["all", "glamm"], "all".__eq__))
 def test_records(tmp_path, protocol):
     model = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).eval()
     options = {"budgets": [48], "seeds": [3], "methods": METHODS, "protocol": protocol}

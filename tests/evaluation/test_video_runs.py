@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from tests.support.matrix import matrix
 from tests.support.original_checkpoints import SHARED
 from tests.support.small_evaluations import assert_same, records, results, run_command
 from tests.support.tiny_videos import NUM_EXPRESSIONS, SIZE, VIDEOS, objects, write_mevis, write_referring
@@ -86,7 +87,7 @@ class Segmenter:
         return torch.cat([self(video, part, run).masks[0] for part in parts]).numpy()
 
 
-@pytest.mark.parametrize("name", ["ref-davis17", "mevis"])
+@pytest.mark.parametrize("name", matrix(["ref-davis17", "mevis"], "ref-davis17".__eq__))
 def test_records_are_what_the_masks_say(name, swept, davis, unipixel, tmp_path):
     if name == "mevis":
         source, split = write_mevis(tmp_path / "mevis"), "valid_u"
@@ -251,6 +252,7 @@ def test_a_part_of_a_split_is_no_submission(hidden, unipixel, tmp_path):
 # --- interrupted, damaged, wrong ---
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_stopped(swept, davis, unipixel, tmp_path, monkeypatch):
     measure, measured = measuring.measure_video, []
 
@@ -270,6 +272,7 @@ def test_goes_on_where_it_was_stopped(swept, davis, unipixel, tmp_path, monkeypa
         evaluate(options(tmp_path, unipixel, davis, protocol="annotators"))
 
 
+@pytest.mark.slow
 def test_a_missing_frame_stops_or_counts(swept, unipixel, tmp_path):
     source = write_referring(tmp_path / "davis")
     frame = source / "valid" / "JPEGImages" / "cat" / "00002.jpg"
@@ -290,6 +293,7 @@ def test_a_missing_frame_stops_or_counts(swept, unipixel, tmp_path):
     assert run["metrics"]["j"] == pytest.approx(table[table["run_id"] == "none"]["j"].mean())
 
 
+@pytest.mark.slow
 def test_damaged_masks_count_as_unreadable_too(unipixel, tmp_path):
     source = write_referring(tmp_path / "davis")
     (source / "valid" / "Annotations" / "boat" / "00000.png").write_bytes(b"no picture")
@@ -301,6 +305,7 @@ def test_damaged_masks_count_as_unreadable_too(unipixel, tmp_path):
         assert results(tmp_path / protocol)["dataset"]["flags"]["unreadable_image"] == NUM_EXPRESSIONS
 
 
+@pytest.mark.slow
 def test_a_submission_with_an_unreadable_frame_has_empty_masks(hidden, unipixel, tmp_path):
     (hidden / "valid" / "JPEGImages" / "cat" / "00000.jpg").unlink()
     args = options(tmp_path / "out", unipixel, hidden, dataset="refer-youtube-vos", methods=["none"])
@@ -352,6 +357,7 @@ def test_no_masks_and_no_server(hidden, unipixel, tmp_path):
         evaluate(options(tmp_path / "out", unipixel, tmp_path / "davis", protocol="annotators"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the miniature data sets are not part of the project")
 @pytest.mark.parametrize(("name", "split"), [("refer-youtube-vos", "valid"), ("mevis", "valid_u")])
 def test_real_layouts(name, split, unipixel, tmp_path, monkeypatch):

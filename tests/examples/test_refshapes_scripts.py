@@ -27,6 +27,7 @@ def run(monkeypatch):
     return run_main
 
 
+@pytest.mark.slow
 def test_every_stage_of_training_then_evaluation(run, tmp_path):
     common = ["--work_dir", tmp_path, "--num_scenes", 12, "--num_validation_scenes", 32, "--batch_size", 4, "--cpu"]
     for stage in ("sam", "clip", "ground", "masks", "guidance"):

@@ -1,6 +1,9 @@
 """The runs of a sweep are those made one by one."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_command(script, capsys):
     assert script("sweep").main(["--images", "1", "--in-process"]) == 0
     printed = capsys.readouterr().out
