@@ -65,9 +65,11 @@ class PrunedGenerationMixin:
         given = {
             name: value for name, value in prompt.plain_inputs(base.takes_one_tensor).items() if value is not None
         }
-        if settings.inside_language_model is not None and prompt.encoded:
+        is_inside = settings.inside_language_model is not None and prompt.encoded
+        if is_inside:
             self._refuse_guesses(settings, kwargs)
-            kwargs["pruning_config"] = pruning  # the first step prunes
+        if is_inside or pruning_config is not None:
+            kwargs["pruning_config"] = pruning  # the first step prunes, or does not
         if prompt.plan is None or input_ids is None:
             with showing(None):  # also inside another call, as of assisted decoding
                 return super().generate(*args, **given, **kwargs)  # type: ignore[misc]

@@ -91,8 +91,13 @@ def prune_prompt(
     encoded = dict(inputs.get("mm_encoder_outputs") or {})
     with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of[modality]) is not None]
     # Pixels and their features at once are a contradiction that upstream reports.
-    if with_pixels and (encoded or not settings.is_on):
+    if with_pixels and (encoded or not (settings.is_on or model.config.pruning_config.is_on)):
         return PrunedPrompt(inputs, settings)
+    if with_pixels and not settings.is_on:  # for this call alone: upstream's own `forward` would ask the config
+        for modality in with_pixels:
+            encoded[modality] = model.media_features(modality, media, settings)
+            inputs[model.pixels_of[modality]] = None
+        return PrunedPrompt({**inputs, "mm_encoder_outputs": encoded}, settings, encoded)
     pruned = with_pixels or [name for name, output in encoded.items() if isinstance(output, PrunedImageFeatures)]
     if not pruned:
         return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
