@@ -94,10 +94,11 @@ def test_the_package_imports_without_any_warning():
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 # Arguments of methods that upstream has too, which are ours.
+GUIDANCE = {"guidance_input_ids", "guidance_attention_mask", "guidance_pixel_values", "pruning_config"}
 OURS = {
-    "forward": {"guidance_input_ids", "guidance_attention_mask", "guidance_pixel_values", "pruned"},
-    "get_image_features": {"guidance_input_ids", "guidance_attention_mask", "guidance_pixel_values"},
-    "get_video_features": {"guidance_input_ids", "guidance_attention_mask", "guidance_pixel_values"},
+    "forward": GUIDANCE,
+    "get_image_features": GUIDANCE,
+    "get_video_features": GUIDANCE,
     "from_pretrained": {"output_loading_info", "guidance_model", "guidance_tokenizer"},
     "__call__": {"expressions"},
     "__init__": {
@@ -108,7 +109,7 @@ OURS = {
     "apply_chat_template": {"processor_kwargs"},
     "save_pretrained": {"push_to_hub"},
     "push_to_hub": {"max_shard_size", "tags"},
-    "generate": set(),
+    "generate": {"pruning_config"},
     "_preprocess": set(),
 }
 

@@ -212,7 +212,7 @@ def _segment(
     from PIL import Image
 
     from transformers_litelvlm.utils.files import write_atomically
-    from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens
+    from transformers_litelvlm.visualization import draw_masks
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
@@ -236,23 +236,11 @@ def _segment(
     if output.retained_indices is not None:
         retained = [row.tolist() for row in output.retained_indices]
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
-    overlay = draw_masks(image, masks, sentences, scores)
-    weights = output.merge_weights
-    if len(retained) == 1:
-        kept_names, shown = ["kept_tokens.png"], [masks]
-    else:  # a dialogue, and so a selection, for each sentence
-        kept_names, shown = [f"kept_tokens_{row}.png" for row in range(len(retained))], [mask[None] for mask in masks]
-    kept_pictures = [
-        draw_retained_tokens(
-            image, kept, (rows, columns), region, shown[row], None if weights is None else weights[row]
-        )
-        for row, kept in enumerate(retained)
-    ]
-    mask_pictures = [Image.fromarray(mask.astype("uint8") * 255) for mask in masks]
+    pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
+    pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
+    kept_pictures = _kept_pictures(image, masks, retained, output.merge_weights, ((rows, columns), region))
     with write_atomically(folder) as staging:
-        for name, drawing in zip(
-            [*names, "overlay.png", *kept_names], [*mask_pictures, overlay, *kept_pictures], strict=True
-        ):
+        for name, drawing in {**pictures, **kept_pictures}.items():
             drawing.save(staging / name)
     return {
         "image": str(args.image),
@@ -271,8 +259,25 @@ def _segment(
             for sentence, score, mask, name in zip(sentences, scores, masks, names, strict=True)
         ],
         "overlay": str(folder / "overlay.png"),
-        "kept_tokens": [str(folder / name) for name in kept_names],
+        "kept_tokens": [str(folder / name) for name in kept_pictures],
         "comparison": comparison,
+    }
+
+
+def _kept_pictures(
+    image: Image.Image, masks: np.ndarray, retained: list[list[int]], weights: Any, where: tuple[Any, Any]
+) -> dict[str, Image.Image]:
+    """By name, a picture of what was kept for each dialogue; `where` is the grid and the region that it covers."""
+    from transformers_litelvlm.visualization import draw_retained_tokens
+
+    weights = [None] * len(retained) if weights is None else weights
+    if len(retained) == 1:
+        names, shown = ["kept_tokens.png"], [masks]
+    else:  # a dialogue, and so a selection, for each sentence
+        names, shown = [f"kept_tokens_{row}.png" for row in range(len(retained))], [mask[None] for mask in masks]
+    return {
+        name: draw_retained_tokens(image, kept, *where, of_dialogue, merged)
+        for name, kept, of_dialogue, merged in zip(names, retained, shown, weights, strict=True)
     }
 
 

@@ -35,6 +35,7 @@ warn_outside_window(transformers.__version__)
 from transformers.cache_utils import DynamicLayer
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.generation import BaseStreamer
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import create_causal_mask
@@ -86,6 +87,7 @@ __all__ = [
     "SAFE_WEIGHTS_NAME",
     "WEIGHTS_INDEX_NAME",
     "WEIGHTS_NAME",
+    "BaseStreamer",
     "DynamicLayer",
     "LlavaCausalLMOutputWithPast",
     "LlavaModelOutputWithPast",

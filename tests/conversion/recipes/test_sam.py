@@ -65,7 +65,7 @@ def test_text_prompts(golden, sam):
     positions = sam.get_image_wide_positional_embeddings()
     assert_close("positional encoding", positions, tensors["output.image_pe"].reshape(positions.shape), 1e-4)
     prompts = tensors["input.text_embeds"].squeeze(1)[None]
-    masks, iou = decode_masks(sam, embeddings, prompts)
+    masks, iou = decode_masks(sam, embeddings, prompts.unsqueeze(2))
     assert_close("low-resolution masks", masks[0], tensors["output.low_res_masks"].reshape(masks[0].shape), 5e-4)
     assert_close("predicted IoU", iou[0], tensors["output.iou"].reshape(iou[0].shape), 1e-4)
     side = sam.config.vision_config.image_size

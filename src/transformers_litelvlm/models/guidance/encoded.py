@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -76,7 +75,7 @@ class EncodedMedia(ABC):
     family: str
     has_class_token: bool = True
 
-    @cached_property
+    @property
     def sizes(self) -> list[int]:
         """N_i, the number of visual tokens of each image or video."""
         return [prod(grid) for grid in self.grids]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import BaseStreamer
+
+from transformers_litelvlm.models.upstream import BaseStreamer
 
 
 class FullPrompt(NamedTuple):
