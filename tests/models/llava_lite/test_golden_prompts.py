@@ -62,11 +62,11 @@ def prompt_of(processor, item) -> tuple[str, list[str]]:
             template = turn["template"].removeprefix("<image>\n").strip()
             template = template.replace("{}", "{expression}")
             template = template.replace("{class_name}", "{expression}").replace("{sent}", "{expression}")
-            lowercase = item["kind"] not in KEEPS_CASE
+            as_written = item["kind"] in KEEPS_CASE
         else:
             template = processor.question_templates[turn["question_template_index"]]
-            lowercase = None
-        question = processor.question(turn["expression"], template, lowercase)
+            as_written = False
+        question = processor.question(turn["expression"], template, as_written)
         turns.append((question, turn["answer"]))
     for_generation = turns[-1][1] is None
     return processor.dialogue(turns, for_generation), [question for question, _ in turns]
