@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import CLIPTextConfig, LlavaConfig, PreTrainedConfig, SamConfig
+from transformers import AutoConfig, CLIPTextConfig, LlavaConfig, PreTrainedConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
@@ -29,8 +29,8 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
         guidance_projection_dim (`int`, defaults to 768): size of CLIP's shared image-text space.
         guidance_model (`str`, defaults to `"openai/clip-vit-large-patch14-336"`): where the guidance weights come
             from when a checkpoint does not hold them.
-        mask_config (`SamConfig` or `dict`, *optional*): SAM whose decoder turns `[SEG]` states into masks; `None` for
-            models without masks.
+        mask_config (`PreTrainedConfig` or `dict`, *optional*): the mask decoder, a `SamConfig` unless its `model_type`
+            says otherwise; `None` for models without masks.
         seg_token_id (`int`, *optional*): id of `[SEG]`; `None` for models without masks.
         projector_type (`str`, defaults to `"mlp2x_gelu"`): LLaVA-1.5's projector of two layers, or `"linear"`, the
             single layer of LLaVA-1.0 and LISA.
@@ -57,7 +57,7 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
             config_class=CLIPTextConfig,
             init_kwargs={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
         ),
-        "mask_config": SubConfigSpec(config_class=SamConfig, optional=True),
+        "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam", optional=True),
     }
 
     # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.

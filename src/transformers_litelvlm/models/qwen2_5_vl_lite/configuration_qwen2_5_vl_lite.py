@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig, Sam2VideoConfig
+from transformers import AutoConfig, CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
@@ -30,7 +30,8 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
         guidance_model (`str`, defaults to `"openai/clip-vit-large-patch14-336"`): where that CLIP comes from when a
             checkpoint does not hold it.
         guidance_config (`CLIPConfig` or `dict`, *optional*): its configuration, set when it is loaded.
-        mask_config (`Sam2VideoConfig` or `dict`, *optional*): the mask decoder, for models that write masks.
+        mask_config (`PreTrainedConfig` or `dict`, *optional*): the mask decoder, a `Sam2VideoConfig` unless its
+            `model_type` says otherwise; `None` for models without masks.
         seg_token_id (`int`, *optional*): id of the token that stands for a mask.
 
     Raises:
@@ -48,7 +49,7 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
         **Qwen2_5_VLConfig.sub_configs_defaults,
         "pruning_config": SubConfigSpec(config_class=PruningConfig),
         "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True),
-        "mask_config": SubConfigSpec(config_class=Sam2VideoConfig, optional=True),
+        "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2_video", optional=True),
     }
 
     # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
