@@ -25,8 +25,8 @@ from transformers_litelvlm.models.prompt.compaction import (
 )
 from transformers_litelvlm.models.prompt.embedding import takes_whole_mask
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.models.upstream import create_causal_mask
+from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 # Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does.
