@@ -432,8 +432,8 @@ def test_logits_to_keep_names_columns_of_the_prompt_that_was_passed(family, mode
     everything = model(**inputs).logits
     length = inputs["input_ids"].shape[1]
     assert everything.shape[1] == length
-    for keep in (2, 7, length, torch.tensor([0, length - 4, length - 1])):
-        columns = keep if isinstance(keep, torch.Tensor) else torch.arange(length - keep, length)
+    for keep in (2, 7, length, torch.tensor([0, length - 4, -1]), torch.arange(length) > 5):
+        columns = torch.arange(length)[keep if isinstance(keep, torch.Tensor) else slice(length - keep, length)]
         logits = model(**inputs, logits_to_keep=keep).logits
         torch.testing.assert_close(logits, everything[:, columns], atol=1e-5, rtol=1e-5)
     assert everything[:, -7:].any()

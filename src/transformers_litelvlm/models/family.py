@@ -219,8 +219,8 @@ class PrunedHeadMixin:
 
 def _columns(logits_to_keep: int | torch.Tensor, length: int, device: torch.device) -> torch.Tensor | None:
     """The columns of a prompt that `logits_to_keep` names; `None` for all."""
-    if isinstance(logits_to_keep, torch.Tensor):
-        return logits_to_keep.to(device)
+    if isinstance(logits_to_keep, torch.Tensor):  # as an index of columns: also from the end, or as a mask
+        return torch.arange(length, device=device)[logits_to_keep.to(device)]
     if not logits_to_keep:
         return None
     return torch.arange(max(length - logits_to_keep, 0), length, device=device)

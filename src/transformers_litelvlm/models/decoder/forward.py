@@ -54,15 +54,16 @@ def forward_in_decoder(
         position_ids = (position_ids[-3:] if position_ids.ndim == 3 else position_ids)[..., -embeds.shape[1] :]
     kwargs.update(attention_mask=inputs.get("attention_mask"), position_ids=position_ids, cache=cache)
     if not encoded:
-        output, features = decode(model.language_model, inputs_embeds=embeds, **kwargs), {}
+        output = decode(model.language_model, inputs_embeds=embeds, **kwargs)
+        kept: dict[str, PrunedImageFeatures] = {}
     else:
         check_cache(cache)
-        output, features = _prefill(model, prompt, embeds, encoded, **kwargs)
+        output, kept = _prefill(model, prompt, embeds, encoded, **kwargs)
     return {
         "last_hidden_state": output.last_hidden_state,
         "cache": output.cache,
         "hidden_states": output.hidden_states,
-        **features,
+        **kept,
     }
 
 
@@ -71,8 +72,9 @@ def _prefill(
 ) -> tuple[DecoderOutput, dict[str, PrunedImageFeatures]]:
     """The output, and `image_outputs` and `video_outputs`. Unless the prompt was counted and has one modality, the
     device is asked, which has to finish encoding first."""
-    settings, features, masks = prompt.settings, {}, {}
-    known = prompt.counts.get(*encoded) if len(encoded) == 1 else None
+    settings, masks = prompt.settings, {}
+    features: dict[str, torch.Tensor] = {}
+    known = prompt.counts.get(next(iter(encoded))) if len(encoded) == 1 else None
     for modality, output in encoded.items():
         features[modality] = torch.cat(list(output.pooler_output)).to(embeds.device, embeds.dtype)
         if known is not None and sum(known.placeholders) == len(features[modality]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -87,7 +87,7 @@ def prefill(
     """
     check_decoder(language_model)
     check_cache(cache)
-    pruner: LayerPruner = settings.pruner
+    pruner = cast(LayerPruner, settings.pruner)
     num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
@@ -216,13 +216,13 @@ def _prune(
 ) -> tuple[PromptInDecoder, CompactionPlan]:
     """What the method keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
-    states = prompt.states
+    states, pruner = prompt.states, cast(LayerPruner, settings.pruner)
     for group in groups:
         rows, columns = prompt.visual_places(group.images)
         indices = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
         if attention.layer in group.tokens_after:
             evidence = DecoderLayerEvidence(attention, prompt, group.images, group.embeddings)
-            selection = group.prune(settings.pruner, evidence, settings.in_raster_order)
+            selection = group.prune(pruner, evidence, settings.in_raster_order)
             indices = selection.indices
             if selection.features is not None:
                 # A merged token enters at the place of the token that stands for it.

@@ -104,7 +104,7 @@ def _positional_encoding(mask_model: SamModel, image_embeddings: torch.Tensor) -
 
 
 def resize_masks(
-    low_res_masks: torch.Tensor, input_size: int, resized_size: tuple[int, int], original_size: tuple[int, int]
+    low_res_masks: torch.Tensor, input_size: int, resized_size: Sequence[int], original_size: Sequence[int]
 ) -> torch.Tensor:
     """Undo SAM's preprocessing: (T, h, w) logits -> float32 (T, H, W) at the original size.
 

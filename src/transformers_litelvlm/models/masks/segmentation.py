@@ -61,6 +61,9 @@ class ReferringSegmentationMixin:
     model: Any
     mask_model: nn.Module
     config: Any
+    # What upstream's models have.
+    device: torch.device
+    dtype: torch.dtype
 
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
         """States (B, T, D) that predict [SEG] as prompts (B, T, n, C) of the mask decoder."""

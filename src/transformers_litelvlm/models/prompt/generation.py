@@ -72,13 +72,13 @@ class PrunedGenerationMixin:
             kwargs["pruning_config"] = pruning  # the first step prunes, or does not
         if prompt.plan is None or input_ids is None:
             with showing(None):  # also inside another call, as of assisted decoding
-                return super().generate(*args, **given, **kwargs)  # type: ignore[misc]
+                return super().generate(*args, **given, **kwargs)
 
         full = FullPrompt(input_ids, given["input_ids"].shape[1])
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
         with showing(full):
-            result = super().generate(*args, **given, **kwargs)  # type: ignore[misc]
+            result = super().generate(*args, **given, **kwargs)
         if isinstance(result, torch.Tensor):
             return full.restore(result)
         result.sequences = full.restore(result.sequences)
@@ -89,7 +89,7 @@ class PrunedGenerationMixin:
 
         `generate` drops such a mask, and without mask and cache gaps in the positions mean packed sequences.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         positions = inputs.get("position_ids")
         has_neither = inputs.get("attention_mask") is None and inputs.get("cache") is None
         if has_neither and positions is not None and current_full_prompt() is not None:
@@ -100,31 +100,31 @@ class PrunedGenerationMixin:
         """Limits are those of the full prompt; upstream's loops count the shortened one."""
         prompt = current_full_prompt()
         if prompt is None:
-            return super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
+            return super()._prepare_generated_length(generation_config, *args, **kwargs)
         kwargs["input_ids_length"] += prompt.num_removed
-        config = super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
+        config = super()._prepare_generated_length(generation_config, *args, **kwargs)
         return _with_lengths(config, -prompt.num_removed)
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         prompt = current_full_prompt()
         if prompt is None:
-            return super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+            return super()._get_logits_processor(generation_config, *args, **kwargs)
         config = _with_lengths(generation_config, prompt.num_removed)
         kwargs["input_ids_seq_length"] += prompt.num_removed
         kwargs["encoder_input_ids"] = prompt.input_ids
-        return ProcessorsOnFullPrompt(super()._get_logits_processor(config, *args, **kwargs), prompt)  # type: ignore[misc]
+        return ProcessorsOnFullPrompt(super()._get_logits_processor(config, *args, **kwargs), prompt)
 
     def _get_stopping_criteria(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         prompt = current_full_prompt()
         if prompt is None:
-            return super()._get_stopping_criteria(generation_config, *args, **kwargs)  # type: ignore[misc]
+            return super()._get_stopping_criteria(generation_config, *args, **kwargs)
         config = _with_lengths(generation_config, prompt.num_removed)
-        return CriteriaOnFullPrompt(super()._get_stopping_criteria(config, *args, **kwargs), prompt)  # type: ignore[misc]
+        return CriteriaOnFullPrompt(super()._get_stopping_criteria(config, *args, **kwargs), prompt)
 
     def _full_positions(self, arguments: dict[str, Any]) -> torch.Tensor:
         """Upstream's own positions of the full prompt, which respect left padding."""
         given = {"attention_mask": torch.ones_like(arguments["input_ids"]), **arguments}
-        return self._prepare_position_ids_for_generation(given.pop("input_ids"), given)  # type: ignore[attr-defined]
+        return self._prepare_position_ids_for_generation(given.pop("input_ids"), given)
 
     def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
         """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""

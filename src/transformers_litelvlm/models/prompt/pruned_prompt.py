@@ -59,8 +59,8 @@ class PrunedPrompt:
         plain = {}
         for name, output in self.encoded.items():
             if output is not None:
-                features = list(output.pooler_output)
-                features = torch.stack(features) if takes_one_tensor else features
+                tokens = list(output.pooler_output)
+                features = torch.stack(tokens) if takes_one_tensor else tokens
                 plain[name] = BaseModelOutputWithPooling(pooler_output=features)
         return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 

@@ -231,7 +231,7 @@ class EncodedWithSideClip(EncodedByQwen):
         return encoded
 
     def __getitem__(self, places: Sequence[int]) -> EncodedByQwen:
-        part = super().__getitem__(places)
+        part: Any = super().__getitem__(places)
         if part is not self and self.clip is not None:
             part.clip = self.clip.rows(rows_of(self.grid_thw[:, 0].tolist(), places).tolist())
         return part
@@ -244,7 +244,7 @@ class EncodedWithSideClip(EncodedByQwen):
 
 # What `encode` of these classes calls: upstream's encoder, with further arguments of the tower.
 Encode = Callable[..., BaseModelOutputWithPooling]
-GUIDANCE: dict[str, type] = {"intrinsic": EncodedWithIntrinsicGuidance, "clip": EncodedWithSideClip}
+GUIDANCE: dict[str, Any] = {"intrinsic": EncodedWithIntrinsicGuidance, "clip": EncodedWithSideClip}
 
 
 def token_grids(grid_thw: torch.Tensor, merge: int) -> list[Grid]:
