@@ -1,5 +1,7 @@
 """Memory: the largest file of the source and a little, whatever the size of the checkpoint."""
 
+import pytest
+
 from tests.support.conversion_memory import measure
 
 
@@ -7,6 +9,7 @@ from tests.support.conversion_memory import measure
 ALLOWANCE = 48_000_000
 
 
+@pytest.mark.slow
 def test_peak_memory_at_two_sizes(tmp_path):
     results = [measure(tmp_path / "work", size, "float16") for size in (128_000_000, 384_000_000)]
     for result in results:

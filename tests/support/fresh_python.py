@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
+import torch
+
 
 def run_python(code: str) -> Any:
     """Run `code` in a fresh interpreter; what it prints on its last line is read as JSON."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    # As many threads as this process has: two of them on a core would make tiny models several times slower.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -168,6 +168,7 @@ torch.save(logits, inputs_file + ".out")
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_masks_loads_where_the_package_is_not_imported(checkpoint, tmp_path):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForReferringSegmentation.from_pretrained(checkpoint, pruning_budget=5)
