@@ -45,7 +45,7 @@ class MaskObjective(nn.Module):
         prompts = ground.prompts(states, batch)
         losses = ground.losses(batch, states, visual, layers, prompts)
         embeddings = model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
-        logits, scores = decode_masks(model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE])
+        logits, scores = decode_masks(model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE].unsqueeze(2))
         present = batch["present"][:, :MASKS_PER_SCENE].flatten()
         logits, masks = logits.flatten(0, 1), batch["masks"].flatten(0, 1)
         targets = F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="area")[:, 0]
@@ -72,7 +72,7 @@ def evaluate_masks(ground: GroundObjective, batches: list[dict]) -> dict[str, fl
         embeddings = ground.model.mask_model.vision_encoder(batch["pixel_values"]).last_hidden_state
         for name, zero in (("val_iou", False), ("val_zero_iou", True)):
             prompts = ground.prompts(ground.states(batch, zero_visual=zero)[0], batch)
-            logits, _ = decode_masks(ground.model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE])
+            logits, _ = decode_masks(ground.model.mask_model, embeddings, prompts[:, :MASKS_PER_SCENE].unsqueeze(2))
             present = batch["present"][:, :MASKS_PER_SCENE].flatten()
             found[name].append(mask_iou(logits.flatten(0, 1)[present], batch["masks"].flatten(0, 1)[present]))
     return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items()}
