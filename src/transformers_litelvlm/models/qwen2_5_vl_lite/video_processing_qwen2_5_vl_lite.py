@@ -1,4 +1,4 @@
-"""Video processor of the Qwen2.5-VL family, on PIL: transformers 5.23 has one for torchvision only."""
+"""Video processor of the Qwen2.5-VL family, on PIL: transformers has one for torchvision only."""
 
 from __future__ import annotations
 
