@@ -251,14 +251,16 @@ def test_nothing_is_left_after_an_error(tmp_path, error):
 
 
 SCRIPT = """
-import resource, sys
+import resource, sys, time
 from tests.support.fake_family import fake_conversion
 from transformers_litelvlm.conversion.convert import convert_checkpoint
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource
 
 conversion = fake_conversion(CheckpointSource(sys.argv[1]))
-if len(sys.argv) > 3:
+if sys.argv[3:] == ["wait"]:  # after the weights: a fast machine is not done before the signal comes
+    conversion = type(conversion)(**{**vars(conversion), "write_rest": lambda *_: time.sleep(60)})
+elif len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 print("ready", flush=True)
 try:
@@ -331,7 +333,7 @@ def test_disk_fills_up_with_the_tokenizer(tmp_path, small_disk):
 @pytest.mark.slow
 def test_control_c(tmp_path):
     make_source(tmp_path / "source", num_layers=4000)
-    process = start(tmp_path / "source", tmp_path / "out")
+    process = start(tmp_path / "source", tmp_path / "out", "wait")
     process.stdout.readline()
     while not (tmp_path / ".out.converting" / "model.safetensors").exists():
         assert process.poll() is None
