@@ -12,7 +12,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.segmentation import DialogueStates, ReferringSegmentationMixin
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 
 
@@ -162,7 +162,7 @@ class StagedModel:
         modality = self.modality(inputs)
         arguments = {name: inputs[name] for name in self.base.prompt_arguments if name in inputs}
         arguments.pop(self.base.pixels_of[modality])
-        return self.base.prune({**arguments, "mm_encoder_outputs": {modality: features}}, self.settings)
+        return prune_prompt(self.base, {**arguments, "mm_encoder_outputs": {modality: features}}, self.settings)
 
     @torch.inference_mode()
     def prefill(self, prompt: PrunedPrompt, /, **kwargs: Any) -> Any:

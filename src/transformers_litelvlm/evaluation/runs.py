@@ -68,6 +68,7 @@ class Run:
         return base.replace(
             method=self.method,
             method_options=options,
+            then=None,
             budget=self.budget,
             retention_ratio=self.retention_ratio,
             **self.layout,

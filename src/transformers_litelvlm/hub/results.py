@@ -62,6 +62,7 @@ class MeasuredGroup:
         counts = [_count(config, num_tokens) for config in (own, pruning)]
         return counts[0] == counts[1] and (
             own.build_pruner() == pruning.build_pruner()
+            and pruning.then is None  # evaluations measure one method
             and own.resolved_token_order == pruning.resolved_token_order
             and own.resolved_position_ids == pruning.resolved_position_ids
         )
