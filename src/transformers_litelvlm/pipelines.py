@@ -55,6 +55,7 @@ class ReferringSegmentationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         output = self.model.segment(**model_inputs["features"])
+        output.require_finite()
         return {"masks": output.masks[0], "scores": output.scores[0], "sentences": model_inputs["sentences"]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -50,7 +50,6 @@ class Family:
     policies: tuple[tuple[str, str], ...]  # token order, positions
     largest_budget: int  # what no image or video of the batch exceeds
     has_class_token: bool = False  # of the vision tower
-    serves_threads: bool = True  # upstream keeps nothing of a call on the model
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
 
@@ -283,7 +282,6 @@ QWEN2_5_VL = QwenFamily(
     stock_config_class=Qwen2_5_VLConfig,
     policies=(("raster", "original"), ("reference", "original")),
     largest_budget=24,
-    serves_threads=False,  # `rope_deltas`
 )
 
 

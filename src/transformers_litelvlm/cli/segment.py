@@ -227,7 +227,8 @@ def _segment(
             sizes = {**sizes_of(model.config), "num_tokens": total}
             model.config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
     with torch.inference_mode():
-        output = model.segment(**inputs)
+        with bad_input():  # pixels or weights that are not finite
+            output = model.segment(**inputs).require_finite()
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
     masks = output.masks[0].cpu().numpy()
     scores = [float(score) for score in output.scores[0]]

@@ -11,6 +11,7 @@ import torch
 
 from transformers_litelvlm.pruning.options import check_types
 from transformers_litelvlm.pruning.scoring import class_attention_scores, context_scores
+from transformers_litelvlm.pruning.selection import gather_tokens
 
 
 Between = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -108,6 +109,35 @@ class Selection(NamedTuple):
             return None if tokens is None else tokens.gather(1, order[..., None].expand_as(tokens))
 
         return self._replace(indices=indices, features=rows(self.features), weights=rows(self.weights))
+
+    def checked(self, evidence: Any, num_tokens: int, method: str) -> Selection:
+        """The same, if each image has indices in range, none of them twice.
+
+        On a CPU anything else is an error. Elsewhere an error would have to wait for the device: an image with wrong
+        indices gets other ones and NaN features instead, which change no other image and are seen in what comes out.
+
+        Args:
+            evidence: what the method was asked about, with `features` (B, N, C).
+            num_tokens: N.
+            method: its name.
+
+        Raises:
+            ValueError: if the indices are wrong; the message names the method.
+        """
+        ordered = self.indices.sort(dim=-1).values
+        is_wrong = (ordered[:, 1:] == ordered[:, :-1]).any(-1) | (ordered[:, 0] < 0) | (ordered[:, -1] >= num_tokens)
+        if self.indices.is_cpu:
+            if not torch.compiler.is_compiling() and is_wrong.any():
+                row = self.indices[is_wrong.nonzero()[0, 0]]
+                raise ValueError(
+                    f"The pruning method {method!r} must choose tokens of 0 to {num_tokens - 1}, each once, got "
+                    f"{str(row.tolist())[:80]}. Pixels or weights that are not finite are one reason."
+                )
+            return self
+        some = torch.arange(ordered.shape[1], device=ordered.device)
+        indices = torch.where(is_wrong[:, None], some, self.indices)
+        features = gather_tokens(evidence.features, indices) if self.features is None else self.features
+        return self._replace(indices=indices, features=features.masked_fill(is_wrong[:, None, None], torch.nan))
 
 
 @dataclass(frozen=True)

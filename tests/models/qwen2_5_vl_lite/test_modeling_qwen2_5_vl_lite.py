@@ -1,5 +1,7 @@
 """What is special to Qwen2.5-VL: media of any size, video, M-RoPE positions. The rest is in test_families.py."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -120,6 +122,24 @@ def test_decoding_by_hand_on_the_cache_of_forward(model):
             new.append(int(output.logits[0, -1].argmax()))
             output = model(input_ids=torch.tensor([new[-1:]]), cache=output.cache)
     assert new == expected
+
+
+@torch.no_grad()
+def test_decoding_by_hand_while_another_thread_reads_another_prompt(model):
+    """What upstream keeps of a prompt on the model, `rope_deltas`, is that of the thread."""
+    model.config.pruning_retention_ratio = 0.25
+    inputs, other = inputs_of(MEDIA["mixed"]), inputs_of(MEDIA["video"])
+    inputs.pop("attention_mask"), other.pop("attention_mask")
+    token = torch.tensor([[11]])
+
+    def answer(between=lambda: None):
+        cache = model(**inputs, use_cache=True).cache
+        between()
+        return model(input_ids=token, cache=cache).logits
+
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(answer(lambda: pool.submit(lambda: model(**other)).result()), answer())
+    assert model.model.rope_deltas is not None
 
 
 # ---- budgets --------------------------------------------------------------------------------------------------------

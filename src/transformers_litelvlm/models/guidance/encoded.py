@@ -42,6 +42,24 @@ class Guidance:
         """T; 0 without sentences."""
         return 0 if self.input_ids is None else self.input_ids.shape[1]
 
+    def check_mask(self) -> None:
+        """Raises ValueError if the mask does not fit the sentences, or leaves an image or video without any.
+
+        The second is not asked of a device that would have to be waited for.
+        """
+        ids, mask = self.input_ids, self.attention_mask
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"`guidance_attention_mask` must have the shape of `guidance_input_ids`, {tuple(ids.shape)}, got "
+                f"{tuple(mask.shape)}. The processor returns both."
+            )
+        if mask.is_cpu and not torch.compiler.is_compiling() and not mask.flatten(1).any(dim=1).all():
+            without = (~mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"`guidance_attention_mask` is all zero for the images or videos {without[:8]}: a method guided "
+                "by sentences needs one for each. Pass `expressions` for them, or choose another `pruning_method`."
+            )
+
     def rows(self, media: slice | Sequence[int]) -> Guidance:
         """The sentences about some of the images or videos."""
 

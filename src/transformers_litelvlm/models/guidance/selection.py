@@ -46,21 +46,22 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
 
     Raises:
         ValueError: if the method needs sentences and there are none, is not defined for the tower, or cannot keep
-            exactly as many tokens as the budget says.
+            exactly as many tokens as the budget says; on a CPU also if what it chose is not usable.
     """
     _check(encoded, guidance, settings)
-    chosen = []
-    if not settings.before_language_model.needs_text:
+    chosen, pruner = [], settings.before_language_model
+    if not pruner.needs_text:
         guidance = NO_SENTENCES
     for group in group_frames(encoded.grids, settings.budgets(encoded.sizes)):
         evidence = encoded.evidence(group, guidance)
         num_frames, num_tokens = len(group.frames), group.grid[0] * group.grid[1]
         if 0 < group.budget < num_tokens:
-            selection = settings.before_language_model.select(evidence, group.budget)
+            selection = pruner.select(evidence, group.budget)
+            parts = selection if isinstance(selection, list) else [selection]
+            parts = [part.checked(evidence, num_tokens, pruner.name) for part in parts]
         else:  # methods are not defined for these: nothing, or everything
             everything = torch.arange(group.budget, device=evidence.features.device)
-            selection = Selection(everything.expand(num_frames, -1))
-        parts = selection if isinstance(selection, list) else [selection]
+            parts = [Selection(everything.expand(num_frames, -1))]
         if settings.in_raster_order:
             parts = [part.in_raster_order() for part in parts]
         chosen.append(Chosen(group, evidence, parts))
@@ -83,6 +84,13 @@ def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettin
         features = _join_frames(encoded, chosen)
     features.num_visual_tokens = encoded.sizes
     features.last_hidden_state = encoded.tower_features
+    for image, tokens in enumerate(features.pooler_output):
+        # On other devices the answer would have to be waited for; what comes out in the end is checked.
+        if tokens.is_cpu and not torch.compiler.is_compiling() and not tokens.isfinite().all():
+            raise ValueError(
+                f"Image or video {image} has visual tokens that are not finite: its pixels are NaN or infinite, or "
+                "the model's weights are (or too large for its dtype)."
+            )
     return features
 
 
@@ -100,6 +108,8 @@ def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             "`expressions=[...]` to the processor and its whole output to the model, or choose another "
             "`pruning_method`."
         )
+    if pruner.needs_text and guidance.attention_mask is not None:
+        guidance.check_mask()
     if pruner.needs_text and len(guidance.input_ids) != len(encoded):
         raise ValueError(
             f"`guidance_input_ids` has sentences for {len(guidance.input_ids)} images or videos, but there are "

@@ -46,3 +46,19 @@ class ReferringSegmentationOutput(ModelOutput):
     context_scores: torch.Tensor | None = None
     merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     sequences: torch.Tensor | None = None
+
+    def require_finite(self) -> ReferringSegmentationOutput:
+        """The same, if all masks are made of finite numbers. Waits for the device.
+
+        Raises:
+            ValueError: if masks are not finite; the message names the image or video.
+        """
+        # Each is NaN as soon as a pixel of the mask is; SAM 2 has no pixels for an object that is not there.
+        for of_images in (self.scores, self.iou_scores, self.object_scores or []):
+            for index, scores in enumerate(of_images):
+                if not scores.isfinite().all():
+                    raise ValueError(
+                        f"The masks of image or video {index} are not finite numbers: its pixels are NaN or infinite, "
+                        "or the model's weights are (or too large for its dtype: try `dtype=torch.float32`)."
+                    )
+        return self

@@ -260,7 +260,7 @@ class ReferringSegmentationMixin:
         prompts = self.prompts_of_seg(states)
         decoded = decoder.decode(mask_features, prompts, counts, inputs["about"], geometry)
         kept = read.kept
-        return ReferringSegmentationOutput(
+        output = ReferringSegmentationOutput(
             masks=[logits > 0 for logits in decoded.mask_logits],
             mask_logits=decoded.mask_logits,
             scores=[foreground_confidence(logits) for logits in decoded.mask_logits],
@@ -273,6 +273,8 @@ class ReferringSegmentationMixin:
             context_scores=None if kept is None else kept.context_scores,
             merge_weights=None if kept is None else kept.merge_weights,
         )
+        # Elsewhere this would wait for the device; who brings masks to the host asks then.
+        return output.require_finite() if decoded.mask_logits[0].is_cpu else output
 
     # ---- how dialogues and pictures belong together -----------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from transformers_litelvlm.models.family import (
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
+from transformers_litelvlm.models.per_thread import PerThread
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
 from transformers_litelvlm.models.quantization import keep_unquantized
@@ -85,6 +86,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedModel
     further_arguments = ("second_per_grid_ts", "mm_token_type_ids")
     guidance_arguments = GUIDANCE_ARGUMENTS
     output_class = Qwen2_5_VLLiteModelOutputWithPast
+    rope_deltas = PerThread()  # of the last prompt; upstream's is one for all threads
 
     forward = pruned_forward(Qwen2_5_VLModel, *GUIDANCE_ARGUMENTS)
     get_image_features = pruned_features(Qwen2_5_VLModel, "image", *GUIDANCE_ARGUMENTS)

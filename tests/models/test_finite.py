@@ -1,0 +1,124 @@
+"""Pixels, weights and selections that are not usable: named, and no image changes its neighbours."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from tests.support import tiny_llava, tiny_unipixel
+from tests.support.families import MODELS, picture
+from tests.support.family_cases import NUM_LAYERS
+from tests.support.methods import METHODS
+from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig, register_pruner
+from transformers_litelvlm.pruning.base import _REGISTRY, Selection, TokenPruner
+
+
+def llava(folder):
+    return tiny_llava.tiny_grounding_model().eval(), tiny_llava.tiny_processor()
+
+
+def unipixel(folder):
+    target = tiny_unipixel.tiny_checkpoint(folder)
+    return AutoModelForReferringSegmentation.from_pretrained(target).eval(), AutoProcessor.from_pretrained(target)
+
+
+BUILD = pytest.mark.parametrize("build", [llava, unipixel])
+
+
+@pytest.fixture(params=[[[0, 0, 1]], [[0, 99, 2]], [[-1, 3, 2]]], ids=["twice", "too large", "negative"])
+def careless(request):
+    @register_pruner("careless")
+    @dataclass(frozen=True)
+    class Careless(TokenPruner):
+        def select(self, evidence, budget):
+            return Selection(torch.tensor(request.param).expand(len(evidence.features), -1))
+
+    yield request.param[0]
+    del _REGISTRY["careless"]
+
+
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+def test_a_method_with_wrong_indices_is_named(family, careless):
+    model = family.model(NUM_LAYERS)
+    model.config.pruning_config = PruningConfig(method="careless", budget=3)
+    with pytest.raises(ValueError, match=rf"'careless' must choose tokens of 0 .* each once, got \[{careless[0]},"):
+        model(**family.lite_inputs())
+
+
+def test_elsewhere_a_wrong_selection_becomes_nan_and_changes_no_other_image():
+    """On devices that are not asked; here a tensor that says it is none of the CPU."""
+
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    class Evidence:
+        features = torch.rand(2, 6, 4)
+
+    indices = torch.tensor([[0, 5, 3], [2, 2, 1]]).as_subclass(Elsewhere)
+    checked = Selection(indices).checked(Evidence, 6, "careless")
+    assert checked.indices.tolist() == [[0, 5, 3], [0, 1, 2]]
+    assert torch.equal(checked.features[0].as_subclass(torch.Tensor), Evidence.features[0, [0, 5, 3]])
+    assert checked.features[1].isnan().all()
+
+
+@pytest.mark.parametrize("name, options", METHODS, ids=str)
+def test_pixels_that_are_not_finite_name_the_image(name, options):
+    model = tiny_llava.tiny_grounding_model().eval()
+    processor = tiny_llava.tiny_processor()
+    inputs = processor.segmentation_inputs(images=[picture(seed=i) for i in range(3)], expressions=[["a box"]] * 3)
+    pruning = PruningConfig(method=name, method_options=options, budget=5)
+    inputs["pixel_values"][1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"Image or video 1 has visual tokens that are not finite|each once, got"):
+        model.segment(**inputs, pruning_config=pruning)
+
+
+@BUILD
+@pytest.mark.parametrize("pruning", [PruningConfig(), PruningConfig(budget=5)], ids=["unpruned", "pruned"])
+@pytest.mark.parametrize("part", ["mask_model", "model.language_model"])
+def test_weights_that_are_not_finite_give_no_masks(build, pruning, part, tmp_path):
+    model, processor = build(tmp_path)
+    inputs = processor.segmentation_inputs(images=[picture()] * 2, expressions=[["a box"]] * 2)
+    inputs["mask_pixel_values"] = inputs["mask_pixel_values"].clone()
+    with torch.no_grad():
+        for weights in model.get_submodule(part).parameters():
+            weights.fill_(torch.nan)
+    with pytest.raises(ValueError, match="The masks of image or video 0 are not finite numbers"):
+        model.segment(**inputs, pruning_config=pruning)
+
+
+@BUILD
+def test_mask_pixels_that_are_not_finite_name_their_picture(build, tmp_path):
+    model, processor = build(tmp_path)
+    inputs = processor.segmentation_inputs(images=[picture(), picture(seed=1)], expressions=[["a box"]] * 2)
+    inputs["mask_pixel_values"][1, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="The masks of image or video 1 are not finite numbers"):
+        model.segment(**inputs)
+
+
+@BUILD
+def test_guidance_masks_that_do_not_fit(build, tmp_path):
+    model, processor = build(tmp_path)
+    inputs = processor.segmentation_inputs(images=[picture()] * 2, expressions=[["a box"], ["a dot"]])
+    pruning = PruningConfig(budget=5)
+    mask = inputs["guidance_attention_mask"]
+    with pytest.raises(ValueError, match="`guidance_attention_mask` must have the shape of `guidance_input_ids`"):
+        model.segment(**{**inputs, "guidance_attention_mask": mask[:, :, :-1]}, pruning_config=pruning)
+    empty = mask.clone()
+    empty[1] = 0
+    with pytest.raises(ValueError, match=r"all zero for the images or videos \[1\]"):
+        model.segment(**{**inputs, "guidance_attention_mask": empty}, pruning_config=pruning)
+    # Methods that read no text do not ask.
+    random = PruningConfig(method="random", budget=5)
+    assert len(model.segment(**{**inputs, "guidance_attention_mask": empty}, pruning_config=random).masks) == 2
+
+
+@BUILD
+def test_missing_pixels(build, tmp_path):
+    model, processor = build(tmp_path)
+    inputs = processor.segmentation_inputs(images=[picture()], expressions=[["a box"]])
+    for name in (model.model.pixels_of[model.mask_modality], "mask_pixel_values", "original_sizes"):
+        rest = {key: value for key, value in inputs.items() if key != name}
+        for pruning in (PruningConfig(), PruningConfig(budget=5)):
+            with pytest.raises(ValueError, match=f"`{name}` is missing"):
+                model.segment(**rest, pruning_config=pruning)
