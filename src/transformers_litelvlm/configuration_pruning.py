@@ -280,13 +280,25 @@ def _check_field(key: str, value: Any) -> Any:
         return None if value is None else dict(_check_keys(key, value))
     if key == "presets":
         presets = _check_keys(key, DEFAULT_PRESETS if value in (None, {}) else value)
-        return {name: dict(_check_keys(f"presets[{name!r}]", changes)) for name, changes in presets.items()}
+        return {name: _check_preset(name, changes) for name, changes in presets.items()}
     if key == "litelvlm_version":
         return value or __version__
     choices = TOKEN_ORDERS if key == "token_order" else POSITION_POLICIES
     if value is not None and value not in choices:
         raise ValueError(f"`{key}` must be None or one of {', '.join(map(repr, choices))}, got {value!r}.")
     return value
+
+
+def _check_preset(name: str, changes: Any) -> dict[str, Any]:
+    changes = dict(_check_keys(f"presets[{name!r}]", changes))
+    try:
+        _refuse_unknown(set(changes) - set(FIELDS))
+        for field, value in changes.items():
+            if field != "method":  # it may be somebody else's, registered later
+                _check_field(field, value)
+    except ValueError as error:
+        raise ValueError(f"`presets[{name!r}]`: {error}") from error
+    return changes
 
 
 def _check_keys(name: str, value: Any) -> dict[str, Any]:

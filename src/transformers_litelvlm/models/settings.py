@@ -43,10 +43,12 @@ class PruningSettings:
         """The settings of a model's `config`, or those of `pruning_config` in their place.
 
         Raises:
-            ValueError: if the family cannot follow `pruning_config`.
+            ValueError: if it is no setting, or the family cannot follow it.
         """
         pruning = config.pruning_config if pruning_config is None else pruning_config
         pruning = PruningConfig(**pruning) if isinstance(pruning, dict) else pruning
+        if not isinstance(pruning, PruningConfig):
+            raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {pruning!r}.")
         config.check_pruning(pruning)
         (pruner, second, _), is_on = pruning.build(), pruning.is_on
         then = None if second is None or not is_on else cls.of(config, second)

@@ -20,10 +20,10 @@ class RandomPruner(TokenPruner):
     read nor changed.
 
     Args:
-        seed: non-negative integer, default 0.
+        seed: integer from 0 to 2**63 - 1, default 0.
 
     Raises:
-        ValueError: if `seed` is not a non-negative integer.
+        ValueError: if `seed` is anything else.
     """
 
     source: ClassVar[str] = "baseline"
@@ -31,8 +31,8 @@ class RandomPruner(TokenPruner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"`seed` must be a non-negative integer, got {self.seed!r}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"`seed` must be an integer from 0 to 2**63 - 1, got {self.seed!r}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_images, num_tokens = evidence.features.shape[:2]

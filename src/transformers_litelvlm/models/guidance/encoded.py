@@ -42,12 +42,19 @@ class Guidance:
         """T; 0 without sentences."""
         return 0 if self.input_ids is None else self.input_ids.shape[1]
 
-    def check_mask(self) -> None:
-        """Raises ValueError if the mask does not fit the sentences, or leaves an image or video without any.
+    def check(self) -> None:
+        """Raises ValueError if the sentences are no ids, or the mask does not fit, or an image or video has none.
 
-        The second is not asked of a device that would have to be waited for.
+        The last is not asked of a device that would have to be waited for.
         """
         ids, mask = self.input_ids, self.attention_mask
+        if ids.ndim != 3 or ids.is_floating_point():
+            raise ValueError(
+                "`guidance_input_ids` must be integers of shape (images or videos, expressions, length), got "
+                f"{tuple(ids.shape)} of {ids.dtype}. The processor returns them."
+            )
+        if mask is None:
+            return
         if mask.shape != ids.shape:
             raise ValueError(
                 f"`guidance_attention_mask` must have the shape of `guidance_input_ids`, {tuple(ids.shape)}, got "

@@ -108,8 +108,8 @@ def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             "`expressions=[...]` to the processor and its whole output to the model, or choose another "
             "`pruning_method`."
         )
-    if pruner.needs_text and guidance.attention_mask is not None:
-        guidance.check_mask()
+    if pruner.needs_text:
+        guidance.check()
     if pruner.needs_text and len(guidance.input_ids) != len(encoded):
         raise ValueError(
             f"`guidance_input_ids` has sentences for {len(guidance.input_ids)} images or videos, but there are "

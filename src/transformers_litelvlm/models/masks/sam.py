@@ -54,6 +54,10 @@ class SamMaskDecoder(MaskDecoder):
         pred_masks, iou_scores = decode_masks(self.mask_model, features, prompts.to(features))
         sizes = zip(geometry.resized, geometry.original)
         side = self.input_size(self.mask_model.config)
+        if any(max(size) > side for size in geometry.resized):
+            raise ValueError(
+                f"`reshaped_input_sizes` must lie inside {side} x {side}, got {str(geometry.resized)[:80]}."
+            )
         logits = [
             resize_masks(masks, side, resized, original)
             for masks, (resized, original) in zip(by_image(pred_masks, counts, about), sizes, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -249,11 +250,7 @@ class ReferringSegmentationMixin:
             mask_features: of [`encode_for_masks`]; default: encoded here.
         """
         inputs = _on_host({"input_ids": read.input_ids, **inputs})
-        if inputs.get("original_sizes") is None:
-            raise ValueError("`original_sizes` is missing; `processor.segmentation_inputs` returns it.")
-        sizes = (inputs["original_sizes"], inputs.get("reshaped_input_sizes"))
-        geometry = MaskGeometry(*(None if size is None else size.tolist() for size in sizes))
-        decoder = self.mask_decoder
+        geometry, decoder = _geometry(inputs), self.mask_decoder
         if mask_features is None:
             mask_features = decoder.encode_for_one_use(*_for_mask_decoder(inputs))
         states, counts = states_before_seg(read.states, read.input_ids, self.config.seg_token_id, read.num_masks)
@@ -343,13 +340,43 @@ def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
     inputs = {n: v.cpu() if n in _ON_HOST and isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
     about = inputs.get("dialogue_images")
-    inputs["about"] = list(range(len(inputs["input_ids"]))) if about is None else about.tolist()
+    rows = len(inputs["input_ids"])
+    inputs["about"] = list(range(rows)) if about is None else about.tolist()
+    about = inputs["about"]
+    if len(about) != rows or about[0] != 0 or any(later - earlier not in (0, 1) for earlier, later in pairwise(about)):
+        raise ValueError(
+            f"`dialogue_images` must name the picture or video of each of the {rows} dialogues, ascending from 0 and "
+            f"without gaps, got {str(about)[:80]}."
+        )
     return inputs
+
+
+def _geometry(inputs: dict[str, Any]) -> MaskGeometry:
+    """Sizes of the pictures or videos, each with a height and a width."""
+    if inputs.get("original_sizes") is None:
+        raise ValueError("`original_sizes` is missing; `processor.segmentation_inputs` returns it.")
+    sizes, num_media = {}, inputs["about"][-1] + 1
+    for name in ("original_sizes", "reshaped_input_sizes"):
+        of_media = inputs.get(name)
+        sizes[name] = None if of_media is None else of_media.tolist()
+        if of_media is not None and (of_media.shape != (num_media, 2) or (of_media < 1).any()):
+            raise ValueError(
+                f"`{name}` must have a positive height and width for each of {num_media} pictures or videos, got "
+                f"{str(sizes[name])[:80]}."
+            )
+    return MaskGeometry(sizes["original_sizes"], sizes["reshaped_input_sizes"])
 
 
 def _for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] | None]:
     """Pixels, and of videos the frames of each."""
     if inputs.get("mask_pixel_values") is None:
         raise ValueError("`mask_pixel_values` is missing: pass pictures to `processor.segmentation_inputs`.")
-    frames = inputs.get("mask_num_frames")
-    return inputs["mask_pixel_values"], None if frames is None else frames.tolist()
+    pixels, frames = inputs["mask_pixel_values"], inputs.get("mask_num_frames")
+    frames, num_media = None if frames is None else frames.tolist(), inputs["about"][-1] + 1
+    expected = num_media if frames is None else sum(frames)
+    if len(pixels) != expected or (frames is not None and len(frames) != num_media):
+        raise ValueError(
+            f"`mask_pixel_values` holds {len(pixels)} pictures or frames, but there are {num_media} pictures or videos"
+            + ("." if frames is None else f", and `mask_num_frames` is {str(frames)[:80]}.")
+        )
+    return pixels, frames

@@ -49,7 +49,8 @@ class PrunedGenerationMixin:
         Args:
             pruning_config: pruning settings of this call alone.
         """
-        base, pruning = self.model, pruning_config or self.config.pruning_config
+        base = self.model
+        pruning = self.config.pruning_config if pruning_config is None else pruning_config
         settings = base.settings(pruning)
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         names = [*base.prompt_arguments, *base.guidance_arguments]

@@ -103,12 +103,7 @@ def prune_prompt(
         return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
 
     mask = inputs.get("attention_mask")
-    if mask is not None and mask.ndim != 2:
-        raise ValueError(
-            f"Pruning needs an `attention_mask` of shape (batch, length), got {tuple(mask.shape)}: it gets "
-            "shorter with the prompt. Pass that of the processor, or switch pruning off "
-            "(`model.config.pruning_budget = None`)."
-        )
+    _check_shapes(model, inputs, with_pixels)
     # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
@@ -126,6 +121,22 @@ def prune_prompt(
     prompt.is_visual = {name: prompt.plan.apply(each, False) for name, each in masks.items()}
     _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), arguments.get("cache"))
     return prompt
+
+
+def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str]) -> None:
+    mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+    ids = inputs.get("inputs_embeds") if ids is None else ids
+    if mask is not None and ids is not None and mask.shape != ids.shape[:2]:
+        raise ValueError(
+            f"Pruning needs an `attention_mask` of shape (batch, length), {tuple(ids.shape[:2])}, got "
+            f"{tuple(mask.shape)}: it gets shorter with the prompt. Pass that of the processor, or switch pruning off "
+            "(`model.config.pruning_budget = None`)."
+        )
+    for name in (model.pixels_of[modality] for modality in with_pixels):
+        if len(inputs[name]) == 0:
+            raise ValueError(
+                f"`{name}` is empty, {tuple(inputs[name].shape)}: leave it out if there is nothing to see."
+            )
 
 
 def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPlan | None:

@@ -1,0 +1,105 @@
+"""Arguments of models that do not fit: a ValueError that names the argument, for every family."""
+
+import pytest
+import torch
+
+from tests.support import tiny_llava
+from tests.support.families import MODELS, picture
+from tests.support.family_cases import NUM_LAYERS
+from transformers_litelvlm import PruningConfig
+
+
+PRUNED = PruningConfig(budget=4)
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=[family.name for family in MODELS])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family):
+    return family.model(NUM_LAYERS).eval()
+
+
+@pytest.mark.parametrize("value", [7, "fast", [PRUNED]], ids=str)
+def test_settings_of_one_call_that_are_none(family, model, value):
+    inputs, message = family.lite_inputs(), "`pruning_config` must be a PruningConfig or a dict, got"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs, pruning_config=value)
+    with pytest.raises(ValueError, match=message):
+        model.generate(**inputs, pruning_config=value, max_new_tokens=1)
+    with pytest.raises(ValueError, match=message):
+        model.model.get_image_features(inputs["pixel_values"], pruning_config=value)
+    with pytest.raises(ValueError, match=message):
+        model.config.pruning_config = value
+
+
+def test_a_dict_is_a_setting(family, model):
+    inputs = family.lite_inputs()
+    expected = model(**inputs, pruning_config=PRUNED).logits
+    assert torch.equal(model(**inputs, pruning_config={"budget": 4}).logits, expected)
+
+
+def changes(inputs):
+    ids, mask = inputs["guidance_input_ids"], inputs["attention_mask"]
+    yield {"attention_mask": mask[:, :-1]}, "`attention_mask` of shape"
+    yield {"attention_mask": mask[:, None, None]}, "`attention_mask` of shape"
+    yield {"pixel_values": inputs["pixel_values"][:0]}, "`pixel_values` is empty"
+    yield {"guidance_input_ids": ids.float()}, "`guidance_input_ids` must be integers"
+    yield {"guidance_input_ids": ids[0]}, "`guidance_input_ids` must be integers of shape"
+    yield {"guidance_input_ids": ids[:1], "guidance_attention_mask": None}, "has sentences for 1 images"
+    yield {"input_ids": inputs["input_ids"][:0], "attention_mask": mask[:0]}, r"The prompt has \[\] image placeholders"
+
+
+def test_tensors_that_do_not_fit(family, model):
+    inputs = family.lite_inputs()
+    for change, message in changes(inputs):
+        with pytest.raises(ValueError, match=message):
+            model(**{**inputs, **change}, pruning_config=PRUNED)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"dialogue_images": [3]}, r"`dialogue_images` must name .* 1 dialogues, .* got \[3\]"),
+        ({"dialogue_images": [0, 0]}, r"`dialogue_images` must name .* 1 dialogues, .* got \[0, 0\]"),
+        ({"original_sizes": [[0, 4]]}, r"`original_sizes` must have a positive height .* got \[\[0, 4\]\]"),
+        ({"original_sizes": [[4, 4], [4, 4]]}, "`original_sizes` must have a positive height .* for each of 1"),
+        ({"reshaped_input_sizes": [[9, -1]]}, "`reshaped_input_sizes` must have a positive height"),
+        ({"reshaped_input_sizes": [[9, 33]]}, "`reshaped_input_sizes` must lie inside 32 x 32"),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit(change, message):
+    model, inputs = tiny_llava.tiny_grounding_model().eval(), masks_inputs()
+    inputs |= {name: torch.tensor(value) for name, value in change.items()}
+    with pytest.raises(ValueError, match=message):
+        model.segment(**inputs, pruning_config=PRUNED)
+
+
+def test_pictures_for_masks_that_are_too_many():
+    model, inputs = tiny_llava.tiny_grounding_model().eval(), masks_inputs()
+    inputs["mask_pixel_values"] = inputs["mask_pixel_values"].repeat(2, 1, 1, 1)
+    with pytest.raises(ValueError, match="`mask_pixel_values` holds 2 pictures or frames, but there are 1"):
+        model.segment(**inputs, pruning_config=PRUNED)
+
+
+def masks_inputs():
+    return dict(tiny_llava.tiny_processor().segmentation_inputs(images=[picture()], expressions=[["a box"]]))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"method": "random", "method_options": {"seed": 2**64}}, "`seed` must be an integer from 0 to 2"),
+        ({"method": ["x"]}, r"`method` must be the name of a pruning method, got \['x'\]"),
+        ({"presets": {"a": 7}}, r"`presets\['a'\]` must be a dict, got 7"),
+        ({"presets": {"a": {"budget": -7}}}, r"`presets\['a'\]`: `budget` must be a positive integer, .* got -7"),
+        ({"presets": {"a": {"budgt": 7}}}, r"`presets\['a'\]`: PruningConfig has no field \['budgt'\]"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_wrong(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PruningConfig(**fields)
