@@ -9,11 +9,10 @@ from typing import Any
 
 from transformers.utils import logging
 
-from transformers_litelvlm.data.mevis import open_mevis
 from transformers_litelvlm.data.plain_rows import open_plain_rows
 from transformers_litelvlm.data.reason_seg import open_reason_seg
 from transformers_litelvlm.data.refcoco import open_refcoco, open_refcoco_m
-from transformers_litelvlm.data.referring_video import open_referring_video
+from transformers_litelvlm.data.referring_video import open_mevis, open_referring_video
 from transformers_litelvlm.data.splits import ReferringSplit, SplitCounts
 
 

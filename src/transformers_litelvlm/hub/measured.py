@@ -11,7 +11,7 @@ import jinja2
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.hub.metadata import describe, describe_layout
-from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults, kept_tokens
 
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
@@ -67,7 +67,7 @@ def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | 
     is_common = len(layouts) == 1  # said once
     presets = []
     for name, group in measured_presets(results, pruning, num_tokens).items():
-        tokens = _tokens(pruning.apply_preset(name), num_tokens)
+        tokens = kept_tokens(pruning.apply_preset(name), num_tokens)
         unknown = ["not measured", *[""] * len(results.metrics)]
         presets.append([f"`{name}`", tokens, *(_figures(group) if group else unknown)])
     sentences = "sentences" if results.kind == "images" else "expressions"
@@ -83,7 +83,8 @@ def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | 
         "presets": presets,
         "layout": ", ".join(layouts) if is_common else "",
         "runs": [
-            [describe(group, not is_common), group.tokens(num_tokens), *_figures(group)] for group in results.groups
+            [describe(group, not is_common), kept_tokens(group, num_tokens), *_figures(group)]
+            for group in results.groups
         ],
         "environment": _environment(results),
         "command": environment.get("command"),
@@ -98,12 +99,6 @@ def _figures(group: MeasuredGroup) -> list[str]:
         cells.append(f"{group.metrics[name]:.3f} [{low:.3f}, {high:.3f}]")
     shares = [f"{100 * group.retention[name]:.1f} %" for name in group.metrics if name in group.retention]
     return [*cells, " / ".join(shares) or "unknown"]
-
-
-def _tokens(pruning: PruningConfig, num_tokens: int | None) -> str:
-    if num_tokens is not None:
-        return f"{pruning.resolve(num_tokens)} of {num_tokens}"
-    return f"{pruning.budget} per image" if pruning.budget else f"{pruning.retention_ratio:.3g} of all"
 
 
 def _environment(results: MeasuredResults) -> str:

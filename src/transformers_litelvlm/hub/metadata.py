@@ -12,7 +12,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from huggingface_hub.utils import yaml_dump
 
-from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults, kept_tokens
 
 
 # Type, one of the Hub's, and name.
@@ -99,7 +99,7 @@ def describe_layout(group: MeasuredGroup) -> str:
 
 
 def _setting(results: MeasuredResults, group: MeasuredGroup) -> str:
-    return f"{describe(group)}, {group.tokens(results.model.get('num_visual_tokens'))} visual tokens"
+    return f"{describe(group)}, {kept_tokens(group, results.model.get('num_visual_tokens'))} visual tokens"
 
 
 def replace_model_index(text: str, model_name: str, results: Sequence[EvalResult]) -> str:
