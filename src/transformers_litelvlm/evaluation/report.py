@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections import Counter
@@ -9,20 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
+
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.samples import VideoSample
 from transformers_litelvlm.data.splits import CountReport, ReferringSplit, SplitCounts
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.provenance import git_commit, hardware, now, versions, without_secrets
+from transformers_litelvlm.evaluation.provenance import git_commit, hardware, versions, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed, to_table
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
-from transformers_litelvlm.evaluation.tables import markdown
 from transformers_litelvlm.evaluation.tasks import COSTS, Task
+from transformers_litelvlm.hub.results import METRICS, SCHEMA
 from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
 
@@ -33,8 +36,13 @@ with needs_extra("eval", "An evaluation"):
     import pyarrow.parquet as pq
 
 
-SCHEMA = "litelvlm-results/1"
 RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "results.md"
+METRIC_NAMES = {**METRICS["images"], **METRICS["videos"]}
+# Metrics with a column of their own beside those with intervals.
+EXTRA_METRICS = {"precision@0.5": "P@0.5"}
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True, trim_blocks=True
+)
 
 
 class Sweep(NamedTuple):
@@ -88,7 +96,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
             **versions(),
             "git_commit": git_commit(),
             "hardware": hardware(sweep.segmenter.model.device, sweep.num_processes),
-            "date": now(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": without_secrets(sweep.command),
         },
         "runs": [{**measured.result([run]), **archives.get(run.run_id, {})} for run in runs],
@@ -104,7 +112,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
         _write_archives(sweep, store, num_batches, archives, staging)
         pq.write_table(table, staging / RECORDS_NAME, compression="zstd")
         (staging / RESULTS_NAME).write_text(json.dumps(results, indent=1), encoding="utf-8")
-        (staging / TABLE_NAME).write_text(markdown(results), encoding="utf-8")
+        (staging / TABLE_NAME).write_text(_page(results), encoding="utf-8")
     return results
 
 
@@ -194,6 +202,21 @@ class MeasuredRuns:
             "timings_ms": times,
             "peak_memory_bytes": pc.max(costs["peak_memory"]).as_py(),
         }
+
+
+def _page(results: dict[str, Any]) -> str:
+    """The groups and comparisons of `results.json` in Markdown."""
+    settings = {name: value for name, value in results["settings"].items() if name != "output_dir"}
+    made_by = {name: value for name, value in results["environment"].items() if name not in ("hardware", "command")}
+    first = results["groups"][0]
+    return TEMPLATES.get_template("results.md.jinja").render(
+        results,
+        main=list(first["intervals"]),
+        extra=[name for name in EXTRA_METRICS if name in first["metrics"]],
+        names=METRIC_NAMES | EXTRA_METRICS,
+        options=" ".join(f"{name}={value}" for name, value in settings.items()),
+        made_by=", ".join(f"{name} {value}" for name, value in made_by.items() if value is not None),
+    )
 
 
 def _archives(sweep: Sweep, num_samples: int) -> dict[str, dict[str, str]]:

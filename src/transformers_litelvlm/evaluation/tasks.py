@@ -24,12 +24,7 @@ with needs_extra("eval", "An evaluation"):
 
 # What a run takes for an image or video: visual tokens per dialogue, bytes, milliseconds of each stage.
 COSTS = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("num_kept", pa.float64()),
-        ("peak_memory", pa.int64()),
-        *((stage, pa.float64()) for stage in STAGES),
-    ]
+    [("run_id", pa.string()), ("peak_memory", pa.int64()), *((name, pa.float64()) for name in ("num_kept", *STAGES))]
 )
 
 

@@ -101,12 +101,11 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")
     whole = _Checked(path, content)
-    sections = {name: whole.take(name, OBJECT) for name in ("model", "dataset", "settings", "environment")}
-    model, dataset, _, environment = (_Checked(path, section, f"{name}.") for name, section in sections.items())
-    environment.take("hardware", OBJECT, optional=True)
+    model, dataset, settings, environment = map(whole.child, ("model", "dataset", "settings", "environment"))
+    environment.child("hardware", optional=True)
     for section, key in ((model, "path_or_id"), (model, "class"), (dataset, "name"), (dataset, "split")):
         section.take(key, TEXT)
-    kind = sections["dataset"].get("kind", "images")
+    kind = dataset.content.get("kind", "images")
     if kind not in METRICS:
         raise CardError(f"{path}: `dataset.kind` must be one of {', '.join(METRICS)}, got {kind!r}")
     model.take("num_visual_tokens", COUNT, optional=True)
@@ -116,9 +115,12 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     if not isinstance(groups, list) or not groups:
         raise CardError(f"{path}: `groups` holds no results: let the evaluation finish first")
     if all(isinstance(group, dict) and group.get("metrics") == {} for group in groups):
-        raise CardError(f"{path} holds no scores: the masks of {sections['dataset']['name']} are on a server")
-    read = [_group(path, f"groups[{index}]", group, METRICS[kind]) for index, group in enumerate(groups)]
-    return MeasuredResults(file=os.fspath(path), groups=read, **sections)
+        raise CardError(f"{path} holds no scores: the masks of {dataset.content['name']} are on a server")
+    numbered = _Checked(path, {f"groups[{number}]": group for number, group in enumerate(groups)})
+    read = [_group(numbered.child(name), METRICS[kind]) for name in numbered.content]
+    return MeasuredResults(
+        os.fspath(path), model.content, dataset.content, settings.content, environment.content, read
+    )
 
 
 def check_model(results: MeasuredResults, folder: Path, config: Any, num_tokens: int | None, any_name: bool) -> None:
@@ -174,6 +176,9 @@ class _Checked:
             raise CardError(f"{self.path}: `{self.name}{key}` must be {kind}, got {value!r}")
         return value
 
+    def child(self, key: str, optional: bool = False) -> _Checked:
+        return _Checked(self.path, self.take(key, OBJECT, optional) or {}, f"{self.name}{key}.")
+
 
 def _is(value: Any, kind: str) -> bool:
     if kind == INTERVAL:
@@ -186,20 +191,18 @@ def _is(value: Any, kind: str) -> bool:
     return type(value) in (int, float) and 0 <= value <= (1 if kind == FRACTION else sys.float_info.max)
 
 
-def _group(path: str | os.PathLike, name: str, content: Any, metrics: Iterable[str]) -> MeasuredGroup:
-    group = _Checked(path, _Checked(path, {name: content}).take(name, OBJECT), f"{name}.")
-    measured = _Checked(path, group.take("metrics", OBJECT), f"{name}.metrics.")
-    intervals = _Checked(path, group.take("intervals", OBJECT), f"{name}.intervals.")
-    retention = _Checked(path, group.take("retention", OBJECT, optional=True) or {}, f"{name}.retention.")
+def _group(group: _Checked, metrics: Iterable[str]) -> MeasuredGroup:
+    measured, intervals = group.child("metrics"), group.child("intervals")
+    retention = group.child("retention", optional=True)
     # Pruning may also help, so more than 1 is possible.
     retained = {metric: retention.take(metric, NOT_NEGATIVE, optional=True) for metric in metrics}
     return MeasuredGroup(
         method=group.take("method", TEXT),
-        method_options=group.take("method_options", OBJECT, optional=True) or {},
+        method_options=group.child("method_options", optional=True).content,
         budget=group.take("budget", COUNT, optional=True),
         retention_ratio=group.take("retention_ratio", FRACTION, optional=True),
-        token_order=content.get("token_order"),
-        position_ids=content.get("position_ids"),
+        token_order=group.content.get("token_order"),
+        position_ids=group.content.get("position_ids"),
         num_seeds=group.take("num_seeds", COUNT, optional=True) or 1,
         metrics={metric: float(measured.take(metric, FRACTION)) for metric in metrics},
         intervals={metric: tuple(intervals.take(metric, INTERVAL)) for metric in metrics},
