@@ -86,3 +86,72 @@ def test_without_opencv_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)  # an import of it fails
     with pytest.raises(ImportError, match=r"transformers-litelvlm\[reasonseg\]"):
         draw_shapes([], 4, 4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_mask_comes_back_from_the_text_of_pycocotools(seed):
+    random = np.random.default_rng(seed)
+    shape = random.integers(1, 70, 2)
+    mask = random.random(shape) < random.choice([0.02, 0.5, 0.98])
+    # Long runs too, whose lengths need several characters.
+    mask = np.kron(mask, np.ones(random.integers(1, 30, 2), dtype=bool))
+    encoded = encode_mask(mask)
+    assert np.array_equal(decode_mask(encoded), mask)
+    assert np.array_equal(decode_mask({**encoded, "counts": encoded["counts"].encode()}), mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate(([2], mask.T.ravel(), [2])))))
+    runs = runs.tolist() if not mask.T.ravel()[0] else [0, *runs.tolist()]
+    assert np.array_equal(decode_mask({**encoded, "counts": runs}), mask)
+
+
+@pytest.mark.parametrize(
+    "encoded, message",
+    [
+        ({"size": [600, 600], "counts": ""}, "is damaged: b''"),
+        ({"size": [600, 600], "counts": []}, r"covers 0 pixels, its `size` \[600, 600\] has 360000"),
+        ({"size": [600, 600], "counts": "PPYo0"}, "covers"),
+        ({"size": [6, 6], "counts": "ooooooooooooooooo0"}, "damaged"),
+        ({"size": [6, 6], "counts": "o"}, "damaged"),
+        ({"size": [6, 6], "counts": "\xff\xfe"}, "damaged|no run lengths"),
+        ({"size": [6, 6], "counts": [40, -8, 4]}, "no run lengths"),
+        ({"size": [6, 6], "counts": [36.0]}, "must be whole numbers"),
+        ({"size": [6, 6], "counts": [[36]]}, "must be whole numbers"),
+        ({"size": [6, 6], "counts": None}, "must be a list"),
+        ({"size": [6, 6], "counts": [2**70]}, "must be whole numbers|no run lengths"),
+        ({"size": [100000, 1000000], "counts": "PP0"}, "`size` of a run-length encoding must be"),
+        ({"size": [0, 6], "counts": []}, "`size` of a run-length encoding must be"),
+        ({"size": [6], "counts": [6]}, "`size` of a run-length encoding must be"),
+        ({"size": "66", "counts": [36]}, "`size` must be a list"),
+        ({"counts": [36]}, "must have `size` and `counts`"),
+    ],
+    ids=str,
+)
+def test_run_lengths_that_are_none(encoded, message):
+    with pytest.raises(ValueError, match=message):
+        decode_mask(encoded)
+
+
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "outside the image of 144 x 144 pixels"),
+        ([[0, 0, float("nan"), 0, 5, 5]], "outside the image"),
+        ([[0, 0, 9, 0, 5, float("inf")]], "outside the image"),
+        ([[0, 0, 9, 0, 5, "x"]], "must be numbers"),
+        ([[0, 0, 9, 0, 5, None]], "must be numbers|outside"),
+        ([[0, 0, 9, 0, 5, 5, 7]], "must be numbers"),
+        ([[[0, 0], [9, 0]] * 3], "must be numbers"),
+        (7, "A segmentation must be a list, got 7"),
+        ("PPYo0", "A segmentation must be a list"),
+        ([None], "A polygon must be a list"),
+        ([{"size": [2, 2], "counts": [4]}, {"size": [3, 2], "counts": [6]}], "several sizes"),
+    ],
+    ids=str,
+)
+def test_annotations_that_are_none(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        decode_segmentation(segmentation, 144, 144)
+
+
+def test_points_a_little_outside_are_cut_off():
+    inside = decode_segmentation([[0, 0, 10, 0, 10, 10, 0, 10]], 10, 10)
+    assert np.array_equal(decode_segmentation([[-3, -3, 14, -3, 14, 14, -3, 14]], 10, 10), inside)

@@ -9,6 +9,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 
+# Pixels of a mask. A larger one is taken for damage: pictures of photographers have 100 million pixels.
+LARGEST_MASK = 1 << 28
+MOST_CHARACTERS = 7  # of a run length in COCO's text: 35 bits
+
+
 def encode_mask(mask: np.ndarray) -> dict:
     """COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
 
@@ -32,17 +37,47 @@ def decode_mask(encoded: dict) -> np.ndarray:
         `(height, width)` booleans.
 
     Raises:
-        ValueError: the run lengths do not fill the size.
+        ValueError: the run lengths do not fill the size, are not run lengths, or are for more than [`LARGEST_MASK`]
+            pixels. Nothing of the encoding reaches compiled code.
     """
-    counts, size = encoded["counts"], [int(length) for length in encoded["size"]]
-    if not isinstance(counts, str | bytes):
-        if (total := int(np.sum(counts))) != size[0] * size[1]:
-            raise ValueError(
-                f"A run-length encoding covers {total} pixels, its `size` {size} has {size[0] * size[1]}."
-            )
-        return coco_mask.decode(coco_mask.frPyObjects({"size": size, "counts": list(counts)}, *size)).astype(bool)
-    counts = counts.encode("ascii") if isinstance(counts, str) else counts
-    return coco_mask.decode({"size": size, "counts": counts}).astype(bool)
+    if not isinstance(encoded, dict) or not {"size", "counts"} <= set(encoded):
+        raise ValueError(f"A run-length encoding must have `size` and `counts`, got {_shown(encoded)}.")
+    counts, size = encoded["counts"], encoded["size"]
+    height, width = sides = _whole_numbers(size, "`size`").tolist() if len(_as_list(size, "`size`")) == 2 else (0, 0)
+    if height < 1 or width < 1 or height * width > LARGEST_MASK:
+        raise ValueError(
+            f"`size` of a run-length encoding must be a height and a width of at most {LARGEST_MASK} pixels, got "
+            f"{_shown(size)}."
+        )
+    runs = _decompressed(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts, "`counts`")
+    if runs.size and (runs.min() < 0 or runs.max() > LARGEST_MASK):
+        raise ValueError(f"`counts` of a run-length encoding are no run lengths: {_shown(counts)}.")
+    if (total := int(runs.sum())) != height * width:
+        raise ValueError(
+            f"A run-length encoding covers {total} pixels, its `size` {list(sides)} has {height * width}."
+        )
+    # Runs of 0 and 1 in turn, column by column.
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _decompressed(counts: str | bytes) -> np.ndarray:
+    """Run lengths of COCO's text: five bits in a character, lowest first, a bit for "more follows", and, from the
+    fourth length on, the difference to the length before the last one."""
+    counts = counts.encode("latin-1", errors="replace") if isinstance(counts, str) else counts
+    values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - ord("0")
+    is_last = values & 0x20 == 0
+    if len(values) == 0 or not is_last[-1] or values.min() < 0 or values.max() > 0x3F:
+        raise ValueError(f"`counts` of a run-length encoding is damaged: {_shown(counts)}.")
+    starts = np.concatenate(([0], np.flatnonzero(is_last)[:-1] + 1))
+    lengths = np.diff(np.append(starts, len(values)))
+    if lengths.max() > MOST_CHARACTERS:
+        raise ValueError(f"`counts` of a run-length encoding is damaged: {_shown(counts)}.")
+    shifts = 5 * (np.arange(len(values)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((values & 0x1F) << shifts, starts)
+    runs -= np.where(values[is_last] & 0x10, 1 << 5 * lengths, 0)  # the sign
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -61,23 +96,59 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         `(height, width)` booleans.
 
     Raises:
-        ValueError: the mask has another size than the image.
+        ValueError: the mask has another size than the image, or the annotation is not one of these. Points must lie
+            within twice the longer side of the image: data sets have some a little outside.
     """
     if isinstance(segmentation, Image.Image | np.ndarray):
         mask = np.asarray(segmentation) != 0
     elif isinstance(segmentation, dict):
         mask = decode_mask(segmentation)
-    elif segmentation is None or len(segmentation) == 0:
+    elif segmentation is None or len(parts := _as_list(segmentation, "A segmentation")) == 0:
         mask = np.zeros((height, width), dtype=bool)
-    elif isinstance(segmentation[0], dict):
-        mask = np.logical_or.reduce([decode_mask(part) for part in segmentation])
+    elif isinstance(parts[0], dict):
+        decoded = [decode_mask(part) for part in parts]
+        if len({part.shape for part in decoded}) > 1:
+            raise ValueError(f"Parts of a mask have several sizes: {sorted({part.shape for part in decoded})}.")
+        mask = np.logical_or.reduce(decoded)
     else:
-        polygons = [segmentation] if np.isscalar(segmentation[0]) else segmentation
+        polygons = [parts] if np.isscalar(parts[0]) else parts
         # pycocotools would take two points for a box.
-        polygons = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
+        polygons = [
+            _polygon(polygon, height, width) for polygon in polygons if len(_as_list(polygon, "A polygon")) >= 6
+        ]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     if mask.shape != (height, width):
         raise ValueError(f"The mask has shape {mask.shape}, the image {(height, width)} (height, width).")
     return mask
+
+
+def _polygon(points: Any, height: int, width: int) -> list[float]:
+    """A polygon whose numbers compiled code may see."""
+    try:
+        numbers = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {_shown(points)}.") from error
+    if numbers.ndim != 1 or len(numbers) % 2:
+        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {_shown(points)}.")
+    if not (np.abs(numbers) <= 2 * max(height, width)).all():  # NaN neither
+        raise ValueError(f"A polygon lies outside the image of {height} x {width} pixels: {_shown(points)}.")
+    return numbers.tolist()
+
+
+def _whole_numbers(values: Any, name: str) -> np.ndarray:
+    numbers = np.asarray(_as_list(values, name))
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise ValueError(f"{name} of a run-length encoding must be whole numbers, got {_shown(values)}.")
+    return numbers.astype(np.int64)
+
+
+def _as_list(values: Any, name: str) -> list:
+    if not isinstance(values, list | tuple | np.ndarray):
+        raise ValueError(f"{name} must be a list, got {_shown(values)}.")
+    return list(values)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
