@@ -286,3 +286,28 @@ def test_a_secret_source_is_not_in_the_results(own_data, tmp_path, monkeypatch):
     for path in (tmp_path / "out").rglob("*.*"):
         if path.suffix in (".json", ".md"):
             assert "pass-word" not in path.read_text(), path
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"text": "  "}, "Image 1: .*expression"),
+        ({"mask": {"size": [600, 600], "counts": ""}}, "Image 1: `counts` of a run-length encoding is damaged"),
+        ({"mask": {"size": [2, 2], "counts": [4]}}, r"Image 1: a mask has shape \(2, 2\), the picture \(144, 144\)"),
+        ({"mask": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "Image 1: A polygon lies outside the image"),
+    ],
+    ids=["sentence", "run lengths", "size", "polygon"],
+)
+def test_a_row_that_cannot_be_used_stops_or_counts(own_data, change, message):
+    rows = [json.loads(line) for line in (own_data / "rows.jsonl").read_text().splitlines()[:3]]
+    rows[1]["expressions"][0] |= change
+    # Columns of a data set have one type: what cannot be told from the others is a file of its own.
+    (own_data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stopping = options(own_data / "results", dataset="rows", source=str(own_data / "rows.jsonl"), batch_size=1)
+    with pytest.raises(ValueError, match=message):
+        evaluate(stopping)
+    evaluate(dataclasses.replace(stopping, on_unreadable="continue"))
+    table = records(own_data / "results").to_pandas()
+    flagged = table["flags"].map(list).eq([["unreadable_image"]] * len(table))
+    assert set(table["image_id"][flagged]) == {"1"} and set(table["image_id"]) == {"0", "1", "2"}
+    assert (table["iou"][flagged] == 0).all() and (table["iou"][~flagged] > 0).any()

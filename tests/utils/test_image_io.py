@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import os
 import re
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
-from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image
+from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image, open_picture
 
 
 SOURCES = Path(__file__).parents[2] / "src"
@@ -224,3 +225,18 @@ def test_pictures_at_an_address(served):
 def test_what_cannot_be_understood_is_said(image, message):
     with pytest.raises(ValueError, match=message):
         load_rgb_image(image)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (load_rgb_image, lambda path: open_picture(path, path)):
+        with pytest.raises(ValueError, match=r"pipe\.png is not a regular file"):
+            read(tmp_path / "pipe.png")
+
+
+def test_a_limit_of_pixels(tmp_path, monkeypatch):
+    Image.new("1", (9000, 8000)).save(tmp_path / "large.png")  # a few kilobytes
+    with pytest.raises(ValueError, match=r"large\.png has 9000 x 8000 pixels, more than 64,000,000: scale it down"):
+        load_rgb_image(tmp_path / "large.png")
+    monkeypatch.setattr("transformers_litelvlm.utils.image_io.MAX_PIXELS", 9000 * 8000)
+    assert load_rgb_image(tmp_path / "large.png").size == (9000, 8000)

@@ -74,7 +74,9 @@ def measure_batch(
         segmenter, runs, args, task: the sweep.
 
     Raises:
-        UnreadableImageError: a picture is missing or damaged, and `on_unreadable` is `"stop"`.
+        ValueError: something of an image or video cannot be used, and `on_unreadable` is `"stop"`: a picture or mask
+            that is missing, damaged or of another size, a sentence that cannot be asked, masks that are not numbers.
+            The message names the image or video.
     """
     batch = Measured(counts=asdict(count_samples(sample for _, sample in samples)))
     for index, sample in samples:
@@ -83,9 +85,9 @@ def measure_batch(
                 measured = measure_image(index, sample, segmenter, runs, args.protocol)
             else:
                 measured = measure_video(sample, segmenter, runs, args.protocol, task)
-        except UnreadableImageError:
+        except ValueError as error:
             if args.on_unreadable == "stop":
-                raise
+                raise _named(sample, error) from error
             if isinstance(sample, ImageSample):
                 measured = _image_as_wrong(index, sample, segmenter, runs, args.protocol)
             else:
@@ -94,6 +96,13 @@ def measure_batch(
         batch.masks += measured.masks
         batch.costs += measured.costs
     return batch
+
+
+def _named(sample: ImageSample | VideoSample, error: ValueError) -> ValueError:
+    if isinstance(error, UnreadableImageError):
+        return error
+    name = f"Image {sample.image_id}" if isinstance(sample, ImageSample) else f"Video {sample.video_id}"
+    return ValueError(f"{name}: {error} (`on_unreadable='continue'` would count it as wrong.)")
 
 
 # --- images ---
@@ -114,7 +123,7 @@ def measure_image(
     image = sample.load_image()
     measured = Measured()
     for sentences, templates, asking in _asked(index, sample, segmenter, runs, protocol):
-        targets, ignore = _masks_meant(sentences, segmenter.model.device)
+        targets, ignore = _masks_meant(sentences, image, segmenter.model.device)
         shared = segmenter.encode(image, sentences, templates)
         for run in asking:
             output = segmenter.segment(run, shared)
@@ -136,7 +145,7 @@ def _image_as_wrong(
             try:
                 target = sentence.mask if sentence.ignore is None else sentence.mask & ~sentence.ignore
                 area = int(np.count_nonzero(target))
-            except UnreadableImageError:  # a mask whose size is that of the picture
+            except ValueError:  # the mask itself, or the picture that has its size
                 area = 0
             numbers = [0, area, 0.0, ["unreadable_image"]]
             measured.rows += [[*_names(run, sample.image_id, sentence), *numbers] for run in asking]
@@ -181,10 +190,15 @@ def _asked(
         yield *choose_sentences(sample.sentences, protocol, templates, seed, index), asking
 
 
-def _masks_meant(sentences: list[ReferringSentence], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _masks_meant(
+    sentences: list[ReferringSentence], image: Image.Image, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Targets and, if there are any, ignored pixels, `(T, H, W)` booleans."""
-    targets = np.stack([sentence.mask for sentence in sentences])
-    ignored = [sentence.ignore for sentence in sentences]
+    masks, ignored = ([getattr(each, name) for each in sentences] for name in ("mask", "ignore"))
+    for mask in (*masks, *ignored):
+        if mask is not None and mask.shape != (image.height, image.width):
+            raise ValueError(f"a mask has shape {mask.shape}, the picture {(image.height, image.width)}.")
+    targets = np.stack(masks)
     if all(region is None for region in ignored):
         return torch.from_numpy(targets).to(device), None
     regions = [np.zeros_like(targets[0]) if region is None else region for region in ignored]
@@ -210,14 +224,9 @@ def measure_video(
         ValueError: frames, or their masks, differ in size.
     """
     frames = [video.load_frame(number) for number in range(len(video.frame_names))]
-    try:
-        if protocol == "annotators":
-            return _by_annotator(video, frames, segmenter, runs)
-        return _by_expression(video, frames, segmenter, runs, task)
-    except UnreadableImageError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"Video {video.video_id}: {error}") from error
+    if protocol == "annotators":
+        return _by_annotator(video, frames, segmenter, runs)
+    return _by_expression(video, frames, segmenter, runs, task)
 
 
 def _by_expression(

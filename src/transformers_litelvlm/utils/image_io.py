@@ -17,6 +17,9 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray
 # files of phones that hold several pictures (MPO).
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
+# Memory grows with the pixels: masks are made at the size of the picture, for each sentence.
+MAX_PIXELS = 64_000_000
+
 # CLIP resizes the short side to 336 pixels and SAM the long side to 1024: beyond this, the first makes gigabytes of a
 # picture and the second leaves less than a pixel of it.
 MAX_ASPECT_RATIO = 100
@@ -36,10 +39,18 @@ def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) 
     Raises:
         ValueError: It is no such file, or not there. The message names it and the formats.
     """
+    if isinstance(source, str | os.PathLike) and os.path.exists(source) and not os.path.isfile(source):
+        raise ValueError(f"`image` {name} is not a regular file. Give a picture file.")  # a pipe would never end
     try:
-        return Image.open(source, formats=PICTURE_FORMATS)
+        picture = Image.open(source, formats=PICTURE_FORMATS)
     except Exception as error:  # decoders raise all kinds, see _upright_rgb
         raise ValueError(_unreadable(name, error)) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(
+            f"`image` {name} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}: scale it down, "
+            "or set `transformers_litelvlm.utils.image_io.MAX_PIXELS`."
+        )
+    return picture
 
 
 def load_rgb_image(image: ImageInput) -> Image.Image:

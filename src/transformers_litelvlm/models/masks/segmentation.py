@@ -237,7 +237,7 @@ class ReferringSegmentationMixin:
 
     def encode_for_masks(self, inputs: dict[str, Any]) -> Any:
         """The mask model's features of the pictures or videos; the sentences play no part."""
-        return self.mask_decoder.encode(*_for_mask_decoder(inputs))
+        return self.mask_decoder.encode(*_for_mask_decoder(_on_host(inputs)))
 
     def decode(
         self, read: DialogueStates, inputs: dict[str, Any], mask_features: Any = None
