@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.processing.sentences import nest_expressions
+from transformers_litelvlm.utils.image_io import load_rgb_image
+from transformers_litelvlm.utils.messages import quoted
 
 
 class ReferringSegmentationPipeline(Pipeline):
@@ -35,8 +40,12 @@ class ReferringSegmentationPipeline(Pipeline):
     def __call__(self, image: Any, sentences: str | list[str] | None = None, **kwargs: Any):
         """
         Args:
-            image: path, URL or PIL image; or a list of dicts `{"image": ..., "sentences": ...}`.
+            image: path, URL, base64 or PIL image; or, without `sentences`, a list (generator, data set) of dicts
+                `{"image": ..., "sentences": ...}`, which is segmented in batches of `batch_size`.
             sentences: one sentence or several about the picture.
+
+        Raises:
+            ValueError: if a picture has no sentences, or one of both cannot be read.
         """
         if sentences is None:
             return super().__call__(image, **kwargs)
@@ -48,22 +57,42 @@ class ReferringSegmentationPipeline(Pipeline):
         return {}, {}, {}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        sentences = inputs["sentences"]
-        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        features = self.processor.segmentation_inputs(images=[inputs["image"]], expressions=[sentences])
-        return {"features": features, "sentences": sentences}
+        if not isinstance(inputs, Mapping) or not {"image", "sentences"} <= inputs.keys():
+            got = f"a dict of {sorted(inputs)}" if isinstance(inputs, Mapping) else quoted(inputs)
+            raise ValueError(
+                "The referring-segmentation pipeline needs a picture and what to find in it: pass `sentences`, or "
+                f'dicts {{"image": ..., "sentences": ...}}; got {got}.'
+            )
+        [sentences] = nest_expressions(inputs["sentences"], num_images=1)
+        return {"image": load_rgb_image(inputs["image"]), "sentences": sentences}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        output = self.model.segment(**model_inputs["features"])
-        output.require_finite()
-        return {"masks": output.masks[0], "scores": output.scores[0], "sentences": model_inputs["sentences"]}
+        # Upstream batches these dicts to a dict of lists. What has one row per picture is padded by the processor.
+        is_batch = isinstance(model_inputs["image"], list)
+        images, sentences = (model_inputs[n] if is_batch else [model_inputs[n]] for n in ("image", "sentences"))
+        features = self.processor.segmentation_inputs(images=images, expressions=sentences).to(self.device)
+        output = self.model.segment(**features).require_finite()
+        results = [
+            dict(zip(("masks", "scores", "sentences"), of)) for of in zip(output.masks, output.scores, sentences)
+        ]
+        return {"results": results if is_batch else results[0]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
-        masks = model_outputs["masks"].to(torch.uint8).mul(255).cpu().numpy()
+        results = model_outputs["results"]
+        masks = results["masks"].to(torch.uint8).mul(255).cpu().numpy()
         return [
             {"label": sentence, "score": score, "mask": Image.fromarray(mask)}
-            for sentence, score, mask in zip(model_outputs["sentences"], model_outputs["scores"].tolist(), masks)
+            for sentence, score, mask in zip(results["sentences"], results["scores"].tolist(), masks, strict=True)
         ]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model and processor; the folder is one that `pipeline` loads.
+
+        Upstream's would save parts of the processor, and write into the config of the model where the code of this
+        pipeline is. Who loads the folder has this package, which registers it.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
 
 PIPELINE_REGISTRY.register_pipeline(

@@ -394,8 +394,44 @@ def test_a_second_turn_on_the_cache_of_a_pruned_prompt_says_what_to_do(family, m
     set_pruning(model)
     cache = DynamicCache(config=model.config.get_text_config())
     first = model.generate(**family.lite_inputs(), max_new_tokens=3, do_sample=False, cache=cache)
-    with pytest.raises(ValueError, match="new turn needs a new cache"):
+    length = cache.get_seq_length()
+    message = f"`cache` holds {length} tokens, and the first {length} .* have an image .* new turn needs a new cache"
+    with pytest.raises(ValueError, match=message):
         model.generate(input_ids=first, max_new_tokens=3, cache=cache)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("setting", [{}, {"method": "random", "position_ids": "original"}])
+def test_a_cache_of_the_text_before_the_pictures(family, model, row, setting):
+    """As of a system prompt: no visual token is in it, so it is the beginning of the pruned prompt, too."""
+    set_pruning(model, **setting)
+    inputs = family.row(row)
+    [ids], text = inputs["input_ids"], {"token": torch.tensor([21, 22, 23])}
+    length = len(text["token"])
+    for name, value in inputs.items():
+        if name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            front = text["token"] if name == "input_ids" else torch.full((length,), int(name == "attention_mask"))
+            inputs[name] = torch.cat((front.to(value)[None], value), dim=1)
+    assert inputs["input_ids"].shape == (1, len(ids) + length)
+    expected = greedy(model, inputs)
+    cache = DynamicCache(config=model.config.get_text_config())
+    beginning = {
+        n: v[:, :length] for n, v in inputs.items() if n in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    model(**beginning, cache=cache)
+    assert cache.get_seq_length() == length and greedy(model, inputs, cache=cache) == expected
+
+
+def test_a_cache_whose_text_would_move_is_refused(family, model):
+    """Rows of the batch have different numbers of pictures: shortened, they are padded at the beginning."""
+    set_pruning(model)
+    inputs = family.lite_inputs("right")
+    cache = DynamicCache(config=model.config.get_text_config())
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    model(**{name: inputs[name][:, :1] for name in names if name in inputs}, cache=cache)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with pytest.raises(ValueError, match="`cache` holds 1 tokens, and pruning moves them"):
+        model.generate(**inputs, max_new_tokens=2, cache=cache)
 
 
 def test_budgets_change_at_run_time(family, model):

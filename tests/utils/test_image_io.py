@@ -1,5 +1,6 @@
 """Reading pictures: upright, RGB, and errors that name the file."""
 
+import base64
 import http.server
 import io
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_utils import load_image
 
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
 from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image, open_picture
@@ -240,3 +242,57 @@ def test_a_limit_of_pixels(tmp_path, monkeypatch):
         load_rgb_image(tmp_path / "large.png")
     monkeypatch.setattr("transformers_litelvlm.utils.image_io.MAX_PIXELS", 9000 * 8000)
     assert load_rgb_image(tmp_path / "large.png").size == (9000, 8000)
+
+
+def as_text(image, form="png", **options):
+    """A picture as a file in base64."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize("size", [(7, 5), (2, 2), (300, 200)])
+def test_base64_as_transformers_reads_it(size):
+    original = picture(*size)
+    plain = as_text(original)
+    broken = "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))  # as mail has it
+    for text in (plain, broken, f"data:image/png;base64,{plain}"):
+        assert np.array_equal(np.asarray(load_rgb_image(text)), np.asarray(original))
+        assert np.array_equal(np.asarray(load_image(text)), np.asarray(original))
+
+
+def test_base64_is_turned_upright_too():
+    exif = Image.Exif()
+    exif[274] = 6
+    assert load_rgb_image(f"data:image/png;base64,{as_text(picture(7, 5), exif=exif)}").size == (5, 7)
+
+
+def test_paths_are_not_taken_for_base64(tmp_path, monkeypatch):
+    """Names without a dot are valid base64, if their length is a multiple of four."""
+    monkeypatch.chdir(tmp_path)
+    picture(9, 9).save("photo123", "png")
+    assert load_rgb_image("photo123").size == (9, 9)
+    for missing in ("photo456", "some/folder/photo123", "x" * 200):
+        with pytest.raises(ValueError, match="does not exist. Check the path"):
+            load_rgb_image(missing)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("A" * 100_000, "cannot be read as a picture"),
+        ("é" * 100_000, "does not exist"),
+        ("long.name/" * 10_000, "does not exist"),
+        ("data:image/png;base64," + "A" * 100_000, "cannot be read as a picture"),
+        ("data:image/png;base64,%%%" + "A" * 100_000, "cannot be read as a picture"),
+        ("data:image/png;base64," + as_text(picture(300, 200))[:50_000], "cannot be read as a picture"),
+        ("data:image/svg+xml," + "<svg></svg>" * 10_000, "cannot be read as a picture"),
+        ("data:image/png;base64", "cannot be read as a picture"),
+        ("data:image/x;base64," + as_text(picture(), "ppm"), "in another format than PNG"),
+        ("http://127.0.0.1:9/" + "x" * 100_000, "cannot be fetched"),
+    ],
+)
+def test_messages_about_long_texts_are_short(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rgb_image(text)
+    assert text[:20] in str(caught.value) and len(str(caught.value)) < 450

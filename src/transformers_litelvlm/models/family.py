@@ -262,8 +262,9 @@ def pruned_features(upstream: Any, modality: str, *added: str) -> Callable[..., 
         """Encode images (or videos) and project the visual tokens that the pruning method keeps.
 
         Args:
-            guidance_input_ids: (M, T, L) the T expressions of each of M images, as the processor makes them.
-            guidance_attention_mask: (M, T, L); an expression that an image does not have is all zero.
+            guidance_input_ids: (M, T, L) the T expressions of each of M images, as the processor makes them; or
+                (M, L), one for each.
+            guidance_attention_mask: likewise; an expression that an image does not have is all zero.
             guidance_pixel_values: pictures for a CLIP beside the model, if the family takes one: one for each image,
                 and for each temporal patch of a video.
             pruning_config: pruning settings of this call alone.

@@ -59,7 +59,7 @@ from transformers.utils import (
 )
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import extract_commit_hash, resolve_revision
 from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
@@ -119,6 +119,7 @@ __all__ = [
     "quantization_config_of",
     "register_checkpoint_conversion_mapping",
     "resolve_hidden_states_indices",
+    "resolve_revision",
     "rotate_half",
     "selected_hidden_states",
     "smart_resize",

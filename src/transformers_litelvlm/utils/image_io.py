@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from transformers_litelvlm.utils.messages import shortened
 
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray
@@ -23,6 +26,8 @@ MAX_PIXELS = 64_000_000
 # CLIP resizes the short side to 336 pixels and SAM the long side to 1024: beyond this, the first makes gigabytes of a
 # picture and the second leaves less than a pixel of it.
 MAX_ASPECT_RATIO = 100
+
+_LONGEST_NAME = 255  # of a file, in bytes, on all common file systems
 
 
 def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) -> Image.Image:
@@ -65,8 +70,9 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`):
-            A path or an `http(s)://` address of a file in one of PICTURE_FORMATS, a picture, or an array of shape
-            (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) and type uint8.
+            A path or an `http(s)://` address of a file in one of PICTURE_FORMATS, its content in base64, alone or in
+            a `data:image/...` address, a picture, or an array of shape (height, width), (height, width, 1),
+            (height, width, 3) or (height, width, 4) and type uint8.
 
     Returns:
         `PIL.Image.Image`: The picture in mode "RGB".
@@ -86,12 +92,39 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
         )
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         return _from_url(image)
+    content = _base64_content(image) if isinstance(image, str) and not os.path.exists(image) else None
+    if content is not None:
+        name = shortened(str(image))
+        with open_picture(io.BytesIO(content), name) as picture:
+            return _upright_rgb(picture, name)
     return _from_file(Path(image))
 
 
+def _base64_content(text: str) -> bytes | None:
+    """The file that a text is, as transformers reads it; `None` for what must be a path."""
+    is_address = text.startswith("data:image/")
+    encoded = text.partition(",")[2] if is_address else text
+    try:
+        content = base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError:  # not base64, or not ASCII
+        content = b""
+    # A short name without a dot may be base64, too.
+    return content if is_address or len(content) > _LONGEST_NAME or _is_picture(content) else None
+
+
+def _is_picture(content: bytes) -> bool:
+    try:
+        open_picture(io.BytesIO(content), "")
+    except ValueError:
+        return False
+    return True
+
+
 def _from_file(path: Path) -> Image.Image:
-    if not path.exists():
-        raise ValueError(f"`image` {path} does not exist. Check the path (it is relative to {Path.cwd()}).")
+    if not os.path.exists(path):  # of the `Path`, it raises for names that are too long
+        raise ValueError(
+            f"`image` {shortened(str(path))} does not exist. Check the path (it is relative to {Path.cwd()})."
+        )
     if path.is_dir():
         raise ValueError(f"`image` {path} is a folder. Give one picture file.")
     with open_picture(path, path) as picture:
@@ -105,9 +138,9 @@ def _from_url(address: str) -> Image.Image:
         answer = httpx.get(address, timeout=60, follow_redirects=True)
         answer.raise_for_status()
     except Exception as error:
-        raise ValueError(f"`image` {address} cannot be fetched ({_reason(error)}).") from error
-    with open_picture(io.BytesIO(answer.content), address) as picture:
-        return _upright_rgb(picture, name=address)
+        raise ValueError(f"`image` {shortened(address)} cannot be fetched ({_reason(error)}).") from error
+    with open_picture(io.BytesIO(answer.content), shortened(address)) as picture:
+        return _upright_rgb(picture, name=shortened(address))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -20,7 +20,8 @@ def picture(width=60, height=40, seed=0):
 
 def sentences_of(processor, features):
     """The guidance sentences of each picture, decoded again; `None` for padding."""
-    ids, mask = features["guidance_input_ids"], features["guidance_attention_mask"]
+    shape = (len(features["guidance_input_ids"]), -1, features["guidance_input_ids"].shape[-1])
+    ids, mask = features["guidance_input_ids"].view(shape), features["guidance_attention_mask"].view(shape)
     return [
         [
             processor.guidance_tokenizer.decode(i[m.bool()], skip_special_tokens=True) if m.any() else None

@@ -272,3 +272,27 @@ def test_what_dialogues_about_a_picture_share_is_read_once(model, images, prunin
         assert torch.equal(together.retained_indices, plain.retained_indices)
     for own, expected in zip(together.mask_logits, plain.mask_logits, strict=True):
         torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "setting, needed",
+    [
+        ({}, 0),
+        ({"budget": 5, "method": "random", "position_ids": "original"}, 0),
+        ({"budget": 5, "method": "random", "position_ids": "compact"}, 11),
+    ],
+)
+def test_prompts_that_are_longer_than_the_language_model_can_count(model, processor, images, setting, needed):
+    """Pruning makes room where kept tokens are renumbered."""
+    model.config.pruning_config = PruningConfig(**setting)
+    inputs = processor.segmentation_inputs(images[0], SENTENCES[0])
+    length, limit = inputs["input_ids"].shape[1], model.config.text_config.max_position_embeddings
+    try:
+        model.config.text_config.max_position_embeddings = length - needed
+        model.segment(**inputs)
+        model.config.text_config.max_position_embeddings -= 1
+        message = f"prompts of {length} tokens, which need {length - needed} positions after pruning, but .* has"
+        with pytest.raises(ValueError, match=f"{message} {length - needed - 1} .* fewer or shorter expressions"):
+            model.segment(**inputs)
+    finally:
+        model.config.text_config.max_position_embeddings = limit

@@ -32,7 +32,8 @@ def apply(processor, *conversations, **kwargs):
 
 def sentences_of(processor, features):
     tokenizer = processor.guidance_tokenizer or processor.tokenizer
-    pairs = zip(features["guidance_input_ids"], features["guidance_attention_mask"])
+    shape = (len(features["guidance_input_ids"]), -1, features["guidance_input_ids"].shape[-1])
+    pairs = zip(features["guidance_input_ids"].view(shape), features["guidance_attention_mask"].view(shape))
     return [
         [tokenizer.decode(i[m.bool()], skip_special_tokens=True).strip() for i, m in zip(*pair) if m.any()]
         for pair in pairs

@@ -34,8 +34,9 @@ class Guidance:
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> Guidance:
-        """From arguments of a model."""
-        return cls(arguments.get("guidance_input_ids"), arguments.get("guidance_attention_mask"))
+        """From arguments of a model, which may have two dimensions where there is one sentence for each."""
+        tensors = (arguments.get("guidance_input_ids"), arguments.get("guidance_attention_mask"))
+        return cls(*(tensor.unsqueeze(1) if tensor is not None and tensor.ndim == 2 else tensor for tensor in tensors))
 
     @property
     def max_expressions(self) -> int:

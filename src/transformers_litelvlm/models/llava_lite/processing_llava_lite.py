@@ -11,18 +11,20 @@ from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
+    access_arguments,
+    check_return_tensors,
+    hub_arguments,
     load_guidance_tokenizer,
     on_pil,
     read_images,
 )
 from transformers_litelvlm.models.processing.sentences import (
-    content_parts,
-    last_user_text,
-    last_user_turn,
+    check_unicode,
     match_templates,
     nest_expressions,
     tokenize_guidance,
 )
+from transformers_litelvlm.models.processing.tokens import tokenize
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
@@ -30,9 +32,11 @@ from transformers_litelvlm.utils.image_io import load_rgb_image
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ 'USER: ' if message['role'] == 'user' else ' ASSISTANT: ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
     "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
     "{% endfor %}"
+    "{% endif %}"
     "{{ '' if message['role'] == 'user' else '</s>' }}"
     "{% endfor %}"
     "{{ ' ASSISTANT:' if add_generation_prompt else '' }}"
@@ -122,35 +126,23 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
                 sentences for each. Default: the last user turn of each prompt, without placeholders.
 
         Returns:
-            `BatchFeature` with upstream's keys, `guidance_input_ids` and `guidance_attention_mask`.
+            `BatchFeature` with upstream's keys, and of M pictures `guidance_input_ids` and `guidance_attention_mask`,
+            (M, T, L); (M, L) where `expressions` are not given.
 
         Raises:
-            ValueError: for an empty sentence, or a number of sentences that does not fit the pictures.
+            ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
+                not fit the pictures.
         """
+        check_unicode("text", text)
         images = read_images(images)
         features = super().__call__(images=images, text=text, **kwargs)
-        if images is None or self.guidance_tokenizer is None:
-            return features
-        if expressions is None:
-            sentences = self._questions_of_prompts(text)
-        else:
-            sentences = nest_expressions(expressions, len(features["pixel_values"]))
-        if sentences is not None:
-            features.update(tokenize_guidance(self.guidance_tokenizer, sentences))
+        if images is not None and self.guidance_tokenizer is not None:
+            self.add_guidance(features, text, expressions, self.guidance_tokenizer)
         return features
 
-    def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
-        """As upstream; when it tokenizes, the text of the last user turn guides pruning."""
-        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-        processor_kwargs = dict(processor_kwargs or {})
-        if kwargs.get("tokenize") and self.guidance_tokenizer is not None and "expressions" not in processor_kwargs:
-            texts = [last_user_turn(turns) for turns in conversations]
-            counts = [
-                sum(p.get("type") == "image" for t in turns for p in content_parts(t)) for turns in conversations
-            ]
-            if all(texts) and sum(counts):
-                processor_kwargs["expressions"] = [[text] for text, n in zip(texts, counts) for _ in range(n)]
-        return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
+    @property
+    def media_tokens(self) -> tuple[str, ...]:
+        return (self.image_token,)
 
     def segmentation_inputs(
         self,
@@ -189,11 +181,13 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             ValueError: for an unreadable picture, an empty expression, one that contains a special token, or numbers
                 that do not fit; also if the processor has no mask image processor.
         """
+        check_return_tensors(return_tensors)
         if self.mask_image_processor is None:
             raise ValueError("This processor has no `mask_image_processor`: its checkpoint does not write masks.")
         images = list(images) if isinstance(images, list | tuple) else [images]
         images = [load_rgb_image(image) for image in images]
         sentences = nest_expressions(expressions, len(images))
+        self.check_expressions(self.expression(each, as_written) for of_image in sentences for each in of_image)
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
             raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
         questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
@@ -213,14 +207,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         features = BatchFeature({**self.image_processor(images, return_tensors=return_tensors)})
         _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
-        features.update(
-            self.tokenizer(
-                [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns],
-                padding=True,
-                padding_side="left" if for_generation else "right",
-                return_tensors=return_tensors,
-            )
-        )
+        dialogues = [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns]
+        features.update(tokenize(self.tokenizer, dialogues, "left" if for_generation else "right"))
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]
             features.update(tokenize_guidance(self.guidance_tokenizer, guiding))
@@ -232,19 +220,17 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             features["dialogue_images"] = torch.tensor(about)
         return features
 
-    def question(self, expression: str, template: str | None = None, as_written: bool = False) -> str:
-        """The question about an expression, stripped and, with `lowercase_expressions` and unless it is to stay
-        `as_written`, in lower case; what CLIP is given, too.
-
-        Raises:
-            ValueError: if the expression contains the placeholder of an image or of a mask.
-        """
-        for token in (self.image_token, self.seg_token):
-            if token in expression:
-                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
+    def expression(self, expression: str, as_written: bool = False) -> str:
+        """An expression as it stands in the question: stripped and, with `lowercase_expressions` and unless it is to
+        stay `as_written`, in lower case."""
         expression = expression.strip()
         if self.lowercase_expressions and not as_written:
             expression = expression.lower()
+        return expression
+
+    def question(self, expression: str, template: str | None = None, as_written: bool = False) -> str:
+        """The question about an expression, see [`expression`]; what CLIP is given, too."""
+        expression = self.expression(expression, as_written)
         return (template or self.question_templates[0]).replace("{expression}", expression)
 
     def dialogue(self, turns: list[tuple[str, str]], for_generation: bool = False) -> str:
@@ -269,15 +255,6 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         grid = (1, size["height"] // self.patch_size, size["width"] // self.patch_size)
         return [grid] * len(features["pixel_values"])
 
-    def _questions_of_prompts(self, text) -> list[list[str]] | None:
-        """The last user turn of the prompt that each picture is in; `None` if one has no words."""
-        prompts = [text] if isinstance(text, str) else list(text or [])
-        sentences = []
-        for prompt in prompts:
-            question = last_user_text(prompt, self.user_marker, self.assistant_marker, self.image_token)
-            sentences += [[question]] * prompt.count(self.image_token)
-        return sentences if sentences and all(question for [question] in sentences) else None
-
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         if self.mask_image_processor is not None:
@@ -292,11 +269,13 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         Args:
             guidance_tokenizer: a tokenizer, or where to load one from, instead.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        place = hub_arguments(pretrained_model_name_or_path, kwargs)
+        processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
         if isinstance(guidance_tokenizer, str | os.PathLike):
-            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer)
+            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer, **access_arguments(kwargs))
         elif guidance_tokenizer is None:
-            guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
+            is_needed = bool(processor.guidance_tokenizer)
+            guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, is_needed)
         processor.guidance_tokenizer = guidance_tokenizer
         return processor
 

@@ -205,6 +205,7 @@ class ReferringSegmentationMixin:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
         if features is None:
             features = self.features_of(inputs, settings, about)
+        _refuse_too_long(ids.shape[1], features, settings, self.config.get_text_config())
         if shared and len(features.pooler_output) != len(about):
             ids, states, kept = read_after_shared_prefix(base, ids, mask, features, about, shared, settings, counts)
             return DialogueStates(states, ids, num_masks, kept)
@@ -332,6 +333,19 @@ def _by_dialogue(features: Any, about: Sequence[int]) -> Any:
     if isinstance(features, PrunedImageFeatures):
         return features.of_images(about)
     return type(features)(pooler_output=[features.pooler_output[picture] for picture in about])
+
+
+def _refuse_too_long(length: int, features: Any, settings: PruningSettings, config: Any) -> None:
+    """Raises ValueError for prompts of `length` tokens that need positions the language model does not have."""
+    needed = length
+    if isinstance(features, PrunedImageFeatures) and not settings.keeps_positions:
+        needed -= max(n - len(kept) for n, kept in zip(features.num_visual_tokens, features.pooler_output))
+    limit = getattr(config, "max_position_embeddings", None) or needed
+    if needed > limit:
+        raise ValueError(
+            f"`input_ids` has prompts of {length} tokens, which need {needed} positions after pruning, but the "
+            f"language model has {limit} (`max_position_embeddings`): ask about fewer or shorter expressions at once."
+        )
 
 
 def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:

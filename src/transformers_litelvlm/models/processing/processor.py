@@ -1,24 +1,62 @@
-"""What the processors of all model families share: backends, pictures and the tokenizer for guidance."""
+"""What the processors of all model families share: backends, pictures, the tokenizer and the sentences of guidance."""
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.utils import logging
 
+from transformers_litelvlm.models.processing.sentences import (
+    LastTurns,
+    check_special_tokens,
+    last_user_text,
+    last_user_turn,
+    nest_expressions,
+    tokenize_guidance,
+    tokenize_questions,
+)
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin, write_stub
+from transformers_litelvlm.models.upstream import cached_file, resolve_revision
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 logger = logging.get_logger(__name__)
 
+GUIDANCE_TOKENIZER = "guidance_tokenizer"
+# What says where a file comes from: of any repository, and within this one.
+_ACCESS = ("cache_dir", "force_download", "local_files_only", "token")
+_PLACE = ("revision", "subfolder")
+
 
 class GuidedProcessorMixin(InstalledCodeMixin):
-    """For a processor with a `guidance_tokenizer` (or `None`), in front of upstream's class: loading and saving."""
+    """For a processor with a `guidance_tokenizer` (or `None`), in front of upstream's class.
+
+    Attributes:
+        turn_tokens: what of a rendered turn, beside placeholders, is no word of it.
+    """
+
+    turn_tokens: tuple[str, ...] = ()
+
+    # What the processor has.
+    visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
+    _normalize_conversations: Callable[[Any], tuple[list, bool]]
+    tokenizer: Any
+    guidance_tokenizer: Any
+    seg_token: str
+    user_marker: str
+    assistant_marker: str
+
+    @property
+    def media_tokens(self) -> tuple[str, ...]:
+        """Placeholders of the media, in the order in which guidance has their sentences."""
+        raise NotImplementedError
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -27,7 +65,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
 
     def to_dict(self) -> dict[str, Any]:
         shallow = copy.copy(self)
-        del shallow.guidance_tokenizer  # saved in files of its own
+        # Saved in files of its own; that there are such files is written down, so that a copy without them is noticed.
+        shallow.guidance_tokenizer = self.guidance_tokenizer is not None
         return super(GuidedProcessorMixin, shallow).to_dict()
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs: Any):
@@ -37,31 +76,118 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         if model_type is not None:
             self.auto_map = {"AutoProcessor": write_stub(save_directory, model_type)["AutoProcessor"]}
         if self.guidance_tokenizer is not None:
-            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, "guidance_tokenizer"))
+            self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, GUIDANCE_TOKENIZER))
         files = super().save_pretrained(save_directory, **kwargs)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
         return files
 
+    def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
+        """As upstream; when it tokenizes, the text of the last user turn guides pruning."""
+        processor_kwargs = dict(processor_kwargs or {})
+        if kwargs.get("tokenize"):
+            conversations, _ = self._normalize_conversations(conversation)
+            processor_kwargs.setdefault("expressions", LastTurns(map(last_user_turn, conversations)))
+        return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
 
-def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `from_pretrained` that say where a file comes from."""
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
+    def check_expressions(self, expressions: Iterable[str]) -> None:
+        """Raises ValueError for an expression, as it stands in a prompt, that a tokenizer reads a special token in."""
+        readers = [reader for reader in (self.tokenizer, self.guidance_tokenizer) if reader is not None]
+        check_special_tokens(expressions, readers, (*self.media_tokens, self.seg_token))
+
+    def add_guidance(self, features: BatchFeature, text: Any, expressions: Any, tokenizer: Any) -> None:
+        """Add the sentences about the media in `features`, in the format of the features.
+
+        Args:
+            text: the prompts.
+            expressions: sentences; or, as [`LastTurns`] or from the prompts, the question of the prompt that each
+                medium is in. If a question has no words, nothing is added.
+            tokenizer: that of the guidance.
+        """
+        if expressions is not None and not isinstance(expressions, LastTurns):
+            sentences = nest_expressions(expressions, len(self.visual_token_grids(features)))
+            check_special_tokens([sentence for of_medium in sentences for sentence in of_medium], [tokenizer])
+            guidance = tokenize_guidance(tokenizer, sentences)
+        else:
+            prompts = [text] if isinstance(text, str) else list(text or [])
+            special = (*self.media_tokens, *self.turn_tokens)
+            turns = [last_user_text(each, self.user_marker, self.assistant_marker, *special) for each in prompts]
+            turns = list(expressions) if expressions and all(expressions) else turns
+            questions = [
+                turn
+                for token in self.media_tokens
+                for turn, prompt in zip(turns, prompts, strict=True)
+                for _ in range(prompt.count(token))
+            ]
+            if not questions or not all(questions):
+                return
+            guidance = tokenize_questions(tokenizer, questions, self.guidance_tokenizer is not None)
+        features.update(in_format_of(features, guidance))
 
 
-def load_guidance_tokenizer(source, kwargs: dict[str, Any]):
-    """The tokenizer in the sub-folder of a checkpoint, `None` if there is none (stock LLaVA)."""
-    arguments = hub_arguments(kwargs)
-    arguments["subfolder"] = os.path.join(arguments.get("subfolder", ""), "guidance_tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(source, **arguments)
-    except (OSError, ValueError) as error:
-        logger.warning(
-            f"{source} has no guidance tokenizer, so prompts get no `guidance_input_ids` and methods that read the "
-            f"sentence cannot run. Pass `guidance_tokenizer=` to `from_pretrained`. ({type(error).__name__})"
+def in_format_of(features: BatchFeature, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The tensors as what `features` hold: tensors, arrays or lists."""
+    like = features["input_ids"] if "input_ids" in features else next(iter(features.values()))
+    if isinstance(like, torch.Tensor):
+        return dict(tensors)
+    return {n: value.numpy() if isinstance(like, np.ndarray) else value.tolist() for n, value in tensors.items()}
+
+
+def check_return_tensors(return_tensors: Any) -> None:
+    """Masks are computed from tensors. Raises ValueError for another format than `"pt"`."""
+    if return_tensors != "pt":
+        raise ValueError(f'`return_tensors` of `segmentation_inputs` must be "pt", got {return_tensors!r}.')
+
+
+def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `from_pretrained` that say where the files of `source` come from; the revision as a commit,
+    so that all parts come from one."""
+    arguments = {name: kwargs[name] for name in (*_ACCESS, *_PLACE) if name in kwargs}
+    access = {name: arguments[name] for name in ("cache_dir", "local_files_only", "token") if name in arguments}
+    return {**arguments, "revision": resolve_revision(source, arguments.get("revision"), **access)}
+
+
+def access_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `from_pretrained` that hold for other repositories, too."""
+    return {name: kwargs[name] for name in _ACCESS if name in kwargs}
+
+
+def load_guidance_tokenizer(source: Any, arguments: dict[str, Any], is_needed: bool) -> Any:
+    """The tokenizer in the sub-folder of a checkpoint, `None` if there is none (stock LLaVA).
+
+    Args:
+        arguments: of [`hub_arguments`].
+        is_needed: whether the checkpoint was saved with one.
+
+    Raises:
+        ValueError: if it is there and cannot be loaded, or if it is needed and not there.
+    """
+    arguments = {**arguments, "subfolder": os.path.join(arguments.get("subfolder") or "", GUIDANCE_TOKENIZER)}
+    names = ("tokenizer_config.json", "tokenizer.json", "vocab.json")
+    if any(cached_file(source, name, **arguments, _raise_exceptions_for_missing_entries=False) for name in names):
+        try:
+            # With a config, upstream does not look for one in the sub-folder, which has none: offline, it would fail.
+            tokenizer = AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **arguments)
+            if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+                raise OSError(
+                    "It has no vocabulary beside special tokens."
+                )  # what upstream makes of no tokenizer.json
+            return tokenizer
+        except Exception as error:  # the libraries for tokenizers raise all kinds
+            raise ValueError(
+                f"The guidance tokenizer of {source}, in its sub-folder `{GUIDANCE_TOKENIZER}`, cannot be loaded: its "
+                f"files are damaged or incomplete. ({type(error).__name__}: {error})"
+            ) from error
+    if is_needed:
+        raise ValueError(
+            f"{source} was saved with a guidance tokenizer, but its sub-folder `{GUIDANCE_TOKENIZER}` is not there, "
+            "or cannot be reached: copy or download the whole checkpoint."
         )
-        return None
+    logger.warning(
+        f"{source} has no guidance tokenizer, so prompts get no `guidance_input_ids` and methods that read the "
+        "sentence cannot run. Pass `guidance_tokenizer=` to `from_pretrained`."
+    )
+    return None
 
 
 def on_pil(processor):

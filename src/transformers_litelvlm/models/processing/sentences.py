@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from transformers_litelvlm.models.processing.tokens import encode, padded, padding_id
+from transformers_litelvlm.utils.messages import quoted
+
 
 logger = logging.get_logger(__name__)
+
+# A tokenizer without a limit has a very large number for it.
+_NO_LIMIT = 10**6
+
+
+class LastTurns(tuple):
+    """The last user turn of each conversation: what guides pruning where no expressions are given."""
 
 
 def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
@@ -33,11 +45,50 @@ def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
         raise ValueError(f"`expressions` has {len(nested)} entries for {num_images} pictures: give one entry each.")
     for image, of_image in enumerate(nested):
         if not isinstance(of_image, list | tuple) or not of_image:
-            raise ValueError(f"`expressions[{image}]` must be one or more sentences, got {of_image!r}.")
+            raise ValueError(f"`expressions[{image}]` must be one or more sentences, got {quoted(of_image)}.")
         for index, sentence in enumerate(of_image):
             if not isinstance(sentence, str) or not sentence.strip():
-                raise ValueError(f"`expressions[{image}][{index}]` must be a sentence, got {sentence!r}.")
+                raise ValueError(f"`expressions[{image}][{index}]` must be a sentence, got {quoted(sentence)}.")
+            check_unicode("expressions", sentence)
     return [list(of_image) for of_image in nested]
+
+
+def check_unicode(name: str, text: Any) -> None:
+    """Refuse half of a surrogate pair, which stands for a byte that is not UTF-8, in the texts of argument `name`.
+
+    Raises:
+        ValueError: names the argument and quotes what is around it.
+    """
+    for each in [text] if isinstance(text, str) else text or []:
+        half = re.search("[\ud800-\udfff]", each) if isinstance(each, str) else None
+        if half is not None:
+            around = each[max(half.start() - 30, 0) : half.end() + 30]
+            raise ValueError(f"`{name}` must be valid Unicode, got {around!r}: it was no UTF-8 where it was read.")
+
+
+def check_special_tokens(
+    sentences: Iterable[str], tokenizers: Iterable[Any], placeholders: Iterable[str] = ()
+) -> None:
+    """Refuse sentences that a tokenizer would read a special token in.
+
+    Args:
+        sentences: as they are tokenised: lower case and the like are applied.
+        tokenizers: all that read them.
+        placeholders: further tokens that must not occur.
+
+    Raises:
+        ValueError: names the token and quotes the sentence.
+    """
+    sentences = list(sentences)
+    found = [(token, each) for each in sentences for token in placeholders if token.lower() in each.lower()]
+    for tokenizer in tokenizers:
+        added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        for sentence, ids in zip(sentences, encode(tokenizer, sentences, add_special_tokens=False), strict=True):
+            # A token for unknown words, or one such as "!" that some CLIPs pad with, is no sign of a special token.
+            of_sentence = {added[index] for index in ids if index in added}
+            found += [(t, sentence) for t in sorted(of_sentence) if len(t) > 1 and t.lower() in sentence.lower()]
+    for token, sentence in found:
+        raise ValueError(f"`expressions` must not contain the special token {token}, got {quoted(sentence)}.")
 
 
 def match_templates(templates: Any, name: str, expressions: list[list[str]], default: str) -> list[list[str]]:
@@ -46,27 +97,26 @@ def match_templates(templates: Any, name: str, expressions: list[list[str]], def
     Raises:
         ValueError: if the templates, the argument `name`, do not have the shape of the expressions.
     """
+    check_unicode(name, templates)
     if templates is None or isinstance(templates, str):
         return [[templates or default] * len(of_image) for of_image in expressions]
     if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
         templates = [templates]
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
     if [len(of_image) for of_image in nested] != [len(of_image) for of_image in expressions]:
-        raise ValueError(f"`{name}` must be one template, or one for each of the expressions, got {templates!r}.")
+        raise ValueError(
+            f"`{name}` must be one template, or one for each of the expressions, got {quoted(templates)}."
+        )
     return nested
-
-
-def content_parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of a chat message, whose content may also be plain text."""
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def last_user_turn(conversation: list[dict[str, Any]]) -> str:
     """Text of the last user message of a conversation in the format of chat templates."""
     for message in reversed(conversation):
         if message["role"] == "user":
-            return " ".join(part["text"] for part in content_parts(message) if part.get("type") == "text").strip()
+            content = message.get("content") or []
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            return " ".join(part["text"] for part in parts if part.get("type") == "text").strip()
     return ""
 
 
@@ -78,27 +128,51 @@ def last_user_text(prompt: str, user_marker: str, assistant_marker: str, *specia
     return " ".join(turn.split())
 
 
-def tokenize_guidance(tokenizer, sentences: list[list[str]]) -> dict[str, torch.Tensor]:
+def tokenize_guidance(tokenizer: Any, sentences: list[list[str]]) -> dict[str, torch.Tensor]:
     """CLIP tokens of the sentences of each picture.
 
     Returns:
         `guidance_input_ids` and `guidance_attention_mask`, (M, T, L) long. A sentence that a picture does not have is
         a row of zeros in the mask. Longer sentences than the text tower takes are truncated, with one warning.
     """
-    flat = [sentence for of_image in sentences for sentence in of_image]
+    width = max(map(len, sentences))
+    rows = _encode_guidance(tokenizer, [sentence for of_image in sentences for sentence in of_image])
+    ids, mask = padded(rows, padding_id(tokenizer))
+    places = [image * width + i for image, of_image in enumerate(sentences) for i in range(len(of_image))]
+    shape = (len(sentences) * width, ids.shape[1])
+    all_ids = torch.full(shape, tokenizer.eos_token_id, dtype=torch.long)
+    all_masks = torch.zeros(shape, dtype=torch.long)
+    all_ids[places], all_masks[places] = ids, mask
+    return {
+        "guidance_input_ids": all_ids.view(len(sentences), width, -1),
+        "guidance_attention_mask": all_masks.view(len(sentences), width, -1),
+    }
+
+
+def tokenize_questions(tokenizer: Any, questions: list[str], has_one_width: bool) -> dict[str, torch.Tensor]:
+    """CLIP tokens of one sentence per picture.
+
+    They have two dimensions, and with `has_one_width` always the same width: then transformers' pipelines can put
+    calls together to batches, which they do by stacking rows or padding the second dimension.
+
+    Returns:
+        `guidance_input_ids` and `guidance_attention_mask`, (M, L) long.
+    """
     limit = tokenizer.model_max_length
-    longest = max(map(len, tokenizer(flat, add_special_tokens=True, verbose=False)["input_ids"]))
+    ids, mask = padded(
+        _encode_guidance(tokenizer, questions),
+        padding_id(tokenizer),
+        width=limit if has_one_width and limit < _NO_LIMIT else None,
+    )
+    return {"guidance_input_ids": ids, "guidance_attention_mask": mask}
+
+
+def _encode_guidance(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
+    """Token ids of sentences, truncated to what the text tower takes."""
+    limit, rows = tokenizer.model_max_length, encode(tokenizer, sentences)
+    longest = max(map(len, rows))
     if longest > limit:
         logger.warning_once(f"A sentence has {longest} CLIP tokens; guidance reads the first {limit} of them.")
-    tokens = tokenizer(flat, padding=True, truncation=True, max_length=min(limit, longest), return_tensors="pt")
-
-    width = max(map(len, sentences))
-    places = [image * width + i for image, of_image in enumerate(sentences) for i in range(len(of_image))]
-    shape = (len(sentences) * width, tokens["input_ids"].shape[1])
-    ids = torch.full(shape, tokenizer.eos_token_id, dtype=torch.long)
-    mask = torch.zeros(shape, dtype=torch.long)
-    ids[places], mask[places] = tokens["input_ids"], tokens["attention_mask"]
-    return {
-        "guidance_input_ids": ids.view(len(sentences), width, -1),
-        "guidance_attention_mask": mask.view(len(sentences), width, -1),
-    }
+    # An end token remains at the end: CLIP reads the sentence there.
+    ends = [row[-1:] if row[-1:] == [tokenizer.eos_token_id] else [] for row in rows]
+    return [row if len(row) <= limit else row[: limit - len(end)] + end for row, end in zip(rows, ends, strict=True)]

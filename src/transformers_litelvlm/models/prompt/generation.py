@@ -18,7 +18,7 @@ from transformers_litelvlm.models.prompt.full_prompt import (
     current_full_prompt,
     showing,
 )
-from transformers_litelvlm.models.prompt.pruned_prompt import prune_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import takes_old_cache_name
 
@@ -68,6 +68,7 @@ class PrunedGenerationMixin:
         given = {
             name: value for name, value in prompt.plain_inputs(base.takes_one_tensor).items() if value is not None
         }
+        self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded
         if is_inside:
             self._refuse_guesses(settings, kwargs)
@@ -130,19 +131,31 @@ class PrunedGenerationMixin:
         return self._prepare_position_ids_for_generation(given.pop("input_ids"), given)
 
     def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
-        """A cache that holds a pruned prompt does not fit the full one. Raises ValueError."""
+        """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one. Raises
+        ValueError."""
         if cache is None or not settings.is_on or cache.get_seq_length() == 0:
             return
         encoded = (arguments.get("mm_encoder_outputs") or {}).values()
         if any(not isinstance(output, PrunedImageFeatures) for output in encoded):
             return  # a prompt that was shortened before, as in assisted decoding
         placeholders = [getattr(self.config, f"{modality}_token_id") for modality in self.model.modalities]
-        ids = arguments.get("input_ids")
-        if ids is not None and any((ids == token).any() for token in placeholders):
+        ids, length = arguments.get("input_ids"), cache.get_seq_length()
+        if ids is not None and any((ids[:, :length] == token).any() for token in placeholders):
             raise ValueError(
-                "`cache` already holds tokens of a pruned prompt. Which visual tokens were kept depends on "
-                "the question they were kept for, so a new turn needs a new cache: call `generate` without "
-                "`cache`, or switch pruning off (`model.config.pruning_budget = None`)."
+                f"`cache` holds {length} tokens, and the first {length} of `input_ids` have an image or a video among "
+                "them. Which visual tokens are kept depends on the question, so a new turn needs a new cache: call "
+                "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`)."
+            )
+
+    def _refuse_moved_beginning(self, prompt: PrunedPrompt, cache: Any) -> None:
+        """Rows that get shorter by different numbers are padded again, and the beginning that `cache` holds moves.
+        Raises ValueError."""
+        length = 0 if cache is None or prompt.plan is None else cache.get_seq_length()
+        columns = torch.arange(length, device=prompt.plan.index.device) if length else None
+        if length and not (prompt.plan.is_real[:, :length] & (prompt.plan.index[:, :length] == columns)).all():
+            raise ValueError(
+                f"`cache` holds {length} tokens, and pruning moves them: rows of the batch are padded, or have images "
+                "of different sizes or number. Call `generate` for one row at a time, or without `cache`."
             )
 
     def _refuse_guesses(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:

@@ -8,18 +8,14 @@ from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwe
 
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
+    access_arguments,
     hub_arguments,
+    in_format_of,
     load_guidance_tokenizer,
     on_pil,
     read_images,
 )
-from transformers_litelvlm.models.processing.sentences import (
-    content_parts,
-    last_user_text,
-    last_user_turn,
-    nest_expressions,
-    tokenize_guidance,
-)
+from transformers_litelvlm.models.processing.sentences import check_unicode
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     ANSWER_TEMPLATES,
@@ -29,9 +25,6 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
-
-
-_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
 
 
 class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwen2_5_VLProcessor):
@@ -62,6 +55,7 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
     """
 
     skip_tensor_conversion = [*Qwen2_5_VLProcessor.skip_tensor_conversion, "first_frames"]
+    turn_tokens = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
 
     def __init__(
         self,
@@ -108,60 +102,35 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
                 images first, then videos. Default: the last user turn of each prompt.
 
         Returns:
-            `BatchFeature` with upstream's keys, `guidance_input_ids`, `guidance_attention_mask`, and
+            `BatchFeature` with upstream's keys; of M images and videos `guidance_input_ids` and
+            `guidance_attention_mask`, (M, T, L), or (M, L) where `expressions` are not given; and
             `guidance_pixel_values` where this processor has a CLIP's.
 
         Raises:
-            ValueError: for an empty sentence, or a number of sentences that does not fit.
+            ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
+                not fit.
         """
+        check_unicode("text", text)
         images = read_images(images)
         features = super().__call__(images=images, text=text, videos=videos, **kwargs)
         frames = features.pop("first_frames", [])
         if images is None and videos is None:
             return features
-        num_media = len(features.get("image_grid_thw", ())) + len(features.get("video_grid_thw", ()))
-        sentences = self._questions(text) if expressions is None else nest_expressions(expressions, num_media)
-        if sentences is not None:
-            features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, sentences))
+        self.add_guidance(features, text, expressions, self.guidance_tokenizer or self.tokenizer)
         if self.guidance_image_processor is not None:
             pictures = [*_flat(images), *frames]
-            features.update(_for_clip(self.guidance_image_processor, pictures))
+            features.update(in_format_of(features, _for_clip(self.guidance_image_processor, pictures)))
         return features
 
-    def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
-        """As upstream; when it tokenizes, the text of the last user turn guides pruning."""
-        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-        processor_kwargs = dict(processor_kwargs or {})
-        if kwargs.get("tokenize") and "expressions" not in processor_kwargs:
-            sentences = [
-                [last_user_turn(turns)]
-                for kind in ("image", "video")
-                for turns in conversations
-                for turn in turns
-                for part in content_parts(turn)
-                if part.get("type") == kind
-            ]
-            if sentences and all(sentence for [sentence] in sentences):
-                processor_kwargs["expressions"] = sentences
-        return super().apply_chat_template(conversation, *args, processor_kwargs=processor_kwargs, **kwargs)
+    @property
+    def media_tokens(self) -> tuple[str, ...]:
+        return (self.image_token, self.video_token)
 
     def visual_token_grids(self, features: BatchFeature) -> list[tuple[int, int, int]]:
         """(frames, rows, columns) of the visual tokens of every image, then of every video, before pruning."""
         merge = self.image_processor.merge_size
         grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in features.get(name, [])]
         return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
-
-    def _questions(self, text) -> list[list[str]] | None:
-        """The last user turn of the prompt that each image, then each video is in; `None` if one has no words."""
-        prompts = [text] if isinstance(text, str) else list(text or [])
-        special = (self.image_token, self.video_token, *_SPECIAL)
-        sentences = [
-            [last_user_text(prompt, self.user_marker, self.assistant_marker, *special)]
-            for token in (self.image_token, self.video_token)
-            for prompt in prompts
-            for _ in range(prompt.count(token))
-        ]
-        return sentences if sentences and all(question for [question] in sentences) else None
 
     def _process_videos(self, videos, **kwargs: Any):
         return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
@@ -174,22 +143,26 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
             guidance_model: folder or Hub id of the CLIP of a model with `guidance="clip"`. Not needed where the
                 checkpoint was saved with it.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        place = hub_arguments(pretrained_model_name_or_path, kwargs)
+        processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
         # Upstream's own video processor needs torchvision.
         processor.video_processor = Qwen2_5_VLLiteVideoProcessor.from_pretrained(
-            pretrained_model_name_or_path, **hub_arguments(kwargs)
+            pretrained_model_name_or_path, **place
         )
         if guidance_model is not None:
-            processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model)
-            processor.guidance_image_processor = without_cropping(guidance_model)
-        elif processor.guidance_image_processor is not None:
-            processor.guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, kwargs)
+            access = access_arguments(kwargs)
+            processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model, **access)
+            processor.guidance_image_processor = without_cropping(guidance_model, **access)
+        elif processor.guidance_image_processor is None:
+            processor.guidance_tokenizer = None
+        else:
+            processor.guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, True)
         return processor
 
 
-def without_cropping(source) -> CLIPImageProcessorPil:
-    """A CLIP's image processor that squeezes the whole picture into CLIP's square."""
-    processor = CLIPImageProcessorPil.from_pretrained(source)
+def without_cropping(source, **access: Any) -> CLIPImageProcessorPil:
+    """A CLIP's image processor that squeezes the whole picture into CLIP's square; `access` says how it is loaded."""
+    processor = CLIPImageProcessorPil.from_pretrained(source, **access)
     settings = processor.to_dict()
     side = dict(settings["crop_size"])
     return CLIPImageProcessorPil(**{**settings, "size": side, "do_center_crop": False})

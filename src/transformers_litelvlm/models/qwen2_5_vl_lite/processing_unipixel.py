@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from transformers_litelvlm.models.processing.sentences import match_templates, nest_expressions, tokenize_guidance
+from transformers_litelvlm.models.processing.processor import check_return_tensors
+from transformers_litelvlm.models.processing.sentences import (
+    match_templates,
+    nest_expressions,
+    tokenize_guidance,
+)
+from transformers_litelvlm.models.processing.tokens import tokenize
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     FRAMES_PER_SECOND,
     SYSTEM_PROMPT,
@@ -22,6 +29,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 )
 from transformers_litelvlm.models.upstream import VideoMetadata
 from transformers_litelvlm.utils.image_io import load_rgb_image
+from transformers_litelvlm.utils.messages import quoted
 
 
 class SegmentationInputsMixin:
@@ -33,6 +41,7 @@ class SegmentationInputsMixin:
     # What the processor has.
     __call__: Callable[..., Any]
     apply_chat_template: Callable[..., Any]
+    check_expressions: Callable[[Iterable[str]], None]
     create_mm_token_type_ids: Callable[[list[list[int]]], list[list[int]]]
     visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
     video_token: str
@@ -65,7 +74,8 @@ class SegmentationInputsMixin:
 
         Args:
             images: one picture or a list; or
-            videos: a list of videos, each a list of frames (pictures or paths) or an array (F, H, W, 3) of uint8.
+            videos: a list of videos, each a list of frames (pictures or paths) or an array (F, H, W, 3) of uint8; or
+                one such array.
             expressions: for one picture or video a sentence or several; for several a list of sentences each.
             return_tensors: only `"pt"`.
             for_generation: leave the answer to the model, for `model.generate_masks(...)`.
@@ -87,6 +97,7 @@ class SegmentationInputsMixin:
             ValueError: for an unreadable picture, frames of different sizes, an empty expression, one that contains a
                 special token, or numbers that do not fit; also if the processor's checkpoint writes no masks.
         """
+        check_return_tensors(return_tensors)
         if self.mask_image_size is None:
             raise ValueError("This processor has no `mask_image_size`: its checkpoint does not write masks.")
         if (images is None) == (videos is None):
@@ -104,6 +115,7 @@ class SegmentationInputsMixin:
                 dialogues.append(self.dialogue(question, None if for_generation else answer))
                 guiding.append([sentence])
                 about.append(index)
+        self.check_expressions(sentence for [sentence] in guiding)
         # A picture is prepared once, whatever the number of dialogues about it.
         features = self._media_features(media, return_tensors)
         counts = [math.prod(grid) for grid in self.visual_token_grids(features)]
@@ -111,8 +123,7 @@ class SegmentationInputsMixin:
             dialogue.replace(self.video_token, self.video_token * counts[index])
             for dialogue, index in zip(dialogues, about, strict=True)
         ]
-        side = "left" if for_generation else "right"
-        tokens = self.tokenizer(dialogues, padding=True, padding_side=side, return_tensors=return_tensors)
+        tokens = tokenize(self.tokenizer, dialogues, "left" if for_generation else "right")
         types = torch.tensor(self.create_mm_token_type_ids(tokens["input_ids"].tolist()))
         features.update(tokens, mm_token_type_ids=types)
         features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, guiding))
@@ -133,15 +144,12 @@ class SegmentationInputsMixin:
         """An expression as it stands in the question.
 
         Raises:
-            ValueError: if it contains a placeholder, or nothing is left of it.
+            ValueError: if nothing is left of it.
         """
-        for token in (self.image_token, self.video_token, self.seg_token):
-            if token in expression:
-                raise ValueError(f"`expressions` must not contain the special token {token}, got {expression!r}.")
         should = self.normalize_expressions and not as_written
         written = normalize_expression(expression) if should else expression.strip()
         if not written:
-            raise ValueError(f"`expressions` must say what to find, got {expression!r}.")
+            raise ValueError(f"`expressions` must say what to find, got {quoted(expression)}.")
         return written
 
     def dialogue(self, question: str, answer: str | None = None) -> str:
@@ -166,11 +174,9 @@ class SegmentationInputsMixin:
         ]
         features = self(
             videos=seen,
-            text=[self.video_token] * len(media),
             video_metadata=metadata,
             do_resize=False,
             do_sample_frames=False,
-            padding=True,
             return_tensors=return_tensors,
         )
         features["second_per_grid_ts"] = torch.as_tensor(features["second_per_grid_ts"], dtype=torch.float32)
@@ -182,15 +188,22 @@ def _read_media(images, videos) -> list[list]:
     if videos is None:
         images = images if isinstance(images, list | tuple) else [images]
         return [[load_rgb_image(image)] for image in images]
-    if any(isinstance(video, str | os.PathLike | Image.Image) for video in videos):
-        raise ValueError(
-            "`videos` must be a list of videos, each a list of frames or an array (F, H, W, 3); video files are to be "
-            "read into frames first."
-        )
-    media = [[load_rgb_image(frame) for frame in video] for video in videos]
+    videos = [videos] if getattr(videos, "ndim", None) == 4 else videos  # one video
+    media = [_read_frames(f"videos[{index}]", video) for index, video in enumerate(videos)]
     for index, frames in enumerate(media):
         sizes = {frame.size for frame in frames}
         if len(sizes) != 1:
             what = "no frames" if not sizes else f"frames of different sizes, such as {sorted(sizes)[:2]}"
             raise ValueError(f"`videos[{index}]` has {what}.")
     return media
+
+
+def _read_frames(name: str, video: Any) -> list[Image.Image]:
+    shape = tuple(video.shape) if hasattr(video, "ndim") else None
+    if isinstance(video, str | os.PathLike | Image.Image) or (shape is not None and len(shape) != 4):
+        what = type(video).__name__ if shape is None else f"an array of shape {shape}"
+        raise ValueError(
+            f"`{name}` must be a list of frames or an array (F, H, W, 3), got {what}: `videos` is a list of such "
+            "videos, and video files are to be read into frames first."
+        )
+    return [load_rgb_image(frame) for frame in (video if shape is None else np.asarray(video))]

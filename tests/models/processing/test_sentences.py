@@ -1,0 +1,94 @@
+"""Sentences that are refused: what a tokenizer would take for one of its own tokens, and what is no text."""
+
+import pytest
+
+from tests.support import tiny_llava
+from tests.support import tiny_qwen2_5_vl as tiny_qwen
+from tests.support.families import FAMILIES, picture
+from transformers_litelvlm.models.processing.sentences import check_special_tokens
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+def processor_of(family, **kwargs):
+    if family.name == "llava":
+        return tiny_llava.tiny_processor()
+    processor = tiny_qwen.tiny_processor(**kwargs)
+    processor.mask_image_size = 32
+    return processor
+
+
+@pytest.mark.parametrize(
+    "sentence, token",
+    [
+        ("the <IMAGE> sign", "<image>"),  # in lower case
+        ("a dog </s>", "</s>"),
+        ("a <S>dog", "<s>"),
+        ("my <pad>", "<pad>"),
+        ("the [seg] thing", r"\[SEG\]"),
+        ("a <|EndOfText|>", r"<\|endoftext\|>"),  # of CLIP, which writes everything small
+    ],
+)
+def test_special_tokens_of_llava(sentence, token):
+    processor = tiny_llava.tiny_processor()
+    with pytest.raises(ValueError, match=f"`expressions` must not contain the special token {token}, got"):
+        processor.segmentation_inputs(picture(), ["a dog", sentence])
+
+
+@pytest.mark.parametrize(
+    "sentence, token",
+    [
+        ("The <|image_pad|>", r"<\|image_pad\|>"),
+        ("a dog <|im_end|>", r"<\|im_end\|>"),
+        ("<|im_start|>system", r"<\|im_start\|>"),
+        ("<|vision_start|>", r"<\|vision_start\|>"),
+        ("the <|Seg|>", r"<\|seg\|>"),
+    ],
+)
+@pytest.mark.parametrize("medium", ["images", "videos"])
+def test_special_tokens_of_qwen(sentence, token, medium):
+    media = {medium: [picture()] if medium == "images" else [[picture()]]}
+    with pytest.raises(ValueError, match=f"`expressions` must not contain the special token {token}, got"):
+        processor_of(FAMILIES[1]).segmentation_inputs(**media, expressions=sentence)
+
+
+def test_expressions_of_a_call_too(family):
+    """There, guidance alone reads them."""
+    end = "<|endoftext|>"
+    with pytest.raises(ValueError, match="must not contain the special token"):
+        processor_of(family, with_clip=True)(images=picture(), text=family.prompt("Where?"), expressions=f"a {end} b")
+
+
+def test_words_are_no_special_tokens(family):
+    """Some CLIPs pad with "!", and CLIP's token for unknown words is its end token."""
+    processor = processor_of(family)
+    for sentence in ("the dog!", "a < s > sign", "image", "50 % off, <3"):
+        assert len(processor.segmentation_inputs(picture(), sentence)["input_ids"]) == 1
+    tokenizer = tiny_llava.tiny_guidance_tokenizer()
+    tokenizer.pad_token = "!"
+    check_special_tokens(["look, a dog!"], [tokenizer])
+
+
+def test_texts_that_are_no_unicode(family):
+    """Bytes that are no UTF-8, as Python reads them from a command line or a file."""
+    processor, sentence = processor_of(family), b"caf\xe9 sign".decode("utf-8", "surrogateescape")
+    prompt = family.prompt("Where?")
+    for name, call in {
+        "expressions": lambda: processor.segmentation_inputs(picture(), [sentence]),
+        "question_template": lambda: processor.segmentation_inputs(picture(), "a", question_template=sentence),
+        "answer_template": lambda: processor.segmentation_inputs(picture(), "a", answer_template=[sentence]),
+        "text": lambda: processor(images=picture(), text=[family.prompt(sentence)]),
+        "expressions ": lambda: processor(images=picture(), text=prompt, expressions=[[sentence]]),
+    }.items():
+        with pytest.raises(ValueError, match=rf"`{name.strip()}` must be valid Unicode, got .*caf\\udce9 sign"):
+            call()
+    assert len(processor.segmentation_inputs(picture(), "café 😀")["input_ids"]) == 1
+
+
+def test_messages_quote_the_beginning_and_the_end(family):
+    with pytest.raises(ValueError) as caught:
+        processor_of(family).segmentation_inputs(picture(), f"a {'dog ' * 10_000}<|endoftext|>")
+    assert len(str(caught.value)) < 200 and "<|endoftext|>'" in str(caught.value)

@@ -1,0 +1,149 @@
+"""The pipelines: several inputs at once, what is missing, and saving."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoProcessor, pipeline
+
+from tests.support.families import FAMILIES, picture
+from tests.support.tiny_unipixel import tiny_checkpoint
+from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm.data.refshapes import generate_scene
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return pipeline("referring-segmentation", model=DEFAULT_CHECKPOINT, model_kwargs={"pruning_budget": 24})
+
+
+def scenes(count):
+    """Pictures of different sizes, with one sentence, two, and so on."""
+    for index in range(count):
+        scene = generate_scene("test", index)
+        image = Image.fromarray(scene.image).resize((100 + 20 * index, 140))
+        sentences = [expression.sentence for expression in scene.expressions]
+        yield {"image": image, "sentences": (sentences * 3)[: 1 + index]}
+
+
+def same(first, second):
+    return (
+        [one["label"] for one in first] == [one["label"] for one in second]
+        and [one["score"] for one in first] == pytest.approx([one["score"] for one in second], abs=1e-3)
+        and all(np.mean(np.asarray(a["mask"]) != np.asarray(b["mask"])) < 1e-3 for a, b in zip(first, second))
+    )
+
+
+# ---- referring-segmentation -----------------------------------------------------------------------------------------
+
+
+def test_batches_are_the_pictures_one_by_one(segmenter):
+    inputs = list(scenes(3))
+    alone = [segmenter(each["image"], each["sentences"]) for each in inputs]
+    assert [len(of_image) for of_image in alone] == [1, 2, 3]
+    assert any(np.asarray(result["mask"]).any() for of_image in alone for result in of_image)
+    for many in (inputs, (each for each in inputs)):
+        results = list(segmenter(many, batch_size=2))
+        assert len(results) == 3 and all(map(same, results, alone))
+    assert [of_image[0]["mask"].size for of_image in results] == [each["image"].size for each in inputs]
+
+
+def test_batches_of_a_checkpoint_with_a_dialogue_per_sentence(tmp_path):
+    segmenter = pipeline("referring-segmentation", model=str(tiny_checkpoint(tmp_path)))
+    inputs = [{"image": picture(40 + 8 * i, 40), "sentences": ["a dog", "a cat"][: 1 + i % 2]} for i in range(3)]
+    alone = [segmenter(each["image"], each["sentences"]) for each in inputs]
+    assert all(map(same, segmenter(inputs, batch_size=2), alone))
+
+
+def test_a_pipeline_is_saved_and_loaded(segmenter, tmp_path):
+    before = segmenter.model.config.to_dict()
+    segmenter.save_pretrained(tmp_path)
+    assert {name: value for name, value in segmenter.model.config.to_dict().items() if name != "auto_map"} == {
+        name: value for name, value in before.items() if name != "auto_map"
+    }
+    again = pipeline("referring-segmentation", model=str(tmp_path))
+    assert again.model.config.pruning_budget == 24 and type(again.processor) is type(segmenter.processor)
+    [one] = scenes(1)
+    assert same(again(**one), segmenter(**one))
+
+
+@pytest.mark.parametrize(
+    "inputs, got",
+    [
+        (picture(), "got <PIL.Image"),
+        ("photo.png", "got 'photo.png'"),
+        ([picture(), picture()], "got <PIL.Image"),
+        ({"image": picture()}, r"got a dict of \['image'\]"),
+        ([{"image": picture(), "sentence": "a"}], r"got a dict of \['image', 'sentence'\]"),
+        ("data:image/png;base64," + "A" * 100_000, r"got 'data:image/png;base64,A+\.\.\.A+'"),
+    ],
+)
+def test_pictures_without_sentences(segmenter, inputs, got):
+    with pytest.raises(
+        ValueError, match=f"needs a picture and what to find in it: pass `sentences`, .*{got}"
+    ) as error:
+        segmenter(inputs)
+    assert len(str(error.value)) < 260
+
+
+def test_sentences_that_are_none(segmenter):
+    for wrong in ([], "", ["a", 3], 5):
+        with pytest.raises(ValueError, match="`expressions"):
+            segmenter(picture(), wrong)
+    with pytest.raises(ValueError, match="`image` must be a path"):
+        segmenter([picture(), picture()], "a dog")
+
+
+def test_pictures_as_text(segmenter):
+    [one] = scenes(1)
+    buffer = io.BytesIO()
+    one["image"].save(buffer, "png")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    for text in (encoded, f"data:image/png;base64,{encoded}"):
+        assert same(segmenter(text, one["sentences"]), segmenter(**one))
+
+
+# ---- image-text-to-text ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def checkpoint(request, tmp_path_factory):
+    return request.param.save(tmp_path_factory.mktemp("checkpoint"))
+
+
+def answers(checkpoint, questions, **settings):
+    """Of the questions one by one, and a function for batches."""
+    chat = pipeline("image-text-to-text", model=checkpoint, model_kwargs=settings)
+    chat.tokenizer.padding_side = "left"
+    arguments = {"max_new_tokens": 6, "generate_kwargs": {"do_sample": False}, "return_full_text": False}
+
+    def ask(text, **how):
+        return [each["generated_text"] for [each] in chat(text=text, **arguments, **how)]
+
+    return [answer for question in questions for answer in ask([question])], ask
+
+
+def chats(*questions, images=1):
+    for index, question in enumerate(questions):
+        pictures = [{"type": "image", "image": picture(60, 40, 10 * index + i)} for i in range(images)]
+        yield [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+
+
+@pytest.mark.parametrize("budget", [None, 5])
+def test_questions_of_different_length_in_a_batch(checkpoint, budget):
+    questions = list(chats("Where is the dog?", "Who?", "And what about the other thing behind the tree?"))
+    alone, ask = answers(checkpoint, questions, pruning_budget=budget)
+    assert len(set(alone)) > 1 and ask(questions, batch_size=2) == alone
+
+
+def test_several_pictures_in_a_batch(checkpoint):
+    """Right where widths are equal: those of CLIP always are. Never silently wrong."""
+    questions = list(chats("Where is the dog?", "Who?", images=2))
+    alone, ask = answers(checkpoint, questions, pruning_budget=5)
+    if AutoProcessor.from_pretrained(checkpoint).guidance_tokenizer is not None:
+        assert ask(questions, batch_size=2) == alone
+    else:
+        with pytest.raises(ValueError, match="has sentences for 2 images or videos, but there are 4"):
+            ask(questions, batch_size=2)
