@@ -47,7 +47,10 @@ def changes(inputs):
     yield {"attention_mask": mask[:, None, None]}, "`attention_mask` of shape"
     yield {"pixel_values": inputs["pixel_values"][:0]}, "`pixel_values` is empty"
     yield {"guidance_input_ids": ids.float()}, "`guidance_input_ids` must be integers"
-    yield {"guidance_input_ids": ids[0]}, "`guidance_input_ids` must be integers of shape"
+    yield (
+        {"guidance_input_ids": ids[0, 0], "guidance_attention_mask": None},
+        "`guidance_input_ids` must be integers of shape",
+    )
     yield {"guidance_input_ids": ids[:1], "guidance_attention_mask": None}, "has sentences for 1 images"
     yield {"input_ids": inputs["input_ids"][:0], "attention_mask": mask[:0]}, r"The prompt has \[\] image placeholders"
 
