@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+
 from tests.upstream.exceptions import reason_for
 from tests.upstream.models import MODEL_CASES, model_tests
 from tests.upstream.processors import PROCESSOR_CASES, processor_tests

@@ -19,7 +19,9 @@ CACHE = ROOT / ".cache" / "upstream_tests"
 
 
 def locked_version() -> str:
-    return re.search(r"^transformers==(\S+)", (ROOT / "requirements" / "locked.txt").read_text(), re.MULTILINE).group(1)
+    return re.search(r"^transformers==(\S+)", (ROOT / "requirements" / "locked.txt").read_text(), re.MULTILINE).group(
+        1
+    )
 
 
 def folder() -> Path:

@@ -1,4 +1,4 @@
-"""Makes the tests that transformers ships importable, as `upstream_tests`: some of what they import is not shipped."""
+"""The common tests that transformers ships, and stand-ins for what these import and is not shipped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ def _stand_in(name: str, **contents: Any) -> None:
 # No tests of exporting and of generation are shipped, so these two give none. Ours compare tokens with upstream's.
 _stand_in("upstream_tests.exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
 _stand_in("upstream_tests.generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
-# Values that every config without parts takes; ours have parts.
-_stand_in("upstream_tests.utils.test_configuration_utils", config_common_kwargs={})
 # Upstream's CI fetches pictures and videos in advance. One of our pictures does as well.
 _stand_in(
     "fetch_hub_objects_for_ci",
@@ -30,3 +28,9 @@ _stand_in(
 if not folder().is_dir():
     raise FileNotFoundError(f"{folder()} is missing: run `make test-upstream`, or `python tests/upstream/fetch.py`.")
 sys.path.append(str(folder()))
+
+from upstream_tests.test_modeling_common import ModelTesterMixin  # noqa: E402
+from upstream_tests.test_processing_common import ProcessorTesterMixin  # noqa: E402
+
+
+__all__ = ["ModelTesterMixin", "ProcessorTesterMixin"]
