@@ -39,7 +39,7 @@ test-all: $(VENV)/.installed-test  ## run all tests, with the full matrices of f
 
 test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers on our classes and on their parents
 	$(BIN)/python tests/upstream/fetch.py $(PIP_ARGS)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) --dist loadgroup -r fE tests/upstream/common_tests.py
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --dist loadgroup -r fE --show-capture=no tests/upstream/common_tests.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)

@@ -41,6 +41,7 @@ def processor_tests(case: ProcessorCase, is_ours: bool) -> type[unittest.TestCas
     settings = {**case.settings, "chat_template": ours.chat_template}
 
     class ProcessorTests(ProcessorTesterMixin, unittest.TestCase):
+        stock_class = case.parent
         processor_class = type(ours) if is_ours else case.parent
 
         @classmethod
