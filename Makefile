@@ -25,7 +25,7 @@ TOOLS := .venv-tools
 .PHONY: help demo test test-all test-upstream test-lowest test-newest newest-versions quality style docs lock audit clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with a third of the visual tokens
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --budget $(DEMO_BUDGET) --compare --output $(DEMO_OUTPUT)
