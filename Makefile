@@ -22,10 +22,10 @@ NEWEST := .venv-newest
 TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-lowest test-newest newest-versions quality style docs lock audit clean
+.PHONY: help demo test test-all test-upstream test-lowest test-newest newest-versions quality style docs lock audit clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with a third of the visual tokens
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --budget $(DEMO_BUDGET) --compare --output $(DEMO_OUTPUT)
@@ -36,6 +36,10 @@ test: $(VENV)/.installed-test  ## run the tests but the slow ones (PYTEST_ARGS="
 
 test-all: $(VENV)/.installed-test  ## run all tests, with the full matrices of families, methods and devices
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers on our classes and on their parents
+	$(BIN)/python tests/upstream/fetch.py $(PIP_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --dist loadgroup -r fE --show-capture=no tests/upstream/common_tests.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -69,7 +73,8 @@ audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the k
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache \
+	  src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---

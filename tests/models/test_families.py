@@ -298,8 +298,12 @@ def test_labels_are_shortened_with_the_prompt_and_gradients_flow(family, model, 
     placeholders = torch.tensor(list(family.features(trained, inputs)))
     # Not the first token either: with padding on the left, upstream predicts it from a padding state.
     ignored = torch.isin(ids, placeholders) | (mask == 0) | (mask.cumsum(-1) == 1)
-    loss = trained(**inputs, labels=ids.masked_fill(ignored, -100)).loss
+    labels = ids.masked_fill(ignored, -100)
+    loss = trained(**inputs, labels=labels).loss
     loss.backward()
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad():  # as Trainer hands them on for sequence parallelism
+        torch.testing.assert_close(trained(**inputs, labels=labels, shift_labels=targets).loss, loss)
 
     losses, count = 0.0, 0
     for ids, embeds, original, _ in kept_prompts(family, trained, stock, inputs):

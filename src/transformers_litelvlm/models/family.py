@@ -22,6 +22,7 @@ from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
@@ -144,8 +145,7 @@ class PrunedModelMixin:
         is_cut = settings.cuts(self.num_visual_tokens(modality, arguments))
         if settings.before_language_model is None or not is_cut:
             upstream = getattr(super(), f"get_{modality}_features")
-            return upstream(**{"return_dict": True, **arguments})
-        arguments.pop("return_dict", None)
+            return upstream(**arguments, return_dict=True)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -200,11 +200,19 @@ class PrunedHeadMixin:
             prompt.wanted = columns
         else:  # the loss needs all logits
             others["labels"] = plan.apply(labels, -100)
+            if others.get("shift_labels") is not None:
+                others["shift_labels"] = _shortened_targets(others["shift_labels"], plan)
         output = self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))
         if prompt.wanted is None:
             output.logits = plan.expand(output.logits)
             output.logits = output.logits if columns is None else output.logits[:, columns]
         return _expanded(output, prompt)
+
+
+def _shortened_targets(shift_labels: torch.Tensor, plan: CompactionPlan) -> torch.Tensor:
+    """Labels of the next token, (B, L), as those of the token that is next in the shortened prompt, (B, L')."""
+    labels = torch.nn.functional.pad(shift_labels[:, :-1], (1, 0), value=-100)  # of the tokens themselves
+    return torch.cat((plan.apply(labels, -100)[:, 1:], shift_labels[:, -1:]), dim=1)
 
 
 def _columns(logits_to_keep: int | torch.Tensor, length: int, device: torch.device) -> torch.Tensor | None:
@@ -278,9 +286,9 @@ def pruned_features(upstream: Any, modality: str, *added: str) -> Callable[..., 
         """
         arguments = {**dict(zip(names, args)), **kwargs}
         settings = self.settings(arguments.pop("pruning_config", None))
-        return_dict = arguments.get("return_dict")
+        return_dict = arguments.pop("return_dict", None)
         output = self._features(modality, arguments, settings)
-        return output.to_tuple() if return_dict is False and not isinstance(output, tuple) else output
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     get_features.__name__, get_features.__qualname__ = name, name
     get_features.__signature__ = signature  # type: ignore[attr-defined]

@@ -38,6 +38,8 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
         retained_stages: for a method inside the language model, what was left after each layer that pruned, each like
             `retained_indices`.
         num_visual_tokens: N_i of every image.
+
+    `hidden_states` and `attentions` of the vision tower are `None`, also if they are asked for.
     """
 
     retained_indices: RetainedIndices | None = None

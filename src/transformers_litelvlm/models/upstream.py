@@ -32,6 +32,7 @@ def warn_outside_window(version: str) -> None:
 warn_outside_window(transformers.__version__)
 
 # ruff: noqa: E402
+from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -84,6 +85,7 @@ __all__ = [
     "IMAGENET_DEFAULT_MEAN",
     "IMAGENET_DEFAULT_STD",
     "NO_OBJ_SCORE",
+    "init",
     "SAFE_WEIGHTS_INDEX_NAME",
     "SAFE_WEIGHTS_NAME",
     "WEIGHTS_INDEX_NAME",

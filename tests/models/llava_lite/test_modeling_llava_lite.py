@@ -93,3 +93,14 @@ def test_ratios_follow_the_grid_of_the_image(model):
         pixels, guidance_input_ids=guidance, guidance_attention_mask=mask, interpolate_pos_encoding=True
     )
     assert output.retained_indices.shape == (1, 16)
+
+
+@torch.no_grad()
+def test_features_may_be_asked_for_states_that_pruning_does_not_keep(model):
+    """As upstream's `get_image_features` may be: with the same features, whatever else is asked for."""
+    set_pruning(model)
+    given = {name: value for name, value in lite_inputs().items() if name not in ("input_ids", "attention_mask")}
+    expected = model.get_image_features(**given)
+    output = model.get_image_features(**given, output_hidden_states=True, output_attentions=True)
+    assert all(torch.equal(kept, other) for kept, other in zip(output.pooler_output, expected.pooler_output))
+    assert output.hidden_states is None and output.attentions is None

@@ -214,6 +214,22 @@ def test_save_and_load_give_the_same_inputs(tmp_path, with_masks):
             loaded.segmentation_inputs(picture(), "a")
 
 
+def test_saving_changes_no_processor(tmp_path):
+    original = tiny_processor()
+    before = original.to_dict()
+    original.save_pretrained(tmp_path)
+    assert original.to_dict() == before == LlavaLiteProcessor.from_pretrained(tmp_path).to_dict()
+
+
+@pytest.mark.parametrize("has_guidance", [True, False])
+def test_the_processor_names_what_it_returns(has_guidance):
+    processor = tiny_processor()
+    if not has_guidance:
+        processor.guidance_tokenizer = None
+    features = processor(images=picture(), text="USER: <image> x ASSISTANT:", return_tensors="pt")
+    assert set(features) == set(processor.model_input_names)
+
+
 def test_a_folder_without_guidance_tokenizer_is_no_silent_fallback(tmp_path, caplog):
     """Upstream would take the language model's tokenizer in its place."""
     processor = tiny_processor()

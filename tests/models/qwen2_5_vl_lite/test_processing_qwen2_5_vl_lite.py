@@ -183,3 +183,10 @@ def test_pictures_for_a_clip(processor):
     assert "first_frames" not in features and "guidance_pixel_values" not in apply(
         processor, [ask("x", ("image", picture()))]
     )
+
+
+@pytest.mark.parametrize("with_clip", [True, False])
+def test_the_processor_names_what_it_returns(with_clip):
+    processor = tiny_processor(with_clip)
+    features = apply(processor, [ask("Where is the dog?", ("video", clip_of(4)), ("image", picture()))])
+    assert set(features) == set(processor.model_input_names)

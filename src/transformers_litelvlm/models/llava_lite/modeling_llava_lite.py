@@ -155,7 +155,9 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, Ll
             ValueError: if the tower, the layer or the strategy is not one that pruning is defined for.
         """
         pixels, image_sizes, layer, strategy = self.media_arguments["image"]
-        own = {pixels, image_sizes, layer, strategy, *self.guidance_arguments}
+        # Which layers run is for the method to say: there are no states of all of them to return.
+        not_kept = ("output_hidden_states", "output_attentions")
+        own = {pixels, image_sizes, layer, strategy, *not_kept, *self.guidance_arguments}
         of_tower = {name: value for name, value in arguments.items() if name not in own}
         layer_index = self._feature_layer_index(arguments.get(layer), arguments.get(strategy))
         return EncodedImages(self, TowerStates.of(self.vision_tower, arguments[pixels], layer_index, **of_tower))

@@ -115,7 +115,13 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             **kwargs,
         )
 
-    def __call__(self, images=None, text=None, expressions=None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        expressions: str | list | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         """As upstream, with the sentences for guidance.
 
         Args:

@@ -19,7 +19,7 @@ from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoMo
 from transformers_litelvlm.models.devices import index_on
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.seg_tokens import by_image
-from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
+from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, init
 
 
 class Sam2MaskModel(Sam2VideoModel):
@@ -29,6 +29,11 @@ class Sam2MaskModel(Sam2VideoModel):
     1 first; UniPixel does neither. Works offloaded, too. The
     weights are upstream's.
     """
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:  # upstream leaves it out, so a checkpoint without it would get whatever was in memory
+            init.zeros_(self.no_memory_embedding)
 
     def get_image_wide_positional_embeddings(self) -> torch.Tensor:
         """(1, C, h, w), also of an offloaded model: upstream reads the device of a matrix that may be elsewhere."""

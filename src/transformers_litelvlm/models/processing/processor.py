@@ -63,6 +63,16 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         """Upstream loads these two; the optional parts are ours to load."""
         return ["image_processor", "tokenizer"]
 
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what a call returns: upstream's, and what guides pruning."""
+        return [*super().model_input_names, *self.further_input_names]
+
+    @property
+    def further_input_names(self) -> list[str]:
+        """Those that upstream does not know, or that no part in `get_attributes` says."""
+        return [] if self.guidance_tokenizer is None else ["guidance_input_ids", "guidance_attention_mask"]
+
     def to_dict(self) -> dict[str, Any]:
         shallow = copy.copy(self)
         # Saved in files of its own; that there are such files is written down, so that a copy without them is noticed.
@@ -78,6 +88,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         if self.guidance_tokenizer is not None:
             self.guidance_tokenizer.save_pretrained(os.path.join(save_directory, GUIDANCE_TOKENIZER))
         files = super().save_pretrained(save_directory, **kwargs)
+        # For the file alone: a processor that was loaded from it has none either.
+        self.__dict__.pop("auto_map", None)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
         return files

@@ -92,7 +92,14 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
         self.normalize_expressions = normalize_expressions
         super().__init__(on_pil(image_processor), tokenizer, chat_template=chat_template, **kwargs)
 
-    def __call__(self, images=None, text=None, videos=None, expressions=None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        expressions: str | list | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         """As upstream, with the sentences for guidance.
 
         Args:
@@ -125,6 +132,12 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
     @property
     def media_tokens(self) -> tuple[str, ...]:
         return (self.image_token, self.video_token)
+
+    @property
+    def further_input_names(self) -> list[str]:
+        # Without a CLIP's tokenizer, sentences are in the tokens of the language model.
+        pictures = [] if self.guidance_image_processor is None else ["guidance_pixel_values"]
+        return [*self.video_processor.model_input_names, "guidance_input_ids", "guidance_attention_mask", *pictures]
 
     def visual_token_grids(self, features: BatchFeature) -> list[tuple[int, int, int]]:
         """(frames, rows, columns) of the visual tokens of every image, then of every video, before pruning."""

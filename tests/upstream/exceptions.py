@@ -1,0 +1,44 @@
+"""What a stock class passes and ours does not, with the reason. A listed test that passes fails the run, too."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+
+NO_GUIDANCE = "a checkpoint without weights names no CLIP that fits: LLaVA's guidance comes from `guidance_model`"
+NO_KERNELS = "upstream hands attention kernels to the configs in `sub_configs`; PruningConfig is none of these"
+OWN_NAMES = "saved in the names of our classes: the stock names have none for guidance and masks"
+SHORT_ATTENTION = "attentions have the columns of the shortened prompt"
+COPIED_STATES = "hidden states are copies with the caller's columns, so no gradient flows through them"
+NO_TOWER_STATES = "features of pruned images hold no states and attentions of the vision tower"
+UPSTREAM_SAM2 = "upstream's Sam2VideoModel does not initialize all of its weights and buffers"
+LARGE_SAM2 = "the SAM 2 of our tests has 128 channels, and so more than a million weights"
+
+# Memory that nothing initializes may hold zeros, too.
+MAY_PASS = {UPSTREAM_SAM2}
+
+# Patterns of case-test; where two fit, the first counts.
+EXCEPTIONS = {
+    "llava*-test_can_init_all_missing_weights": NO_GUIDANCE,
+    "llava*-test_model_weights_reload_no_missing_tied_weights": NO_GUIDANCE,
+    "*-test_config_attn_implementation_setter": NO_KERNELS,
+    "llava-*-test_reverse_loading_mapping": OWN_NAMES,
+    "llava_head-*-test_reverse_loading_mapping": OWN_NAMES,
+    "qwen_head-*-test_reverse_loading_mapping": OWN_NAMES,
+    "qwen_masks-*-test_reverse_loading_mapping": OWN_NAMES,
+    "qwen_masks-*-test_can_init_all_missing_weights": UPSTREAM_SAM2,
+    "qwen_masks-*-test_init_weights_can_init_buffers": UPSTREAM_SAM2,
+    "qwen_masks-*-test_model_is_small": LARGE_SAM2,
+    "*-pruned-test_attention_outputs": SHORT_ATTENTION,
+    "*-pruned-test_retain_grad_hidden_states_attentions": COPIED_STATES,
+    "*-pruned-test_get_image_features_hidden_states": NO_TOWER_STATES,
+    "*-pruned-test_get_image_features_attentions": NO_TOWER_STATES,
+    "qwen*-pruned-test_get_video_features_hidden_states": NO_TOWER_STATES,
+    "qwen*-pruned-test_get_video_features_attentions": NO_TOWER_STATES,
+}
+
+
+def reason_for(case: str, name: str) -> str | None:
+    """Why this test is allowed to fail; `None`: it is not."""
+    found = (reason for pattern, reason in EXCEPTIONS.items() if fnmatchcase(f"{case}-{name}", pattern))
+    return next(found, None)
