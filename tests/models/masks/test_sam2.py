@@ -203,3 +203,15 @@ def test_offloaded(golden, sam2):
     assert torch.equal(here, there)
     decoded = decode_hidden_tokens(offloaded, encode_images(offloaded, pixels[:1]), tokens[None])
     assert_close("offloaded", decoded.pred_masks[0], here[:, 0], 1e-3)
+
+
+def test_a_checkpoint_without_a_weight_gets_zeros_not_memory(tmp_path, golden):
+    """Upstream's initialisation leaves `no_memory_embedding` out."""
+    model = Sam2MaskModel(tiny_sam2_config(golden[1]))
+    weights = {name: value for name, value in model.state_dict().items() if name != "no_memory_embedding"}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    memory = torch.full((64, 1024), torch.nan)  # what a new tensor may find
+    del memory
+    loaded, info = Sam2MaskModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"no_memory_embedding"}
+    assert torch.equal(loaded.no_memory_embedding, torch.zeros_like(loaded.no_memory_embedding))

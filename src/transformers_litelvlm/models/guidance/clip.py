@@ -66,7 +66,7 @@ class ClipTowerEvidence(VisualEvidence):
         self.max_expressions = sentences.max_expressions
         self._states, self._guidance, self._projector, self._sentences = states, guidance, projector, sentences
 
-    @cached_property
+    @property
     def features(self) -> torch.Tensor:  # type: ignore[override]
         return self._states.features[:, 1:]
 
@@ -77,13 +77,13 @@ class ClipTowerEvidence(VisualEvidence):
     def image_embeds(self) -> torch.Tensor:
         post_layernorm, projection = self._states.tower.post_layernorm, self._guidance.visual_projection
         normalised = post_layernorm(to_device_of(post_layernorm, self.features))
-        return projection(to_device_of(projection, normalised)).to(self.features.device)
+        return projection(to_device_of(projection, normalised)).to(self._states.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         embeds, mask = self._sentences.text_embeds, self._sentences.attention_mask
         if embeds is None:
             embeds = self._guidance.encode_text(self._sentences.input_ids)
-        embeds = embeds.to(self.features.device)
+        embeds = embeds.to(self._states.device)
         if mask is None:
             return embeds, embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
         return embeds, mask.any(dim=-1).to(embeds.device)
