@@ -198,6 +198,15 @@ def test_foreground_confidence_by_hand():
     torch.testing.assert_close(foreground_confidence(logits), torch.tensor([0.7, 0.0]))
 
 
+def test_foreground_confidence_of_large_masks_is_computed_in_parts(monkeypatch):
+    logits = torch.randn(3, 2, 11, 13)
+    whole = foreground_confidence(logits)
+    monkeypatch.setattr("transformers_litelvlm.models.masks.segmentation.PIXELS_AT_ONCE", 10)
+    torch.testing.assert_close(foreground_confidence(logits), whole)
+    inside = logits > 0
+    torch.testing.assert_close(whole, (logits.sigmoid() * inside).sum((-1, -2)) / inside.sum((-1, -2)))
+
+
 SHARED = [
     {},
     {"budget": 6},

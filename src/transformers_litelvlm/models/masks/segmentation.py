@@ -24,6 +24,8 @@ from transformers_litelvlm.models.settings import PruningSettings
 
 # What `segment` and `generate_masks` read beside the prompt.
 MASK_INPUTS = ("mask_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_num_frames")
+# Of a mask whose confidence is computed: a large picture is not copied as a whole.
+PIXELS_AT_ONCE = 1 << 22
 # Read on the host: shapes depend on them.
 _ON_HOST = ("original_sizes", "reshaped_input_sizes", "mask_num_frames", "dialogue_images")
 
@@ -311,9 +313,12 @@ class ReferringSegmentationMixin:
 
 def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
     """Mean probability of the pixels of each mask of (..., H, W) that are inside it, (...); 0 for an empty mask."""
-    inside = mask_logits > 0
-    total = (mask_logits.sigmoid() * inside).flatten(-2).sum(-1)
-    return total / inside.flatten(-2).sum(-1).clamp(min=1)
+    total: Any = 0.0
+    count: Any = 0
+    for part in mask_logits.flatten(-2).split(PIXELS_AT_ONCE, dim=-1):
+        inside = part > 0
+        total, count = total + (part.sigmoid() * inside).sum(-1), count + inside.sum(-1)
+    return total / count.clamp(min=1)
 
 
 def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None:
