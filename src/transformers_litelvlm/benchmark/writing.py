@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from typing import Any
 
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.report import render, render_scaling
-from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
 def check_plotting() -> None:
@@ -23,7 +22,7 @@ def check_plotting() -> None:
 def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
     """Write benchmark.json, benchmark.md and benchmark.png into `folder`; files of these names are replaced."""
     with write_atomically(folder) as staging:
-        (staging / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (staging / "benchmark.json").write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
         (staging / "benchmark.md").write_text(render(result), encoding="utf-8")
         plot(result, staging / "benchmark.png")
 
@@ -31,5 +30,5 @@ def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
 def write_scaling(result: dict[str, Any], folder: str | os.PathLike) -> None:
     """Write scaling.json and scaling.md into `folder`; files of these names are replaced."""
     with write_atomically(folder) as staging:
-        (staging / "scaling.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (staging / "scaling.json").write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
         (staging / "scaling.md").write_text(render_scaling(result), encoding="utf-8")

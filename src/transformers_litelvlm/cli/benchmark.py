@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, one_line, positive_int
+from transformers_litelvlm.cli.errors import bad_input, checked_device, checked_output, positive_int
+from transformers_litelvlm.utils.files import to_json
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -120,19 +120,15 @@ def run(args: argparse.Namespace) -> None:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInputError(
-            f"--device {args.device}: there is no CUDA in this machine or this build of torch; use cpu"
-        )
+    args.device = str(checked_device(args.device))
+    if args.output_dir:
+        checked_output("--output-dir", args.output_dir)
     args.dtypes = args.dtypes or (["bfloat16"] if args.device.startswith("cuda") else ["float32"])
     if args.methods == ["all"]:
         args.methods = [name for name in list_pruners() if name != "none"]
-    try:
+    with bad_input():
         result, text = _scaling(args) if args.scaling else _side_by_side(args)
-    except ValueError as error:
-        raise BadInputError(one_line(error)) from error
-    print(json.dumps(result, indent=2) if args.json else text)
+    print(to_json(result, indent=2) if args.json else text)
     slower = [point for point in result.get("points", []) if point["end_to_end"]["speedup"] < 1]
     if args.check and slower:
         print(f"litelvlm: pruned is slower than unpruned at {len(slower)} point(s)", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.cli.errors import bad_input
 
 
 EPILOG = """\
@@ -47,11 +47,8 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write, and say what was written."""
-    from transformers_litelvlm.hub.results import CardError
     from transformers_litelvlm.hub.updating import update_card
 
-    try:
+    with bad_input():
         done = update_card(args.path, args.results, args.output, args.any_name, args.task_id)
-    except (CardError, OSError) as error:
-        raise BadInputError(one_line(error)) from error
     print("\n".join(done))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
 from transformers_litelvlm.conversion.families import RECIPES
 
 
@@ -68,13 +68,19 @@ def run(args: argparse.Namespace) -> None:
     from transformers_litelvlm.conversion.source import CheckpointSource
     from transformers_litelvlm.conversion.staging import check_target
 
-    try:
+    with bad_input():
         # Before anything is fetched.
         check_target(args.target)
-        conversion = RECIPES[args.family](CheckpointSource(args.source), args.clip)
+        checked_output("TARGET", args.target)
+        source = CheckpointSource(args.source)
+        try:
+            conversion = RECIPES[args.family](source, args.clip)
+        except (ConversionError, OSError):
+            raise
+        except Exception as error:  # what stands in files of strangers makes libraries raise all kinds
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ConversionError(f"{source}, or its CLIP, cannot be read as {args.family}: {reason}") from error
         report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
-    except (ConversionError, OSError) as error:
-        raise BadInputError(one_line(error)) from error
     print(report.summary())
     print(_how_to_load(args.target))
 

@@ -84,9 +84,14 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
             f"`image` must be a path, a `PIL.Image.Image` or a numpy array (height, width, channels), got"
             f" {type(image).__name__}."
         )
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
+    if isinstance(image, str) and is_url(image):
         return _from_url(image)
     return _from_file(Path(image))
+
+
+def is_url(image: str) -> bool:
+    """Whether it is an address, not a path."""
+    return image.startswith(("http://", "https://"))
 
 
 def _from_file(path: Path) -> Image.Image:
