@@ -35,7 +35,8 @@ class _Without(logging.Filter):
 def main() -> int:
     """Runs `litelvlm` with the arguments of the process and returns its exit code."""
     if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"litelvlm {importlib.metadata.version('transformers-litelvlm')}\n")
+        if sys.stdout is not None:  # closed
+            sys.stdout.write(f"litelvlm {importlib.metadata.version('transformers-litelvlm')}\n")
         return 0
     for logger, text in FOREIGN_MESSAGES:
         logging.getLogger(logger).addFilter(_Without(text))

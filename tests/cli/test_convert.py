@@ -58,9 +58,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     file.write_bytes(content)
     (source / "config.json").write_text('{"num_layers": 5}')
     assert "fills decoder.4.weight, decoder.4.bias" in error_of(capsys, "fake", source, target)
+    for config, kind in (('{"num_layers": "many"}', "TypeError"), ("{}", "KeyError: 'num_layers'")):
+        (source / "config.json").write_text(config)
+        assert f"{source}, or its CLIP, cannot be read as fake: {kind}" in error_of(capsys, "fake", source, target)
     (source / "config.json").unlink()
     assert "has no config.json" in error_of(capsys, "fake", source, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "is a link to nothing" in error_of(capsys, "fake", tmp_path / "nowhere", tmp_path / "link")
+    assert "File name too long" in error_of(capsys, "fake", tmp_path / "nowhere", tmp_path / "a" / ("n" * 300))
     target.mkdir()
     (target / "mine").touch()
     assert "exists already" in error_of(capsys, "fake", tmp_path / "nowhere", target)

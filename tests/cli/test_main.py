@@ -1,6 +1,7 @@
 """The command as a whole, `litelvlm methods` and `litelvlm env`."""
 
 import importlib.metadata
+import io
 import json
 import logging
 import subprocess
@@ -9,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
 from transformers_litelvlm import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.cli import env
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, one_line
 from transformers_litelvlm.cli.main import build_parser, main
 from transformers_litelvlm.pruning import base
 from transformers_litelvlm.pruning.base import TokenPruner, list_pruners, register_pruner
@@ -172,6 +177,69 @@ def test_as_a_process():
     script = f"{' '.join(COMMAND)} methods | true; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+FULL = "litelvlm: error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "unbuffered", "code", "err"),
+    [("> /dev/full", "", 2, FULL), ("> /dev/full", "1", 2, FULL), (">&- 2>&-", "", 0, "")],
+)
+def test_streams_that_do_not_work(redirection, unbuffered, code, err):
+    script = f"{' '.join(COMMAND)} methods {redirection}"
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": unbuffered}
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stdout, run.stderr) == (code, "", err)
+
+
+def test_a_terminal_without_all_letters(monkeypatch):
+    """What the encoding of a stream lacks is escaped, so that names of files and sentences end no command."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr(env, "describe_environment", lambda: {"файл": "é"})
+    assert main(["env"]) == 0
+    assert written.getvalue().decode("latin-1") == r"\u0444\u0430\u0439\u043b: é" + "\n"
+
+
+def test_exit_codes(capsys, monkeypatch):
+    """2: what was asked, or the machine; 1: a fault of ours, with its traceback and how to report it."""
+    for error, code in {
+        BadInputError("bad"): 2,
+        OSError(28, "No space left on device", "file"): 2,
+        ImportError("not installed"): 2,
+        MemoryError(): 2,
+        torch.OutOfMemoryError("CUDA"): 2,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"): 2,
+        ValueError("not in a place that reads input"): 1,
+        RuntimeError("shapes"): 1,
+        KeyError("name"): 1,
+    }.items():
+
+        def fails(error=error):
+            raise error
+
+        monkeypatch.setattr(env, "describe_environment", fails)
+        assert main(["env"]) == code, error
+        err = capsys.readouterr().err
+        assert f"litelvlm: error: {one_line(error)}\n" in err
+        assert (err.startswith("Traceback"), "Please report it" in err) == (code == 1, code == 1)
+        assert code == 1 or err.count("\n") == 1
+
+
+def test_what_is_bad_input():
+    with pytest.raises(BadInputError, match="^wrong$"), bad_input():
+        raise ValueError("wrong")
+    with pytest.raises(TypeError), bad_input():
+        raise TypeError("ours")
+    with pytest.raises(BadInputError, match="^--model x: KeyError: 'hidden_size'$"), bad_input("--model x: "):
+        raise KeyError("hidden_size")
+
+
+def test_methods_of_a_model_that_does_not_prune(capsys, tmp_path):
+    LlamaConfig().save_pretrained(tmp_path)
+    assert main(["methods", "--budget", "3", "--model", str(tmp_path)]) == 2
+    assert "is of a 'llama', which does not prune" in capsys.readouterr().err
 
 
 def test_what_is_kept_from_the_terminal_is_named():

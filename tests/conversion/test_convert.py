@@ -48,6 +48,34 @@ def test_result_does_not_depend_on_how_the_source_is_stored(tmp_path):
     assert first == second
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+def test_weights_that_are_not_finite_are_named(tmp_path, form, value):
+    source = tmp_path / "source"
+    model, _ = make_source(source, form, 1)
+    model["model.layers.2.weight"][3, 1] = value
+    [file] = fake_family.save(source, model, form)
+    with pytest.raises(
+        ConversionError, match=rf"{file}: `model\.layers\.2\.weight`: .* not finite in torch\.bfloat16"
+    ):
+        convert(source, tmp_path / "out")
+    assert names_in(tmp_path) == ["source"]
+    # What is not used does not matter.
+    model["model.layers.2.weight"][3, 1] = 0
+    model["model.layers.0.inv_freq"][1] = value
+    fake_family.save(source, model, form)
+    convert(source, tmp_path / "out")
+
+
+def test_weights_that_a_dtype_makes_infinite(tmp_path):
+    model, _ = make_source(tmp_path / "source", "bin", 1)
+    model["model.layers.1.weight"][0, 0] = 1e6
+    fake_family.save(tmp_path / "source", model, "bin")
+    with pytest.raises(ConversionError, match="not finite in torch.float16: too large for that --dtype: use bfloat16"):
+        convert(tmp_path / "source", tmp_path / "out", dtype="float16")
+    convert(tmp_path / "source", tmp_path / "out", dtype="bfloat16")
+
+
 def test_dtype_casts_floating_point_alone(tmp_path):
     values = make_source(tmp_path / "source")
     report = convert(tmp_path / "source", tmp_path / "out", dtype="float16")

@@ -1,8 +1,11 @@
 """Files of an evaluation: whole or absent, of one configuration, and every record once."""
 
+import json
+from copy import deepcopy
+
 import pytest
 
-from transformers_litelvlm.evaluation.records import OtherConfigurationError, RecordStore, to_table
+from transformers_litelvlm.evaluation.records import OtherConfigurationError, RecordStore, check_batch, to_table
 from transformers_litelvlm.evaluation.tasks import IMAGES, VIDEOS
 
 
@@ -45,3 +48,81 @@ def test_no_sentence_counts_twice():
     assert to_table([video, ["none", "w", *video[2:]]], VIDEOS.schema, VIDEOS.key).num_rows == 2
     with pytest.raises(ValueError, match="0 of v has two records in the run none"):
         to_table([video, list(video)], VIDEOS.schema, VIDEOS.key)
+
+
+def test_batches_of_other_settings_are_refused(tmp_path):
+    """As it was: `settings.json` removed and another split asked, the records of the first were published as its."""
+    store = RecordStore(tmp_path)
+    store.claim({"split": "test"})
+    store.write(0, {"rows": []})
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(OtherConfigurationError, match=r"holds batches, but no settings\.json"):
+        RecordStore(tmp_path).claim({"split": "val"})
+    (tmp_path / "settings.json").write_text('{"split": "val"}')  # and by hand
+    other = RecordStore(tmp_path)
+    other.claim({"split": "val"})
+    with pytest.raises(ValueError, match=r"000000\.json is missing or damaged \(it was made with other settings"):
+        list(other.read(1))
+
+
+ROW = ["none", "7", "7/0", "a", 1, 2, 0.5, []]
+BATCH = {
+    "rows": [ROW, ["none", "7", "7/1", "b", 0, 0, 1.0, ["empty_target"]], ["x@8", *ROW[1:4], 2, 2, 1.0, []]]
+    + [["x@8", "7", "7/1", "b", 0, 5, 0.0, ["unreadable_image"]]],
+    "costs": [{"run_id": "none", "num_kept": 16.0, "peak_memory": None, "prefill": 0.25}],
+    "counts": {"samples": 1, "objects": None, "sentences": 2},
+}
+VIDEO = ["none", "v", "0", "a", 0.5, 0.25, 0.75, 3, []]
+
+
+def checked(batch, schema=IMAGES.schema, asks_all=True):
+    check_batch(batch, schema, dict.fromkeys(dict.fromkeys(row[0] for row in BATCH["rows"])), asks_all)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b["rows"][0].__setitem__(6, 7), "`iou` of record 0 is 7"),
+        (lambda b: b["rows"][0].__setitem__(6, 0.75), "the numbers of record 0 contradict each other"),
+        (lambda b: b["rows"][0].__setitem__(4, 3), "the numbers of record 0 contradict each other"),
+        (lambda b: b["rows"][1].__setitem__(6, float("nan")), "`iou` of record 1 is nan"),
+        (lambda b: b["rows"][3].__setitem__(6, 1.0), "the numbers of record 3 contradict each other"),
+        (lambda b: b["rows"][0].__setitem__(4, -1), "`intersection` of record 0 is -1"),
+        (lambda b: b["rows"][0].__setitem__(5, 2.5), "`union` of record 0 is 2.5"),
+        (lambda b: b["rows"][0].__setitem__(2, 7), "`expression_id` of record 0 is 7"),
+        (lambda b: b["rows"][0].__setitem__(7, "flag"), "`flags` of record 0 is 'flag'"),
+        (lambda b: b["rows"][0].append(1), "longer"),
+        (lambda b: b["rows"][0].__setitem__(0, "y@8"), "y@8"),
+        (lambda b: b["rows"].pop(), "none and x@8 have records of different sentences"),
+        (lambda b: b["rows"][3].__setitem__(2, "7/2"), "none and x@8 have records of different sentences"),
+        (lambda b: b.__setitem__("rows", []), "0 records of none, of 2 sentences"),
+        (lambda b: b["costs"][0].update(prefill=float("inf")), "the costs .* cannot be"),
+        (lambda b: b["costs"][0].update(run_id="y"), "the costs .* cannot be"),
+        (lambda b: b.pop("costs"), "costs"),
+    ],
+)
+def test_batches_that_measuring_did_not_give(tmp_path, change, message):
+    checked(BATCH)
+    batch = deepcopy(BATCH)
+    change(batch)
+    store = RecordStore(tmp_path)
+    store.claim({})
+    store.write(0, {})
+    path = tmp_path / "batches" / "000000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | batch))
+    with pytest.raises(ValueError, match=f"000000.json is missing or damaged .*{message}.* Delete it"):
+        list(store.read(1, checked))
+
+
+def test_records_of_videos_and_of_drawn_sentences():
+    video = {"rows": [VIDEO], "costs": [], "counts": {"sentences": 1}}
+    check_batch(video, VIDEOS.schema, {"none": None}, True)
+    with pytest.raises(ValueError, match="`f` of record 0 is 1.5"):
+        check_batch({**video, "rows": [[*VIDEO[:6], 1.5, 3, []]]}, VIDEOS.schema, {"none": None}, True)
+    # Seeds ask different sentences of an image, but as many.
+    drawn = {"rows": [ROW, ["none#1", *ROW[1:2], "7/5", *ROW[3:]]], "costs": [], "counts": {"sentences": 9}}
+    check_batch(drawn, IMAGES.schema, {"none": 0, "none#1": 1}, False)
+    with pytest.raises(ValueError, match="different sentences"):
+        check_batch(drawn, IMAGES.schema, {"none": 0, "none#1": 0}, False)
+    with pytest.raises(ValueError, match="different sentences"):
+        check_batch({**drawn, "rows": [ROW]}, IMAGES.schema, {"none": 0, "none#1": 1}, False)

@@ -146,6 +146,38 @@ def test_malicious_references_are_refused(tmp_path, capsys):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "results").exists()
 
 
+def test_refuses_batches_that_were_changed(reference, tmp_path):
+    folder = shutil.copytree(reference, tmp_path / "results")
+    path = folder / "batches" / "000001.json"
+    batch = json.loads(path.read_text())
+    batch["rows"][0][6] = 7
+    path.write_text(json.dumps(batch))
+    before = (folder / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"000001\.json is missing or damaged \(`iou` of record 0 is 7\)"):
+        evaluate(options(folder))
+    assert (folder / "results.json").read_bytes() == before
+    path.unlink()  # the way out
+    evaluate(options(folder))
+    assert_same(folder, reference)
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "_load", lambda *args: pytest.fail("the model was loaded"))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        assert main(["evaluate", "--output-dir", str(folder), "--processes", "1"]) == 2
+        assert "cannot be written: " in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_no_bad_input(tmp_path, monkeypatch, capsys):
+    def fails(*args):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(runner, "_load", fails)
+    assert main(["evaluate", "--output-dir", str(tmp_path / "out"), "--processes", "1"]) == 1
+    assert "Please report it" in capsys.readouterr().err
+
+
 def test_refuses_the_folder_of_another_configuration(reference):
     before = (reference / "results.json").read_bytes()
     with pytest.raises(OtherConfigurationError, match=r"budgets: there \[16\], now \[32\]"):

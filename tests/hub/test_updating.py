@@ -1,5 +1,7 @@
 """`litelvlm card`: measured results into cards, for people and for machines, and what is refused."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -184,7 +186,7 @@ def test_eval_results_of_a_benchmark(checkpoint, tmp_path, capsys):
     assert main(arguments) == 0
     assert "--task-id writes them" in capsys.readouterr().out and not (checkpoint / ".eval_results").exists()
     assert main([*arguments, "--task-id", "refcoco_unc_val"]) == 0
-    files = sorted((checkpoint / ".eval_results").iterdir())
+    files = sorted((checkpoint / ".eval_results").glob("*.yaml"))
     entries = [entry for file in files for entry in parse_eval_result_entries(yaml.safe_load(file.read_text()))]
     assert len(files) == len(entries) == len(MEASURED)
     assert {entry.value for entry in entries} == {figures[0] for figures in MEASURED.values()}
@@ -196,6 +198,53 @@ def test_eval_results_of_a_benchmark(checkpoint, tmp_path, capsys):
         "2026-11-20",
     )
     assert entry.notes == "gIoU, litelvlm, raster order, original positions, 48 of 144 visual tokens"
+
+
+EVIL = "a | b `c` <script>x</script> [y](http://z)"
+
+
+def test_texts_in_results_are_shown_as_they_are(checkpoint, tmp_path):
+    content = sample_results()
+    content["dataset"] |= {"name": EVIL, "protocol": EVIL}
+    content["environment"] |= {"command": f"litelvlm evaluate --source '{EVIL} ```'", "torch": EVIL}
+    content["environment"]["hardware"]["cpu"] = EVIL
+    content["model"]["dtype"] = EVIL
+    content["groups"][1] |= {"method": EVIL, "token_order": EVIL}
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["pruning_config"]["presets"] = {f"{EVIL} {END}": {"budget": 48}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    file = write_results(tmp_path, content)
+    assert main(["card", str(checkpoint), "--results", file]) == 0
+    once = card_of(checkpoint)
+    assert main(["card", str(checkpoint), "--results", file]) == 0
+    assert card_of(checkpoint) == once and once.count(BEGIN) == once.count(END) == 1
+    region = once[once.index(BEGIN) : once.index(END)]
+    shown = r"a \| b \`c\` &lt;script&gt;x&lt;/script&gt; [y]\(http://z)"
+    assert (
+        f"### {shown}, test\n" in region and f"torch {shown}" in region and f"| {shown}, context_share=0.5" in region
+    )
+    assert (
+        f"protocol `` {EVIL} ``" in region and f"\n````bash\nlitelvlm evaluate --source '{EVIL} ```'\n````\n" in region
+    )
+    assert r"| `` a \| b `c`" in region
+    rows = [line for line in region.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}  # no cell more
+    [entry] = [entry for entry in ModelCard(once).data.eval_results if entry.metric_args["method"] == EVIL][:1]
+    assert entry.dataset_name == EVIL
+
+
+def test_newer_entries_replace_older_ones_and_nothing_else(checkpoint, tmp_path):
+    content = sample_results()
+    content["dataset"]["source"] = "jxu124/refcoco-benchmark"
+    folder = checkpoint / ".eval_results"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("mine")
+    for count in (6, 2):
+        content["groups"] = content["groups"][:count]
+        file = write_results(tmp_path, content)
+        assert main(["card", str(checkpoint), "--results", file, "--task-id", "task"]) == 0
+        assert len(list(folder.glob("*.yaml"))) == count + 1
+    assert (folder / "mine.yaml").read_text() == "mine"
 
 
 def broken(change):
@@ -229,6 +278,18 @@ def broken(change):
         (lambda c: c["groups"][0].update(retention=[1]), "`groups[0].retention` must be an object, got [1]"),
         (lambda c: c["groups"][0].update(method=None), "`groups[0].method` must be a text"),
         (lambda c: c.update(environment=[]), "`environment` must be an object"),
+        (lambda c: c["dataset"].update(name=f"x {END}"), "`dataset.name` must be a text in one line without `<!--`"),
+        (lambda c: c["dataset"].update(split="x\n# y"), "`dataset.split` must be a text in one line"),
+        (lambda c: c["environment"].update(command="a\nb"), "`environment.command` must be a text in one line"),
+        (lambda c: c["environment"].update(command="\ud800"), "`environment.command` must be a text in one line"),
+        (lambda c: c["groups"][1].update(method="x\x1b[0m"), "`groups.1.method` must be a text in one line"),
+        (lambda c: c["groups"][1]["method_options"].update({"a\nb": 1}), "must be a text in one line"),
+        (lambda c: c["settings"].update(budgets=[float("inf")]), "`settings.budgets.0` must be a finite number"),
+        (lambda c: c["dataset"].update(name="x" * 9999, protocol=7), "`dataset.protocol` must be a text, got 7"),
+        (lambda c: c["dataset"].update(kind=[]), "`dataset.kind` must be one of"),
+        (lambda c: c["environment"].update(date=2026), "`environment.date` must be a text"),
+        (lambda c: c["environment"].update(git_commit=7), "`environment.git_commit` must be a text"),
+        (lambda c: c["groups"][1].update(token_order=[]), "`groups[1].token_order` must be a text"),
     ],
 )
 def test_bad_results(checkpoint, tmp_path, capsys, change, message):
@@ -253,11 +314,23 @@ def test_bad_files(checkpoint, tmp_path, capsys):
     assert "broken.json is no valid JSON" in error(checkpoint, "--results", tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[]")
     assert "holds a JSON list" in error(checkpoint, "--results", tmp_path / "list.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert "deep.json is no valid JSON" in error(checkpoint, "--results", tmp_path / "deep.json")
+    config = (checkpoint / "config.json").read_text()
+    for damaged in ("[]", '{"model_type": 7}', '{"model_type": "llava_lite", "text_config": 7}', "\0"):
+        (checkpoint / "config.json").write_text(damaged)
+        assert f"{checkpoint}: config.json cannot be read" in error(checkpoint, "--results", results)
+    (checkpoint / "config.json").write_text(config)
     assert "it has no config.json" in error(tmp_path, "--results", results)
     assert "are for data sets on the Hub, not 'generated'" in error(checkpoint, "--results", results, "--task-id", "x")
     for card, message in [
         ("---\na: [\n---\n", "the metadata at the top of the card are not valid"),
         ("---\nmodel-index: 3\n---\n", "not valid"),
+        ("---\nmodel-index: [1, 2]\n---\n", "not valid"),
+        ("---\nmodel-index:\n- name: a\n- name: b\n---\n", "not valid"),
+        ("---\n- a\n---\n", "not valid"),
+        ("---\nmodel-index:\n- name: a\n  results: 7\n---\n", "not valid"),
+        ("---\n" + "[" * 3000 + "\n---\n", "not valid"),
         (f"# A card\n{BEGIN}\n", "once each, in this order, or neither"),
         (f"# A card\n{END}\n{BEGIN}\n", "once each, in this order, or neither"),
     ]:

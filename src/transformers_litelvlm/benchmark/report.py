@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from transformers_litelvlm.benchmark.grid import describe
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 from transformers_litelvlm.benchmark.timing import machine_line
-from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
 NOTES = """\
@@ -41,7 +40,7 @@ def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
     """Write benchmark.json, benchmark.md and benchmark.png into `folder`, all or none; files of these names are
     replaced."""
     with write_atomically(folder) as staging:
-        (staging / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (staging / "benchmark.json").write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
         (staging / "benchmark.md").write_text(render(result), encoding="utf-8")
         plot(result, staging / "benchmark.png")
 

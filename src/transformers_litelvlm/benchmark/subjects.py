@@ -100,7 +100,7 @@ class CheckpointSubject:
     def config(self) -> Any:
         try:
             config = AutoConfig.from_pretrained(self.name)
-        except OSError as error:
+        except Exception as error:  # a stranger's file
             raise ValueError(f"The checkpoint {self.name!r} cannot be read: {error}") from error
         if not hasattr(config, "pruning_config"):
             raise ValueError(

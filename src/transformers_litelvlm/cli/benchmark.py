@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
+from transformers_litelvlm.cli.errors import bad_input, checked_device, checked_output, positive_int
+from transformers_litelvlm.utils.files import to_json
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -110,17 +110,15 @@ def run(args: argparse.Namespace) -> None:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInputError(
-            f"--device {args.device}: there is no CUDA in this machine or this build of torch; use cpu"
-        )
+    args.device = str(checked_device(args.device))
+    if args.output_dir:
+        checked_output("--output-dir", args.output_dir)
     args.dtypes = args.dtypes or (["bfloat16"] if args.device.startswith("cuda") else ["float32"])
     if args.methods == ["all"]:
         args.methods = [name for name in list_pruners() if name != "none"]
-    with bad_input(kinds=(ValueError,)):
+    with bad_input():
         result = _measure(args)
-    print(json.dumps(result, indent=2) if args.json else render(result, max_details=MAX_DETAILS))
+    print(to_json(result, indent=2) if args.json else render(result, max_details=MAX_DETAILS))
     slower = [point for point in result["points"] if point["end_to_end"]["speedup"] < 1]
     if args.check and slower:
         print(f"litelvlm: pruned is slower than unpruned at {len(slower)} point(s)", file=sys.stderr)

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from transformers_litelvlm.cli.errors import bad_input
+from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
 from transformers_litelvlm.conversion.families import RECIPES
 
 
@@ -61,9 +61,18 @@ def run(args: argparse.Namespace) -> None:
     from transformers_litelvlm.conversion.source import CheckpointSource
     from transformers_litelvlm.conversion.staging import check_target
 
-    with bad_input(kinds=(ConversionError, OSError)):
-        check_target(args.target)  # before anything is fetched
-        conversion = RECIPES[args.family](CheckpointSource(args.source), args.clip)
+    with bad_input():
+        # Before anything is fetched.
+        check_target(args.target)
+        checked_output("TARGET", args.target)
+        source = CheckpointSource(args.source)
+        try:
+            conversion = RECIPES[args.family](source, args.clip)
+        except (ConversionError, OSError):
+            raise
+        except Exception as error:  # what stands in files of strangers makes libraries raise all kinds
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ConversionError(f"{source}, or its CLIP, cannot be read as {args.family}: {reason}") from error
         report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
     print(report.summary())
     print(_how_to_load(args.target))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
+
+from transformers_litelvlm.utils.files import to_json
 
 
 PACKAGES = (
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the environment."""
     facts = describe_environment()
     if args.json:
-        print(json.dumps(facts, indent=2))
+        print(to_json(facts, indent=2))
         return
     for name, value in facts.items():
         print(f"{name}: {value}")

@@ -6,8 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
+from transformers_litelvlm.cli.errors import HOW_TO_REPORT, BadInputError, bad_input, positive_int
 from transformers_litelvlm.evaluation import arguments
 from transformers_litelvlm.evaluation.arguments import as_command_line, from_namespace
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table, here or in processes of its own."""
     with bad_input():
         options = from_namespace(args)
-        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
+        from transformers_litelvlm.evaluation.__main__ import CODE_VARIABLE, evaluate_and_print
     from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
 
     typed = typed_command("litelvlm", args.arguments)
@@ -54,9 +56,15 @@ def run(args: argparse.Namespace) -> None:
     # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
-    code = subprocess.run(command, env={**os.environ, COMMAND_VARIABLE: typed}).returncode
-    if code:
-        raise BadInputError(f"the evaluation ended with code {code}; its own message is above")
+    with tempfile.TemporaryDirectory() as folder:
+        code_file = Path(folder, "code")  # torchrun itself ends with 1, whatever its processes end with
+        environment = {**os.environ, COMMAND_VARIABLE: typed, CODE_VARIABLE: str(code_file)}
+        if subprocess.run(command, env=environment).returncode == 0:
+            return
+        if code_file.exists():
+            raise BadInputError("the evaluation was not done; its own message is above")
+    print(HOW_TO_REPORT, file=sys.stderr)
+    sys.exit(1)
 
 
 def _num_devices() -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from transformers_litelvlm.cli import benchmark, card, convert, env, evaluate, methods, segment
-from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.cli.errors import BadInputError, is_of_stdout, prepare_streams, report_failure
 from transformers_litelvlm.version import __version__
 
 
@@ -29,8 +27,8 @@ examples:
   litelvlm methods
   litelvlm env
 
-exit codes: 0 done, 1 something failed, 2 bad usage or input, 130 interrupted.
-LITELVLM_DEBUG=1 in the environment shows the traceback of an error.
+exit codes: 0 done, 1 a fault of ours (or --check found one), 2 usage, input or machine, 130 interrupted.
+LITELVLM_DEBUG=1 in the environment shows the traceback of every error.
 """
 
 
@@ -59,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `litelvlm` and return its exit code."""
+    prepare_streams()
     args = build_parser().parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -68,17 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("litelvlm: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
-        is_bad_input = isinstance(error, BadInputError)
-        if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
-            traceback.print_exc()
-        hint = "" if is_bad_input else " (LITELVLM_DEBUG=1 shows where)"
-        print(f"litelvlm: error: {one_line(error)}{hint}", file=sys.stderr)
-        return 2 if is_bad_input else 1
+        if is_of_stdout(error):
+            if isinstance(error, BrokenPipeError):
+                return 0  # the reader (`| head`) has what it wanted
+            error = BadInputError(f"standard output cannot be written: {error.strerror}")
+        return report_failure(error)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
+from transformers_litelvlm.utils.files import to_json
 
 
 HELP = "list the pruning methods, their options and the presets"
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
-        print(json.dumps({"methods": methods, "presets": presets, **sized}, indent=2))
+        print(to_json({"methods": methods, "presets": presets, **sized}, indent=2))
         return
     rows = [["NAME", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
     for method in methods:
@@ -122,7 +123,10 @@ def _read_config(model: str | None) -> Any:
     from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 
     with bad_input(f"--model {model}: "):
-        return LlavaLiteConfig() if model is None else AutoConfig.from_pretrained(model)
+        config = LlavaLiteConfig() if model is None else AutoConfig.from_pretrained(model)
+        if getattr(config, "pruning_config", None) is None:
+            raise ValueError(f"its config.json is of a {config.model_type!r}, which does not prune.")
+    return config
 
 
 def sizes_of(config: Any) -> dict[str, int]:

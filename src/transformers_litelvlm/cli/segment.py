@@ -6,13 +6,22 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int, ratio
+from transformers_litelvlm.cli.errors import (
+    BadInputError,
+    bad_input,
+    checked_device,
+    checked_output,
+    positive_int,
+    ratio,
+)
 from transformers_litelvlm.cli.methods import sizes_of
+from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="DIR",
         default="litelvlm_output",
-        help="folder for the results, made if missing; files of the same name are replaced (default: %(default)s)",
+        help="folder for the results, made if missing; those of the last run in it go (default: %(default)s)",
     )
     parser.add_argument("--compare", action="store_true", help="also time the model with and without pruning")
     parser.add_argument(
@@ -75,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Segment and print. What is cheap to check is checked before the model is loaded."""
     sentences = [_checked_sentence(sentence) for sentence in args.sentences]
-    folder = _checked_folder(args.output)
+    names = [*map(mask_file_name, range(len(sentences)), sentences), "overlay.png", "kept_tokens.png"]
+    folder = Path(checked_output("--output", args.output, names))
     with bad_input():
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
@@ -83,14 +93,15 @@ def run(args: argparse.Namespace) -> None:
     model, processor = _load(args)
     report = _segment(args, model, processor, image, sentences, folder)
     if args.json:
-        print(json.dumps(report, indent=2))
+        print(to_json(report, indent=2))
     else:
         _print_report(report)
 
 
 def mask_file_name(index: int, sentence: str) -> str:
     """A file name for the mask of a sentence: `mask_0_the-red-circle.png`."""
-    slug = re.sub(r"[\W_]+", "-", sentence.lower())[:48].strip("-")
+    encoding = sys.getfilesystemencoding()  # of which some do not have all letters
+    slug = re.sub(r"[\W_]+", "-", sentence.lower().encode(encoding, "ignore").decode(encoding))[:48].strip("-")
     return f"mask_{index}_{slug}.png" if slug else f"mask_{index}.png"
 
 
@@ -99,16 +110,6 @@ def _checked_sentence(sentence: str) -> str:
     if not sentence:
         raise BadInputError('a sentence is empty: say what to find, e.g. "the red circle"')
     return sentence
-
-
-def _checked_folder(name: str) -> Path:
-    folder = Path(name)
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise BadInputError(f"--output {name}: {existing} is a file, not a folder")
-    if not os.access(existing, os.W_OK):
-        raise BadInputError(f"--output {name}: no permission to write in {existing}")
-    return folder
 
 
 def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     is_local = os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1
     if is_local and not os.path.isfile(os.path.join(path, "config.json")):
         raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
-    device = _checked_device(args.device)
+    device = checked_device(args.device)
     with bad_input(f"--model {path}: "), _quiet_loading():
         from transformers import AutoConfig, AutoProcessor
 
@@ -186,19 +187,6 @@ def _quiet_loading() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _checked_device(name: str | None) -> Any:
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:
-        raise BadInputError(f"--device {name}: torch cannot use it here; try cpu") from error
-    return device
-
-
 def _segment(
     args: argparse.Namespace, model: Any, processor: Any, image: Image.Image, sentences: list[str], folder: Path
 ) -> dict[str, Any]:
@@ -206,7 +194,6 @@ def _segment(
     import torch
     from PIL import Image
 
-    from transformers_litelvlm.utils.files import write_atomically
     from transformers_litelvlm.visualization import draw_masks
 
     with bad_input():
@@ -235,7 +222,7 @@ def _segment(
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
     kept_pictures = _kept_pictures(image, masks, retained, output.merge_weights, ((rows, columns), region))
-    with write_atomically(folder) as staging:
+    with write_atomically(folder, one_run=True) as staging:
         for name, drawing in {**pictures, **kept_pictures}.items():
             drawing.save(staging / name)
     return {

@@ -150,7 +150,10 @@ def _write_weights(writer: ShardedWriter, plan: Plan, progress: bool) -> None:
                 for move in moves[name]:
                     if tuple(tensor.shape) != move.info.shape or tensor.dtype != move.info.dtype:
                         raise ConversionError(f"{file}: `{name}` changed during the conversion: start again")
-                    writer.write(move.target, tensor, move.row)
+                    try:
+                        writer.write(move.target, tensor, move.row)
+                    except ConversionError as error:
+                        raise ConversionError(f"{file}: `{name}`: {error}") from error
                     bar.update(move.info.nbytes)
                 # The loop variable would hold the last tensor, and with it the file, while the next one is opened.
                 del tensor

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.utils.files import locked
 
 
 @contextmanager
@@ -27,25 +26,20 @@ def new_folder(target: str | os.PathLike) -> Iterator[Path]:
     target = Path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.converting")
-    lock = FileLock(f"{staging}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ConversionError(f"{target} is being written by another conversion: wait for it, or stop it") from error
-    try:
-        check_target(target)
-        if staging.exists():
-            shutil.rmtree(staging)
-        staging.mkdir()
-        yield staging
-        sync_folder(staging)
-        os.rename(staging, target)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        # Before the release: later it could be the file of somebody else's lock. filelock >= 3.21 notices the removal.
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    with locked(staging) as is_mine:
+        if not is_mine:
+            raise ConversionError(f"{target} is being written by another conversion: wait for it, or stop it")
+        try:
+            check_target(target)
+            if staging.exists():
+                shutil.rmtree(staging)
+            staging.mkdir()
+            yield staging
+            sync_folder(staging)
+            os.rename(staging, target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

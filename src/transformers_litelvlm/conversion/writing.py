@@ -76,9 +76,19 @@ class ShardedWriter:
             os.close(self._opened.popitem()[1])
 
     def write(self, name: str, tensor: torch.Tensor, row: int | None = None) -> None:
-        """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype."""
+        """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype.
+
+        Raises:
+            ConversionError: if not all numbers are finite in that dtype.
+        """
         place = self._places[name]
-        content = tensor.to(place.info.dtype).contiguous().reshape(-1).view(torch.uint8).numpy()
+        cast = tensor.to(place.info.dtype).contiguous()
+        if not _is_finite(cast):
+            way_out = (
+                "too large for that --dtype: use bfloat16 or float32" if _is_finite(tensor) else "download it again"
+            )
+            raise ConversionError(f"{name} holds numbers that are not finite in {place.info.dtype}: {way_out}")
+        content = cast.reshape(-1).view(torch.uint8).numpy()
         self._put(place.file, content.data, place.offset + (row or 0) * content.nbytes)
         self._written[name] += content.nbytes
 
@@ -126,3 +136,11 @@ class ShardedWriter:
         except OSError as error:
             error.filename = str(file)
             raise
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    tensor = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no extremes of float8
+    # Extremes are NaN if anything is, and need no second tensor.
+    return all(extreme.isfinite() for extreme in tensor.aminmax())

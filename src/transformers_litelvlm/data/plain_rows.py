@@ -32,6 +32,7 @@ def open_plain_rows(
     streaming: bool = False,
     image_root: str | os.PathLike | None = None,
     revision: str | None = None,
+    allow_urls: bool = False,
 ) -> tuple[Any, Any, tuple[str, ...]]:
     """Rows and reader of data in plain columns, see `ADVICE`.
 
@@ -41,13 +42,14 @@ def open_plain_rows(
     Args:
         source: a list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
         image_root: folder that relative paths of pictures start from.
+        allow_urls: fetch pictures whose path is an `http(s)://` address.
     """
     rows = open_rows(source, split, streaming, revision)
     require_columns(rows, {"image"}, source if isinstance(source, str) else "`source`", ADVICE)
-    return rows, partial(_read_row, Path(image_root) if image_root is not None else None), ()
+    return rows, partial(_read_row, Path(image_root) if image_root is not None else None, allow_urls), ()
 
 
-def _read_row(image_root: Path | None, index: int, row: dict) -> ImageSample:
+def _read_row(image_root: Path | None, allow_urls: bool, index: int, row: dict) -> ImageSample:
     picture = row["image"]
     if image_root is not None:
         path = picture["path"] if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
@@ -58,14 +60,14 @@ def _read_row(image_root: Path | None, index: int, row: dict) -> ImageSample:
     sentences = [
         sentence
         for place, entry in enumerate(entries)
-        for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}")
+        for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}", allow_urls)
     ]
     if not sentences:
         raise ValueError(f"Row {index} (image {image_id}) has no sentence.")
-    return ImageSample(image_id, picture, tuple(sentences))
+    return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
-def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str) -> list[ReferringSentence]:
+def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str, allow_urls: bool) -> list[ReferringSentence]:
     texts = _first(entry, TEXT_COLUMNS)
     mask = _first(entry, MASK_COLUMNS)
     if texts is None:
@@ -76,8 +78,8 @@ def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str) -> list
         ReferringSentence(
             f"{object_id}/{place}",
             text,
-            partial(_decode, mask, picture, name),
-            None if ignore is None else partial(_decode, ignore, picture, name),
+            partial(_decode, mask, picture, name, allow_urls),
+            None if ignore is None else partial(_decode, ignore, picture, name, allow_urls),
             object_id,
             details,
         )
@@ -93,7 +95,7 @@ def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
     return next((entry[name] for name in present if entry[name] is not None), None)
 
 
-def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
+def _decode(mask: Any, picture: Any, name: str, allow_urls: bool) -> np.ndarray:
     """The mask of whatever a row has; the picture is opened only if its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
@@ -105,5 +107,5 @@ def _decode(mask: Any, picture: Any, name: str) -> np.ndarray:
             mask = np.array(open_picture(mask, f"the mask of {name}"))
         except (OSError, ValueError) as error:
             raise UnreadableImageError(f"the mask of {name}", str(error)) from error
-    width, height = read_picture(picture, name).size
+    width, height = read_picture(picture, name, allow_urls).size
     return decode_segmentation(mask, height, width)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transformers_litelvlm.utils.image_io import load_rgb_image, open_picture
+from transformers_litelvlm.utils.image_io import is_url, load_rgb_image, open_picture
 
 
 class UnreadableImageError(ValueError):
@@ -70,11 +70,13 @@ class ImageSample:
         image_id: unique in its split.
         image: where the picture is; a dict holds `bytes` or `path`, as `datasets` stores pictures.
         sentences: at least one, in the order of the source.
+        allow_urls: fetch the picture if it is an address.
     """
 
     image_id: str
     image: Any = field(repr=False)
     sentences: tuple[ReferringSentence, ...]
+    allow_urls: bool = False
 
     def load_image(self) -> Image.Image:
         """The picture, upright and in RGB.
@@ -82,7 +84,7 @@ class ImageSample:
         Raises:
             UnreadableImageError: it is missing or damaged; names the image and the file.
         """
-        return read_picture(self.image, f"image {self.image_id}")
+        return read_picture(self.image, f"image {self.image_id}", self.allow_urls)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,21 +151,27 @@ class VideoSample:
         return read_picture(self.frame_paths[frame], f"video {self.video_id}, frame {self.frame_names[frame]}")
 
 
-def read_picture(source: Any, name: str) -> Image.Image:
+def read_picture(source: Any, name: str, allow_urls: bool = False) -> Image.Image:
     """A picture from wherever it is, upright and in RGB.
 
     Args:
         source: a path, a picture, an array, or a dict with `bytes` or `path`.
         name: what to call it in an error.
+        allow_urls: fetch it if the path is an address; data of strangers must not decide what this machine asks for.
 
     Raises:
-        UnreadableImageError: it is missing or damaged.
+        UnreadableImageError: it is missing or damaged, or an address.
     """
     try:
         if isinstance(source, Mapping):
             if source.get("bytes") is not None:
                 return load_rgb_image(open_picture(io.BytesIO(source["bytes"]), name))
             source = source.get("path")
+        if isinstance(source, str) and is_url(source) and not allow_urls:
+            raise ValueError(
+                f"`image` {source:.80} is an address, and none is fetched for a row of data unless you ask for it: "
+                '`load_split("rows", ..., allow_urls=True)`, or download the pictures first.'
+            )
         if isinstance(source, str | os.PathLike | Image.Image | np.ndarray):
             return load_rgb_image(source)
     except (OSError, ValueError) as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
@@ -17,6 +20,8 @@ from transformers_litelvlm.evaluation.runner import evaluate
 
 
 PROGRAM = "python -m transformers_litelvlm.evaluation"
+# A file that exists afterwards if what was asked could not be done, and no fault of ours was in the way.
+CODE_VARIABLE = "LITELVLM_CODE_FILE"
 
 
 def evaluate_and_print(args: EvaluationArguments, command: str) -> None:
@@ -28,18 +33,23 @@ def evaluate_and_print(args: EvaluationArguments, command: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, and return the exit code: 0 done, 1 something failed, 2 bad usage or input."""
+    """Evaluate, and return the exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of
+    ours, for which Python ends with 1."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
     add_arguments(parser)
     namespace = parser.parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in the table, on a terminal that lacks their letters
     try:
         evaluate_and_print(from_namespace(namespace), typed_command(PROGRAM, words))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        if code_file := os.environ.get(CODE_VARIABLE):
+            Path(code_file).touch()
         if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 2
     PartialState().destroy_process_group()
     return 0
 

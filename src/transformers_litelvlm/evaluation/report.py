@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jinja2
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.data.masks import decode_mask
@@ -19,15 +17,16 @@ from transformers_litelvlm.data.splits import CountReport, ReferringSplit, Split
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.provenance import git_commit, hardware, versions, without_secrets
-from transformers_litelvlm.evaluation.records import RecordStore, space_needed, to_table
+from transformers_litelvlm.evaluation.records import RecordStore, check_batch, space_needed, to_table
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import COSTS, Task
+from transformers_litelvlm.hub.markdown import templates
 from transformers_litelvlm.hub.results import METRICS, SCHEMA
 from transformers_litelvlm.utils.extras import needs_extra
-from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
 with needs_extra("eval", "An evaluation"):
@@ -40,9 +39,7 @@ RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "res
 METRIC_NAMES = {**METRICS["images"], **METRICS["videos"]}
 # Metrics with a column of their own beside those with intervals.
 EXTRA_METRICS = {"precision@0.5": "P@0.5"}
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True, trim_blocks=True
-)
+TEMPLATES = templates(Path(__file__).parent, trim_blocks=True)
 
 
 class Sweep(NamedTuple):
@@ -77,7 +74,10 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
     """
     task, runs = sweep.task, sweep.runs
     rows, costs, counts = [], [], []
-    for batch in store.read(num_batches):  # without its masks: they are large, and needed at the end only
+    protocol = sweep.args.protocol
+    questions_of = {run.run_id: run.seed if protocol == "glamm" else None for run in runs}
+    check = partial(check_batch, schema=task.schema, questions_of=questions_of, asks_all=protocol == "all")
+    for batch in store.read(num_batches, check):  # without its masks: they are large, and needed at the end only
         rows += batch["rows"]
         costs += batch["costs"]
         counts.append(batch["counts"])
@@ -111,7 +111,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
     with space_needed(store.folder), write_atomically(store.folder) as staging:
         _write_archives(sweep, store, num_batches, archives, staging)
         pq.write_table(table, staging / RECORDS_NAME, compression="zstd")
-        (staging / RESULTS_NAME).write_text(json.dumps(results, indent=1), encoding="utf-8")
+        (staging / RESULTS_NAME).write_text(to_json(results, indent=1), encoding="utf-8")
         (staging / TABLE_NAME).write_text(_page(results), encoding="utf-8")
     return results
 

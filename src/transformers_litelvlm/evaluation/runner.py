@@ -26,11 +26,19 @@ from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
 from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore
-from transformers_litelvlm.evaluation.report import METRIC_NAMES, Sweep, write_report
+from transformers_litelvlm.evaluation.report import (
+    METRIC_NAMES,
+    RECORDS_NAME,
+    RESULTS_NAME,
+    TABLE_NAME,
+    Sweep,
+    write_report,
+)
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import Task, choose_task
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.utils.files import check_output
 
 
 logger = logging.get_logger(__name__)
@@ -63,6 +71,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
         ValueError: an option is wrong, the data is, or the model is not for such data.
     """
     planned = plan_runs(args)
+    check_output(args.output_dir, (RECORDS_NAME, RESULTS_NAME, TABLE_NAME))
     state = _processes()
     with _one_thread(state.device):
         split = open_split(args)

@@ -10,15 +10,14 @@ from typing import Any
 import jinja2
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.hub.markdown import code, plain, templates
 from transformers_litelvlm.hub.metadata import describe, describe_layout
 from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults, kept_tokens
 
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
 END = "<!-- litelvlm card: end -->"
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-)
+TEMPLATES = templates(Path(__file__).parent, undefined=jinja2.StrictUndefined)
 
 
 def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, num_tokens: int | None) -> str:
@@ -49,7 +48,9 @@ def replace_region(card: str, region: str) -> str:
     before, _, rest = card.partition(BEGIN)
     old, _, after = rest.partition(END)
     if marks != (1, 1) or END in before:
-        raise CardError(f"the card must have `{BEGIN}` and `{END}` once each, in this order, or neither")
+        raise CardError(
+            f"the card must have `{BEGIN}` and `{END}` once each, in this order, or neither: remove what is too much"
+        )
     return before + region + after
 
 
@@ -74,8 +75,10 @@ def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | 
         "settings": json.dumps(results.settings, sort_keys=True),
         "layout": ", ".join(layouts) if is_common else "",
         "presets": [
-            (f"`{name}`", kept_tokens(pruning.apply_preset(name), num_tokens), group)
+            (code(name).replace("|", "\\|"), kept_tokens(pruning.apply_preset(name), num_tokens), group)
             for name, group in presets.items()
         ],
-        "runs": [(describe(group, not is_common), kept_tokens(group, num_tokens), group) for group in results.groups],
+        "runs": [
+            (plain(describe(group, not is_common)), kept_tokens(group, num_tokens), group) for group in results.groups
+        ],
     }

@@ -114,9 +114,12 @@ def replace_model_index(text: str, model_name: str, results: Sequence[EvalResult
         CardError: if the metadata of the card are not valid, or `model-index` is not laid out as a block.
     """
     metadata = _read_metadata(text)
-    [index] = metadata.pop("model-index", None) or [{"name": model_name, "results": []}]
-    for result in index["results"]:
-        result["metrics"] = [metric for metric in result["metrics"] if _MARK not in (metric.get("args") or {})]
+    try:
+        [index] = metadata.pop("model-index", None) or [{"name": model_name, "results": []}]
+        for result in index["results"]:
+            result["metrics"] = [metric for metric in result["metrics"] if _MARK not in (metric.get("args") or {})]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CardError("`model-index` at the top of the card is not valid: remove it by hand") from error
     [new] = eval_results_to_model_index(index["name"], list(results))
     index["results"] = [result for result in index["results"] if result["metrics"]] + new["results"]
     block = yaml_dump({"model-index": [index]}, sort_keys=False) if index["results"] else ""
@@ -138,7 +141,7 @@ def _read_metadata(text: str) -> dict[str, Any]:
         ModelCard(text)
         match = REGEX_YAML_BLOCK.search(text)
         return (yaml.safe_load(match[2]) if match else None) or {}
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except Exception as error:  # somebody's file: it makes the libraries raise all kinds
         reason = " ".join(str(error).split())
         raise CardError(f"the metadata at the top of the card are not valid: {reason}") from error
 

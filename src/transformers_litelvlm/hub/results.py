@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 
 
 SCHEMA = "litelvlm-results/1"
+# What goes into cards.
+PUBLISHED = ("model", "dataset", "settings", "environment", "groups")
 # Of images and of videos, the main one first.
 METRICS = {"images": {"giou": "gIoU", "ciou": "cIoU"}, "videos": {"j_and_f": "J&F", "j": "J", "f": "F"}}
 
@@ -102,12 +106,17 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")
     whole = _Checked(path, content)
+    _check_texts(path, {name: value for name, value in content.items() if name in PUBLISHED})
     model, dataset, settings, environment = map(whole.child, ("model", "dataset", "settings", "environment"))
     environment.child("hardware", optional=True)
     for section, key in ((model, "path_or_id"), (model, "class"), (dataset, "name"), (dataset, "split")):
         section.take(key, TEXT)
+    for section, key in ((model, "dtype"), (dataset, "protocol"), (dataset, "source")):
+        section.take(key, TEXT, optional=True)
+    for key in ("date", "git_commit", "command"):
+        environment.take(key, TEXT, optional=True)
     kind = dataset.content.get("kind", "images")
-    if kind not in METRICS:
+    if not isinstance(kind, str) or kind not in METRICS:
         raise CardError(f"{path}: `dataset.kind` must be one of {', '.join(METRICS)}, got {kind!r}")
     model.take("num_visual_tokens", COUNT, optional=True)
     dataset.take(f"num_{kind}", COUNT)
@@ -152,11 +161,27 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CardError(f"{path}: no such file; `litelvlm evaluate` writes it") from error
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"{path} is no valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CardError(f"{path} holds a JSON {type(content).__name__} instead of an object")
     return content
+
+
+def _check_texts(path: str | os.PathLike, value: Any, name: str = "") -> None:
+    """Refuse what would end the line or the region of a card that it is written into, and NaN."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_texts(path, key, f"a key of {name}")
+            _check_texts(path, item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, str) and ("<!--" in value or "-->" in value or any(map(_is_control, value))):
+        raise CardError(f"{path}: `{name:.80}` must be a text in one line without `<!--` and `-->`, got {value!r:.80}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise CardError(f"{path}: `{name:.80}` must be a finite number, got {value}")
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")  # line breaks, and what UTF-8 does not have
 
 
 # What a value must be, in the words of an error.
@@ -174,7 +199,7 @@ class _Checked:
     def take(self, key: str, kind: str, optional: bool = False) -> Any:
         value = self.content.get(key)
         if not (_is(value, kind) or (optional and value is None)):
-            raise CardError(f"{self.path}: `{self.name}{key}` must be {kind}, got {value!r}")
+            raise CardError(f"{self.path}: `{self.name}{key}` must be {kind}, got {value!r:.80}")
         return value
 
     def child(self, key: str, optional: bool = False) -> _Checked:
@@ -202,8 +227,8 @@ def _group(group: _Checked, metrics: Iterable[str]) -> MeasuredGroup:
         method_options=group.child("method_options", optional=True).content,
         budget=group.take("budget", COUNT, optional=True),
         retention_ratio=group.take("retention_ratio", FRACTION, optional=True),
-        token_order=group.content.get("token_order"),
-        position_ids=group.content.get("position_ids"),
+        token_order=group.take("token_order", TEXT, optional=True),
+        position_ids=group.take("position_ids", TEXT, optional=True),
         num_seeds=group.take("num_seeds", COUNT, optional=True) or 1,
         metrics={metric: float(measured.take(metric, FRACTION)) for metric in metrics},
         intervals={metric: tuple(intervals.take(metric, INTERVAL)) for metric in metrics},

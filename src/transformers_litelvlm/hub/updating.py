@@ -63,7 +63,7 @@ def update_card(
         line_break = "\r\n" if "\r\n" in text else "\n"
         Path(staging, output.name).write_text(card, encoding="utf-8", newline=line_break)
     if files:
-        with write_atomically(output.parent / ".eval_results") as staging:
+        with write_atomically(output.parent / ".eval_results", one_run=True) as staging:
             for name, entry in files.items():
                 content = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
                 Path(staging, name).write_text(content, encoding="utf-8")
@@ -76,7 +76,7 @@ def _read_config(folder: Path) -> Any:
         raise CardError(f"{folder} is no checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # a stranger's file: it makes the config classes raise all kinds
         raise CardError(f"{folder}: config.json cannot be read: {error}") from error
     if getattr(config, "pruning_config", None) is None or not config.architectures:
         raise CardError(f"{folder} is no checkpoint of this package (`model_type` {config.model_type!r})")

@@ -90,7 +90,7 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
             f"`image` must be a path, a `PIL.Image.Image` or a numpy array (height, width, channels), got"
             f" {type(image).__name__}."
         )
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
+    if isinstance(image, str) and is_url(image):
         return _from_url(image)
     content = _base64_content(image) if isinstance(image, str) and not os.path.exists(image) else None
     if content is not None:
@@ -118,6 +118,11 @@ def _is_picture(content: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_url(image: str) -> bool:
+    """Whether it is an address, not a path."""
+    return image.startswith(("http://", "https://"))
 
 
 def _from_file(path: Path) -> Image.Image:
