@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from reporting import run_and_report
 
-from transformers_litelvlm.benchmark.inputs import random_workload
-from transformers_litelvlm.benchmark.presets import Preset, PromptLengths, qwen2_5_vl_3b
+from transformers_litelvlm.benchmark.inputs import PromptLengths, random_workload
+from transformers_litelvlm.benchmark.presets import qwen2_5_vl_3b
 from transformers_litelvlm.benchmark.timing import machine_line, measured_on, time_pairs
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import Qwen2_5_VLLite
@@ -47,8 +47,7 @@ def run_intrinsic_guidance(
     config = qwen2_5_vl_3b()
     with torch.device(device):
         model = Qwen2_5_VLLite._from_config(config, dtype=getattr(torch, dtype)).eval()
-    preset = Preset("Qwen2.5-VL", Qwen2_5_VLLite, lambda: config, PROMPT, tuple(grid))
-    workload = random_workload(preset, config, batch_size=1, sentences=sentences)
+    workload = random_workload(PROMPT, tuple(grid), config, batch_size=1, sentences=sentences)
     inputs = {name: value.to(device) for name, value in workload.inputs.items()}
     guidance = {name: value for name, value in inputs.items() if name.startswith("guidance_")}
     sizes = inputs["image_grid_thw"]

@@ -6,12 +6,12 @@ import copy
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from transformers_litelvlm.pruning import Pruner, build_pruner, get_pruner, resolve_budget
+from transformers_litelvlm.pruning import LayerPruner, Pruner, TokenPruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
 from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.version import __version__
@@ -48,6 +48,20 @@ _UPSTREAM_KEYS = {
 }
 
 
+class Built(NamedTuple):
+    """What a [`PruningConfig`] stands for.
+
+    Attributes:
+        pruner: the method with its options.
+        then: the settings of the second method; `None` if there is none.
+        made_of: a copy of the fields that may be changed in place.
+    """
+
+    pruner: Pruner
+    then: PruningConfig | None
+    made_of: tuple[dict[str, Any], dict[str, Any] | None]
+
+
 class PruningConfig(PreTrainedConfig):
     """Configuration of visual-token pruning.
 
@@ -62,6 +76,9 @@ class PruningConfig(PreTrainedConfig):
         retention_ratio: fraction of the visual tokens KEPT, in (0, 1]; see [`resolve_budget`] for the rounding.
             Excludes `budget`.
         method_options: hyper-parameters of the method; its own defaults for those that are absent.
+        then: a second method, inside the language model, for what the first one keeps before it: a dict of `method`,
+            `budget` or `retention_ratio` (of the visual tokens that the first one keeps), and, if wanted,
+            `method_options`, `token_order` and `position_ids`.
         token_order: `"raster"` or `"reference"`, the order in which the kept tokens enter the language model: by
             position in the image, or as the method's published code puts them. `None`: the method's official choice.
         position_ids: `"original"` or `"compact"`: kept tokens and the text after them keep the positions of the
@@ -81,6 +98,7 @@ class PruningConfig(PreTrainedConfig):
     budget: int | None = None
     retention_ratio: float | None = None
     method_options: dict | None = None
+    then: dict | None = None
     token_order: str | None = None
     position_ids: str | None = None
     presets: dict | None = None
@@ -103,7 +121,8 @@ class PruningConfig(PreTrainedConfig):
     def replace(self, **changes: Any) -> PruningConfig:
         """A copy with several fields changed at once, checked as a whole.
 
-        A new `budget` drops the old `retention_ratio` and the other way round; a new `method` drops the old options.
+        A new `budget` drops the old `retention_ratio` and the other way round; a new `method` drops the old options
+        and the second method.
         """
         _refuse_unknown(set(changes) - set(FIELDS))
         if changes.get("budget") is not None:
@@ -112,6 +131,7 @@ class PruningConfig(PreTrainedConfig):
             changes.setdefault("budget", None)
         if changes.get("method", self.method) != self.method:
             changes.setdefault("method_options", {})
+            changes.setdefault("then", None)
         fields = {name: self.__dict__[name] for name in FIELDS} | {"litelvlm_version": __version__} | changes
         new = copy.copy(self)  # much faster than upstream's constructor
         new.__dict__.update({name: _check_field(name, value) for name, value in fields.items()})
@@ -142,11 +162,14 @@ class PruningConfig(PreTrainedConfig):
 
     def build_pruner(self) -> Pruner:
         """The method with its options; the same object until a field changes."""
-        fields = self.__dict__
-        method, options, pruner = fields["_built"]
-        if options != fields["method_options"]:  # they were changed in place
-            fields["_built"] = method, options, pruner = _build(fields)
-        return pruner
+        return self.build().pruner
+
+    def build(self) -> Built:
+        """The method and the settings of the second one; the same objects until a field changes."""
+        built: Built = self.__dict__["_built"]
+        if built.made_of != (self.method_options, self.then):  # they were changed in place
+            built = self.__dict__["_built"] = _build(self.__dict__)
+        return built
 
     @property
     def resolved_token_order(self) -> str:
@@ -209,6 +232,7 @@ class PruningConfig(PreTrainedConfig):
 
 # Those of this class, in the order of their definition; not what every config of Transformers has.
 FIELDS = tuple(PruningConfig.__annotations__)
+THEN_FIELDS = ("method", "budget", "retention_ratio", "method_options", "token_order", "position_ids")
 
 
 def _refuse_unknown(names: set[str]) -> None:
@@ -216,11 +240,26 @@ def _refuse_unknown(names: set[str]) -> None:
         raise ValueError(f"PruningConfig has no field {sorted(names)}. Its fields: {', '.join(FIELDS)}.")
 
 
-def _build(fields: dict[str, Any]) -> tuple[str, dict[str, Any], Pruner]:
-    """Check what no single field can tell. Returns method, options, and the pruner that they make."""
+def _build(fields: dict[str, Any]) -> Built:
+    """Check what no single field can tell."""
     resolve_budget(1, fields["budget"], fields["retention_ratio"])
-    method, options = fields["method"], fields["method_options"]
-    return method, dict(options), build_pruner(method, **options)
+    options, then = fields["method_options"], fields["then"]
+    pruner = build_pruner(fields["method"], **options)
+    return Built(pruner, None if then is None else _build_then(then, pruner), copy.deepcopy((options, then)))
+
+
+def _build_then(then: dict[str, Any], first: Pruner) -> PruningConfig:
+    if unknown := sorted(set(then) - set(THEN_FIELDS)):
+        raise ValueError(f"`then` has no field {unknown}. Its fields: {', '.join(THEN_FIELDS)}.")
+    second = PruningConfig(**then)
+    if not isinstance(first, TokenPruner) or not isinstance(second.build_pruner(), LayerPruner):
+        raise ValueError(
+            "`method` must work before the language model and that of `then` inside it, got "
+            f"{first.name!r} and {second.method!r}. `litelvlm methods` says where each works."
+        )
+    if not second.is_on:
+        raise ValueError(f"`then` needs a `budget` or a `retention_ratio`, got {then!r}.")
+    return second
 
 
 def _check_field(key: str, value: Any) -> Any:
@@ -237,6 +276,8 @@ def _check_field(key: str, value: Any) -> Any:
         return None if value is None else check_retention_ratio(value)
     if key == "method_options":
         return dict(_check_keys(key, {} if value is None else value))
+    if key == "then":
+        return None if value is None else dict(_check_keys(key, value))
     if key == "presets":
         presets = _check_keys(key, DEFAULT_PRESETS if value in (None, {}) else value)
         return {name: dict(_check_keys(f"presets[{name!r}]", changes)) for name, changes in presets.items()}

@@ -189,17 +189,6 @@ def draw_retained_tokens(
     return _with_legend(canvas, entries)
 
 
-def side_by_side(pictures: Sequence[Image.Image], gap: int = 16) -> Image.Image:
-    """Puts pictures next to each other on white, aligned at the top."""
-    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    panel = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        panel.paste(picture, (left, 0))
-        left += picture.width + gap
-    return panel
-
-
 def _to_array(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor, without importing torch for it
         values = values.detach().cpu().numpy()
@@ -264,6 +253,7 @@ def _write_numbers(canvas: Image.Image, masks: Sequence[np.ndarray]) -> None:
     """Writes the index of each mask on it; numbers of masks that coincide stand side by side."""
     radius = max(9, max(canvas.size) // 60)
     draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(round(radius * 1.3))
     taken: list[tuple[int, int]] = []
     for index, mask in enumerate(masks):
         ys, xs = np.nonzero(mask)
@@ -279,7 +269,7 @@ def _write_numbers(canvas: Image.Image, masks: Sequence[np.ndarray]) -> None:
         taken.append((x, y))
         circle = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(circle, fill=mask_colour(index), outline="white", width=2)
-        draw.text((x, y), str(index), fill="white", font=_font(round(radius * 1.3)), anchor="mm", stroke_width=1)
+        draw.text((x, y), str(index), fill="white", font=font, anchor="mm", stroke_width=1)
 
 
 def _cells(
@@ -313,21 +303,17 @@ def _token_picture(pixels: np.ndarray, cell: np.ndarray, seen: np.ndarray, level
     hatched = np.where(stripe, 0.4 * grey + 90, 0.4 * grey + 140)
     picture = np.where(seen[..., None], picture, hatched)
     # Borders between cells: bright where a kept patch meets a pruned one, faint elsewhere.
-    edge, front = np.zeros(cell.shape, bool), np.zeros(cell.shape, bool)
-    for axis in (0, 1):
-        ahead = [slice(None)] * 2
-        behind = [slice(None)] * 2
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        change = cell[tuple(ahead)] != cell[tuple(behind)]
-        edge[tuple(ahead)] |= change
-        front[tuple(ahead)] |= change & (shown[tuple(ahead)] != shown[tuple(behind)])
+    edge, front = _borders(cell), _borders(shown)
     picture = np.where((edge & seen)[..., None], 0.82 * picture + 0.18 * 255, picture)
     picture = np.where(front[..., None], 255, picture)
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def _borders(values: np.ndarray) -> np.ndarray:
+    """Where a pixel differs from the one above it, or from the one to its left."""
+    below = np.diff(values, axis=0, prepend=values[:1]) != 0
+    right = np.diff(values, axis=1, prepend=values[:, :1]) != 0
+    return below | right
 
 
 def _with_legend(canvas: Image.Image, entries: Sequence[tuple[Colour, str, str]]) -> Image.Image:
@@ -336,7 +322,7 @@ def _with_legend(canvas: Image.Image, entries: Sequence[tuple[Colour, str, str]]
         return canvas
     width = max(canvas.width, LEGEND_WIDTH)
     size = max(16, min(26, width // 40))
-    font = _font(size)
+    font = ImageFont.load_default(size)
     margin, line = size // 2, round(size * 1.5)
     text_left = margin + size + margin
     rows = []

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
-from transformers_litelvlm.benchmark import grid, side_by_side
+from transformers_litelvlm.benchmark import side_by_side
 from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
 from transformers_litelvlm.benchmark.plot import plot
-from transformers_litelvlm.benchmark.report import number, render, table
+from transformers_litelvlm.benchmark.report import number, render, table, write_benchmark
 from transformers_litelvlm.benchmark.side_by_side import Effort
-from transformers_litelvlm.benchmark.writing import write_benchmark
+from transformers_litelvlm.benchmark.subjects import Preset
 
 
 QUICK = Effort(runs=2, warmup=0, new_tokens=2)
@@ -112,7 +112,7 @@ def test_what_a_method_cannot_do_is_said():
     ],
 )
 def test_impossible_grids_are_refused_before_a_model_is_built(monkeypatch, arguments, message):
-    monkeypatch.setattr(grid.PresetSubject, "build", lambda *args: pytest.fail("built"))
+    monkeypatch.setattr(Preset, "build", lambda *args: pytest.fail("built"))
     with pytest.raises(ValueError, match=message):
         run_benchmark("tiny", arguments)
 
@@ -170,9 +170,9 @@ def test_the_files_and_a_picture_that_opens(result, tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_leaves_no_files(result, tmp_path, monkeypatch):
-    from transformers_litelvlm.benchmark import writing
+    from transformers_litelvlm.benchmark import report
 
-    monkeypatch.setattr(writing, "plot", lambda *args: 1 / 0)
+    monkeypatch.setattr(report, "plot", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_benchmark(result, tmp_path / "results")
     assert list(tmp_path.iterdir()) == []

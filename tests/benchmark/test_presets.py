@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from transformers_litelvlm.benchmark import building
-from transformers_litelvlm.benchmark.building import check_memory, meta_model, random_model, weight_bytes
-from transformers_litelvlm.benchmark.inputs import random_workload
+from transformers_litelvlm.benchmark import subjects
 from transformers_litelvlm.benchmark.presets import PRESETS, get_preset
-from transformers_litelvlm.benchmark.stages import stage_model
+from transformers_litelvlm.benchmark.stages import StagedModel
+from transformers_litelvlm.benchmark.subjects import check_memory, weight_bytes
 
 
 def count(module) -> int:
@@ -35,9 +34,9 @@ VISUAL_TOKENS = {"lisa-7b": 256, "qwen2.5-vl-3b": 1000, "qwen2.5-vl-7b": 1000, "
 @pytest.mark.parametrize("name", PRESETS)
 def test_sizes(name):
     preset = get_preset(name)
-    model = meta_model(preset, torch.bfloat16)
-    inputs = random_workload(preset, model.config, batch_size=1, sentences=1).inputs
-    assert stage_model(model).num_visual_tokens(inputs) == VISUAL_TOKENS.get(name, 576)
+    model = preset.meta_model(torch.bfloat16)
+    inputs = preset.workload(model.config, batch_size=1, sentences=1).inputs
+    assert StagedModel(model).num_visual_tokens(inputs) == VISUAL_TOKENS.get(name, 576)
     if name in EXPECTED:
         guidance = getattr(model.model, "guidance", None)  # not in the published checkpoints
         assert count(model) - (0 if guidance is None else count(guidance)) == EXPECTED[name]
@@ -49,7 +48,7 @@ def test_sizes(name):
 def test_a_prompt_has_the_lengths_of_the_golden_ones():
     preset = get_preset("glamm-7b")
     config = preset.build_config()
-    workload = random_workload(preset, config, batch_size=2, sentences=3)
+    workload = preset.workload(config, batch_size=2, sentences=3)
     ids = workload.inputs["input_ids"]
     assert ids.shape == (2, 36 + 576 + 36 + 32 + 32)  # medians of tests/fixtures/golden/checkpoints: 36, 36, 67, 99.5
     assert (ids == config.image_token_id).sum(1).tolist() == [576, 576]
@@ -63,7 +62,7 @@ def test_a_prompt_has_the_lengths_of_the_golden_ones():
 
 def test_a_dialogue_for_every_sentence():
     preset = get_preset("lisa-7b")
-    inputs = random_workload(preset, preset.build_config(), batch_size=2, sentences=3).inputs
+    inputs = preset.workload(preset.build_config(), batch_size=2, sentences=3).inputs
     assert inputs["input_ids"].shape == (6, 35 + 256 + 27) and inputs["guidance_input_ids"].shape == (6, 1, 15)
     assert inputs["dialogue_images"].tolist() == [0, 0, 0, 1, 1, 1] and len(inputs["mask_pixel_values"]) == 2
     assert len(inputs["pixel_values"]) == 2 and not inputs["pixel_values"][0].equal(inputs["pixel_values"][1])
@@ -71,7 +70,7 @@ def test_a_dialogue_for_every_sentence():
 
 def test_random_weights_are_made_once_in_their_dtype_and_repeat():
     state = torch.get_rng_state()
-    first, second = (random_model(get_preset("tiny"), torch.bfloat16, torch.device("cpu")) for _ in range(2))
+    first, second = (get_preset("tiny").build(torch.bfloat16, torch.device("cpu")) for _ in range(2))
     assert torch.get_rng_state().equal(state), "the global generator is untouched"
     assert {parameter.dtype for parameter in first.parameters()} == {torch.bfloat16} and not first.training
     for (name, mine), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -79,20 +78,20 @@ def test_random_weights_are_made_once_in_their_dtype_and_repeat():
     assert all(mine.equal(theirs) for mine, theirs in zip(first.buffers(), second.buffers(), strict=True))
     norm = first.model.language_model.norm.weight.float()
     assert 0.9 < norm.min() and norm.max() < 1.1 and norm.std() > 0
-    other = random_model(get_preset("tiny"), torch.bfloat16, torch.device("cpu"), seed=1)
+    other = get_preset("tiny").build(torch.bfloat16, torch.device("cpu"), seed=1)
     assert not other.lm_head.weight.equal(first.lm_head.weight)
 
 
 def test_bytes_of_tied_weights_count_once():
-    model = meta_model(get_preset("qwen2.5-vl-3b"), torch.bfloat16)
+    model = get_preset("qwen2.5-vl-3b").meta_model(torch.bfloat16)
     assert 2 * 3_754_622_976 <= weight_bytes(model) < 2 * 3_754_622_976 + 100_000  # and some buffers
 
 
 def test_a_model_that_does_not_fit_is_not_built(monkeypatch):
-    monkeypatch.setattr(building, "free_memory", lambda device: 4e9)
+    monkeypatch.setattr(subjects, "free_memory", lambda device: 4e9)
     with pytest.raises(ValueError, match=r"need 15.7 GB in bfloat16, but cpu has 4.0 GB left"):
-        random_model(get_preset("glamm-7b"), torch.bfloat16, torch.device("cpu"))
-    check_memory(meta_model(get_preset("tiny")), torch.device("cpu"))
+        get_preset("glamm-7b").build(torch.bfloat16, torch.device("cpu"))
+    check_memory(get_preset("tiny").meta_model(), torch.device("cpu"))
 
 
 def test_an_unknown_preset_lists_the_known():

@@ -7,10 +7,8 @@ from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
-from transformers_litelvlm.benchmark.building import random_model
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
-from transformers_litelvlm.benchmark.inputs import random_workload
-from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, NoMeter, stage_model
+from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, StagedModel
 
 
 CPU = torch.device("cpu")
@@ -22,8 +20,8 @@ def kind(request):
 
 
 def staged_and_workload(kind: str, batch_size: int = 1, sentences: int = 1):
-    model = random_model(TINY[kind], torch.float32, CPU)
-    return stage_model(model), random_workload(TINY[kind], model.config, batch_size, sentences)
+    model = TINY[kind].build(torch.float32, CPU)
+    return StagedModel(model), TINY[kind].workload(model.config, batch_size, sentences)
 
 
 @pytest.mark.parametrize("pruning", [None, PruningConfig(budget=12)], ids=["unpruned", "pruned"])
@@ -33,13 +31,13 @@ def test_stages_do_the_work_of_end_to_end(kind, pruning, sentences):
     staged.prune(pruning)
     meter, whole = FlopMeter(), []
     total = count_flops(lambda: whole.append(staged.end_to_end(workload.inputs)))
-    output = staged.run_stages(workload.inputs, meter)
+    output = staged.run_stages(workload.inputs, meter.stage)
     assert sum(meter.flops.values()) == total
     assert list(meter.flops) == [name for name in STAGES if name in meter.flops], "in the order of the report"
     assert (pruning is not None) == ("scoring + selection" in meter.flops)
     staged.check_finite(whole[0])
     if staged.has_masks:
-        read = staged.model.read(workload.inputs, staged.encode(workload.inputs, NoMeter()), staged.settings)
+        read = staged.model.read(workload.inputs, staged.encode(workload.inputs), staged.settings)
         for_masks = staged.model.encode_for_masks(workload.inputs)
         masks = torch.cat(staged.model.decode(read, workload.inputs, for_masks).mask_logits)
         torch.testing.assert_close(masks, torch.cat(whole[0].mask_logits))
@@ -80,7 +78,7 @@ def test_exactly_so_many_tokens_are_generated(kind):
     length = workload.inputs["input_ids"].shape[1]
     for pruning in (None, PruningConfig(budget=12)):
         staged.prune(pruning)
-        features = staged.encode(workload.inputs, NoMeter())
+        features = staged.encode(workload.inputs)
         fresh = staged.generate(workload.inputs, 4).sequences
         assert fresh.shape == (1, length + 4)
         assert staged.generate(workload.inputs, 4, features).sequences.equal(fresh), "encoded before, the same tokens"
@@ -92,10 +90,10 @@ def test_dialogues_about_one_picture_generate_what_each_does_alone(kind_of_dialo
     staged, workload = staged_and_workload(kind_of_dialogues, batch_size=2, sentences=3)
     asymmetric_(staged.model)
     staged.prune(pruning)
-    features = staged.encode(workload.inputs, NoMeter())
+    features = staged.encode(workload.inputs)
     together = staged.generate(workload.inputs, 4, features).sequences.unflatten(0, (2, 3))
     for sentence, inputs in enumerate(workload.one_by_one):
-        alone = staged.generate(inputs, 4, staged.encode(inputs, NoMeter())).sequences
+        alone = staged.generate(inputs, 4, staged.encode(inputs)).sequences
         assert together[:, sentence].equal(alone)
     assert not together[0, 0, -4:].equal(together[0, 1, -4:]), "sentences differ"
 
@@ -106,7 +104,7 @@ def test_a_method_that_runs_the_tower_itself_is_not_charged_for_it_twice():
     for method in ("uniform", "tome"):
         staged.prune(PruningConfig(method=method, budget=12))
         meter = FlopMeter()
-        staged.run_stages(workload.inputs, meter)
+        staged.run_stages(workload.inputs, meter.stage)
         assert staged.runs_tower() == (method == "tome")
         assert sum(meter.flops.values()) == count_flops(lambda: staged.end_to_end(workload.inputs))
         flops[method] = meter.flops

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from transformers_litelvlm.benchmark import grid, scaling
+from transformers_litelvlm.benchmark import grid
 from transformers_litelvlm.benchmark.presets import PRESETS
 from transformers_litelvlm.cli.main import main
 
@@ -89,13 +89,3 @@ def test_bad_input_is_one_line(capsys, arguments, message):
 def test_cuda_that_is_not_there(capsys):
     assert main(["benchmark", "tiny", "--device", "cuda"]) == 2
     assert "there is no CUDA in this machine" in capsys.readouterr().err
-
-
-def test_scaling(capsys, monkeypatch, tmp_path):
-    original = scaling.run_scaling
-    monkeypatch.setattr(scaling, "run_scaling", lambda *args: original(*args, sides=(8, 16)))
-    arguments = ["benchmark", "--scaling", "--runs", "1", "--sentences", "2", "--output-dir", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    assert "slope of logs" in capsys.readouterr().out
-    saved = json.loads((tmp_path / "out" / "scaling.json").read_text())
-    assert saved["sentences"] == 2 and saved["tokens"] == [64, 256]

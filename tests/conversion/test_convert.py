@@ -275,7 +275,15 @@ def start(*arguments: object) -> subprocess.Popen:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Jobs in the background of a script ignore Control-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_file_size_limit(tmp_path):

@@ -13,8 +13,8 @@ from transformers_litelvlm.evaluation.arguments import (
     as_command_line,
     from_namespace,
 )
+from transformers_litelvlm.evaluation.measuring import choose_sentences
 from transformers_litelvlm.evaluation.runs import parse_method, plan_runs
-from transformers_litelvlm.evaluation.sampling import choose_sentences
 
 
 def parsed(*words: str) -> EvaluationArguments:

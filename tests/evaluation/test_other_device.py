@@ -8,7 +8,7 @@ from tests.support.second_device import DEVICE, other_device
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.measuring_images import measure_image
+from transformers_litelvlm.evaluation.measuring import measure_image
 from transformers_litelvlm.evaluation.runs import plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation

@@ -8,20 +8,15 @@ from transformers import Sam2VideoConfig
 
 from tests.support.tiny_qwen2_5_vl import tiny_config as tiny_qwen_config
 from tests.support.tiny_unipixel import sam2_config
-from transformers_litelvlm import (
-    LlavaLiteForConditionalGeneration,
-    Qwen2_5_VLLite,
-    Qwen2_5_VLLiteForReferringSegmentation,
-)
 from transformers_litelvlm.benchmark.presets import (
     LISA_PROMPT,
     LLAVA_PROMPT,
     PRESETS,
     QWEN_PROMPT,
     UNIPIXEL_PROMPT,
-    Preset,
     tiny,
 )
+from transformers_litelvlm.benchmark.subjects import Preset
 
 
 def _tiny_without_masks():
@@ -46,7 +41,7 @@ def _tiny_qwen():
 TINY = {
     "glamm": PRESETS["tiny"],
     "lisa": dataclasses.replace(PRESETS["tiny"], prompt=LISA_PROMPT),
-    "llava": Preset("text", LlavaLiteForConditionalGeneration, _tiny_without_masks, LLAVA_PROMPT),
-    "qwen": Preset("text", Qwen2_5_VLLite, _tiny_qwen, QWEN_PROMPT, (6, 8)),
-    "unipixel": Preset("masks", Qwen2_5_VLLiteForReferringSegmentation, _tiny_unipixel, UNIPIXEL_PROMPT, (6, 8)),
+    "llava": Preset("llava", "text", _tiny_without_masks, LLAVA_PROMPT),
+    "qwen": Preset("qwen", "text", _tiny_qwen, QWEN_PROMPT, (6, 8)),
+    "unipixel": Preset("unipixel", "masks", _tiny_unipixel, UNIPIXEL_PROMPT, (6, 8)),
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
+from transformers_litelvlm.benchmark.presets import get_preset
 from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
-from transformers_litelvlm.benchmark.stages import stage_model
-from transformers_litelvlm.benchmark.subjects import PresetSubject, Subject
+from transformers_litelvlm.benchmark.stages import StagedModel
+from transformers_litelvlm.benchmark.subjects import Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.runs import parse_method
@@ -80,25 +80,24 @@ def run_benchmark(
         ValueError: an unknown preset or method, a budget that is no less than the number of visual tokens, a model
             that does not fit into memory.
     """
-    subject = PresetSubject(subject) if isinstance(subject, str) else subject
+    subject = get_preset(subject) if isinstance(subject, str) else subject
     grid, effort = grid or Grid(), effort or Effort()
-    empty = stage_model(subject.meta_model())
+    empty = StagedModel(subject.meta_model())
     num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
     settings = grid.settings(num_tokens)
     points: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     for dtype in grid.dtypes:
         progress(f"building {subject.name} in {dtype}")
-        staged = stage_model(subject.build(getattr(torch, dtype), torch.device(device)))
+        staged = StagedModel(subject.build(getattr(torch, dtype), torch.device(device)))
         for batch_size, sentences in itertools.product(grid.batch_sizes, grid.sentences):
             workload = subject.workload(staged.model.config, batch_size, sentences)
-            side_by_side = SideBySide(staged, workload.to(staged.model.device, staged.model.dtype), effort)
+            side_by_side = SideBySide(staged, workload.to(staged.model.device, staged.model.dtype), effort, progress)
             for method, pruning in settings:
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype}
-                side_by_side.progress = partial(_report, progress, describe(point))
                 try:
-                    points.append({**point, **side_by_side.measure(pruning)})
+                    points.append({**point, **side_by_side.measure(pruning, describe(point))})
                 except (ValueError, NotImplementedError) as error:
                     skipped.append({**point, "reason": str(error)})
         del staged, side_by_side  # before the next one is built
@@ -106,7 +105,7 @@ def run_benchmark(
         "format": FORMAT,
         "benchmark": "pruned against unpruned",
         "model": subject.name,
-        "description": subject.description,
+        "description": subject.summary,
         "parameters": sum(parameter.numel() for parameter in empty.model.parameters()),
         "has_masks": empty.has_masks,
         "effort": asdict(effort),
@@ -122,10 +121,6 @@ def describe(point: dict[str, Any]) -> str:
         f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens, batch {point['batch_size']},"
         f" {point['sentences']} sentence{'s' * (point['sentences'] > 1)}, {point['dtype']}"
     )
-
-
-def _report(progress: Callable[[str], None], where: str, message: str) -> None:
-    progress(f"{where}: {message}")
 
 
 def default_budgets(num_tokens: int) -> list[int]:

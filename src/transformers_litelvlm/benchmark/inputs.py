@@ -7,10 +7,30 @@ from typing import Any
 
 import torch
 
-from transformers_litelvlm.benchmark.presets import PICTURE_SIZE, Preset, PromptLengths
 
-
+# A picture of COCO, height and width.
+PICTURE_SIZE = (480, 640)
 QWEN_WORDS = 150_000  # ids below are words in Qwen's vocabulary
+
+
+@dataclass(frozen=True)
+class PromptLengths:
+    """Tokens of a prompt about one picture beside its visual tokens.
+
+    Args:
+        before: in front of the picture: system prompt, role, marker.
+        turn: after it: marker, question, and for masks the answer with [SEG].
+        further_turn: a second and every later sentence of the same dialogue. `None` if every sentence has a
+            dialogue of its own.
+        sentence: tokens of a sentence for the guidance, end markers included.
+        after_seg: of a turn, what follows [SEG]: full stop and end of the answer.
+    """
+
+    before: int
+    turn: int
+    further_turn: int | None
+    sentence: int
+    after_seg: int = 2
 
 
 @dataclass(frozen=True)
@@ -40,13 +60,24 @@ class Workload:
         return Workload(move(self.inputs), [move(inputs) for inputs in self.one_by_one])
 
 
-def random_workload(preset: Preset, config: Any, batch_size: int, sentences: int) -> Workload:
-    """Inputs for `batch_size` pictures with `sentences` sentences each; the same every time."""
-    build = _qwen_inputs if preset.grid is not None else _llava_inputs
+def random_workload(
+    prompt: PromptLengths, grid: tuple[int, int] | None, config: Any, batch_size: int, sentences: int
+) -> Workload:
+    """Inputs for `batch_size` pictures with `sentences` sentences each; the same every time.
+
+    Args:
+        prompt: lengths of the dialogues.
+        grid: rows and columns of visual tokens; `None` if the config decides.
+        config: of the model.
+    """
+
+    def build(chosen: list[int]) -> dict[str, Any]:
+        if grid is None:
+            return _llava_inputs(prompt, config, batch_size, chosen)
+        return _qwen_inputs(prompt, grid, config, batch_size, chosen)
+
     everything = list(range(sentences))
-    inputs = build(preset, config, batch_size, everything)
-    one_by_one = [build(preset, config, batch_size, [sentence]) for sentence in everything] if sentences > 1 else []
-    return Workload(inputs, one_by_one)
+    return Workload(build(everything), [build([which]) for which in everything] if sentences > 1 else [])
 
 
 def random_words(size: tuple[int, ...], vocabulary: int, seed: int) -> torch.Tensor:
@@ -86,16 +117,26 @@ def dialogue(
 
 
 def _dialogues(
-    preset: Preset, placeholders: torch.Tensor, batch_size: int, sentences: list[int], config: Any
-) -> tuple[torch.Tensor, list[list[int]], torch.Tensor]:
-    """Ids (B, L) of all dialogues, the sentences of each, and the picture that each is about."""
-    split = [[which] for which in sentences] if preset.prompt.further_turn is None else [sentences]
-    rows = [
-        dialogue(preset.prompt, placeholders, of_dialogue, _vocabulary(config), config.seg_token_id)
-        for of_dialogue in split
-    ]
-    about = torch.arange(batch_size).repeat_interleave(len(split))
-    return torch.stack(rows).repeat(batch_size, 1), split, about
+    prompt: PromptLengths, placeholders: torch.Tensor, guidance: torch.Tensor, sentences: list[int], config: Any
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What the text of all dialogues becomes, and the picture that each is about.
+
+    Args:
+        placeholders: of a picture.
+        guidance: ids (B, T, length) of the sentences; a dialogue is guided by its own.
+        sentences: which of each picture.
+    """
+    split = [[which] for which in sentences] if prompt.further_turn is None else [sentences]
+    rows = [dialogue(prompt, placeholders, chosen, _vocabulary(config), config.seg_token_id) for chosen in split]
+    ids = torch.stack(rows).repeat(len(guidance), 1)
+    guidance = guidance.reshape(len(ids), len(split[0]), -1)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "guidance_input_ids": guidance,
+        "guidance_attention_mask": torch.ones_like(guidance),
+    }
+    return inputs, torch.arange(len(ids)) // len(split)
 
 
 def _vocabulary(config: Any) -> int:
@@ -104,21 +145,12 @@ def _vocabulary(config: Any) -> int:
     return min(*highest, QWEN_WORDS)
 
 
-def _llava_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[int]) -> dict[str, Any]:
+def _llava_inputs(prompt: PromptLengths, config: Any, batch_size: int, sentences: list[int]) -> dict[str, Any]:
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     placeholders = torch.full(((side // patch) ** 2,), config.image_token_id)
-    ids, split, about = _dialogues(preset, placeholders, batch_size, sentences, config)
-    of_pictures = clip_sentences(config.guidance_text_config, batch_size, sentences, preset.prompt.sentence)
-    guidance = {
-        name: rows.reshape(len(ids), len(split[0]), -1)
-        for name, rows in of_pictures.items()  # a dialogue is guided by its own sentences
-    }
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": random_pixels(batch_size, 3, side, side),
-        **guidance,
-    }
+    guidance = clip_sentences(config.guidance_text_config, batch_size, sentences, prompt.sentence)
+    inputs, about = _dialogues(prompt, placeholders, guidance["guidance_input_ids"], sentences, config)
+    inputs["pixel_values"] = random_pixels(batch_size, 3, side, side)
     if config.mask_config is None:
         return inputs
     mask_side = config.mask_config.vision_config.image_size
@@ -131,28 +163,23 @@ def _llava_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[
     return inputs
 
 
-def _qwen_inputs(preset: Preset, config: Any, batch_size: int, sentences: list[int]) -> dict[str, Any]:
-    vision, (rows, columns) = config.vision_config, preset.grid
+def _qwen_inputs(
+    prompt: PromptLengths, grid_size: tuple[int, int], config: Any, batch_size: int, sentences: list[int]
+) -> dict[str, Any]:
+    vision, (rows, columns) = config.vision_config, grid_size
     merge = vision.spatial_merge_size
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     # UniPixel gives a picture as a video of one frame.
     is_video = config.mask_config is not None
     placeholder = config.video_token_id if is_video else config.image_token_id
-    ids, split, about = _dialogues(preset, torch.full((rows * columns,), placeholder), batch_size, sentences, config)
-    size = (batch_size, preset.prompt.sentence)
+    size = (batch_size, prompt.sentence)
     guidance = torch.stack([random_words(size, _vocabulary(config), 100 + which) for which in sentences], dim=1)
-    guidance = guidance.reshape(len(ids), len(split[0]), -1)
+    inputs, about = _dialogues(prompt, torch.full((rows * columns,), placeholder), guidance, sentences, config)
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == placeholder).int() * (2 if is_video else 1)
     pixels = random_pixels(batch_size * rows * columns * merge**2, patch)
+    inputs["pixel_values_videos" if is_video else "pixel_values"] = pixels
     grid = torch.tensor([[1, rows * merge, columns * merge]] * batch_size)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == placeholder).int() * (2 if is_video else 1),
-        "pixel_values_videos" if is_video else "pixel_values": pixels,
-        "video_grid_thw" if is_video else "image_grid_thw": grid,
-        "guidance_input_ids": guidance,
-        "guidance_attention_mask": torch.ones_like(guidance),
-    }
+    inputs["video_grid_thw" if is_video else "image_grid_thw"] = grid
     if is_video:
         inputs["second_per_grid_ts"] = torch.ones(batch_size)  # two frames at two per second
         inputs.update(_mask_inputs(batch_size, config.mask_config.image_size))

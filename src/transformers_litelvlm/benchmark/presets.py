@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from transformers import (
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Sam2VideoConfig,
-    SamConfig,
-)
+from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Sam2VideoConfig, SamConfig
 
+from transformers_litelvlm.benchmark.inputs import PromptLengths
+from transformers_litelvlm.benchmark.subjects import Preset
 from transformers_litelvlm.conversion.recipes.sam import SAM_VIT_H
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
-from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteForConditionalGeneration,
-)
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
-    Qwen2_5_VLLiteForReferringSegmentation,
-)
-
-
-@dataclass(frozen=True)
-class PromptLengths:
-    """Tokens of a prompt about one picture beside its visual tokens.
-
-    Args:
-        before: in front of the picture: system prompt, role, marker.
-        turn: after it: marker, question, and for masks the answer with [SEG].
-        further_turn: a second and every later sentence of the same dialogue. `None` if every sentence has a
-            dialogue of its own.
-        sentence: tokens of a sentence for the guidance, end markers included.
-        after_seg: of a turn, what follows [SEG]: full stop and end of the answer.
-    """
-
-    before: int
-    turn: int
-    further_turn: int | None
-    sentence: int
-    after_seg: int = 2
 
 
 # Lengths of the prompts in tests/fixtures/golden/checkpoints, tokenised as the checkpoints were trained: medians of
@@ -61,31 +27,13 @@ LLAVA_PROMPT = PromptLengths(before=5, turn=28, further_turn=0, sentence=25)
 QWEN_PROMPT = PromptLengths(before=15, turn=26, further_turn=0, sentence=20)
 UNIPIXEL_PROMPT = PromptLengths(before=15, turn=22, further_turn=None, sentence=3, after_seg=3)
 
-# A picture of COCO, height and width.
-PICTURE_SIZE = (480, 640)
-# It as Qwen2.5-VL's processor leaves it (1000 visual tokens of a 700 x 1120 picture) and as UniPixel resizes it.
+# A picture of COCO as Qwen2.5-VL's processor leaves it (1000 visual tokens of a 700 x 1120 picture), and as UniPixel
+# resizes it.
 QWEN_GRID, UNIPIXEL_GRID = (25, 40), (17, 23)
 
 CLIP_BOS, CLIP_EOS = 49406, 49407
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A model to measure.
-
-    Args:
-        description: one line.
-        model_class: the class of the model.
-        build_config: makes its configuration.
-        prompt: what it is asked.
-        grid: rows and columns of visual tokens, if the picture decides.
-    """
-
-    description: str
-    model_class: type[PreTrainedModel]
-    build_config: Callable[[], PreTrainedConfig]
-    prompt: PromptLengths
-    grid: tuple[int, int] | None = None
+PRESETS: dict[str, Preset] = {}
 
 
 def get_preset(name: str) -> Preset:
@@ -97,6 +45,16 @@ def get_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def preset(name: str, prompt: PromptLengths, grid: tuple[int, int] | None = None) -> Callable[[Any], Any]:
+    """Decorator of a function without arguments that makes a config; its docstring is the description."""
+
+    def register(build_config: Callable[[], PreTrainedConfig]) -> Callable[[], PreTrainedConfig]:
+        PRESETS[name] = Preset(name, inspect.getdoc(build_config), build_config, prompt, grid)
+        return build_config
+
+    return register
 
 
 # Hidden size, size inside the MLP, layers, heads, and for language models heads of keys and values.
@@ -161,71 +119,6 @@ def llava_config(text: LlamaConfig, side: int = 336, **kwargs: Any) -> LlavaLite
     )
 
 
-def glamm_7b() -> LlavaLiteConfig:
-    return llava_config(
-        llama_7b(32_007), image_token_index=32_007, seg_token_id=32_004, mask_config=SamConfig(**SAM_VIT_H)
-    )
-
-
-def lisa_7b() -> LlavaLiteConfig:
-    return llava_config(
-        llama_7b(32_004, rms_norm_eps=1e-6, max_position_embeddings=2048),
-        side=224,
-        image_token_index=32_004,
-        seg_token_id=32_003,
-        mask_config=SamConfig(**SAM_VIT_H),
-        projector_type="linear",
-    )
-
-
-def llava_7b() -> LlavaLiteConfig:
-    return llava_config(llama_7b(32_064), image_token_index=32_000)
-
-
-def grounding_1b() -> LlavaLiteConfig:
-    # SamConfig's defaults are ViT-B; the decoder's epsilon is that of the published weights.
-    mask_config = SamConfig(mask_decoder_config=SAM_VIT_H["mask_decoder_config"])
-    return llava_config(llama_1b(), seg_token_id=31_998, mask_config=mask_config)
-
-
-def llava_1b() -> LlavaLiteConfig:
-    return llava_config(llama_1b())
-
-
-def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
-    """The shape of Qwen/Qwen2.5-VL-3B-Instruct."""
-    return _qwen2_5_vl("qwen2.5-vl-3b", vocab_size=151_936, tie_word_embeddings=True, **kwargs)
-
-
-def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
-    """The shape of Qwen/Qwen2.5-VL-7B-Instruct."""
-    return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
-
-
-def unipixel_3b() -> Qwen2_5_VLLiteConfig:
-    return qwen2_5_vl_3b(mask_config=Sam2VideoConfig(**sam2_base_plus(768)), seg_token_id=151_666)
-
-
-def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
-    text = {
-        **sizes(name),
-        "vocab_size": vocab_size,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        "pad_token_id": 151_643,
-    }
-    vision = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": text["hidden_size"],
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "tokens_per_second": 2,
-    }
-    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
-
-
 # A SAM of 128 pixels.
 _TINY_SAM = {
     "vision_config": {
@@ -251,8 +144,9 @@ _TINY_SAM = {
 }
 
 
+@preset("tiny", GLAMM_PROMPT)
 def tiny() -> LlavaLiteConfig:
-    """64 visual tokens, 6 + 18 small layers, and a small SAM: enough layers for every method."""
+    """64 visual tokens, 18 small layers, with masks: a first look, in seconds"""
     ids = {"bos_token_id": 254, "eos_token_id": 255}
     return LlavaLiteConfig(
         vision_config=CLIPVisionConfig(**sizes("tiny-vision"), image_size=64, patch_size=8),
@@ -267,62 +161,80 @@ def tiny() -> LlavaLiteConfig:
     )
 
 
-PRESETS: dict[str, Preset] = {
-    "tiny": Preset(
-        "64 visual tokens, 18 small layers, with masks: a first look, in seconds",
-        LlavaLiteForReferringSegmentation,
-        tiny,
-        GLAMM_PROMPT,
-    ),
-    "grounding-1b": Preset(
-        "CLIP ViT-L/14-336, a Llama of 1.1 B, SAM ViT-B, with masks: for CPUs",
-        LlavaLiteForReferringSegmentation,
-        grounding_1b,
-        GLAMM_PROMPT,
-    ),
-    "llava-1b": Preset(
-        "the same without masks, answers in text: for CPUs",
-        LlavaLiteForConditionalGeneration,
-        llava_1b,
-        LLAVA_PROMPT,
-    ),
-    "glamm-7b": Preset(
-        "GLaMM-RefSeg: LLaVA 1.5 7B and SAM ViT-H, 576 visual tokens, masks",
-        LlavaLiteForReferringSegmentation,
-        glamm_7b,
-        GLAMM_PROMPT,
-    ),
-    "lisa-7b": Preset(
-        "LISA-7B-v1: Llama 7B and SAM ViT-H, 256 visual tokens, masks, a dialogue per sentence",
-        LlavaLiteForReferringSegmentation,
-        lisa_7b,
-        LISA_PROMPT,
-    ),
-    "llava-1.5-7b": Preset(
-        "LLaVA 1.5 7B, 576 visual tokens, answers in text",
-        LlavaLiteForConditionalGeneration,
-        llava_7b,
-        LLAVA_PROMPT,
-    ),
-    "qwen2.5-vl-3b": Preset(
-        "Qwen2.5-VL 3B, a picture of 1000 visual tokens, answers in text",
-        Qwen2_5_VLLiteForConditionalGeneration,
-        qwen2_5_vl_3b,
-        QWEN_PROMPT,
-        QWEN_GRID,
-    ),
-    "qwen2.5-vl-7b": Preset(
-        "Qwen2.5-VL 7B, a picture of 1000 visual tokens, answers in text",
-        Qwen2_5_VLLiteForConditionalGeneration,
-        qwen2_5_vl_7b,
-        QWEN_PROMPT,
-        QWEN_GRID,
-    ),
-    "unipixel-3b": Preset(
-        "UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue each",
-        Qwen2_5_VLLiteForReferringSegmentation,
-        unipixel_3b,
-        UNIPIXEL_PROMPT,
-        UNIPIXEL_GRID,
-    ),
-}
+@preset("grounding-1b", GLAMM_PROMPT)
+def grounding_1b() -> LlavaLiteConfig:
+    """CLIP ViT-L/14-336, a Llama of 1.1 B, SAM ViT-B, with masks: for CPUs"""
+    # SamConfig's defaults are ViT-B; the decoder's epsilon is that of the published weights.
+    mask_config = SamConfig(mask_decoder_config=SAM_VIT_H["mask_decoder_config"])
+    return llava_config(llama_1b(), seg_token_id=31_998, mask_config=mask_config)
+
+
+@preset("llava-1b", LLAVA_PROMPT)
+def llava_1b() -> LlavaLiteConfig:
+    """the same without masks, answers in text: for CPUs"""
+    return llava_config(llama_1b())
+
+
+@preset("glamm-7b", GLAMM_PROMPT)
+def glamm_7b() -> LlavaLiteConfig:
+    """GLaMM-RefSeg: LLaVA 1.5 7B and SAM ViT-H, 576 visual tokens, masks"""
+    return llava_config(
+        llama_7b(32_007), image_token_index=32_007, seg_token_id=32_004, mask_config=SamConfig(**SAM_VIT_H)
+    )
+
+
+@preset("lisa-7b", LISA_PROMPT)
+def lisa_7b() -> LlavaLiteConfig:
+    """LISA-7B-v1: Llama 7B and SAM ViT-H, 256 visual tokens, masks, a dialogue per sentence"""
+    return llava_config(
+        llama_7b(32_004, rms_norm_eps=1e-6, max_position_embeddings=2048),
+        side=224,
+        image_token_index=32_004,
+        seg_token_id=32_003,
+        mask_config=SamConfig(**SAM_VIT_H),
+        projector_type="linear",
+    )
+
+
+@preset("llava-1.5-7b", LLAVA_PROMPT)
+def llava_7b() -> LlavaLiteConfig:
+    """LLaVA 1.5 7B, 576 visual tokens, answers in text"""
+    return llava_config(llama_7b(32_064), image_token_index=32_000)
+
+
+def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
+    text = {
+        **sizes(name),
+        "vocab_size": vocab_size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "pad_token_id": 151_643,
+    }
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": text["hidden_size"],
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
+
+
+@preset("qwen2.5-vl-3b", QWEN_PROMPT, QWEN_GRID)
+def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
+    """Qwen2.5-VL 3B, a picture of 1000 visual tokens, answers in text"""
+    return _qwen2_5_vl("qwen2.5-vl-3b", vocab_size=151_936, tie_word_embeddings=True, **kwargs)
+
+
+@preset("qwen2.5-vl-7b", QWEN_PROMPT, QWEN_GRID)
+def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
+    """Qwen2.5-VL 7B, a picture of 1000 visual tokens, answers in text"""
+    return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
+
+
+@preset("unipixel-3b", UNIPIXEL_PROMPT, UNIPIXEL_GRID)
+def unipixel_3b() -> Qwen2_5_VLLiteConfig:
+    """UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue each"""
+    return qwen2_5_vl_3b(mask_config=Sam2VideoConfig(**sam2_base_plus(768)), seg_token_id=151_666)

@@ -1,13 +1,17 @@
-"""What a person reads of a benchmark: tables in Markdown, which are readable as plain text too."""
+"""What a person reads of a benchmark: tables in Markdown, which are readable as plain text too; and its files."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from transformers_litelvlm.benchmark.grid import describe
+from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 from transformers_litelvlm.benchmark.timing import machine_line
+from transformers_litelvlm.utils.files import write_atomically
 
 
 NOTES = """\
@@ -33,25 +37,13 @@ def render(result: dict[str, Any], max_details: int | None = None) -> str:
     return "\n\n".join([*blocks, NOTES]) + "\n"
 
 
-def render_scaling(result: dict[str, Any]) -> str:
-    """The report of [`run_scaling`]."""
-    head = ["method", "unit", *(f"{tokens} tokens" for tokens in result["tokens"]), "slope of logs", "linear R2"]
-    rows = []
-    for method, measured in result["methods"].items():
-        for unit, values, growth in (
-            ("ms", measured["median_ms"], measured["time_growth"]),
-            ("MB", [size / 1e6 for size in measured["bytes"]], measured["memory_growth"]),
-        ):
-            numbers = [number(value) for value in values] + ["-"] * (len(result["tokens"]) - len(values))
-            rows.append([method, unit, *numbers, f"{growth['slope']:.2f}", f"{growth['linear_r2']:.4f}"])
-    blocks = [
-        "# Scoring and selection of a ninth of the visual tokens",
-        f"{result['sentences']} sentence(s), {result['dtype']}, {machine_line(result)}, medians of "
-        f"{result['runs']} runs. A slope of 1 is linear growth, 2 quadratic, less if a constant part counts.",
-        table(head, rows),
-        *(f"{method}: not possible: {reason}" for method, reason in result["skipped"].items()),
-    ]
-    return "\n\n".join(blocks) + "\n"
+def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
+    """Write benchmark.json, benchmark.md and benchmark.png into `folder`, all or none; files of these names are
+    replaced."""
+    with write_atomically(folder) as staging:
+        (staging / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (staging / "benchmark.md").write_text(render(result), encoding="utf-8")
+        plot(result, staging / "benchmark.png")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.inputs import Workload
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
-from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, NoMeter, StagedModel
+from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, StagedModel
 from transformers_litelvlm.benchmark.timing import PairedTimes, time_pairs
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch
@@ -56,25 +56,31 @@ class SideBySide:
     workload: Workload
     effort: Effort = field(default_factory=Effort)
     progress: Callable[[str], None] = lambda message: None
+    _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
-    def measure(self, pruning: PruningConfig) -> dict[str, Any]:
+    def measure(self, pruning: PruningConfig, name: str = "") -> dict[str, Any]:
         """
         Everything about one setting; see docs/performance.md for what each entry means.
+
+        Args:
+            pruning (`PruningConfig`): The setting.
+            name (`str`): What `progress` is told that is measured.
 
         Raises:
             ValueError: The method cannot reach the budget, or is not defined for the model.
             FloatingPointError: The model computes something that is not finite.
         """
+        self.progress(f"{name}: floating-point operations")
         result: dict[str, Any] = {"flops": self._flops(pruning)}
-        self.progress("end to end")
+        self.progress(f"{name}: end to end")
         times = self._time(partial(self._end_to_end, None), partial(self._end_to_end, pruning))
         result["end_to_end"] = compared(times)
         result["flops"]["share_of_bound"] = times.ratio / result["flops"]["bound"]
         if self.workload.one_by_one:
-            self.progress("against one sentence at a time")
+            self.progress(f"{name}: against one sentence at a time")
             result["against_one_by_one"] = compared(self._time(self._one_by_one, partial(self._end_to_end, pruning)))
         for part in self.effort.parts:
-            self.progress(part)
+            self.progress(f"{name}: {part}")
             result.update(getattr(self, f"_{part}")(pruning, result))
         return result
 
@@ -90,9 +96,12 @@ class SideBySide:
     def _time(self, first: Callable[[], Any], second: Callable[[], Any]) -> PairedTimes:
         return time_pairs(first, second, pairs=self.effort.runs, warmup=self.effort.warmup)
 
-    @cached_property
-    def _unpruned_flops(self) -> int:
-        return self._count(None)
+    def _of_unpruned(self, measure: Callable[..., Any], **kwargs: Any) -> Any:
+        """What does not change from run to run is measured once of the unpruned model."""
+        key = (measure.__name__, *kwargs)
+        if key not in self._known:
+            self._known[key] = measure(None, **kwargs)
+        return self._known[key]
 
     def _count(self, pruning: PruningConfig | None) -> int:
         outputs: list[Any] = []
@@ -102,29 +111,24 @@ class SideBySide:
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
         """Operations end to end; their ratio bounds the speed-up of what is limited by arithmetic."""
-        self.progress("floating-point operations")
-        unpruned, pruned = self._unpruned_flops, self._count(pruning)
+        unpruned, pruned = self._of_unpruned(self._count), self._count(pruning)
         return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned}
-
-    @cached_property
-    def _unpruned_stage_flops(self) -> dict[str, int]:
-        return self._count_stages(None)
 
     def _count_stages(self, pruning: PruningConfig | None) -> dict[str, int]:
         meter = FlopMeter()
         self.staged.prune(pruning)
-        self.staged.run_stages(self.workload.inputs, meter)
+        self.staged.run_stages(self.workload.inputs, meter.stage)
         return meter.flops
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Operations and times of the stages, pruned and unpruned in turn; the counted pass is part of the warm-up."""
-        flops = {"unpruned": self._unpruned_stage_flops, "pruned": self._count_stages(pruning)}
+        flops = {"unpruned": self._of_unpruned(self._count_stages), "pruned": self._count_stages(pruning)}
         watches: dict[str, list[dict[str, float]]] = {"unpruned": [], "pruned": []}
         for run in range(min(0, 1 - self.effort.warmup), self.effort.runs):
             for side in ("unpruned", "pruned") if run % 2 == 0 else ("pruned", "unpruned"):
                 self.staged.prune(pruning if side == "pruned" else None)
                 watch = Stopwatch()
-                self.staged.run_stages(self.workload.inputs, watch)
+                self.staged.run_stages(self.workload.inputs, watch.stage)
                 if run >= 0:
                     watches[side].append(watch.milliseconds)
         sides = {}
@@ -151,49 +155,47 @@ class SideBySide:
         functions = {}
         for side, setting in (("unpruned", None), ("pruned", pruning)):
             self.staged.prune(setting)
-            features = self.staged.encode(self.workload.inputs, NoMeter())
+            features = self.staged.encode(self.workload.inputs)
             for count in (1, 1 + self.effort.new_tokens):
                 functions[side, count] = partial(self._generate, setting, features, count)
         one, many = (
             self._time(functions["unpruned", count], functions["pruned", count])
             for count in (1, 1 + self.effort.new_tokens)
         )
-        per_token = [
-            (np.median(m) - np.median(o)) / self.effort.new_tokens * 1000 for m, o in zip(_sides(many), _sides(one))
-        ]
-        return {"decode_ms_per_token": {"unpruned": float(per_token[0]), "pruned": float(per_token[1])}}
+        unpruned, pruned = (
+            (longer - shorter) / self.effort.new_tokens * 1000 for longer, shorter in zip(many.medians, one.medians)
+        )
+        return {"decode_ms_per_token": {"unpruned": unpruned, "pruned": pruned}}
 
     def _generate(self, pruning: PruningConfig | None, features: Any, count: int) -> torch.Tensor:
         self.staged.prune(pruning)
         return self.staged.generate(self.workload.inputs, count, features)
 
-    @cached_property
-    def _unpruned_memory(self) -> dict[str, dict[str, int]]:
-        return {
-            "unpruned": self._memory_of(None),
-            "unpruned_with_hidden_states": self._memory_of(None, output_hidden_states=True),
-        }
-
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Bytes beside weights and inputs, of the prefill and of the whole, and of the cache of the prompt."""
-        return {"memory": {**self._unpruned_memory, "pruned": self._memory_of(pruning)}}
+        memory = {
+            "unpruned": self._of_unpruned(self._memory_of),
+            "unpruned_with_hidden_states": self._of_unpruned(self._memory_of, output_hidden_states=True),
+            "pruned": self._memory_of(pruning),
+        }
+        return {"memory": memory}
 
     def _memory_of(self, pruning: PruningConfig | None, **kwargs: Any) -> dict[str, int]:
         staged, inputs, device = self.staged, self.workload.inputs, self.staged.model.device
         staged.prune(pruning)
-        pruned = staged.compact(inputs, staged.encode(inputs, NoMeter()))
+        pruned = staged.compact(inputs, staged.encode(inputs))
         prefill = activation_bytes(lambda: staged.prefill(pruned, **kwargs), device)
         cache = cache_bytes(staged.prefill(pruned, use_cache=True).cache)
         # `segment` and `generate` do not keep hidden states: what does is put together from their halves.
         whole = activation_bytes(
-            lambda: staged.run_stages(inputs, NoMeter(), **kwargs) if kwargs else staged.end_to_end(inputs), device
+            lambda: staged.run_stages(inputs, **kwargs) if kwargs else staged.end_to_end(inputs), device
         )
         return {"prefill_bytes": prefill, "whole_bytes": whole, "cache_bytes": cache}
 
 
 def compared(times: PairedTimes) -> dict[str, Any]:
     """Unpruned (first) and pruned (second) times, and the speed-up with its interval."""
-    unpruned, pruned = (spread([1000 * seconds for seconds in side]) for side in _sides(times))
+    unpruned, pruned = (spread([1000 * seconds for seconds in side]) for side in (times.first, times.second))
     return {
         "unpruned": unpruned,
         "pruned": pruned,
@@ -210,7 +212,3 @@ def spread(milliseconds: Sequence[float]) -> dict[str, Any]:
         "max_ms": max(milliseconds),
         "all_ms": list(milliseconds),
     }
-
-
-def _sides(times: PairedTimes) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return times.first, times.second

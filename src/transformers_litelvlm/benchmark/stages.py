@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.segmentation import DialogueStates, ReferringSegmentationMixin
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 
 
@@ -31,17 +32,8 @@ STAGES = (
 SELECTOR = ("guidance text", "scoring + selection", "prompt compaction")
 
 
-class Meter(Protocol):
-    """Measures what runs inside `with meter.stage(name):`."""
-
-    def stage(self, name: str) -> AbstractContextManager[None]: ...
-
-
-class NoMeter:
-    """Measures nothing."""
-
-    def stage(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext()
+# Measures what runs inside `with stage(name):`; `nullcontext` measures nothing.
+Stage = Callable[[str], AbstractContextManager[Any]]
 
 
 class StagedModel:
@@ -93,23 +85,23 @@ class StagedModel:
             raise FloatingPointError(f"The model computes values that are not finite in {self.model.dtype}.")
 
     @torch.inference_mode()
-    def run_stages(self, inputs: dict[str, Any], meter: Meter, **kwargs: Any) -> Any:
+    def run_stages(self, inputs: dict[str, Any], stage: Stage = nullcontext, **kwargs: Any) -> Any:
         """The same in stages; returns what the language model returns. `kwargs` are those of [`prefill`]."""
-        features = self.encode(inputs, meter)
+        features = self.encode(inputs, stage)
         if self.has_masks and not kwargs and len(features.pooler_output) != len(inputs["input_ids"]):
             # Dialogues may share the beginning of their prompt: then shortening is part of reading.
-            with meter.stage("LLM prefill"):
+            with stage("LLM prefill"):
                 output = read = self.model.read(inputs, features, self.settings)
         else:
-            with meter.stage("prompt compaction"):
+            with stage("prompt compaction"):
                 prompt = self.compact(inputs, features)
-            with meter.stage("LLM prefill"):
+            with stage("LLM prefill"):
                 output = self.prefill(prompt, **kwargs)
             read = DialogueStates(self._states(output), prompt.inputs["input_ids"])
         if self.has_masks:
-            with meter.stage("mask image encoder"):
+            with stage("mask image encoder"):
                 for_masks = self.model.encode_for_masks(inputs)
-            with meter.stage("mask decoder"):
+            with stage("mask decoder"):
                 self.model.decode(read, inputs, for_masks)
         return output
 
@@ -119,27 +111,27 @@ class StagedModel:
         return output.hidden_states[-1] if self.model.reads_before_norm else output.last_hidden_state
 
     @torch.inference_mode()
-    def encode(self, inputs: dict[str, Any], meter: Meter) -> Any:
+    def encode(self, inputs: dict[str, Any], stage: Stage = nullcontext) -> Any:
         """Features of the pictures, pruned if the method prunes before the language model."""
         modality, settings = self.modality(inputs), self.settings
         is_cut = settings.cuts(self.base.num_visual_tokens(modality, inputs))
         if settings.before_language_model is None or not is_cut:
-            with meter.stage("vision tower"):  # with the projector, as upstream calls it
+            with stage("vision tower"):  # with the projector, as upstream calls it
                 return self.base.media_features(modality, inputs, settings)
         encoded, guidance = self.base.encode(modality, self._media(inputs)), Guidance.of(inputs)
         runs_tower = self.runs_tower(encoded, guidance)
-        with meter.stage("vision tower"):
+        with stage("vision tower"):
             encoded = self.base.encode(modality, self._media(inputs))
             if not runs_tower:
                 encoded.finish()
         if self.has_masks:
             encoded = self.model.encoded_for(encoded, inputs, guidance, settings)
         if settings.pruner.needs_text:
-            with meter.stage("guidance text"):
+            with stage("guidance text"):
                 guidance = self.base.embed_sentences(guidance)
-        with meter.stage("scoring + selection"):
+        with stage("scoring + selection"):
             chosen = choose(encoded, guidance, settings)
-        with meter.stage("projector"):
+        with stage("projector"):
             return project(encoded, chosen, settings)
 
     def _media(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +154,7 @@ class StagedModel:
         modality = self.modality(inputs)
         arguments = {name: inputs[name] for name in self.base.prompt_arguments if name in inputs}
         arguments.pop(self.base.pixels_of[modality])
-        return self.base.prune({**arguments, "mm_encoder_outputs": {modality: features}}, self.settings)
+        return prune_prompt(self.base, {**arguments, "mm_encoder_outputs": {modality: features}}, self.settings)
 
     @torch.inference_mode()
     def prefill(self, prompt: PrunedPrompt, /, **kwargs: Any) -> Any:
@@ -190,8 +182,3 @@ class StagedModel:
             output_logits=True,
             pruning_config=self.pruning,
         )
-
-
-def stage_model(model: PreTrainedModel) -> StagedModel:
-    """The stages of a model of any family."""
-    return StagedModel(model)

@@ -1,79 +1,77 @@
-"""What is measured: a preset with random weights, or a checkpoint; each makes its model and its inputs."""
+"""What is measured: a preset with random weights, or a checkpoint; each makes its model and its inputs.
+
+Random weights are made on the device in the wanted dtype; whether a model fits is said before it is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
-from transformers_litelvlm.benchmark.building import check_memory, meta_model, random_model
-from transformers_litelvlm.benchmark.inputs import Workload, random_workload
-from transformers_litelvlm.benchmark.presets import Preset, get_preset
+from transformers_litelvlm.benchmark.inputs import PromptLengths, Workload, random_workload
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.upstream import no_init_weights
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
-class Subject(Protocol):
-    """A model to be built, and what it is asked."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def description(self) -> str: ...
-
-    def meta_model(self) -> PreTrainedModel:
-        """The model without its weights: sizes before anything large is made."""
-        ...
-
-    def build(self, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-        """The model. Raises ValueError if its weights do not fit into memory."""
-        ...
-
-    def workload(self, config: Any, batch_size: int, sentences: int) -> Workload:
-        """Its inputs. Raises ValueError if there are none of that size."""
-        ...
+STD = 0.02  # as Llama and CLIP are initialised; keeps activations finite in half precision
 
 
 @dataclass(frozen=True)
-class PresetSubject:
+class Preset:
     """
-    A preset with random weights and inputs.
+    A model by name, with random weights and inputs.
 
     Args:
-        name (`str`): Of a preset.
-
-    Raises:
-        ValueError: There is none of that name.
+        name (`str`): What it is called.
+        description (`str`): One line.
+        build_config (`Callable`): Makes its configuration.
+        prompt (`PromptLengths`): What it is asked.
+        grid (`tuple[int, int]`, *optional*): Rows and columns of visual tokens, if the picture decides.
     """
 
     name: str
-
-    def __post_init__(self) -> None:
-        get_preset(self.name)
-
-    @property
-    def preset(self) -> Preset:
-        return get_preset(self.name)
+    description: str
+    build_config: Callable[[], PreTrainedConfig]
+    prompt: PromptLengths
+    grid: tuple[int, int] | None = None
 
     @property
-    def description(self) -> str:
-        return f"{self.preset.description}; random weights"
+    def summary(self) -> str:
+        return f"{self.description}; random weights"
 
-    def meta_model(self) -> PreTrainedModel:
-        return meta_model(self.preset)
+    def meta_model(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model without memory for its weights: sizes before anything large is made."""
+        return _meta_model(self.build_config(), dtype)
 
-    def build(self, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-        return random_model(self.preset, dtype, device)
+    def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
+        """The model with the same random weights for the same seed, dtype and device.
+
+        Raises:
+            ValueError: the weights alone need more memory than the device has left.
+        """
+        check_memory(self.meta_model(dtype), device)
+        # Buffers are made by the constructors, one of them at random.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            with torch.device(device), no_init_weights():
+                model = _from_config(self.build_config(), dtype)
+        model.tie_weights()
+        fill_(model, seed)
+        return model.eval()
 
     def workload(self, config: Any, batch_size: int, sentences: int) -> Workload:
-        return random_workload(self.preset, config, batch_size, sentences)
+        """Inputs of a model with `config`, the same every time."""
+        return random_workload(self.prompt, self.grid, config, batch_size, sentences)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class CheckpointSubject:
     expressions: Sequence[str] = ("the red circle", "the star left of the blue square", "the largest object")
 
     @property
-    def description(self) -> str:
+    def summary(self) -> str:
         return f"{self.config.model_type} checkpoint on {self.image or 'a generated scene'}"
 
     @cached_property
@@ -111,20 +109,17 @@ class CheckpointSubject:
             )
         return config
 
-    @property
-    def auto_class(self) -> Any:
-        has_masks = self.config.mask_config is not None
-        return AutoModelForReferringSegmentation if has_masks else AutoModelForImageTextToText
-
-    def meta_model(self) -> PreTrainedModel:
-        with torch.device("meta"):
-            return self.auto_class.from_config(AutoConfig.from_pretrained(self.name))
+    def meta_model(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model without memory for its weights."""
+        return _meta_model(copy.deepcopy(self.config), dtype)
 
     def build(self, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-        check_memory(self.meta_model().to(dtype), device)
-        return self.auto_class.from_pretrained(self.name, dtype=dtype).to(device).eval()
+        """The model. Raises ValueError if its weights do not fit into memory."""
+        check_memory(self.meta_model(dtype), device)
+        return _auto_class(self.config).from_pretrained(self.name, dtype=dtype).to(device).eval()
 
     def workload(self, config: Any, batch_size: int, sentences: int) -> Workload:
+        """Its inputs. Raises ValueError if there are not so many sentences."""
         if sentences > len(self.expressions):
             raise ValueError(
                 f"{sentences} sentences are asked for, but only {len(self.expressions)} are given:"
@@ -148,7 +143,59 @@ class CheckpointSubject:
     def _picture(self) -> Image.Image:
         if self.image is None:
             return Image.fromarray(generate_scene("test", 0).image)
-        try:
-            return load_rgb_image(self.image)
-        except OSError as error:
-            raise ValueError(f"The picture {self.image!r} cannot be read: {error}") from error
+        return load_rgb_image(self.image)
+
+
+Subject = Preset | CheckpointSubject
+
+
+def _auto_class(config: Any) -> Any:
+    return AutoModelForImageTextToText if config.mask_config is None else AutoModelForReferringSegmentation
+
+
+def _from_config(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    return _auto_class(config).from_config(config, dtype=dtype)
+
+
+def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.device("meta"):
+        return _from_config(config, dtype)
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes of parameters and buffers; tied ones count once."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
+def check_memory(model: PreTrainedModel, device: torch.device) -> None:
+    """Raises ValueError if the weights of a model need more memory than a device has left."""
+    needed, free = weight_bytes(model), free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"The weights need {needed / 1e9:.1f} GB in {str(model.dtype).removeprefix('torch.')}, but {device} has "
+            f"{free / 1e9:.1f} GB left. Choose a smaller model, a dtype of two bytes, or another device."
+        )
+
+
+@torch.no_grad()
+def fill_(model: torch.nn.Module, seed: int) -> None:
+    """Random values for every parameter, in place; scales of norms are around 1."""
+    generator: Any = None
+    for parameter in model.parameters():
+        if generator is None or generator.device != parameter.device:
+            generator = torch.Generator(parameter.device).manual_seed(seed)
+        parameter.normal_(0.0, STD, generator=generator)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and name.endswith("weight"):
+            parameter.add_(1.0)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; infinite if nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return math.inf
+    import psutil
+
+    return psutil.virtual_memory().available

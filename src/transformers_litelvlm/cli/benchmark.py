@@ -7,13 +7,18 @@ import json
 import sys
 from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, one_line, positive_int
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 MAX_DETAILS = 3  # points whose stages go to the terminal
 
+HELP = "measure the speed and memory that pruning saves on this machine"
+DESCRIPTION = (
+    "Measure pruned against unpruned models of real size on this machine, with random weights: time"
+    " end to end and by stage, memory, floating-point operations, and how near the speed-up comes to their ratio."
+)
 EPILOG = """\
 examples:
   litelvlm benchmark --list-presets
@@ -21,22 +26,12 @@ examples:
   litelvlm benchmark grounding-1b --budgets 192 64 --dtypes float32 bfloat16 --output-dir results
   litelvlm benchmark --checkpoint ./glamm-refseg --image photo.jpg --expressions "the left dog"
   litelvlm benchmark tiny --methods all --batch-sizes 1 8 --without stages decode memory --check
-  litelvlm benchmark --scaling
   litelvlm benchmark glamm-7b --device cuda --dtypes bfloat16 --sentences 1 3
 """
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "benchmark",
-        help="measure the speed and memory that pruning saves on this machine",
-        description="Measure pruned against unpruned models of real size on this machine, with random weights: time"
-        " end to end and by stage, memory, floating-point operations, and how near the speed-up comes to their ratio.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "preset", nargs="?", default="tiny", help="a model by name (default: tiny), see --list-presets"
     )
@@ -45,11 +40,6 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--image", metavar="FILE", help="picture for --checkpoint (default: a generated scene)")
     parser.add_argument("--expressions", nargs="+", metavar="TEXT", help="sentences for --checkpoint (default: three)")
-    parser.add_argument(
-        "--scaling",
-        action="store_true",
-        help="instead of a model: how scoring + selection grow from 576 to 36,864 visual tokens",
-    )
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     _add_grid(parser)
     _add_effort(parser)
@@ -58,7 +48,6 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--check", action="store_true", help="exit with 1 if pruned is slower than unpruned anywhere")
-    parser.set_defaults(func=run)
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
         return
     import torch
 
+    from transformers_litelvlm.benchmark.report import render
     from transformers_litelvlm.pruning import list_pruners
 
     if args.threads is not None:
@@ -128,26 +118,25 @@ def run(args: argparse.Namespace) -> None:
     args.dtypes = args.dtypes or (["bfloat16"] if args.device.startswith("cuda") else ["float32"])
     if args.methods == ["all"]:
         args.methods = [name for name in list_pruners() if name != "none"]
-    try:
-        result, text = _scaling(args) if args.scaling else _side_by_side(args)
-    except ValueError as error:
-        raise BadInputError(one_line(error)) from error
-    print(json.dumps(result, indent=2) if args.json else text)
-    slower = [point for point in result.get("points", []) if point["end_to_end"]["speedup"] < 1]
+    with bad_input(kinds=(ValueError,)):
+        result = _measure(args)
+    print(json.dumps(result, indent=2) if args.json else render(result, max_details=MAX_DETAILS))
+    slower = [point for point in result["points"] if point["end_to_end"]["speedup"] < 1]
     if args.check and slower:
         print(f"litelvlm: pruned is slower than unpruned at {len(slower)} point(s)", file=sys.stderr)
         sys.exit(1)
 
 
-def _side_by_side(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from transformers_litelvlm.benchmark.grid import Grid, run_benchmark
-    from transformers_litelvlm.benchmark.report import render
+    from transformers_litelvlm.benchmark.report import write_benchmark
     from transformers_litelvlm.benchmark.side_by_side import PARTS, Effort
     from transformers_litelvlm.benchmark.subjects import CheckpointSubject
-    from transformers_litelvlm.benchmark.writing import check_plotting, write_benchmark
+    from transformers_litelvlm.utils.extras import needs_extra
 
-    if args.output_dir:
-        check_plotting()
+    if args.output_dir:  # before hours of measuring
+        with bad_input(), needs_extra("benchmark", "An output folder gets a plot, which"):
+            import matplotlib  # noqa: F401
     subject = args.preset
     if args.checkpoint:
         own = {"expressions": args.expressions} if args.expressions else {}
@@ -157,18 +146,7 @@ def _side_by_side(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = run_benchmark(subject, grid, args.device, effort, progress=_progress)
     if args.output_dir:
         write_benchmark(result, args.output_dir)
-    return result, render(result, max_details=MAX_DETAILS)
-
-
-def _scaling(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from transformers_litelvlm.benchmark.report import render_scaling
-    from transformers_litelvlm.benchmark.scaling import run_scaling
-    from transformers_litelvlm.benchmark.writing import write_scaling
-
-    result = run_scaling(args.methods, max(args.sentences), args.runs, args.warmup, args.device, args.dtypes[0])
-    if args.output_dir:
-        write_scaling(result, args.output_dir)
-    return result, render_scaling(result)
+    return result
 
 
 def _count(text: str) -> int:

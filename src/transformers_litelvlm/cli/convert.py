@@ -6,12 +6,15 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.cli.errors import bad_input
 from transformers_litelvlm.conversion.families import RECIPES
 
 
+HELP = "turn a published checkpoint into one that loads here"
+DESCRIPTION = (
+    "Turn a published checkpoint into a self-contained safetensors checkpoint: model, guidance, processor, tokenizer."
+)
 EPILOG = """\
 examples:
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
@@ -25,17 +28,8 @@ What became of every tensor stands in TARGET/conversion_report.json.
 """
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "convert",
-        help="turn a published checkpoint into one that loads here",
-        description="Turn a published checkpoint into a self-contained safetensors checkpoint: model, guidance,"
-        " processor, tokenizer.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("family", metavar="FAMILY", choices=sorted(RECIPES), help="one of: %(choices)s")
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
@@ -58,7 +52,6 @@ def register(subparsers: Any) -> None:
         default="5GB",
         help="largest size of a written file, such as 500MB (default: %(default)s)",
     )
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,13 +61,10 @@ def run(args: argparse.Namespace) -> None:
     from transformers_litelvlm.conversion.source import CheckpointSource
     from transformers_litelvlm.conversion.staging import check_target
 
-    try:
-        # Before anything is fetched.
-        check_target(args.target)
+    with bad_input(kinds=(ConversionError, OSError)):
+        check_target(args.target)  # before anything is fetched
         conversion = RECIPES[args.family](CheckpointSource(args.source), args.clip)
         report = convert_checkpoint(conversion, args.target, dtype=args.dtype, max_shard_size=args.max_shard_size)
-    except (ConversionError, OSError) as error:
-        raise BadInputError(one_line(error)) from error
     print(report.summary())
     print(_how_to_load(args.target))
 

@@ -25,16 +25,14 @@ PACKAGES = (
 )
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "env",
-        help="print versions, devices and the embedded checkpoint, for a bug report",
-        description="Print what a bug report should hold: versions, devices, threads, the embedded checkpoint.",
-        allow_abbrev=False,
-    )
+HELP = "print versions, devices and the embedded checkpoint, for a bug report"
+DESCRIPTION = "Print what a bug report should hold: versions, devices, threads, the embedded checkpoint."
+EPILOG = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:

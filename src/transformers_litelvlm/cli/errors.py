@@ -13,13 +13,13 @@ class BadInputError(Exception):
 
 
 @contextmanager
-def bad_input(what: str = "") -> Iterator[None]:
-    """Turn every error inside the `with` block into [`BadInputError`], its message after `what`."""
+def bad_input(what: str = "", kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turn errors of `kinds` inside the `with` block into [`BadInputError`], their message after `what`."""
     try:
         yield
     except BadInputError:
         raise
-    except Exception as error:
+    except kinds as error:
         raise BadInputError(what + one_line(error)) from error
 
 

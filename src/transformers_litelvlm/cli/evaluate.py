@@ -6,12 +6,14 @@ import argparse
 import os
 import subprocess
 import sys
-from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.evaluation.arguments import DESCRIPTION, add_arguments, as_command_line, from_namespace
+from transformers_litelvlm.evaluation import arguments
+from transformers_litelvlm.evaluation.arguments import as_command_line, from_namespace
 
 
+HELP = "measure pruning methods on a data set"
+DESCRIPTION = arguments.DESCRIPTION
 EPILOG = """\
 examples:
   litelvlm evaluate --output-dir results --max-images 100
@@ -25,24 +27,15 @@ Started again with the same options it goes on where it was. On several machines
 """
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure pruning methods on a data set",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    arguments.add_arguments(parser)
     parser.add_argument(
         "--processes",
         metavar="N",
         type=positive_int,
         help="processes on this machine (default: one per GPU, else one)",
     )
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,12 +7,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from transformers_litelvlm.cli import benchmark, card, convert, env, evaluate, methods, segment
 from transformers_litelvlm.cli.errors import BadInputError, one_line
+from transformers_litelvlm.version import __version__
 
 
+# Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
 SUBCOMMANDS = (segment, evaluate, benchmark, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
@@ -35,23 +37,23 @@ LITELVLM_DEBUG=1 in the environment shows the traceback of an error.
 class _Parser(argparse.ArgumentParser):
     """Say what is wrong in one line; the usage, which hides it in a long text, is left to --help."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"litelvlm: error: {message} (see: {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
-    parser = _Parser(
-        prog="litelvlm",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser = _Parser(prog="litelvlm", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="sub-commands", metavar="COMMAND", required=True)
     for module in SUBCOMMANDS:
-        module.register(subparsers)
+        name = module.__name__.rpartition(".")[2]
+        options = subparsers.add_parser(name, help=module.HELP, description=module.DESCRIPTION, epilog=module.EPILOG)
+        module.add_arguments(options)
+        options.set_defaults(func=module.run)
     return parser
 
 
@@ -77,12 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if is_bad_input else " (LITELVLM_DEBUG=1 shows where)"
         print(f"litelvlm: error: {one_line(error)}{hint}", file=sys.stderr)
         return 2 if is_bad_input else 1
-
-
-def _version() -> str:
-    from transformers_litelvlm.version import __version__
-
-    return __version__
 
 
 if __name__ == "__main__":

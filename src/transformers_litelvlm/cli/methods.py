@@ -11,14 +11,13 @@ from typing import Any
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "methods",
-        help="list the pruning methods, their options and the presets",
-        description="List the pruning methods that are registered, with their options and defaults, and the presets.",
-        allow_abbrev=False,
-    )
+HELP = "list the pruning methods, their options and the presets"
+DESCRIPTION = "List the pruning methods that are registered, with their options and defaults, and the presets."
+EPILOG = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "--budget",
         type=positive_int,
@@ -46,12 +45,14 @@ def register(subparsers: Any) -> None:
         "(default: LLaVA 1.5 7B, 576 tokens)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the methods and presets."""
-    methods, presets = describe_methods(), describe_presets()
+    from transformers_litelvlm.configuration_pruning import PruningConfig
+
+    # The presets that every configuration starts with; a checkpoint may bring its own.
+    methods, presets = describe_methods(), PruningConfig().presets
     sizes = None
     if args.budget is not None:
         config = _read_config(args.model)
@@ -174,13 +175,6 @@ def describe_counts(
         "prefill_flops": flops,
         "prefill_ratio": flops / unpruned,
     }
-
-
-def describe_presets() -> dict[str, dict[str, Any]]:
-    """The presets that every configuration starts with; a checkpoint may bring its own."""
-    from transformers_litelvlm.configuration_pruning import PruningConfig
-
-    return PruningConfig().presets or {}
 
 
 def _default(field: dataclasses.Field) -> Any:

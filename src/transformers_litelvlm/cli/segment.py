@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+HELP = "write the mask of what each sentence refers to"
+DESCRIPTION = (
+    "Write one mask per sentence (PNG, 0 or 255, at the size of the picture), an overlay of all masks,"
+    " and a picture of the visual tokens that were kept."
+)
 EPILOG = """\
 examples:
   litelvlm segment scene.png "the red circle left of the blue square"
@@ -31,17 +36,8 @@ Without --model the small checkpoint inside the package is used. It knows drawn 
 """
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "segment",
-        help="write the mask of what each sentence refers to",
-        description="Write one mask per sentence (PNG, 0 or 255, at the size of the picture), an overlay of all masks,"
-        " and a picture of the visual tokens that were kept.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the embedded one)")
@@ -74,7 +70,6 @@ def register(subparsers: Any) -> None:
         "--pairs", metavar="N", type=positive_int, default=10, help="pairs of timed runs of --compare (default: 10)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from transformers_litelvlm.conversion.errors import ConversionError, shortened
 from transformers_litelvlm.conversion.weight_files import TensorInfo
@@ -35,12 +35,6 @@ class Drop:
 
     pattern: str
     reason: str
-
-
-class TensorSource(Protocol):
-    """What a plan needs of a source."""
-
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
 
 
 @dataclass(frozen=True)

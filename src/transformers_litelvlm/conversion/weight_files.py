@@ -15,26 +15,7 @@ import torch
 from safetensors import safe_open
 
 from transformers_litelvlm.conversion.errors import ConversionError
-
-
-# Names of safetensors, which publishes no table of them.
-SAFETENSORS_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
+from transformers_litelvlm.models.upstream import str_to_torch_dtype
 
 
 @dataclass(frozen=True)
@@ -90,9 +71,9 @@ def _safetensors_metadata(file: Path) -> dict[str, TensorInfo]:
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 (not a dict)
             entry = opened.get_slice(name)
-            if entry.get_dtype() not in SAFETENSORS_DTYPES:
+            if entry.get_dtype() not in str_to_torch_dtype:
                 raise ConversionError(f"{file}: `{name}` has the dtype {entry.get_dtype()}, which torch cannot hold")
-            infos[name] = TensorInfo(tuple(entry.get_shape()), SAFETENSORS_DTYPES[entry.get_dtype()], file)
+            infos[name] = TensorInfo(tuple(entry.get_shape()), str_to_torch_dtype[entry.get_dtype()], file)
     return infos
 
 

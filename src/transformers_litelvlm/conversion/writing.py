@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
 from transformers_litelvlm.conversion.errors import ConversionError
-from transformers_litelvlm.conversion.weight_files import SAFETENSORS_DTYPES, TensorInfo
-from transformers_litelvlm.models.upstream import SAFE_WEIGHTS_INDEX_NAME
+from transformers_litelvlm.conversion.weight_files import TensorInfo
+from transformers_litelvlm.models.upstream import SAFE_WEIGHTS_INDEX_NAME, str_to_torch_dtype
 
 
-_NAME_OF_DTYPE = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+_NAME_OF_DTYPE = {dtype: name for name, dtype in str_to_torch_dtype.items()}
 
 
 @dataclass(frozen=True)

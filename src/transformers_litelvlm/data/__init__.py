@@ -2,7 +2,8 @@
 
 from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation, encode_mask
-from transformers_litelvlm.data.refshapes import Expression, Scene, generate_scene, load_refshapes
+from transformers_litelvlm.data.refshapes import Scene, generate_scene, load_refshapes
+from transformers_litelvlm.data.refshapes_queries import Expression
 from transformers_litelvlm.data.samples import (
     ImageSample,
     ReferringSentence,

@@ -58,14 +58,7 @@ def _load(source: str, split: str, streaming: bool, revision: str | None) -> Any
 
 
 def require_columns(rows: Any, expected: set[str], source: Any, advice: str) -> None:
-    """Raises a `ValueError` that names the missing columns, if the rows tell their columns.
-
-    Args:
-        rows: what `open_rows` gave.
-        expected: columns that must be there.
-        source: what to call the rows.
-        advice: what to do instead, at the end of the message.
-    """
+    """Raises a `ValueError` that names the missing columns of `source`, and ends with `advice`."""
     columns = set(rows[0]) if isinstance(rows, list) and rows else set(getattr(rows, "column_names", None) or expected)
     if missing := sorted(expected - columns):
         raise ValueError(f"{source} has no column {', '.join(missing)}, only {', '.join(sorted(columns))}. {advice}")

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers.utils import logging
 
-from transformers_litelvlm.data.mevis import open_mevis
 from transformers_litelvlm.data.plain_rows import open_plain_rows
 from transformers_litelvlm.data.reason_seg import open_reason_seg
 from transformers_litelvlm.data.refcoco import open_refcoco, open_refcoco_m
-from transformers_litelvlm.data.referring_video import open_referring_video
+from transformers_litelvlm.data.referring_video import open_mevis, open_referring_video
+from transformers_litelvlm.data.refshapes import DEFAULT_NUM_SCENES, load_refshapes
 from transformers_litelvlm.data.splits import ReferringSplit, SplitCounts
 
 
@@ -40,8 +40,6 @@ class DatasetInfo:
 
 
 def _open_refshapes(name: str, source: Any, split: str, **options: Any) -> tuple[Any, Any, tuple[str, ...]]:
-    from transformers_litelvlm.data.refshapes import load_refshapes
-
     if source is not None:
         raise ValueError(f"RefShapes is generated: `source` must be None, got {source!r}.")
     return open_plain_rows(name, load_refshapes(split, **options), split)
@@ -102,7 +100,7 @@ DATASETS = {
     ),
     "refshapes": DatasetInfo(
         _open_refshapes,
-        {name: (SplitCounts(size),) for name, size in {"train": 30000, "validation": 500, "test": 1000}.items()},
+        {name: (SplitCounts(size),) for name, size in DEFAULT_NUM_SCENES.items()},
         source_needed=False,
     ),
     "rows": DatasetInfo(open_plain_rows, {}),

@@ -1,8 +1,7 @@
-"""Refer-YouTube-VOS, and Ref-DAVIS17 converted to its layout, as everybody has it."""
+"""Videos: Refer-YouTube-VOS, Ref-DAVIS17 converted to its layout, as everybody has it, and MeViS."""
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.samples import UnreadableImageError, VideoExpression, VideoSample
+from transformers_litelvlm.utils.files import read_json
 from transformers_litelvlm.utils.image_io import open_picture
 
 
@@ -30,10 +31,10 @@ def open_referring_video(
             `<split>/Annotations`; without it, expressions have no masks.
     """
     root = Path(root)
-    videos = read_expressions(root / "meta_expressions" / split / "meta_expressions.json")
+    videos = _read_videos(root / "meta_expressions" / split / "meta_expressions.json")
     hidden = root / "meta_expressions" / "test" / "meta_expressions.json"
     if split == "valid" and hidden.exists():
-        tested = read_expressions(hidden)
+        tested = _read_videos(hidden)
         videos = {video: record for video, record in videos.items() if video not in tested}
     annotations: Path | None = root / split / "Annotations" if annotation_root is None else Path(annotation_root)
     if not annotations.is_dir():
@@ -44,19 +45,34 @@ def open_referring_video(
     return sorted(videos.items()), read, (NO_MASKS_NOTE,) if annotations is None else ()
 
 
-def read_expressions(path: Path) -> dict[str, dict]:
+def open_mevis(name: str, root: str | os.PathLike, split: str) -> tuple[list, Any, tuple[str, ...]]:
+    """Rows and reader of a folder with `<split>/{JPEGImages,meta_expressions.json,mask_dict.json}`.
+
+    The folder may be inside of `mevis`. `"valid_u"` is scored here, `"valid"` has no masks.
+    """
+    folder = Path(root, "mevis", split)
+    folder = folder if folder.is_dir() else Path(root, split)
+    videos = _read_videos(folder / "meta_expressions.json")
+    path = folder / "mask_dict.json"
+    masks = read_json(path) if path.exists() else None
+    notes = (NO_MASKS_NOTE,) if masks is None else ()
+    return sorted(videos.items()), partial(_read_mevis_video, folder / "JPEGImages", masks), notes
+
+
+def _read_videos(path: Path) -> dict[str, dict]:
     """The videos of a `meta_expressions.json`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["videos"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist. Check `source` and `split`.") from None
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable list of expressions: {error!r}") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. Check `source` and `split`.")
+    content = read_json(path)
+    if "videos" not in content:
+        raise ValueError(f"{path} is not a list of expressions: it has no `videos`.")
+    return content["videos"]
 
 
-def frame_paths(folder: Path, video: str, record: dict) -> tuple[str, ...]:
-    """The files of a video's frames."""
-    return tuple(str(folder / video / f"{frame}.jpg") for frame in record["frames"])
+def _sample(pictures: Path, row: tuple[str, dict], expressions: list[VideoExpression], objects: Any) -> VideoSample:
+    video, record = row
+    paths = tuple(str(pictures / video / f"{frame}.jpg") for frame in record["frames"])
+    return VideoSample(video, tuple(record["frames"]), paths, tuple(expressions), objects)
 
 
 def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple[str, dict]) -> VideoSample:
@@ -71,8 +87,20 @@ def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple
         item = str(entry.get("obj_id", int(number) // NUM_ANNOTATORS + 1))
         load_mask = partial(_load_mask, load_objects, int(item))
         expressions.append(VideoExpression(number, entry["exp"], (item,), load_mask))
-    paths = frame_paths(pictures, video, record)
-    return VideoSample(video, tuple(record["frames"]), paths, tuple(expressions), load_objects)
+    return _sample(pictures, row, expressions, load_objects)
+
+
+def _read_mevis_video(pictures: Path, masks: dict | None, index: int, row: tuple[str, dict]) -> VideoSample:
+    record = row[1]
+    expressions = []
+    for number, entry in record["expressions"].items():
+        load_mask = None
+        if masks is not None:
+            tracks = [masks[str(track)] for track in entry["anno_id"]]
+            load_mask = partial(_union, tracks, (record["height"], record["width"]))
+        objects = tuple(map(str, entry.get("obj_id", ())))
+        expressions.append(VideoExpression(number, entry["exp"], objects, load_mask))
+    return _sample(pictures, row, expressions, None)
 
 
 def _load_objects(folder: Path, frames: list[str], frame: int) -> np.ndarray:
@@ -88,6 +116,11 @@ def _load_objects(folder: Path, frames: list[str], frame: int) -> np.ndarray:
 
 def _load_mask(load_objects: Any, number: int, frame: int) -> np.ndarray:
     return load_objects(frame) == number
+
+
+def _union(tracks: list[list], size: tuple[int, int], frame: int) -> np.ndarray:
+    present = [decode_mask(track[frame]) for track in tracks if track[frame] is not None]
+    return np.logical_or.reduce(present) if present else np.zeros(size, dtype=bool)
 
 
 def annotators(video: VideoSample) -> list[dict[str, VideoExpression]]:

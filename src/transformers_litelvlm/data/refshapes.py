@@ -10,11 +10,7 @@ import numpy as np
 from PIL import Image
 
 from transformers_litelvlm.data.masks import encode_mask
-from transformers_litelvlm.data.refshapes_queries import (
-    Query,
-    sample_queries,
-    superlative_queries,
-)
+from transformers_litelvlm.data.refshapes_queries import Expression, sample_expressions, superlative_expressions
 from transformers_litelvlm.data.refshapes_rendering import (
     COLOURS,
     LARGEST_RADIUS,
@@ -40,29 +36,6 @@ DEFAULT_NUM_SCENES = {"train": 30000, "validation": 500, "test": 1000}
 
 
 @dataclass(frozen=True)
-class Expression:
-    """One referring sentence.
-
-    Args:
-        query: what is asked, in a form that can be checked against the objects.
-        target_id: `object_id` of the one object that is meant.
-    """
-
-    query: Query
-    target_id: int
-
-    @property
-    def sentence(self) -> str:
-        """The wording."""
-        return self.query.sentence()
-
-    @property
-    def kind(self) -> str:
-        """`"attribute"`, `"superlative"` or `"relation"`."""
-        return self.query.kind
-
-
-@dataclass(frozen=True)
 class Scene:
     """One picture with its objects and sentences.
 
@@ -79,14 +52,7 @@ class Scene:
     expressions: tuple[Expression, ...]
 
     def mask(self, object_id: int) -> np.ndarray:
-        """The visible region of an object.
-
-        Args:
-            object_id: number of the object.
-
-        Returns:
-            `(144, 144)` booleans.
-        """
+        """The visible region of an object, by its number: `(144, 144)` booleans."""
         return self.id_map == object_id + 1
 
 
@@ -122,9 +88,7 @@ def generate_scene(
     rng = np.random.default_rng([seed, SPLIT_CODES[split], index])
     objects = _sample_objects(rng, num_objects)
     image, id_map = render_scene(objects, rng)
-    pairs = sample_queries(objects, rng, max_expressions)
-    expressions = tuple(Expression(query, target.object_id) for query, target in pairs)
-    return Scene(image, id_map, objects, expressions)
+    return Scene(image, id_map, objects, tuple(sample_expressions(objects, rng, max_expressions)))
 
 
 def load_refshapes(
@@ -144,9 +108,7 @@ def load_refshapes(
         split: `"train"`, `"validation"` or `"test"`. Splits never share a scene, whatever the seed.
         num_scenes: number of scenes, taken from the start of the split. Defaults to 30,000, 500 and 1,000 for the
             three splits.
-        seed: seed of the whole data set.
-        max_expressions: largest number of sentences per scene.
-        num_objects: smallest and largest number of objects per scene, between 3 and 7.
+        seed, max_expressions, num_objects: as in [`generate_scene`].
 
     Returns:
         The rows.
@@ -162,44 +124,37 @@ def load_refshapes(
     _check_split(split)
     num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
     _check_integer("num_scenes", num_scenes, 1)
-    _check_integer("seed", seed, 0)
-    _check_integer("max_expressions", max_expressions, 2)
     with needs_extra("eval", "A split of RefShapes as rows"):
         import datasets
 
-    scenes = (generate_scene(split, index, seed, max_expressions, num_objects) for index in range(num_scenes))
-    rows = [_row(index, scene) for index, scene in enumerate(scenes)]
+    numbers = range(num_scenes)
+    rows = [_row(index, generate_scene(split, index, seed, max_expressions, num_objects)) for index in numbers]
     return datasets.Dataset.from_list(rows, features=_features())
 
 
 def _features() -> datasets.Features:
     import datasets
 
+    text, number, pixels = (datasets.Value(kind) for kind in ("string", "int32", "float32"))
     return datasets.Features(
         {
             "image": datasets.Image(),
             "image_id": datasets.Value("int64"),
             "expressions": [
                 {
-                    "sentence": datasets.Value("string"),
-                    "kind": datasets.Value("string"),
-                    "target_id": datasets.Value("int32"),
-                    "category": datasets.Value("string"),
-                    "query": datasets.Value("string"),
-                    "mask": {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")},
+                    "sentence": text,
+                    "kind": text,
+                    "target_id": number,
+                    "category": text,
+                    "query": text,
+                    "mask": {"size": datasets.List(number), "counts": text},
                 }
             ],
             "objects": [
                 {
-                    "object_id": datasets.Value("int32"),
-                    "shape": datasets.Value("string"),
-                    "colour": datasets.Value("string"),
-                    "texture": datasets.Value("string"),
-                    "size": datasets.Value("string"),
-                    "radius": datasets.Value("float32"),
-                    "x": datasets.Value("float32"),
-                    "y": datasets.Value("float32"),
-                    "angle": datasets.Value("float32"),
+                    "object_id": number,
+                    **dict.fromkeys(("shape", "colour", "texture", "size"), text),
+                    **dict.fromkeys(("radius", "x", "y", "angle"), pixels),
                 }
             ],
         }
@@ -236,7 +191,7 @@ def _sample_objects(rng: np.random.Generator, num_objects: tuple[int, int]) -> t
         drawn = [(*looks[place], radii[place], *places[place], angles[place]) for place in order]
         objects = tuple(SceneObject(number, *fields) for number, fields in enumerate(drawn))
         # A single that happens to look like the group can leave nothing to compare: such scenes are drawn again.
-        if superlative_queries(objects):
+        if superlative_expressions(objects):
             return objects
 
 
@@ -294,10 +249,8 @@ def _sample_places(radii: list[float], rng: np.random.Generator) -> list[tuple[f
 
 def _check_num_objects(num_objects: tuple[int, int]) -> None:
     is_pair = isinstance(num_objects, tuple | list) and len(num_objects) == 2
-    if not is_pair or not all(isinstance(number, int) for number in num_objects):
-        raise ValueError(f"`num_objects` must be two integers, got {num_objects!r}")
-    if not 3 <= num_objects[0] <= num_objects[1] <= 7:
-        raise ValueError(f"`num_objects` must be a range between 3 and 7, got {num_objects!r}")
+    if not is_pair or {*map(type, num_objects)} != {int} or not 3 <= num_objects[0] <= num_objects[1] <= 7:
+        raise ValueError(f"`num_objects` must be two integers, a range between 3 and 7, got {num_objects!r}")
 
 
 def _check_split(split: str) -> None:

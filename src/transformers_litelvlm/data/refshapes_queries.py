@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ RADIUS_RATIO = 1.25
 DISTANCE_RATIO = 1.5
 
 ATTRIBUTES = ("size", "texture", "colour", "shape")
-KINDS = ("attribute", "superlative", "relation")
 DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 RELATIONS = (*DIRECTIONS, "closest to")
 # The word, and the key by which candidates are sorted so that the object meant comes first.
@@ -69,32 +68,40 @@ class Query:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Expression:
+    """One referring sentence.
+
+    Args:
+        query: what is asked, in a form that can be checked against the objects.
+        target_id: `object_id` of the one object that is meant.
+    """
+
+    query: Query
+    target_id: int
+
+    @property
+    def sentence(self) -> str:
+        """The wording."""
+        return self.query.sentence()
+
+    @property
+    def kind(self) -> str:
+        """`"attribute"`, `"superlative"` or `"relation"`."""
+        return self.query.kind
+
+
 def _noun_phrase(attributes: dict[str, str]) -> list[str]:
     return [attributes[name] for name in ATTRIBUTES if name in attributes]
 
 
 def matching(objects: tuple[SceneObject, ...], attributes: dict[str, str]) -> list[SceneObject]:
-    """Objects that have all the given attributes.
-
-    Args:
-        objects: the scene.
-        attributes: values by attribute name.
-
-    Returns:
-        In scene order.
-    """
+    """Objects that have all the given attributes, in scene order."""
     return [item for item in objects if all(getattr(item, name) == value for name, value in attributes.items())]
 
 
-def attribute_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """The shortest attribute phrases that fit exactly one object.
-
-    Args:
-        objects: the scene.
-
-    Returns:
-        Queries with the object meant; several for an object if equally short phrases exist.
-    """
+def attribute_expressions(objects: tuple[SceneObject, ...]) -> list[Expression]:
+    """The shortest attribute phrases that fit exactly one object; several for an object if they are equally short."""
     found = []
     for target in objects:
         for length in range(4):
@@ -102,7 +109,7 @@ def attribute_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, Sce
             for names in combinations(("size", "texture", "colour"), length):
                 attributes = {name: getattr(target, name) for name in (*names, "shape")}
                 if _is_unique(objects, attributes):
-                    phrases.append((Query("attribute", attributes), target))
+                    phrases.append(Expression(Query("attribute", attributes), target.object_id))
             found += phrases
             if phrases:
                 break
@@ -135,15 +142,8 @@ def _candidate_groups(objects: tuple[SceneObject, ...]) -> list[tuple[dict[str, 
     return [(dict(key), groups[key]) for key in shortest.values()]
 
 
-def superlative_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """Superlatives and ordinals over two or three candidates that share every attribute of the sentence.
-
-    Args:
-        objects: the scene.
-
-    Returns:
-        Queries with the object meant.
-    """
+def superlative_expressions(objects: tuple[SceneObject, ...]) -> list[Expression]:
+    """Superlatives and ordinals over two or three candidates that share every attribute of the sentence."""
     found = []
     for attributes, items in _candidate_groups(objects):
         for word, key in SUPERLATIVES.items():
@@ -152,7 +152,8 @@ def superlative_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, S
                 apart = [_clearly_apart(word, ordered[place], ordered[place + 1]) for place in range(rank)]
                 # The second of three needs a clear gap to both its neighbours.
                 if all(apart):
-                    found.append((Query("superlative", attributes, superlative=word, rank=rank), ordered[rank - 1]))
+                    query = Query("superlative", attributes, superlative=word, rank=rank)
+                    found.append(Expression(query, ordered[rank - 1].object_id))
     return found
 
 
@@ -162,16 +163,8 @@ def _clearly_apart(word: str, first: SceneObject, second: SceneObject) -> bool:
     return SUPERLATIVES[word](second) - SUPERLATIVES[word](first) >= POSITION_MARGIN
 
 
-def relation_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, SceneObject]]:
-    """Relations to an anchor, if every other candidate shares all attributes of the sentence and clearly fails the
-    relation.
-
-    Args:
-        objects: the scene.
-
-    Returns:
-        Queries with the object meant.
-    """
+def relation_expressions(objects: tuple[SceneObject, ...]) -> list[Expression]:
+    """Relations to an anchor, if every other candidate shares the attributes and clearly fails the relation."""
     anchors = []
     for item in objects:
         phrase = {"colour": item.colour, "shape": item.shape}
@@ -185,7 +178,8 @@ def relation_queries(objects: tuple[SceneObject, ...]) -> list[tuple[Query, Scen
             for relation in RELATIONS:
                 target = _related(relation, items, anchor)
                 if target is not None:
-                    found.append((Query("relation", attributes, relation=relation, anchor=phrase), target))
+                    query = Query("relation", attributes, relation=relation, anchor=phrase)
+                    found.append(Expression(query, target.object_id))
     return found
 
 
@@ -201,9 +195,9 @@ def _related(relation: str, items: list[SceneObject], anchor: SceneObject) -> Sc
     return items[int(np.argmax(offsets))]
 
 
-def sample_queries(
+def sample_expressions(
     objects: tuple[SceneObject, ...], rng: np.random.Generator, max_expressions: int
-) -> list[tuple[Query, SceneObject]]:
+) -> list[Expression]:
     """Draw sentences for a scene; those that compare objects are never fewer than those that name attributes.
 
     Args:
@@ -212,12 +206,12 @@ def sample_queries(
         max_expressions: largest number of sentences.
 
     Returns:
-        Between 1 and `max_expressions` queries in random order, no sentence twice.
+        Between 1 and `max_expressions` of them in random order, no sentence twice.
     """
-    superlatives = _shuffled(superlative_queries(objects), rng, lambda query: query.superlative)
-    relations = _shuffled(relation_queries(objects), rng, lambda query: query.relation)
-    attributes = _shuffled(attribute_queries(objects), rng, lambda query: len(query.attributes))
-    compared = [pair for pairs in zip(relations, superlatives, strict=False) for pair in pairs]
+    superlatives = _shuffled(superlative_expressions(objects), rng, lambda query: query.superlative)
+    relations = _shuffled(relation_expressions(objects), rng, lambda query: query.relation)
+    attributes = _shuffled(attribute_expressions(objects), rng, lambda query: len(query.attributes))
+    compared = [expression for pair in zip(relations, superlatives, strict=False) for expression in pair]
     shorter = min(len(relations), len(superlatives))
     compared += relations[shorter:] + superlatives[shorter:]
     compared = compared[: max_expressions - max_expressions // 2]
@@ -226,13 +220,11 @@ def sample_queries(
 
 
 def _shuffled(
-    pairs: list[tuple[Query, SceneObject]], rng: np.random.Generator, word: Callable[[Query], Any]
-) -> list[tuple[Query, SceneObject]]:
+    expressions: list[Expression], rng: np.random.Generator, word: Callable[[Query], Any]
+) -> list[Expression]:
     """Random order in which the different words take turns: relations come in fours, and would push out the rest."""
-    piles: dict[Any, list[tuple[Query, SceneObject]]] = {}
-    for place in rng.permutation(len(pairs)):
-        piles.setdefault(word(pairs[place][0]), []).append(pairs[place])
-    turns = [
-        (turn, pile_place, pair) for pile_place, pile in enumerate(piles.values()) for turn, pair in enumerate(pile)
-    ]
-    return [pair for _, _, pair in sorted(turns, key=lambda entry: entry[:2])]
+    piles: dict[Any, list[Expression]] = {}
+    for place in rng.permutation(len(expressions)):
+        piles.setdefault(word(expressions[place].query), []).append(expressions[place])
+    turns = zip_longest(*piles.values())
+    return [expression for turn in turns for expression in turn if expression is not None]

@@ -67,8 +67,7 @@ def shape_region(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
     Args:
         shape: one of `SHAPES`.
-        u: horizontal coordinates in units of the radius.
-        v: vertical coordinates in units of the radius, growing downwards.
+        u, v: coordinates in units of the radius, `v` growing downwards.
 
     Returns:
         Booleans of the shape of `u`.
@@ -96,8 +95,7 @@ def texture_ink(texture: str, u: np.ndarray, v: np.ndarray, radius: float) -> np
 
     Args:
         texture: one of `TEXTURES`.
-        u: horizontal coordinates in units of the radius.
-        v: vertical coordinates in units of the radius.
+        u, v: coordinates in units of the radius.
         radius: radius in pixels.
 
     Returns:

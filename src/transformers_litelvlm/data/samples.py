@@ -141,10 +141,7 @@ class VideoSample:
     load_objects: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
     def load_frame(self, frame: int) -> Image.Image:
-        """A frame in RGB.
-
-        Args:
-            frame: number of the frame.
+        """A frame in RGB, by its number.
 
         Raises:
             UnreadableImageError: it is missing or damaged; names the video, the frame and the file.

@@ -1,57 +1,63 @@
-"""Records of a batch of images or videos, and what they cost."""
+"""Records of images and videos: every run's masks against the ones meant, or kept for a server that has them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError, VideoSample
+import numpy as np
+import torch
+from PIL import Image
+
+from transformers_litelvlm.data.masks import decode_mask, encode_mask
+from transformers_litelvlm.data.referring_video import annotators
+from transformers_litelvlm.data.samples import (
+    ImageSample,
+    ReferringSentence,
+    UnreadableImageError,
+    VideoExpression,
+    VideoSample,
+)
 from transformers_litelvlm.data.splits import count_samples
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.measuring_images import count_image_as_wrong, measure_image
-from transformers_litelvlm.evaluation.measuring_videos import count_video_as_wrong, measure_video
+from transformers_litelvlm.evaluation.metrics import score_masks
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.sweeping import RunCost, SweepSegmenter
-from transformers_litelvlm.evaluation.tasks import Measured, Task
+from transformers_litelvlm.evaluation.tasks import Task
+from transformers_litelvlm.evaluation.video_metrics import (
+    VideoScore,
+    merge_objects,
+    objects_of,
+    score_frames,
+    score_unsupervised,
+)
+
+
+GLAMM_SENTENCES = 3
 
 
 @dataclass
-class BatchRecords:
-    """What a batch is saved as; costs are summed over images or videos.
+class Measured:
+    """What all runs say about some images or videos; a batch is saved as this.
 
     Args:
-        rows: the records.
-        masks: predictions for a server, see [`Measured`].
-        milliseconds: by run and stage.
-        num_kept: by run, visual tokens per dialogue.
-        peak_memory: by run, the most bytes on the device.
-        num_samples: that were segmented.
+        rows: records in the order of the task's schema.
+        masks: if a server has the masks meant: run, video, expression, height and width, and of each frame the
+            `counts` of a COCO run-length encoding.
+        costs: of each run and each image or video that was segmented, by the names of `tasks.COSTS`.
         counts: samples, objects and sentences that were read.
     """
 
     rows: list[list[Any]] = field(default_factory=list)
     masks: list[list[Any]] = field(default_factory=list)
-    milliseconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    num_kept: dict[str, float] = field(default_factory=dict)
-    peak_memory: dict[str, int | None] = field(default_factory=dict)
-    num_samples: int = 0
+    costs: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, int | None] = field(default_factory=dict)
 
-    def add(self, measured: Measured) -> None:
-        """Add an image or video."""
-        self.rows += measured.rows
-        self.masks += measured.masks
-        self.num_samples += bool(measured.costs)
-        for run_id, cost in measured.costs.items():
-            self._add_cost(run_id, cost)
-
-    def _add_cost(self, run_id: str, cost: RunCost) -> None:
-        stages = self.milliseconds.setdefault(run_id, {})
-        for stage, milliseconds in cost.times.items():
-            stages[stage] = stages.get(stage, 0.0) + milliseconds
-        self.num_kept[run_id] = self.num_kept.get(run_id, 0.0) + sum(cost.num_kept) / len(cost.num_kept)
-        peaks = [peak for peak in (self.peak_memory.get(run_id), cost.peak_memory) if peak is not None]
-        self.peak_memory[run_id] = max(peaks, default=None)
+    def add_cost(self, run: Run, cost: RunCost) -> None:
+        """Add what a run took, once it is complete."""
+        num_kept = sum(cost.num_kept) / len(cost.num_kept)
+        self.costs.append({"run_id": run.run_id, "num_kept": num_kept, "peak_memory": cost.peak_memory, **cost.times})
 
 
 def measure_batch(
@@ -60,7 +66,7 @@ def measure_batch(
     runs: list[Run],
     args: EvaluationArguments,
     task: Task,
-) -> BatchRecords:
+) -> Measured:
     """Segment a batch under every run.
 
     Args:
@@ -70,7 +76,7 @@ def measure_batch(
     Raises:
         UnreadableImageError: a picture is missing or damaged, and `on_unreadable` is `"stop"`.
     """
-    batch = BatchRecords(counts=asdict(count_samples(sample for _, sample in samples)))
+    batch = Measured(counts=asdict(count_samples(sample for _, sample in samples)))
     for index, sample in samples:
         try:
             if isinstance(sample, ImageSample):
@@ -81,8 +87,241 @@ def measure_batch(
             if args.on_unreadable == "stop":
                 raise
             if isinstance(sample, ImageSample):
-                measured = count_image_as_wrong(index, sample, segmenter, runs, args.protocol)
+                measured = _image_as_wrong(index, sample, segmenter, runs, args.protocol)
             else:
-                measured = count_video_as_wrong(sample, runs, args.protocol, task)
-        batch.add(measured)
+                measured = _video_as_wrong(sample, runs, args.protocol, task)
+        batch.rows += measured.rows
+        batch.masks += measured.masks
+        batch.costs += measured.costs
     return batch
+
+
+# --- images ---
+
+
+def measure_image(
+    index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
+) -> Measured:
+    """Records of an image under every run.
+
+    Args:
+        index: number of the image in its split.
+        sample, segmenter, runs, protocol: the sweep.
+
+    Raises:
+        UnreadableImageError: the picture or a mask is missing or damaged.
+    """
+    image = sample.load_image()
+    measured = Measured()
+    for sentences, templates, asking in _asked(index, sample, segmenter, runs, protocol):
+        targets, ignore = _masks_meant(sentences, segmenter.model.device)
+        shared = segmenter.encode(image, sentences, templates)
+        for run in asking:
+            output = segmenter.segment(run, shared)
+            for sentence, score in zip(sentences, score_masks(output.masks, targets, ignore), strict=True):
+                flags = [name for name in ("empty_target", "empty_prediction") if getattr(score, name)]
+                numbers = [score.intersection, score.union, score.iou()]
+                measured.rows.append([*_names(run, sample.image_id, sentence), *numbers, flags])
+            measured.add_cost(run, output.cost)
+    return measured
+
+
+def _image_as_wrong(
+    index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
+) -> Measured:
+    """The sentences of an unreadable image as if nothing had been predicted, with an IoU of 0 and a flag."""
+    measured = Measured()
+    for sentences, _, asking in _asked(index, sample, segmenter, runs, protocol):
+        for sentence in sentences:
+            try:
+                target = sentence.mask if sentence.ignore is None else sentence.mask & ~sentence.ignore
+                area = int(np.count_nonzero(target))
+            except UnreadableImageError:  # a mask whose size is that of the picture
+                area = 0
+            numbers = [0, area, 0.0, ["unreadable_image"]]
+            measured.rows += [[*_names(run, sample.image_id, sentence), *numbers] for run in asking]
+    return measured
+
+
+def choose_sentences(
+    sentences: tuple[ReferringSentence, ...], protocol: str, templates: list[str], seed: int | None, index: int
+) -> tuple[list[ReferringSentence], list[str] | None]:
+    """The sentences that are asked about an image, and the question for each.
+
+    Under `"glamm"` they are at most three, drawn without replacement, with questions drawn with replacement: the
+    random stream belongs to (seed, number of the image), so neither processes nor batches nor other images matter.
+
+    Args:
+        sentences: all sentences of the image.
+        protocol: `"all"` or `"glamm"`.
+        templates: the checkpoint's questions.
+        seed: of the run; only `"glamm"` needs it.
+        index: number of the image in its split.
+
+    Returns:
+        Sentences, and templates or `None` for the default one.
+    """
+    if protocol == "all":
+        return list(sentences), None
+    rng = np.random.default_rng([seed, index])
+    places = rng.choice(len(sentences), size=min(GLAMM_SENTENCES, len(sentences)), replace=False)
+    drawn = rng.integers(len(templates), size=len(places))
+    return [sentences[place] for place in places], [templates[number] for number in drawn]
+
+
+def _asked(
+    index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
+) -> Iterator[tuple[list[ReferringSentence], list[str] | None, list[Run]]]:
+    """Sentences and their questions, with the runs that ask them."""
+    by_seed: dict[int | None, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed if protocol == "glamm" else None, []).append(run)
+    for seed, asking in by_seed.items():
+        templates = segmenter.processor.question_templates
+        yield *choose_sentences(sample.sentences, protocol, templates, seed, index), asking
+
+
+def _masks_meant(sentences: list[ReferringSentence], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Targets and, if there are any, ignored pixels, `(T, H, W)` booleans."""
+    targets = np.stack([sentence.mask for sentence in sentences])
+    ignored = [sentence.ignore for sentence in sentences]
+    if all(region is None for region in ignored):
+        return torch.from_numpy(targets).to(device), None
+    regions = [np.zeros_like(targets[0]) if region is None else region for region in ignored]
+    return torch.from_numpy(targets).to(device), torch.from_numpy(np.stack(regions)).to(device)
+
+
+# --- videos ---
+
+
+def measure_video(
+    video: VideoSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str, task: Task
+) -> Measured:
+    """Records of a video under every run.
+
+    Args:
+        video: its frames are all read, and held in memory with the masks of a few expressions.
+        segmenter, runs: the sweep.
+        protocol: `"all"`: every expression alone. `"annotators"`: all objects together, annotator by annotator.
+        task: whether there are masks to compare with.
+
+    Raises:
+        UnreadableImageError: a frame, or a picture of its objects, is missing or damaged.
+        ValueError: frames, or their masks, differ in size.
+    """
+    frames = [video.load_frame(number) for number in range(len(video.frame_names))]
+    try:
+        if protocol == "annotators":
+            return _by_annotator(video, frames, segmenter, runs)
+        return _by_expression(video, frames, segmenter, runs, task)
+    except UnreadableImageError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"Video {video.video_id}: {error}") from error
+
+
+def _by_expression(
+    video: VideoSample, frames: list[Image.Image], segmenter: SweepSegmenter, runs: list[Run], task: Task
+) -> Measured:
+    # Encoded, for the masks of a long video need gigabytes.
+    meant = [
+        [encode_mask(expression.mask(number)) for number in range(len(frames))] if task.is_scored else []
+        for expression in video.expressions
+    ]
+    shared = segmenter.encode(frames, video.expressions)
+    measured = Measured()
+    for run in runs:
+        cost = RunCost()
+        outputs = segmenter.outputs(run, shared, cost)
+        predicted = (masks for output in outputs for masks in output.masks[0].cpu().numpy())  # (F, H, W) each
+        for expression, targets, masks in zip(video.expressions, meant, predicted, strict=True):
+            flags = [] if masks.any() else ["empty_prediction"]
+            numbers: list[float] = []
+            if task.is_scored:
+                numbers = _numbers(score_frames(masks, map(decode_mask, targets)))
+                if not any(decode_mask(target).any() for target in targets):
+                    flags.insert(0, "empty_target")
+            else:
+                measured.masks.append(_for_server(run, video, expression, masks))
+            measured.rows.append([*_names(run, video.video_id, expression), *numbers, len(frames), flags])
+        measured.add_cost(run, cost)
+    return measured
+
+
+def _by_annotator(
+    video: VideoSample, frames: list[Image.Image], segmenter: SweepSegmenter, runs: list[Run]
+) -> Measured:
+    if video.load_objects is None:
+        raise ValueError("there are no pictures of all its objects.")
+    targets = [video.load_objects(number) for number in range(len(frames))]
+    groups = annotators(video)
+    # The dialogues of an annotator together: what the objects' masks are merged from is in memory at once.
+    expressions = [expression for group in groups for expression in group.values()]
+    shared = segmenter.encode(frames, expressions, part_sizes=[len(group) for group in groups])
+    measured = Measured()
+    for run in runs:
+        cost = RunCost()
+        outputs = segmenter.outputs(run, shared, cost)
+        for annotator, (group, output) in enumerate(zip(groups, outputs, strict=True)):
+            predicted = [
+                merge_objects(dict(zip(group, logits.sigmoid().cpu().numpy(), strict=True)))
+                for logits in output.mask_logits[0].unbind(1)  # of (T, F, H, W), frame by frame
+            ]
+            scores = score_unsupervised(predicted, targets)
+            for number, score in zip(objects_of(targets), scores, strict=True):
+                nobodys = VideoExpression(f"annotator {annotator}, object {number}", "")  # annotated, not described
+                names = _names(run, video.video_id, group.get(str(number), nobodys))
+                measured.rows.append([*names, *_numbers(score), len(frames), []])
+        measured.add_cost(run, cost)
+    return measured
+
+
+def _video_as_wrong(video: VideoSample, runs: list[Run], protocol: str, task: Task) -> Measured:
+    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag.
+
+    Raises:
+        UnreadableImageError: a server wants masks, and no frame can be read, so their size is not known.
+    """
+    expressions: Iterable[VideoExpression] = video.expressions
+    if protocol == "annotators":
+        expressions = [expression for group in annotators(video) for expression in group.values()]
+    measured = Measured()
+    num_frames = len(video.frame_names)
+    scores = [0.0, 0.0, 0.0] if task.is_scored else []
+    masks = None if task.is_scored else np.zeros((num_frames, *_size_of_frames(video)), dtype=bool)
+    for run in runs:
+        for expression in expressions:
+            names = _names(run, video.video_id, expression)
+            measured.rows.append([*names, *scores, num_frames, ["unreadable_image"]])
+            if masks is not None:
+                measured.masks.append(_for_server(run, video, expression, masks))
+    return measured
+
+
+def _size_of_frames(video: VideoSample) -> tuple[int, int]:
+    for number in range(len(video.frame_names)):
+        try:
+            width, height = video.load_frame(number).size
+            return height, width
+        except UnreadableImageError as error:
+            last = error
+    raise last
+
+
+def _numbers(score: VideoScore) -> list[float]:
+    return [score.j_and_f, score.j, score.f]
+
+
+def _for_server(run: Run, video: VideoSample, expression: VideoExpression, masks: np.ndarray) -> list[Any]:
+    """See [`Measured`]."""
+    counts = [encode_mask(mask)["counts"] for mask in masks]
+    return [run.run_id, video.video_id, expression.expression_id, list(masks.shape[1:]), counts]
+
+
+# --- both ---
+
+
+def _names(run: Run, sample_id: str, sentence: ReferringSentence | VideoExpression) -> list[str]:
+    """What a record starts with."""
+    sentence_id = sentence.sentence_id if isinstance(sentence, ReferringSentence) else sentence.expression_id
+    return [run.run_id, sample_id, sentence_id, sentence.sentence]

@@ -52,11 +52,7 @@ class SentenceScore:
         return self.target_area == 0
 
     def iou(self, empty_iou: float = 1.0) -> float:
-        """Intersection over union.
-
-        Args:
-            empty_iou: the value if both masks are empty.
-        """
+        """Intersection over union; `empty_iou` if both masks are empty."""
         return self.intersection / self.union if self.union else empty_iou
 
 
@@ -95,15 +91,9 @@ def score_masks(predictions: Any, targets: Any, ignore: Any = None) -> list[Sent
 
 
 def sentence_ious(intersections: Any, unions: Any, empty_iou: float = 1.0) -> np.ndarray:
-    """Intersection over union of every sentence.
+    """Intersection over union of every sentence, float64: pixels over pixels of the same shape, whatever it is.
 
-    Args:
-        intersections: pixels, any shape.
-        unions: pixels, the same shape.
-        empty_iou: the value if the union is empty.
-
-    Returns:
-        float64, the same shape.
+    `empty_iou` is the value if the union is empty.
     """
     intersections, unions = np.asarray(intersections, np.float64), np.asarray(unions, np.float64)
     return np.where(unions > 0, intersections / np.maximum(unions, 1), empty_iou)

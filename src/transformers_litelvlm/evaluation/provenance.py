@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 import platform
@@ -80,10 +79,6 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "num_processes": num_processes,
     }
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def without_secrets(value: Any) -> Any:

@@ -67,9 +67,6 @@ class RecordStore:
                 "`output_dir`, or delete that folder."
             )
 
-    def has(self, batch: int) -> bool:
-        return self._path(batch).exists()
-
     def write(self, batch: int, content: dict[str, Any]) -> None:
         """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
 

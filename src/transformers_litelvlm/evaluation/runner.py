@@ -26,10 +26,9 @@ from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
 from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore
-from transformers_litelvlm.evaluation.report import Sweep, write_report
+from transformers_litelvlm.evaluation.report import METRIC_NAMES, Sweep, write_report
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
-from transformers_litelvlm.evaluation.tables import METRIC_NAMES
 from transformers_litelvlm.evaluation.tasks import Task, choose_task
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 
@@ -136,7 +135,7 @@ def _fill(
                 values.setdefault(row[0], []).append(row[column])
             if task.is_scored:
                 means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
-                bar.set_postfix_str(f"{METRIC_NAMES[task.progress]} {means}")
+                bar.set_postfix_str(f"{METRIC_NAMES[task.main[0]]} {means}")
             bar.update(len(store.done()) - bar.n)  # of all processes
     return number + 1
 

@@ -68,6 +68,7 @@ class Run:
         return base.replace(
             method=self.method,
             method_options=options,
+            then=None,
             budget=self.budget,
             retention_ratio=self.retention_ratio,
             **self.layout,
@@ -92,10 +93,8 @@ def plan_runs(args: EvaluationArguments) -> list[Run]:
         if method != "none" and not args.budgets:
             raise ValueError(f"`budgets` is empty, so there is nothing to run for the method {name!r}.")
         for size in [None] if method == "none" else args.budgets:
-            kept: dict[str, Any] = (
-                {} if size is None else {"budget" if isinstance(size, int) else "retention_ratio": size}
-            )
-            runs += [dataclasses.replace(unpruned, seed=seed, **kept) for seed in seeds]
+            budget, ratio = (size, None) if isinstance(size, int) else (None, size)
+            runs += [dataclasses.replace(unpruned, budget=budget, retention_ratio=ratio, seed=seed) for seed in seeds]
     return runs
 
 

@@ -36,15 +36,14 @@ _PER_DIALOGUE = (
 
 @dataclass
 class SharedEncodings:
-    """
-    What all runs of a sweep share about one picture or video.
+    """What all runs of a sweep share about one picture or video.
 
     Args:
-        parts (`list[dict]`): Inputs of a few dialogues each.
+        parts: inputs of a few dialogues each.
         encoded: of the vision tower.
         guidance: the sentences of each part.
         for_masks: SAM's image encoder.
-        times (`dict[str, float]`): Milliseconds of these stages.
+        times: milliseconds of these stages.
     """
 
     parts: list[Part]
@@ -56,13 +55,12 @@ class SharedEncodings:
 
 @dataclass
 class RunCost:
-    """
-    What one run took for one picture or video.
+    """What one run took for one picture or video.
 
     Args:
-        num_kept (`list[int]`): Visual tokens of each dialogue.
-        times (`dict[str, float]`): Milliseconds by stage, shared ones included: what the run takes alone.
-        peak_memory (`int`, *optional*): Bytes on the device.
+        num_kept: visual tokens of each dialogue.
+        times: milliseconds by stage, shared ones included: what the run takes alone.
+        peak_memory: bytes on the device.
     """
 
     num_kept: list[int] = field(default_factory=list)
@@ -72,12 +70,11 @@ class RunCost:
 
 @dataclass
 class RunOutput:
-    """
-    What one run says about one picture.
+    """What one run says about one picture.
 
     Args:
-        masks (`torch.Tensor`): `(T, H, W)` booleans, for the sentences in their order, on the device of the model.
-        cost (`RunCost`): What it took.
+        masks: `(T, H, W)` booleans, for the sentences in their order, on the device of the model.
+        cost: what it took.
     """
 
     masks: torch.Tensor
@@ -85,20 +82,19 @@ class RunOutput:
 
 
 class SweepSegmenter:
-    """
-    Segments pictures or videos under one run after the other.
+    """Segments pictures or videos under one run after the other.
 
     Args:
-        model: A `...ForReferringSegmentation` in evaluation mode; its pruning setting is changed by every run.
-        processor: Its processor.
-        joint_dialogue (`bool`): All sentences of a call in one dialogue, unless the checkpoint was trained otherwise;
+        model: a `...ForReferringSegmentation` in evaluation mode; its pruning setting is changed by every run.
+        processor: its processor.
+        joint_dialogue: all sentences of a call in one dialogue, unless the checkpoint was trained otherwise;
             else each in its own.
 
     Attributes:
-        takes_videos (`bool`): Whether the model writes masks of videos.
+        takes_videos: whether the model writes masks of videos.
 
     Raises:
-        ValueError: The model cannot do a sweep.
+        ValueError: the model cannot do a sweep.
     """
 
     def __init__(self, model: Any, processor: Any, joint_dialogue: bool = False) -> None:
@@ -121,14 +117,13 @@ class SweepSegmenter:
         templates: list[str] | None = None,
         part_sizes: list[int] | None = None,
     ) -> SharedEncodings:
-        """
-        What does not depend on the run.
+        """What does not depend on the run.
 
         Args:
-            medium: The picture, or the frames of a video.
-            sentences: What to find in it.
-            templates: A question for each; the checkpoint's default one if `None`.
-            part_sizes: How many dialogues go together; as many as fit by default.
+            medium: the picture, or the frames of a video.
+            sentences: what to find in it.
+            templates: a question for each; the checkpoint's default one if `None`.
+            part_sizes: how many dialogues go together; as many as fit by default.
         """
         is_video = isinstance(medium, list)
         sizes = part_sizes or _even_parts(len(sentences), MAX_VIDEO_DIALOGUES if is_video else MAX_DIALOGUES)
@@ -161,29 +156,27 @@ class SweepSegmenter:
         return SharedEncodings(parts, encoded, guidance, for_masks, watch.milliseconds)
 
     def segment(self, run: Run, shared: SharedEncodings) -> RunOutput:
-        """
-        Masks of all sentences about a picture under a run.
+        """Masks of all sentences about a picture under a run.
 
         Raises:
-            ValueError: The method cannot reach the budget, or is not defined for the model.
+            ValueError: the method cannot reach the budget, or is not defined for the model.
         """
         cost = RunCost()
         return RunOutput(torch.cat([output.masks[0] for output in self.outputs(run, shared, cost)]), cost)
 
     @torch.inference_mode()
     def outputs(self, run: Run, shared: SharedEncodings, cost: RunCost) -> Iterator[Any]:
-        """
-        What the model says to each part of the dialogues under a run, part after part.
+        """What the model says to each part of the dialogues under a run, part after part.
 
         Args:
-            run, shared: What [`encode`] made, and the run.
-            cost: Is filled in; complete when the last part was taken.
+            run, shared: what [`encode`] made, and the run.
+            cost: is filled in; complete when the last part was taken.
 
         Yields:
             [`ReferringSegmentationOutput`], with one entry in its lists.
 
         Raises:
-            ValueError: As [`segment`].
+            ValueError: as [`segment`].
         """
         pruning = run.pruning(self.base_pruning)
         settings = self.model.model.settings(pruning)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import THRESHOLDS
+from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import ARCHIVE_FOLDERS
-from transformers_litelvlm.evaluation.sweeping import RunCost
 from transformers_litelvlm.utils.extras import needs_extra
 
 
@@ -23,32 +22,10 @@ with needs_extra("eval", "An evaluation"):
     import pyarrow as pa
 
 
-class Scores(NamedTuple):
-    """Records of the seeds of one setting.
-
-    Args:
-        columns: of the records, `(seeds, sentences)` each.
-        sample_ids: the image or video of each sentence.
-    """
-
-    columns: dict[str, np.ndarray]
-    sample_ids: np.ndarray
-
-
-@dataclass
-class Measured:
-    """What all runs say about one image or video.
-
-    Args:
-        rows: records in the order of the task's schema.
-        masks: if a server has the masks meant: run, video, expression, height and width, and of each frame the
-            `counts` of a COCO run-length encoding.
-        costs: by run; empty if nothing was segmented.
-    """
-
-    rows: list[list[Any]] = field(default_factory=list)
-    masks: list[list[Any]] = field(default_factory=list)
-    costs: dict[str, RunCost] = field(default_factory=dict)
+# What a run takes for an image or video: visual tokens per dialogue, bytes, milliseconds of each stage.
+COSTS = pa.schema(
+    [("run_id", pa.string()), ("peak_memory", pa.int64()), *((name, pa.float64()) for name in ("num_kept", *STAGES))]
+)
 
 
 @dataclass(frozen=True)
@@ -57,22 +34,18 @@ class Task:
 
     Args:
         kind: `"images"` or `"videos"`.
-        sample: what a sample is called.
-        sentence: what its sentences are called.
         schema: of a record: run, sample, sentence, its wording, then numbers, then flags.
         key: columns that no two records share.
-        score: a metric by name, from which value, interval and tests follow.
+        score: of the records of every seed, a metric by name, from which value, interval and tests follow.
         metrics: all of them, the main one first; empty if there is nothing to compare with.
         main: those with intervals and tests.
         progress: column whose mean is shown while it runs.
     """
 
     kind: str
-    sample: str
-    sentence: str
     schema: pa.Schema
     key: tuple[str, ...]
-    score: Callable[[Scores, str], statistics.RatioOfSums]
+    score: Callable[[list[pa.Table], str], statistics.RatioOfSums]
     metrics: tuple[str, ...]
     main: tuple[str, ...]
     progress: str
@@ -87,25 +60,29 @@ def _schema(sample: str, numbers: dict[str, pa.DataType]) -> pa.Schema:
     return pa.schema([*texts, *numbers.items(), ("flags", pa.list_(pa.string()))])
 
 
-def _image_metric(scores: Scores, name: str) -> statistics.RatioOfSums:
+def _columns(seeds: list[pa.Table], *names: str) -> list[np.ndarray]:
+    """Columns of records, `(seeds, sentences)` each, then the image or video of each sentence."""
+    columns = [np.stack([records[name].to_numpy() for records in seeds]) for name in names]
+    return [*columns, np.array(seeds[0].column(1).to_pylist())]
+
+
+def _image_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
     """An IoU of 0 by decree (unreadable) stays 0."""
-    ious, unions = scores.columns["iou"], scores.columns["union"]
+    intersections, unions, ious, images = _columns(seeds, "intersection", "union", "iou")
     # Without any union, nothing is meant and nothing predicted in the whole split.
     if name == "giou" or (name == "ciou" and not unions.any()):
-        return statistics.mean(ious, scores.sample_ids)
+        return statistics.mean(ious, images)
     if name == "ciou":
-        return statistics.ratio_of_sums(scores.columns["intersection"], unions, scores.sample_ids)
-    return statistics.mean(ious >= float(name.partition("@")[2]), scores.sample_ids)
+        return statistics.ratio_of_sums(intersections, unions, images)
+    return statistics.mean(ious >= float(name.partition("@")[2]), images)
 
 
-def _video_metric(scores: Scores, name: str) -> statistics.RatioOfSums:
-    return statistics.mean(scores.columns[name], scores.sample_ids)
+def _video_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
+    return statistics.mean(*_columns(seeds, name))
 
 
 IMAGES = Task(
     kind="images",
-    sample="image",
-    sentence="sentence",
     schema=_schema("image_id", {"intersection": pa.int64(), "union": pa.int64(), "iou": pa.float64()}),
     key=("run_id", "expression_id"),
     score=_image_metric,
@@ -116,8 +93,6 @@ IMAGES = Task(
 VIDEO_METRICS = ("j_and_f", "j", "f")
 VIDEOS = Task(
     kind="videos",
-    sample="video",
-    sentence="expression",
     schema=_schema("video_id", {**dict.fromkeys(VIDEO_METRICS, pa.float64()), "num_frames": pa.int64()}),
     key=("run_id", "video_id", "expression_id"),
     score=_video_metric,
@@ -126,16 +101,8 @@ VIDEOS = Task(
     progress="j_and_f",
 )
 # The masks go into a file for the server of the data set.
-HIDDEN_VIDEOS = Task(
-    kind="videos",
-    sample="video",
-    sentence="expression",
-    schema=_schema("video_id", {"num_frames": pa.int64()}),
-    key=("run_id", "video_id", "expression_id"),
-    score=_video_metric,
-    metrics=(),
-    main=(),
-    progress="num_frames",
+HIDDEN_VIDEOS = replace(
+    VIDEOS, schema=_schema("video_id", {"num_frames": pa.int64()}), metrics=(), main=(), progress="num_frames"
 )
 
 

@@ -51,13 +51,9 @@ def region_similarity(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels that differ from their right, lower or lower right neighbour; the image's edge is no boundary.
+    """The pixels of a `(height, width)` mask that differ from their right, lower or lower right neighbour.
 
-    Args:
-        mask: `(height, width)` booleans.
-
-    Returns:
-        `(height, width)` booleans.
+    The image's edge is no boundary.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])

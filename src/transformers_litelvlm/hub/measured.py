@@ -11,7 +11,7 @@ import jinja2
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.hub.metadata import describe, describe_layout
-from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults, kept_tokens
 
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
@@ -30,7 +30,11 @@ def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, 
         num_tokens: visual tokens of an image, `None` if its size decides.
     """
     reports = [_report(one, pruning, num_tokens) for one in results]
-    return TEMPLATES.get_template("measured.md.jinja").render(reports=reports, begin=BEGIN, end=END).rstrip("\n")
+    return (
+        TEMPLATES.get_template("measured.md.jinja")
+        .render(reports=reports, method=pruning.method, begin=BEGIN, end=END)
+        .rstrip("\n")
+    )
 
 
 def replace_region(card: str, region: str) -> str:
@@ -62,69 +66,16 @@ def measured_presets(
 
 
 def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None) -> dict[str, Any]:
-    dataset, environment = results.dataset, results.environment
     layouts = {layout for group in results.groups if (layout := describe_layout(group))}
     is_common = len(layouts) == 1  # said once
-    presets = []
-    for name, group in measured_presets(results, pruning, num_tokens).items():
-        tokens = _tokens(pruning.apply_preset(name), num_tokens)
-        unknown = ["not measured", *[""] * len(results.metrics)]
-        presets.append([f"`{name}`", tokens, *(_figures(group) if group else unknown)])
-    sentences = "sentences" if results.kind == "images" else "expressions"
-    protocol = f", protocol `{dataset['protocol']}`" if dataset.get("protocol") else ""
-    part = "; this is not the whole split" if dataset.get("counts_match") is False else ""
+    presets = measured_presets(results, pruning, num_tokens)
     return {
-        "title": f"{dataset['name']}, {dataset['split']}",
-        "size": f"{dataset['num_expressions']} {sentences} about {dataset[f'num_{results.kind}']} {results.kind}"
-        f"{protocol}{part}",
-        "kind": results.kind,
-        "method": pruning.method,
-        "titles": list(results.metrics.values()),
-        "presets": presets,
-        "layout": ", ".join(layouts) if is_common else "",
-        "runs": [
-            [describe(group, not is_common), group.tokens(num_tokens), *_figures(group)] for group in results.groups
-        ],
-        "environment": _environment(results),
-        "command": environment.get("command"),
+        "results": results,
         "settings": json.dumps(results.settings, sort_keys=True),
+        "layout": ", ".join(layouts) if is_common else "",
+        "presets": [
+            (f"`{name}`", kept_tokens(pruning.apply_preset(name), num_tokens), group)
+            for name, group in presets.items()
+        ],
+        "runs": [(describe(group, not is_common), kept_tokens(group, num_tokens), group) for group in results.groups],
     }
-
-
-def _figures(group: MeasuredGroup) -> list[str]:
-    cells = []
-    for name in group.metrics:
-        low, high = group.intervals[name]
-        cells.append(f"{group.metrics[name]:.3f} [{low:.3f}, {high:.3f}]")
-    shares = [f"{100 * group.retention[name]:.1f} %" for name in group.metrics if name in group.retention]
-    return [*cells, " / ".join(shares) or "unknown"]
-
-
-def _tokens(pruning: PruningConfig, num_tokens: int | None) -> str:
-    if num_tokens is not None:
-        return f"{pruning.resolve(num_tokens)} of {num_tokens}"
-    return f"{pruning.budget} per image" if pruning.budget else f"{pruning.retention_ratio:.3g} of all"
-
-
-def _environment(results: MeasuredResults) -> str:
-    """`Measured on 2026-11-20 with transformers_litelvlm 0.1.0, torch 2.13.0, ...; cpu, 2 processes.`"""
-    environment = results.environment
-    versions = [
-        f"{name} {environment[name]}"
-        for name in ("transformers_litelvlm", "transformers", "torch", "python")
-        if environment.get(name)
-    ]
-    commit = f" (commit {environment['git_commit'][:12]})" if environment.get("git_commit") else ""
-    hardware = environment.get("hardware") or {}
-    device = ", ".join(
-        str(part)
-        for part in (
-            hardware.get("device"),
-            hardware.get("cpu"),
-            results.model.get("dtype"),
-            hardware.get("num_processes") and f"{hardware['num_processes']} processes",
-        )
-        if part
-    )
-    date = f" on {environment['date'][:10]}" if environment.get("date") else ""
-    return f"Measured{date} with {', '.join(versions)}{commit}; {device}."

@@ -12,7 +12,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from huggingface_hub.utils import yaml_dump
 
-from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults
+from transformers_litelvlm.hub.results import CardError, MeasuredGroup, MeasuredResults, kept_tokens
 
 
 # Type, one of the Hub's, and name.
@@ -99,7 +99,7 @@ def describe_layout(group: MeasuredGroup) -> str:
 
 
 def _setting(results: MeasuredResults, group: MeasuredGroup) -> str:
-    return f"{describe(group)}, {group.tokens(results.model.get('num_visual_tokens'))} visual tokens"
+    return f"{describe(group)}, {kept_tokens(group, results.model.get('num_visual_tokens'))} visual tokens"
 
 
 def replace_model_index(text: str, model_name: str, results: Sequence[EvalResult]) -> str:
@@ -115,9 +115,10 @@ def replace_model_index(text: str, model_name: str, results: Sequence[EvalResult
     """
     metadata = _read_metadata(text)
     [index] = metadata.pop("model-index", None) or [{"name": model_name, "results": []}]
-    others = [_without_ours(result) for result in index["results"]]
+    for result in index["results"]:
+        result["metrics"] = [metric for metric in result["metrics"] if _MARK not in (metric.get("args") or {})]
     [new] = eval_results_to_model_index(index["name"], list(results))
-    index["results"] = [result for result in others if result["metrics"]] + new["results"]
+    index["results"] = [result for result in index["results"] if result["metrics"]] + new["results"]
     block = yaml_dump({"model-index": [index]}, sort_keys=False) if index["results"] else ""
     match = REGEX_YAML_BLOCK.search(text)
     if match is None:
@@ -140,11 +141,6 @@ def _read_metadata(text: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise CardError(f"the metadata at the top of the card are not valid: {reason}") from error
-
-
-def _without_ours(result: dict[str, Any]) -> dict[str, Any]:
-    metrics = [metric for metric in result["metrics"] if _MARK not in (metric.get("args") or {})]
-    return {**result, "metrics": metrics}
 
 
 def _arguments(results: MeasuredResults, group: MeasuredGroup, metric: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +37,6 @@ class MeasuredGroup:
     intervals: dict[str, tuple[float, float]]
     retention: dict[str, float]  # of the unpruned run's metrics; empty if that was not run
 
-    def tokens(self, num_tokens: int | None) -> str:
-        """`48 of 144`, `all 144`, `0.25 of all`."""
-        if self.method == "none" or (self.budget is None and self.retention_ratio is None):
-            return f"all {num_tokens}" if num_tokens else "all"
-        if num_tokens is None:
-            return f"{self.budget} per image" if self.retention_ratio is None else f"{self.retention_ratio:.3g} of all"
-        kept = PruningConfig(budget=self.budget, retention_ratio=self.retention_ratio).resolve(num_tokens)
-        return f"{kept or num_tokens} of {num_tokens}"
-
     def is_what(self, pruning: PruningConfig, num_tokens: int | None) -> bool:
         """Whether `pruning` selects the same tokens, for every image of `num_tokens` (any number if `None`)."""
         try:
@@ -62,6 +53,7 @@ class MeasuredGroup:
         counts = [_count(config, num_tokens) for config in (own, pruning)]
         return counts[0] == counts[1] and (
             own.build_pruner() == pruning.build_pruner()
+            and pruning.then is None  # evaluations measure one method
             and own.resolved_token_order == pruning.resolved_token_order
             and own.resolved_position_ids == pruning.resolved_position_ids
         )
@@ -89,6 +81,17 @@ class MeasuredResults:
         return METRICS[self.kind]
 
 
+def kept_tokens(setting: MeasuredGroup | PruningConfig, num_tokens: int | None) -> str:
+    """`48 of 144`, `all 144`, `0.25 of all`."""
+    if setting.method == "none" or (setting.budget is None and setting.retention_ratio is None):
+        return f"all {num_tokens}" if num_tokens else "all"
+    if num_tokens is None:
+        ratio = setting.retention_ratio
+        return f"{setting.budget} per image" if ratio is None else f"{ratio:.3g} of all"
+    kept = PruningConfig(budget=setting.budget, retention_ratio=setting.retention_ratio).resolve(num_tokens)
+    return f"{kept or num_tokens} of {num_tokens}"
+
+
 def read_results(path: str | os.PathLike) -> MeasuredResults:
     """Read and check a results.json.
 
@@ -98,26 +101,27 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
     content = _read_json(Path(path))
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")
-    sections = {
-        name: _object(f"{path}: `{name}`", content.get(name))
-        for name in ("model", "dataset", "settings", "environment")
-    }
-    _object(f"{path}: `environment.hardware`", sections["environment"].get("hardware") or {})
-    for section, key in (("model", "path_or_id"), ("model", "class"), ("dataset", "name"), ("dataset", "split")):
-        if not isinstance(sections[section].get(key), str):
-            raise CardError(f"{path}: `{section}.{key}` must be a text, got {sections[section].get(key)!r}")
-    kind = sections["dataset"].get("kind", "images")
+    whole = _Checked(path, content)
+    model, dataset, settings, environment = map(whole.child, ("model", "dataset", "settings", "environment"))
+    environment.child("hardware", optional=True)
+    for section, key in ((model, "path_or_id"), (model, "class"), (dataset, "name"), (dataset, "split")):
+        section.take(key, TEXT)
+    kind = dataset.content.get("kind", "images")
     if kind not in METRICS:
         raise CardError(f"{path}: `dataset.kind` must be one of {', '.join(METRICS)}, got {kind!r}")
-    for section, key in (("model", "num_visual_tokens"), ("dataset", f"num_{kind}"), ("dataset", "num_expressions")):
-        _check_count(f"{path}: `{section}.{key}`", sections[section].get(key), optional=section == "model")
+    model.take("num_visual_tokens", COUNT, optional=True)
+    dataset.take(f"num_{kind}", COUNT)
+    dataset.take("num_expressions", COUNT)
     groups = content.get("groups")
     if not isinstance(groups, list) or not groups:
         raise CardError(f"{path}: `groups` holds no results: let the evaluation finish first")
     if all(isinstance(group, dict) and group.get("metrics") == {} for group in groups):
-        raise CardError(f"{path} holds no scores: the masks of {sections['dataset']['name']} are on a server")
-    read = [_group(f"{path}: `groups[{index}]", group, METRICS[kind]) for index, group in enumerate(groups)]
-    return MeasuredResults(file=os.fspath(path), groups=read, **sections)
+        raise CardError(f"{path} holds no scores: the masks of {dataset.content['name']} are on a server")
+    numbered = _Checked(path, {f"groups[{number}]": group for number, group in enumerate(groups)})
+    read = [_group(numbered.child(name), METRICS[kind]) for name in numbered.content]
+    return MeasuredResults(
+        os.fspath(path), model.content, dataset.content, settings.content, environment.content, read
+    )
 
 
 def check_model(results: MeasuredResults, folder: Path, config: Any, num_tokens: int | None, any_name: bool) -> None:
@@ -155,63 +159,56 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _object(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise CardError(f"{where} must be an object, got {value!r}")
-    return value
+# What a value must be, in the words of an error.
+OBJECT, TEXT, COUNT = "an object", "a text", "a whole number of at least 1"
+FRACTION, NOT_NEGATIVE = "a number from 0 to 1 (a fraction, no percent)", "a number of at least 0"
+INTERVAL = "[low, high]"
 
 
-def _group(where: str, group: Any, names: Iterable[str]) -> MeasuredGroup:
-    if not isinstance(_object(f"{where}`", group).get("method"), str):
-        raise CardError(f"{where}.method` must be a text, got {group.get('method')!r}")
-    metrics = _object(f"{where}.metrics`", group.get("metrics"))
-    intervals = _object(f"{where}.intervals`", group.get("intervals"))
-    retention = _object(f"{where}.retention`", group.get("retention") or {})
-    options = _object(f"{where}.method_options`", group.get("method_options") or {})
-    for key in ("budget", "num_seeds"):
-        _check_count(f"{where}.{key}`", group.get(key), optional=True)
-    if group.get("retention_ratio") is not None:
-        _fraction(f"{where}.retention_ratio`", group["retention_ratio"])
+class _Checked:
+    """An object in a file, whose values are checked when they are taken; `name` is what stands before theirs."""
+
+    def __init__(self, path: str | os.PathLike, content: dict[str, Any], name: str = "") -> None:
+        self.path, self.content, self.name = path, content, name
+
+    def take(self, key: str, kind: str, optional: bool = False) -> Any:
+        value = self.content.get(key)
+        if not (_is(value, kind) or (optional and value is None)):
+            raise CardError(f"{self.path}: `{self.name}{key}` must be {kind}, got {value!r}")
+        return value
+
+    def child(self, key: str, optional: bool = False) -> _Checked:
+        return _Checked(self.path, self.take(key, OBJECT, optional) or {}, f"{self.name}{key}.")
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == INTERVAL:
+        is_pair = isinstance(value, list) and len(value) == 2 and all(_is(end, FRACTION) for end in value)
+        return is_pair and value[0] <= value[1]
+    if kind in (OBJECT, TEXT):
+        return isinstance(value, dict if kind == OBJECT else str)
+    if kind == COUNT:
+        return type(value) is int and value >= 1
+    return type(value) in (int, float) and 0 <= value <= (1 if kind == FRACTION else sys.float_info.max)
+
+
+def _group(group: _Checked, metrics: Iterable[str]) -> MeasuredGroup:
+    measured, intervals = group.child("metrics"), group.child("intervals")
+    retention = group.child("retention", optional=True)
+    # Pruning may also help, so more than 1 is possible.
+    retained = {metric: retention.take(metric, NOT_NEGATIVE, optional=True) for metric in metrics}
     return MeasuredGroup(
-        method=group["method"],
-        method_options=options,
-        budget=group.get("budget"),
-        retention_ratio=group.get("retention_ratio"),
-        token_order=group.get("token_order"),
-        position_ids=group.get("position_ids"),
-        num_seeds=group.get("num_seeds") or 1,
-        metrics={name: _fraction(f"{where}.metrics.{name}`", metrics.get(name)) for name in names},
-        intervals={name: _interval(f"{where}.intervals.{name}`", intervals.get(name)) for name in names},
-        retention={
-            # Pruning may also help, so more than 1 is possible.
-            name: _fraction(f"{where}.retention.{name}`", retention[name], largest=math.inf)
-            for name in names
-            if retention.get(name) is not None
-        },
+        method=group.take("method", TEXT),
+        method_options=group.child("method_options", optional=True).content,
+        budget=group.take("budget", COUNT, optional=True),
+        retention_ratio=group.take("retention_ratio", FRACTION, optional=True),
+        token_order=group.content.get("token_order"),
+        position_ids=group.content.get("position_ids"),
+        num_seeds=group.take("num_seeds", COUNT, optional=True) or 1,
+        metrics={metric: float(measured.take(metric, FRACTION)) for metric in metrics},
+        intervals={metric: tuple(intervals.take(metric, INTERVAL)) for metric in metrics},
+        retention={metric: float(value) for metric, value in retained.items() if value is not None},
     )
-
-
-def _check_count(where: str, value: Any, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CardError(f"{where} must be a whole number of at least 1, got {value!r}")
-
-
-def _fraction(where: str, value: Any, largest: float = 1.0) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= largest or math.isinf(value):
-        raise CardError(f"{where} must be a number from 0 to 1 (a fraction, no percent), got {value!r}")
-    return float(value)
-
-
-def _interval(where: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise CardError(f"{where} must be [low, high], got {value!r}")
-    low, high = (_fraction(where, end) for end in value)
-    if low > high:
-        raise CardError(f"{where} must be [low, high], got {value!r}")
-    return low, high
 
 
 def _count(pruning: PruningConfig, num_tokens: int | None) -> Any:

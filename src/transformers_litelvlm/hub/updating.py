@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 from transformers import AutoConfig
 
@@ -62,17 +62,13 @@ def update_card(
     with write_atomically(output.parent) as staging:
         line_break = "\r\n" if "\r\n" in text else "\n"
         Path(staging, output.name).write_text(card, encoding="utf-8", newline=line_break)
-    _write_entries(output.parent / ".eval_results", files)
-    lines = [f"{output}: {done}", *(_summary(one, config.pruning_config, num_tokens) for one in measured)]
-    return [*lines, f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
-
-
-def _write_entries(folder: Path, files: dict[str, EvalResultEntry]) -> None:
     if files:
-        with write_atomically(folder) as staging:
+        with write_atomically(output.parent / ".eval_results") as staging:
             for name, entry in files.items():
                 content = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
                 Path(staging, name).write_text(content, encoding="utf-8")
+    lines = [f"{output}: {done}", *(_summary(one, config.pruning_config, num_tokens) for one in measured)]
+    return [*lines, f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
 
 
 def _read_config(folder: Path) -> Any:

@@ -22,9 +22,8 @@ from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
-from transformers_litelvlm.models.prompt.compaction import PromptCounts
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
-from transformers_litelvlm.models.prompt.pruned_prompt import Positions, PrunedPrompt, prune_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
 
@@ -149,35 +148,26 @@ class PrunedModelMixin:
         arguments.pop("return_dict", None)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
-    def prune(
-        self,
-        arguments: dict[str, Any],
-        settings: PruningSettings,
-        positions: Positions | None = None,
-        counts: dict[str, PromptCounts] | None = None,
-    ) -> PrunedPrompt:
-        """See [`prune_prompt`]."""
-        return prune_prompt(self, arguments, settings, positions, counts)
-
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         pruning_config, prompt = arguments.pop("pruning_config", None), arguments.pop("pruned", None)
         is_for_head = prompt is not None
         if prompt is None:
-            prompt = self.prune(arguments, self.settings(pruning_config))
+            prompt = prune_prompt(self, arguments, self.settings(pruning_config))
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache = others.get("cache")
+        output = None
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
-            in_decoder = forward_in_decoder(self, prompt, **others)
-            if in_decoder is not None:
-                return self.output_class(**in_decoder)
-        if prompt.plan is None:
+            output = forward_in_decoder(self, prompt, **others)
+        if output is None and prompt.plan is None:
             inputs = prompt.plain_inputs(takes_one_tensor=True) if self.takes_one_tensor else prompt.inputs
-            return self.output_class(**upstream(self, **inputs, return_dict=True, **others))
-        output = self.language_model(**embed_prompt(self, prompt, cache), return_dict=True, **others)
+            output = upstream(self, **inputs, return_dict=True, **others)
+        elif output is None:
+            output = dict(self.language_model(**embed_prompt(self, prompt, cache), return_dict=True, **others))
+            output |= {f"{modality}_outputs": features for modality, features in prompt.encoded.items()}
         output = self.output_class(**output)
-        for modality, features in prompt.encoded.items():
-            setattr(output, f"{modality}_outputs", features)
+        if prompt.plan is None:
+            return output
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:
@@ -199,7 +189,7 @@ class PrunedHeadMixin:
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         base = self.model
-        prompt = base.prune(arguments, base.settings(arguments.pop("pruning_config", None)))
+        prompt = prune_prompt(base, arguments, base.settings(arguments.pop("pruning_config", None)))
         ours = {*base.prompt_arguments, *base.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         if prompt.plan is None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.remote_code import InstalledCodeMixin
-from transformers_litelvlm.pruning import get_pruner
+from transformers_litelvlm.models.settings import PruningSettings
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -15,6 +15,7 @@ PRUNING_ALIASES = {
     "pruning_budget": "budget",
     "pruning_retention_ratio": "retention_ratio",
     "pruning_method_options": "method_options",
+    "pruning_then": "then",
     "pruning_token_order": "token_order",
     "pruning_position_ids": "position_ids",
 }
@@ -110,28 +111,15 @@ class PrunedConfigMixin(InstalledCodeMixin):
         config.set_pruning(**pruning)
         return result
 
-    def order_and_positions(self, pruning: Any) -> tuple[str, str]:
-        """Token order and position policy of `pruning`: what it sets, or else what the family or the method says.
-
-        Raises:
-            ValueError: if the family cannot follow `pruning`, which may have been changed in place.
-        """
-        self.check_pruning(pruning)
-        pruner = get_pruner(pruning.method)
-        return (
-            pruning.token_order or self.default_token_order or pruner.official_token_order,
-            pruning.position_ids or self.default_position_ids or pruner.official_position_ids,
-        )
-
     @property
     def resolved_token_order(self) -> str:
         """`"raster"` or `"reference"`: the setting, or else what the family or the method says."""
-        return self.order_and_positions(self.pruning_config)[0]
+        return "raster" if PruningSettings.of(self).in_raster_order else "reference"
 
     @property
     def resolved_position_ids(self) -> str:
         """`"original"` or `"compact"`: the setting, or else what the family or the method says."""
-        return self.order_and_positions(self.pruning_config)[1]
+        return "original" if PruningSettings.of(self).keeps_positions else "compact"
 
 
 def _alias(field: str) -> property:

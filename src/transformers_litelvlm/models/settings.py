@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -23,7 +23,9 @@ class PruningSettings:
         keeps_positions: kept tokens keep the positions of the unpruned prompt, else positions are renumbered.
         is_on: whether pruning is asked for; a budget that no image exceeds still cuts nothing.
         before_language_model: the method, if pruning is on and it selects from what the vision tower gives.
-        inside_language_model: the method, if pruning is on and it drops tokens after decoder layers.
+        inside_language_model: the method, if pruning is on and it drops tokens after decoder layers, or else the
+            second method.
+        then: settings of the second method.
     """
 
     pruner: Pruner
@@ -31,9 +33,10 @@ class PruningSettings:
     retention_ratio: float | None
     in_raster_order: bool
     keeps_positions: bool
-    is_on: bool = field(init=False)
-    before_language_model: TokenPruner | None = field(init=False)
-    inside_language_model: LayerPruner | None = field(init=False)
+    is_on: bool
+    before_language_model: TokenPruner | None
+    inside_language_model: LayerPruner | None
+    then: PruningSettings | None = None
 
     @classmethod
     def of(cls, config: Any, pruning_config: PruningConfig | dict | None = None) -> PruningSettings:
@@ -44,21 +47,23 @@ class PruningSettings:
         """
         pruning = config.pruning_config if pruning_config is None else pruning_config
         pruning = PruningConfig(**pruning) if isinstance(pruning, dict) else pruning
-        order, positions = config.order_and_positions(pruning)
-        is_on = pruning.is_on
+        config.check_pruning(pruning)
+        (pruner, second, _), is_on = pruning.build(), pruning.is_on
+        then = None if second is None or not is_on else cls.of(config, second)
+        inside = pruner if then is None else then.pruner
+        order = pruning.token_order or config.default_token_order or pruner.official_token_order
+        positions = pruning.position_ids or config.default_position_ids or pruner.official_position_ids
         return cls(
-            pruner=pruning.build_pruner(),
+            pruner=pruner,
             budget=pruning.budget if is_on else None,
             retention_ratio=pruning.retention_ratio if is_on else None,
             in_raster_order=order == "raster",
             keeps_positions=positions == "original",
+            is_on=is_on,
+            before_language_model=pruner if is_on and isinstance(pruner, TokenPruner) else None,
+            inside_language_model=inside if is_on and isinstance(inside, LayerPruner) else None,
+            then=then,
         )
-
-    def __post_init__(self) -> None:
-        is_on = self.budget is not None or self.retention_ratio is not None
-        object.__setattr__(self, "is_on", is_on)
-        for name, kind in (("before_language_model", TokenPruner), ("inside_language_model", LayerPruner)):
-            object.__setattr__(self, name, self.pruner if is_on and isinstance(self.pruner, kind) else None)
 
     def budgets(self, sizes: Sequence[int]) -> list[int]:
         """Visual tokens kept of images or videos with so many; all of them if pruning is off."""

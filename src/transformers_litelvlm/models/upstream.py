@@ -40,6 +40,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
+from transformers.modeling_utils import str_to_torch_dtype
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.llama.modeling_llama import rotate_half
@@ -122,6 +123,7 @@ __all__ = [
     "rotate_half",
     "selected_hidden_states",
     "smart_resize",
+    "str_to_torch_dtype",
     "takes_old_cache_name",
     "warn_outside_window",
 ]

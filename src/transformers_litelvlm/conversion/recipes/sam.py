@@ -17,6 +17,39 @@ SAM_VIT_H = {
     "mask_decoder_config": {"layer_norm_eps": 1e-5},
 }
 
+# A perceptron of three layers: the first and the last have names of their own.
+THREE_LAYERS = {"0": "proj_in", "1": r"layers.0", "2": "proj_out"}
+
+# Of the prompt encoder and the mask decoder, which SAM 2 has too, under names that begin with `sam_`.
+PROMPT_AND_DECODER_RENAMES = [
+    (r"(?:sam_)?prompt_encoder\.(not_a_point_embed|no_mask_embed)\.weight", r"prompt_encoder.\1.weight"),
+    (r"(?:sam_)?prompt_encoder\.mask_downscaling\.0\.(\w+)", r"prompt_encoder.mask_embed.conv1.\1"),
+    (r"(?:sam_)?prompt_encoder\.mask_downscaling\.1\.(\w+)", r"prompt_encoder.mask_embed.layer_norm1.\1"),
+    (r"(?:sam_)?prompt_encoder\.mask_downscaling\.3\.(\w+)", r"prompt_encoder.mask_embed.conv2.\1"),
+    (r"(?:sam_)?prompt_encoder\.mask_downscaling\.4\.(\w+)", r"prompt_encoder.mask_embed.layer_norm2.\1"),
+    (r"(?:sam_)?prompt_encoder\.mask_downscaling\.6\.(\w+)", r"prompt_encoder.mask_embed.conv3.\1"),
+    (r"(?:sam_)?mask_decoder\.(iou_token|mask_tokens|obj_score_token)\.weight", r"mask_decoder.\1.weight"),
+    (r"(?:sam_)?mask_decoder\.output_upscaling\.0\.(\w+)", r"mask_decoder.upscale_conv1.\1"),
+    (r"(?:sam_)?mask_decoder\.output_upscaling\.1\.(\w+)", r"mask_decoder.upscale_layer_norm.\1"),
+    (r"(?:sam_)?mask_decoder\.output_upscaling\.3\.(\w+)", r"mask_decoder.upscale_conv2.\1"),
+    *(
+        (
+            r"(?:sam_)?mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
+            rf"\.layers\.{n}\.(\w+)",
+            rf"mask_decoder.\1.{name}.\2",
+        )
+        for n, name in THREE_LAYERS.items()
+    ),
+    (
+        r"(?:sam_)?mask_decoder\.transformer\.layers\.(\d)\.norm(\d)\.(\w+)",
+        r"mask_decoder.transformer.layers.\1.layer_norm\2.\3",
+    ),
+    (
+        r"(?:sam_)?mask_decoder\.transformer\.norm_final_attn\.(\w+)",
+        r"mask_decoder.transformer.layer_norm_final_attn.\1",
+    ),
+]
+
 _RENAMES = [
     (r"image_encoder\.pos_embed", r"vision_encoder.pos_embed"),
     (r"image_encoder\.patch_embed\.proj\.(\w+)", r"vision_encoder.patch_embed.projection.\1"),
@@ -29,34 +62,8 @@ _RENAMES = [
     # One matrix under two names; the other one is tied to this one.
     (r"prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix", r"shared_image_embedding.positional_embedding"),
     (r"prompt_encoder\.point_embeddings\.(\d)\.weight", r"prompt_encoder.point_embed.\1.weight"),
-    (r"prompt_encoder\.(not_a_point_embed|no_mask_embed)\.weight", r"prompt_encoder.\1.weight"),
-    (r"prompt_encoder\.mask_downscaling\.0\.(\w+)", r"prompt_encoder.mask_embed.conv1.\1"),
-    (r"prompt_encoder\.mask_downscaling\.1\.(\w+)", r"prompt_encoder.mask_embed.layer_norm1.\1"),
-    (r"prompt_encoder\.mask_downscaling\.3\.(\w+)", r"prompt_encoder.mask_embed.conv2.\1"),
-    (r"prompt_encoder\.mask_downscaling\.4\.(\w+)", r"prompt_encoder.mask_embed.layer_norm2.\1"),
-    (r"prompt_encoder\.mask_downscaling\.6\.(\w+)", r"prompt_encoder.mask_embed.conv3.\1"),
-    (r"mask_decoder\.(iou_token|mask_tokens)\.weight", r"mask_decoder.\1.weight"),
-    (r"mask_decoder\.output_upscaling\.0\.(\w+)", r"mask_decoder.upscale_conv1.\1"),
-    (r"mask_decoder\.output_upscaling\.1\.(\w+)", r"mask_decoder.upscale_layer_norm.\1"),
-    (r"mask_decoder\.output_upscaling\.3\.(\w+)", r"mask_decoder.upscale_conv2.\1"),
-    (
-        r"mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.0\.(\w+)",
-        r"mask_decoder.\1.proj_in.\2",
-    ),
-    (
-        r"mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.1\.(\w+)",
-        r"mask_decoder.\1.layers.0.\2",
-    ),
-    (
-        r"mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.2\.(\w+)",
-        r"mask_decoder.\1.proj_out.\2",
-    ),
-    (
-        r"mask_decoder\.transformer\.layers\.(\d)\.norm(\d)\.(\w+)",
-        r"mask_decoder.transformer.layers.\1.layer_norm\2.\3",
-    ),
+    *PROMPT_AND_DECODER_RENAMES,
     (r"mask_decoder\.transformer\.layers\.(\d)\.(.+)", r"mask_decoder.transformer.layers.\1.\2"),
-    (r"mask_decoder\.transformer\.norm_final_attn\.(\w+)", r"mask_decoder.transformer.layer_norm_final_attn.\1"),
     (r"mask_decoder\.transformer\.(final_attn_token_to_image\..+)", r"mask_decoder.transformer.\1"),
 ]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers_litelvlm.conversion.recipes.sam import PROMPT_AND_DECODER_RENAMES, THREE_LAYERS
 from transformers_litelvlm.conversion.renaming import Rename
 
 
-# A perceptron of three layers: the first and the last have names of their own.
-_THREE_LAYERS = {"0": "proj_in", "1": r"layers.0", "2": "proj_out"}
 _MLP = {"0": "proj_in", "1": "proj_out"}
 
 _RENAMES = [
@@ -19,7 +18,7 @@ _RENAMES = [
     (r"no_obj_embed_spatial", r"occlusion_spatial_embedding_parameter"),
     (r"mask_downsample\.(\w+)", r"mask_downsample.\1"),
     (r"obj_ptr_tpos_proj\.(\w+)", r"temporal_positional_encoding_projection_layer.\1"),
-    *((rf"obj_ptr_proj\.layers\.{n}\.(\w+)", rf"object_pointer_proj.{name}.\1") for n, name in _THREE_LAYERS.items()),
+    *((rf"obj_ptr_proj\.layers\.{n}\.(\w+)", rf"object_pointer_proj.{name}.\1") for n, name in THREE_LAYERS.items()),
     # Image encoder.
     (r"image_encoder\.trunk\.(pos_embed|pos_embed_window)", r"vision_encoder.backbone.\1"),
     (r"image_encoder\.trunk\.patch_embed\.proj\.(\w+)", r"vision_encoder.backbone.patch_embed.projection.\1"),
@@ -36,27 +35,9 @@ _RENAMES = [
     ),
     (r"image_encoder\.trunk\.blocks\.(\d+)\.(attn\.\w+|proj)\.(\w+)", r"vision_encoder.backbone.blocks.\1.\2.\3"),
     (r"image_encoder\.neck\.convs\.(\d)\.conv\.(\w+)", r"vision_encoder.neck.convs.\1.\2"),
-    # Prompt encoder.
-    (r"sam_prompt_encoder\.(not_a_point_embed|no_mask_embed)\.weight", r"prompt_encoder.\1.weight"),
-    (r"sam_prompt_encoder\.mask_downscaling\.0\.(\w+)", r"prompt_encoder.mask_embed.conv1.\1"),
-    (r"sam_prompt_encoder\.mask_downscaling\.1\.(\w+)", r"prompt_encoder.mask_embed.layer_norm1.\1"),
-    (r"sam_prompt_encoder\.mask_downscaling\.3\.(\w+)", r"prompt_encoder.mask_embed.conv2.\1"),
-    (r"sam_prompt_encoder\.mask_downscaling\.4\.(\w+)", r"prompt_encoder.mask_embed.layer_norm2.\1"),
-    (r"sam_prompt_encoder\.mask_downscaling\.6\.(\w+)", r"prompt_encoder.mask_embed.conv3.\1"),
-    # Mask decoder.
-    (r"sam_mask_decoder\.(iou_token|mask_tokens|obj_score_token)\.weight", r"mask_decoder.\1.weight"),
+    # Prompt encoder and mask decoder.
+    *PROMPT_AND_DECODER_RENAMES,
     (r"sam_mask_decoder\.(conv_s[01])\.(\w+)", r"mask_decoder.\1.\2"),
-    (r"sam_mask_decoder\.output_upscaling\.0\.(\w+)", r"mask_decoder.upscale_conv1.\1"),
-    (r"sam_mask_decoder\.output_upscaling\.1\.(\w+)", r"mask_decoder.upscale_layer_norm.\1"),
-    (r"sam_mask_decoder\.output_upscaling\.3\.(\w+)", r"mask_decoder.upscale_conv2.\1"),
-    *(
-        (
-            r"sam_mask_decoder\.(output_hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
-            rf"\.layers\.{n}\.(\w+)",
-            rf"mask_decoder.\1.{name}.\2",
-        )
-        for n, name in _THREE_LAYERS.items()
-    ),
     *(
         (
             rf"sam_mask_decoder\.transformer\.layers\.(\d)\.mlp\.layers\.{n}\.(\w+)",
@@ -64,11 +45,6 @@ _RENAMES = [
         )
         for n, name in _MLP.items()
     ),
-    (
-        r"sam_mask_decoder\.transformer\.layers\.(\d)\.norm(\d)\.(\w+)",
-        r"mask_decoder.transformer.layers.\1.layer_norm\2.\3",
-    ),
-    (r"sam_mask_decoder\.transformer\.norm_final_attn\.(\w+)", r"mask_decoder.transformer.layer_norm_final_attn.\1"),
     (r"sam_mask_decoder\.transformer\.(.+attn\w*)\.out_proj\.(\w+)", r"mask_decoder.transformer.\1.o_proj.\2"),
     (r"sam_mask_decoder\.transformer\.(.+attn\w*)\.([qkv]_proj)\.(\w+)", r"mask_decoder.transformer.\1.\2.\3"),
     # Memory.

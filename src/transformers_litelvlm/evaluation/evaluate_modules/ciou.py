@@ -1,15 +1,3 @@
-"""Overall IoU: the sum of the intersections over the sum of the unions."""
+"""What `evaluate.load` finds in this file."""
 
-from __future__ import annotations
-
-from transformers_litelvlm.evaluation.evaluate_modules.encoded_masks import MaskModule
-
-
-class Ciou(MaskModule):
-    """Overall IoU: the sum of the intersections over the sum of the unions.
-
-    `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
-    """
-
-    def _select(self, summary: dict[str, float]) -> dict[str, float]:
-        return {"ciou": summary["ciou"]}
+from transformers_litelvlm.evaluation.modules import Ciou as Ciou

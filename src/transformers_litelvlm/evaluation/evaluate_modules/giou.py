@@ -1,15 +1,3 @@
-"""Mean IoU over sentences."""
+"""What `evaluate.load` finds in this file."""
 
-from __future__ import annotations
-
-from transformers_litelvlm.evaluation.evaluate_modules.encoded_masks import MaskModule
-
-
-class Giou(MaskModule):
-    """Mean IoU over sentences.
-
-    `compute(rule=...)` chooses what empty for empty is worth, see [`summarize`].
-    """
-
-    def _select(self, summary: dict[str, float]) -> dict[str, float]:
-        return {"giou": summary["giou"]}
+from transformers_litelvlm.evaluation.modules import Giou as Giou

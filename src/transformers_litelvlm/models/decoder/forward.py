@@ -13,6 +13,7 @@ from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill, whole_prompt
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
+from transformers_litelvlm.models.settings import PruningSettings
 
 
 def forward_in_decoder(
@@ -27,7 +28,7 @@ def forward_in_decoder(
 
     Args:
         model: a base model with the contract of a family.
-        prompt: as it came, and its encoded media.
+        prompt: with encoded media; as it came, or shortened by the first of two methods.
         cache: the cache that will be filled, or that holds such a prompt.
         kwargs: as for the language model.
 
@@ -37,11 +38,11 @@ def forward_in_decoder(
     Raises:
         ValueError: for a cache, a mask, a decoder or a budget that the method cannot work with.
     """
-    inputs = prompt.inputs
+    inputs, settings = prompt.inputs, prompt.settings.then or prompt.settings
     encoded = {name: output for name, output in prompt.encoded.items() if output is not None}
     if not holds_pruned_prompt(cache):
         sizes = [len(tokens) for output in encoded.values() for tokens in output.pooler_output]
-        if not prompt.settings.cuts(sizes):
+        if not settings.cuts(sizes):
             return None
     if output_attentions:
         raise ValueError("`output_attentions` is not available if a method prunes inside the language model.")
@@ -58,7 +59,7 @@ def forward_in_decoder(
         kept: dict[str, PrunedImageFeatures] = {}
     else:
         check_cache(cache)
-        output, kept = _prefill(model, prompt, embeds, encoded, **kwargs)
+        output, kept = _prefill(model, prompt, settings, embeds, encoded, **kwargs)
     return {
         "last_hidden_state": output.last_hidden_state,
         "cache": output.cache,
@@ -68,13 +69,19 @@ def forward_in_decoder(
 
 
 def _prefill(
-    model: PreTrainedModel, prompt: PrunedPrompt, embeds: torch.Tensor, encoded: dict[str, Any], **kwargs: Any
+    model: PreTrainedModel,
+    prompt: PrunedPrompt,
+    settings: PruningSettings,
+    embeds: torch.Tensor,
+    encoded: dict[str, Any],
+    **kwargs: Any,
 ) -> tuple[DecoderOutput, dict[str, PrunedImageFeatures]]:
     """The output, and `image_outputs` and `video_outputs`. Unless the prompt was counted and has one modality, the
     device is asked, which has to finish encoding first."""
-    settings, masks = prompt.settings, {}
-    features: dict[str, torch.Tensor] = {}
+    masks, features = {}, {}
     known = prompt.counts.get(next(iter(encoded))) if len(encoded) == 1 else None
+    if known is not None and prompt.plan is not None:
+        known = prompt.plan.counts(known)
     for modality, output in encoded.items():
         features[modality] = torch.cat(list(output.pooler_output)).to(embeds.device, embeds.dtype)
         if known is not None and sum(known.placeholders) == len(features[modality]):
@@ -106,12 +113,18 @@ def _prefill(
 
 def _kept(stages: list[Stage], encoded: Any, sizes: list[int]) -> PrunedImageFeatures:
     """What is left of the images or videos of a modality after each layer that pruned."""
+    first = encoded if isinstance(encoded, PrunedImageFeatures) else PrunedImageFeatures(num_visual_tokens=sizes)
+    if first.retained_indices is not None:
+        before = Stage(first.retained_indices, first.merge_weights)
+        stages = [stage.after(before, first.num_visual_tokens) for stage in stages]
     return PrunedImageFeatures(
         pooler_output=list(encoded.pooler_output),
         retained_indices=stages[-1].indices,
         merge_weights=stages[-1].weights,
         retained_stages=tuple(stage.indices for stage in stages),
-        num_visual_tokens=sizes,
+        similarity=first.similarity,
+        context_scores=first.context_scores,
+        num_visual_tokens=first.num_visual_tokens,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,23 @@ class Stage(NamedTuple):
         """The stage of some of the images, as lists."""
         indices, weights = ([rows[i] for i in images] if rows is not None else None for rows in self)
         return Stage(indices, weights)
+
+    def after(self, before: Stage, num_tokens: Sequence[int]) -> Stage:
+        """This stage of what `before` left of M images of `num_tokens` each, in terms of all of their tokens."""
+        indices = [first[own] for first, own in zip(before.indices, self.indices)]
+        weights = None
+        if before.weights is not None or self.weights is not None:
+            both = zip(self._all_weights(map(len, before.indices)), before._all_weights(num_tokens))
+            weights = [own @ first for own, first in both]
+        is_even = isinstance(before.indices, torch.Tensor) and isinstance(self.indices, torch.Tensor)
+        if is_even:
+            return Stage(torch.stack(indices), None if weights is None else torch.stack(weights))
+        return Stage(indices, weights)
+
+    def _all_weights(self, num_tokens: Iterable[int]) -> list[torch.Tensor]:
+        if self.weights is not None:
+            return list(self.weights)
+        return [one_hot(own[None], size)[0] for own, size in zip(self.indices, num_tokens)]
 
 
 class ImageGroup:

@@ -66,7 +66,7 @@ class ClipTowerEvidence(VisualEvidence):
         self.max_expressions = sentences.max_expressions
         self._states, self._guidance, self._projector, self._sentences = states, guidance, projector, sentences
 
-    @property
+    @cached_property
     def features(self) -> torch.Tensor:  # type: ignore[override]
         return self._states.features[:, 1:]
 

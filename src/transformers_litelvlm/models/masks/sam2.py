@@ -8,7 +8,7 @@ decoded as the first frame of a video is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -350,37 +350,30 @@ def resize_masks(pred_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
 
 
 @contextmanager
-def _parameters_at_hand(module: nn.Module) -> Iterator[None]:
-    """Parameters of `module` itself, which an offloaded model brings in for calls of `module.forward` alone.
+def _parameters_at_hand(*modules: nn.Module) -> Iterator[None]:
+    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone.
 
     Accelerate's `align_module_device` is for modules with one hook; the first of those on a device has two.
     """
-    hook = getattr(module, "_hf_hook", None)
-    if hook is None:
+    with ExitStack() as stack:
+        for module in modules:
+            hook = getattr(module, "_hf_hook", None)
+            if hook is not None:
+                hook.pre_forward(module)
+                stack.callback(hook.post_forward, module, None)
         yield
-        return
-    hook.pre_forward(module)
-    try:
-        yield
-    finally:
-        hook.post_forward(module, None)
 
 
-@contextmanager
-def _tables_at_hand(mask_model: Sam2VideoModel) -> Iterator[None]:
+def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
     """Embeddings that are read, not called: an offloaded model would not bring them in by itself."""
     prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
-    tables = (
+    return _parameters_at_hand(
         prompt_encoder.no_mask_embed,
         prompt_encoder.not_a_point_embed,
         decoder.obj_score_token,
         decoder.iou_token,
         decoder.mask_tokens,
     )
-    with ExitStack() as stack:
-        for table in tables:
-            stack.enter_context(_parameters_at_hand(table))
-        yield
 
 
 __all__ = ["Sam2MaskModel"]

@@ -16,7 +16,7 @@ from transformers_litelvlm.models.masks.output import ReferringSegmentationOutpu
 from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_before_seg, states_of_new_tokens
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.compaction import count_prompt
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
 from transformers_litelvlm.models.settings import PruningSettings
 
@@ -104,7 +104,12 @@ class ReferringSegmentationMixin:
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing, does not fit, or is unknown.
         """
-        self._refuse_unknown(inputs)
+        known = {*self.model.prompt_arguments, *self.model.guidance_arguments, *MASK_INPUTS, "dialogue_images"}
+        if unknown := sorted(set(inputs) - known):
+            raise ValueError(
+                f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
+                f"returns: {', '.join(sorted(known))}."
+            )
         inputs = _on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         read = self.read(inputs, settings=self.model.settings(pruning_config))
         return self.decode(read, inputs, mask_features)
@@ -220,7 +225,7 @@ class ReferringSegmentationMixin:
         if about[-1] + 1 != len(about):
             given |= self._media_by_dialogue(given, about)
         given["mm_encoder_outputs"] = {self.mask_modality: features}
-        return self.model.prune(given, settings, counts=counts)
+        return prune_prompt(self.model, given, settings, counts=counts)
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
         """States that predict [SEG], at the columns of the shortened prompt, and what was kept."""
@@ -287,7 +292,7 @@ class ReferringSegmentationMixin:
         if settings.before_language_model is None or not settings.cuts(sizes):
             return base.media_features(modality, media, settings)  # upstream's own
         encoded, guidance = base.encode(modality, media), Guidance.of(inputs)
-        encoded = self.encoded_for(encoded, {**inputs, "about": list(about)}, guidance, settings)
+        encoded = self.encoded_for(encoded, inputs, guidance, settings)
         return project(encoded, choose(encoded, guidance, settings), settings)
 
     def _media_of(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -303,15 +308,6 @@ class ReferringSegmentationMixin:
             for name in names
             if is_shared and isinstance(inputs.get(name), torch.Tensor) and len(inputs[name]) == num_media
         }
-
-    def _refuse_unknown(self, inputs: dict[str, Any]) -> None:
-        known = {*self.model.prompt_arguments, *self.model.guidance_arguments, *MASK_INPUTS, "dialogue_images"}
-        unknown = sorted(set(inputs) - known)
-        if unknown:
-            raise ValueError(
-                f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
-                f"returns: {', '.join(sorted(known))}."
-            )
 
 
 def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,12 @@ class CompactionPlan:
     def counts(self, full: PromptCounts) -> PromptCounts:
         """What is known of the shortened prompt on the host, from what is known of the full one."""
         left, right = self.padding
-        return full._replace(placeholders=self.placeholders, padding_left=left, padding_right=right)
+        ends = zip(full.masked, full.padding_left, full.padding_right, left, right)
+        masked = [
+            all_ - old_left - old_right + new_left + new_right
+            for all_, old_left, old_right, new_left, new_right in ends
+        ]
+        return full._replace(placeholders=self.placeholders, padding_left=left, padding_right=right, masked=masked)
 
 
 def at_columns_of_full(short: torch.Tensor, columns: torch.Tensor, full_length: int) -> torch.Tensor:
@@ -172,14 +177,16 @@ def plan_compaction(
     pad_right = any(counts.padding_right) and not any(counts.padding_left)
 
     # Columns of all placeholders, in reading order, which is the order of the visual tokens of all images.
-    places = _places_of(is_placeholder, sum(num_tokens))
+    places = (~is_placeholder).flatten().byte().argsort(stable=True)[: sum(num_tokens)]
     offsets = [0, *accumulate(num_tokens)]
     kept = torch.cat([indices + offset for indices, offset in zip(retained_indices, offsets)])
     kept_places = places[kept]
     stays = ~(is_placeholder | padding_left | padding_right)
     stays.view(-1)[kept_places] = True
 
-    index = _stable_partition(stays, max(lengths), pad_right)
+    # The tokens that stay, in order, at the start of the rows or at their end.
+    order = (~stays if pad_right else stays).byte().argsort(dim=1, stable=True)
+    index = order[:, : max(lengths)] if pad_right else order[:, length - max(lengths) :]
     is_real = stays.gather(1, index)
     # The j-th remaining placeholder of an image stands for its j-th feature, in whatever order those come.
     is_slot = is_placeholder.gather(1, index) & is_real
@@ -221,15 +228,3 @@ def _images_of_rows(
         f"its own, {list(num_tokens)[:4]}, as the processor writes them, or exactly those of its kept tokens, "
         f"{list(num_kept)[:4]}."
     )
-
-
-def _places_of(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """Flat positions of the `count` True values of `mask`, ascending, without asking the device how many there are."""
-    return (~mask).flatten().byte().argsort(stable=True)[:count]
-
-
-def _stable_partition(stays: torch.Tensor, length: int, pad_right: bool) -> torch.Tensor:
-    """(B, length) columns of the tokens that stay, in order, at the end of the rows (at the start if `pad_right`)."""
-    if pad_right:
-        return (~stays).byte().argsort(dim=1, stable=True)[:, :length]
-    return stays.byte().argsort(dim=1, stable=True)[:, -length:]

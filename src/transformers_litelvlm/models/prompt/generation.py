@@ -18,7 +18,7 @@ from transformers_litelvlm.models.prompt.full_prompt import (
     current_full_prompt,
     showing,
 )
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import takes_old_cache_name
 
@@ -58,7 +58,8 @@ class PrunedGenerationMixin:
         if input_ids is not None:
             arguments["input_ids"] = input_ids
         self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))
-        prompt = base.prune(
+        prompt = prune_prompt(
+            base,
             {**arguments, "cache": kwargs.get("cache")},
             settings,
             positions=None if input_ids is None else lambda: self._full_positions(arguments),

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers_litelvlm.models.devices import index_on
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.compaction import PromptCounts
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
 
 
@@ -69,7 +69,8 @@ def read_after_shared_prefix(
     """
     firsts = [about.index(picture) for picture in range(len(features.pooler_output))]
     nothing = [0] * len(firsts)
-    prefix = model.prune(
+    prefix = prune_prompt(
+        model,
         {
             "input_ids": input_ids[index_on(input_ids.device, firsts), :length],
             "mm_encoder_outputs": {"image": features},

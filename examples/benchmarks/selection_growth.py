@@ -1,22 +1,29 @@
 """How choosing grows with the number of visual tokens: time and memory of scoring + selection, from 576 to 36,864.
 
+    python examples/benchmarks/selection_growth.py --sentences 2 --threads 2
+
 Scores come from the parts of CLIP ViT-L/14 that make them, features are random: no vision tower runs.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import CLIPVisionModel
 
-from transformers_litelvlm.benchmark.building import fill_, free_memory
 from transformers_litelvlm.benchmark.inputs import clip_sentences, random_pixels
 from transformers_litelvlm.benchmark.memory import activation_bytes
 from transformers_litelvlm.benchmark.presets import clip_vit_l, clip_vit_l_text
-from transformers_litelvlm.benchmark.timing import measured_on, time_once
+from transformers_litelvlm.benchmark.report import number, table
+from transformers_litelvlm.benchmark.subjects import fill_, free_memory
+from transformers_litelvlm.benchmark.timing import machine_line, measured_on, time_once
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
@@ -133,6 +140,27 @@ def run_scaling(
     }
 
 
+def render_growth(result: dict[str, Any]) -> str:
+    """What [`run_scaling`] measured, as Markdown."""
+    head = ["method", "unit", *(f"{tokens} tokens" for tokens in result["tokens"]), "slope of logs", "linear R2"]
+    rows = []
+    for method, measured in result["methods"].items():
+        for unit, values, growth in (
+            ("ms", measured["median_ms"], measured["time_growth"]),
+            ("MB", [size / 1e6 for size in measured["bytes"]], measured["memory_growth"]),
+        ):
+            numbers = [number(value) for value in values] + ["-"] * (len(result["tokens"]) - len(values))
+            rows.append([method, unit, *numbers, f"{growth['slope']:.2f}", f"{growth['linear_r2']:.4f}"])
+    blocks = [
+        "# Scoring and selection of a ninth of the visual tokens",
+        f"{result['sentences']} sentence(s), {result['dtype']}, {machine_line(result)}, medians of "
+        f"{result['runs']} runs. A slope of 1 is linear growth, 2 quadratic, less if a constant part counts.",
+        table(head, rows),
+        *(f"{method}: not possible: {reason}" for method, reason in result["skipped"].items()),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
 def _within_limits(
     selector: Selector, sides: Sequence[int], warmup: int, device: torch.device
 ) -> tuple[list[Callable[[], Any]], list[int]]:
@@ -161,3 +189,33 @@ def fit_growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, flo
     residual = y - np.polyval(np.polyfit(x, y, 1), x)
     spread = ((y - y.mean()) ** 2).sum()
     return {"slope": float(slope), "linear_r2": float(1 - (residual**2).sum() / spread) if spread else 1.0}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=["litelvlm"], metavar="NAME", help="before the language model")
+    parser.add_argument("--sentences", type=int, default=2, help="about the picture (default: 2, with context scores)")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs at every size (default: 5)")
+    parser.add_argument("--warmup", type=int, default=1, help="untimed runs before (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
+    parser.add_argument("--output-dir", type=Path, help="write scaling.json and scaling.md there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = vars(parser.parse_args(argv))
+    threads, folder, as_json = (args.pop(name) for name in ("threads", "output_dir", "json"))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    result = run_scaling(**args)
+    texts = {"json": json.dumps(result, indent=2) + "\n", "md": render_growth(result)}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in texts.items():
+            (folder / f"scaling.{suffix}").write_text(text, encoding="utf-8")
+    print(texts["json" if as_json else "md"], end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
