@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from transformers_litelvlm.cli.errors import bad_input
 
 
+HELP = "write measured results into a model card"
+DESCRIPTION = (
+    "Write the results of an evaluation into the model card of a checkpoint: presets and runs with"
+    " intervals, and machine-readable metadata."
+)
 EPILOG = """\
 examples:
   litelvlm card ./glamm-refseg --results results/results.json
@@ -18,17 +22,8 @@ goes to the end. A checkpoint without a card gets one. Upload it with: hf upload
 """
 
 
-def register(subparsers: Any) -> None:
-    """Add the sub-command."""
-    parser = subparsers.add_parser(
-        "card",
-        help="write measured results into a model card",
-        description="Write the results of an evaluation into the model card of a checkpoint: presets and runs with"
-        " intervals, and machine-readable metadata.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("path", metavar="PATH", help="folder of the checkpoint")
     parser.add_argument(
         "--results", metavar="FILE", nargs="+", required=True, help="results.json of an evaluation; several data sets"
@@ -42,7 +37,6 @@ def register(subparsers: Any) -> None:
         metavar="TASK",
         help="also write .eval_results: id of the task in the eval.yaml of the data set, a benchmark of the Hub",
     )
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
