@@ -26,9 +26,11 @@ OF_THE_PROJECT = {
 # Tests of every model family: what they need of a family is in tests/support/families.py, and nowhere else.
 OF_EVERY_FAMILY = {
     "models/test_families.py",
+    "models/test_families_completions.py",
     "models/test_families_decoding.py",
     "models/test_families_layer_methods.py",
     "models/test_families_loading.py",
+    "models/test_families_two_methods.py",
     "models/test_families_upstream.py",
 }
 

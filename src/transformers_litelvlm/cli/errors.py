@@ -109,6 +109,8 @@ def checked_device(name: str | None) -> Any:
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInputError(f"--device {name}: there is no CUDA in this machine or this build of torch; use cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
