@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from transformers_litelvlm.utils.files import check_output
 
@@ -83,7 +83,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def is_of_stdout(error: Exception) -> bool:
+def is_of_stdout(error: Exception) -> TypeGuard[OSError]:
     """Whether standard output could not be written; what is left in its buffer is dropped then."""
     # An error of a file has its name.
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EPIPE)
