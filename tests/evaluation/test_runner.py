@@ -3,8 +3,11 @@
 import dataclasses
 import errno
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +179,22 @@ def test_a_fault_of_ours_is_no_bad_input(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "_load", fails)
     assert main(["evaluate", "--output-dir", str(tmp_path / "out"), "--processes", "1"]) == 1
     assert "Please report it" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # the code of one process is tested above
+def test_the_exit_code_of_several_processes(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    root = Path(__file__).parents[2]
+    words = ["--output-dir", str(tmp_path / "out"), "--model", str(tmp_path / "model"), "--processes", "2"]
+    run = subprocess.run(
+        [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *words],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and "\nerror: " in run.stderr and "Please report it" not in run.stderr
+    assert run.stderr.endswith("litelvlm: error: the evaluation was not done; its own message is above\n")
 
 
 def test_refuses_the_folder_of_another_configuration(reference):

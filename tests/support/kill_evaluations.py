@@ -82,8 +82,9 @@ def main() -> None:
             line = {"folder": target.name, "killed": killed, "before": before, "after": num_batches(target)}
             print(json.dumps(line), flush=True)
         assert_same(target, folder / "reference")
-        left = sorted(path.name for path in (target / "batches").iterdir() if not path.name.endswith(".json"))
-        print(json.dumps({"folder": target.name, "left": left}), flush=True)
+        left = sorted(str(path) for path in target.rglob(".litelvlm-*"))
+        if left:
+            raise RuntimeError(f"killed processes left {left}")
         attempt += 1
 
 

@@ -126,7 +126,7 @@ def load_split(
         require_official_counts: read the split once, without decoding pixels, and raise unless it has its official
             size. Otherwise call `check_counts()` on what is returned.
         options: of the reader: `streaming`, `revision` (sets on the Hub), `image_root`, `split_by` (RefCOCO family),
-            `annotation_root` (videos), `num_scenes` and others (RefShapes).
+            `annotation_root` (videos), `allow_urls` (rows), `num_scenes` and others (RefShapes).
 
     Returns:
         Its samples are `ImageSample` or `VideoSample`. Nothing but annotations is in memory.
