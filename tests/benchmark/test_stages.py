@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_an_error(kind):
     with torch.no_grad():
         staged.base.language_model.norm.weight.fill_(torch.nan)
         staged.base.language_model.layers[0].input_layernorm.weight.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="not finite in torch.float32"):
+    with pytest.raises(FloatingPointError, match="not finite"):
         staged.check_finite(staged.end_to_end(workload.inputs))
 
 

@@ -485,7 +485,7 @@ def test_a_mask_that_cannot_be_shortened_is_refused(family, model, method, optio
     inputs = family.lite_inputs()
     length = inputs["input_ids"].shape[1]
     inputs["attention_mask"] = torch.ones(3, 1, length, length, dtype=torch.bool).tril()
-    message = rf"`attention_mask` of shape \(batch, length\), got \(3, 1, {length}, {length}\)"
+    message = rf"`attention_mask` of shape \(batch, length\), \(3, {length}\), got \(3, 1, {length}, {length}\)"
     with pytest.raises(ValueError, match=message):
         model(**inputs)
 

@@ -11,6 +11,7 @@ from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defin
 from tests.support.matrix import matrix
 from tests.support.methods import EVERY, ONE_OF_EACH_KIND
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
+from transformers_litelvlm.configuration_pruning import Built
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
@@ -46,7 +47,7 @@ class Repeating:
 
         repeated = Repeated(**pruning.method_options)
         if isinstance(pruner, LayerPruner):
-            monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: repeated)
+            monkeypatch.setattr(PruningConfig, "build", lambda config: Built(repeated, None, ({}, None)))
 
     def from_here_on(self):
         self.again = iter(self.chosen)

@@ -8,6 +8,7 @@ from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
 from tests.support.methods import LAYER_METHODS
 from transformers_litelvlm import PruningConfig
+from transformers_litelvlm.configuration_pruning import Built
 from transformers_litelvlm.pruning import build_pruner, get_pruner
 
 
@@ -84,7 +85,8 @@ class Recorded:
                 return selection
 
         recording = Recording(**model.config.pruning_config.method_options)
-        monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: recording)
+        built = Built(recording, None, ({}, None))
+        monkeypatch.setattr(PruningConfig, "build", lambda config: built)
 
     def merges(self, media):
         """Layer and image -> what its tokens were merged from, of those there were; `None` for no merging."""
@@ -440,7 +442,7 @@ class Asked:
                 asked.text[evidence.num_tokens] = evidence.text_attention(), evidence.is_text
                 return super().select(evidence, budget)
 
-        monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: Asking(layer=2))
+        monkeypatch.setattr(PruningConfig, "build", lambda config: Built(Asking(layer=2), None, ({}, None)))
 
 
 @EACH

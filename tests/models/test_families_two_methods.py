@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tests.support import tiny_llava, tiny_unipixel
-from tests.support.families import LLAVA, MODELS, picture
+from tests.support.families import MODELS
 from tests.support.family_cases import NUM_LAYERS
-from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -157,41 +155,3 @@ def test_saved_and_read_back(tmp_path):
     config.save_pretrained(tmp_path)
     again = PruningConfig.from_pretrained(tmp_path)
     assert again.then == config.then and again.build().then.build_pruner().layer == 1
-
-
-@torch.no_grad()
-def test_merge_weights_are_those_of_both_methods():
-    model, inputs = LLAVA.model(NUM_LAYERS).eval(), LLAVA.row(0)
-    both, first, alone = two_methods(LLAVA, "visionzip", "sparsevlm", {"layers": [0, 1], "keep": [4, 3]})
-    arguments, _ = shortened(LLAVA, model, inputs, first)
-    earlier = model.model.get_image_features(inputs["pixel_values"], pruning_config=first).merge_weights
-    later = model(**arguments, pruning_config=alone).merge_weights
-    actual = model(**inputs, pruning_config=both)
-    torch.testing.assert_close(actual.merge_weights, later @ earlier)
-    assert actual.merge_weights.shape == (2, SECOND, 16)
-    assert [stage.shape[1] for stage in actual.retained_stages] == [5, SECOND]
-
-
-def llava_masks(folder):
-    return tiny_llava.tiny_grounding_model().eval(), tiny_llava.tiny_processor()
-
-
-def unipixel_masks(folder):
-    target = tiny_unipixel.tiny_checkpoint(folder)
-    return AutoModelForReferringSegmentation.from_pretrained(target).eval(), AutoProcessor.from_pretrained(target)
-
-
-@pytest.mark.parametrize("build", [llava_masks, unipixel_masks])
-def test_masks(build, tmp_path):
-    model, processor = build(tmp_path)
-    inputs = processor.segmentation_inputs(images=[picture()], expressions=[["the red circle", "a box"]])
-    first = model.segment(**inputs, pruning_config=PruningConfig(budget=FIRST))
-    then = {"method": "fastv", "budget": SECOND, "method_options": {"layer": 1}}
-    both = model.segment(**inputs, pruning_config=PruningConfig(budget=FIRST, then=then))
-    assert torch.equal(both.similarity[0], first.similarity[0])
-    for before, after in zip(first.retained_indices, both.retained_indices, strict=True):
-        assert len(after) == SECOND and set(after.tolist()) < set(before.tolist())
-    assert not torch.equal(both.mask_logits[0], first.mask_logits[0])
-    # A second method that drops nothing is none.
-    whole = PruningConfig(budget=FIRST, then={**then, "retention_ratio": 1.0, "budget": None})
-    assert torch.equal(model.segment(**inputs, pruning_config=whole).mask_logits[0], first.mask_logits[0])

@@ -6,6 +6,7 @@ import torch
 from tests.support.families import FAMILIES
 from tests.support.layer_evidence import RandomLayerEvidence
 from transformers_litelvlm import PruningConfig
+from transformers_litelvlm.configuration_pruning import Built
 from transformers_litelvlm.pruning import IVCPrunePruner
 
 
@@ -135,7 +136,7 @@ def test_scores_do_not_depend_on_padding(monkeypatch, family, side):
             scores.setdefault(evidence.num_tokens, []).extend(selection.context)
             return selection
 
-    monkeypatch.setattr(PruningConfig, "build_pruner", lambda config: Recording(layer=2))
+    monkeypatch.setattr(PruningConfig, "build", lambda config: Built(Recording(layer=2), None, ({}, None)))
     model = family.model(4)
     model.config.pruning_config = PruningConfig(method="ivc_prune", budget=7)
     model(**family.inputs(side))

@@ -57,5 +57,5 @@ def test_random_is_uniform_over_seeds_and_nested_over_budgets():
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "0", True, None])
 def test_a_seed_that_is_no_non_negative_integer(seed):
-    with pytest.raises(ValueError, match="`seed` must be a non-negative integer"):
+    with pytest.raises(ValueError, match="`seed` must be an integer from 0 to"):
         RandomPruner(seed)

@@ -98,6 +98,8 @@ def run_benchmark(
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype}
                 try:
                     points.append({**point, **side_by_side.measure(pruning, describe(point))})
+                except FloatingPointError:  # no time of such a model means anything
+                    raise
                 except (ValueError, NotImplementedError) as error:
                     skipped.append({**point, "reason": str(error)})
         del staged, side_by_side  # before the next one is built

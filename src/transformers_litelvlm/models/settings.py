@@ -33,9 +33,9 @@ class PruningSettings:
     retention_ratio: float | None
     in_raster_order: bool
     keeps_positions: bool
-    is_on: bool
-    before_language_model: TokenPruner | None
-    inside_language_model: LayerPruner | None
+    is_on: bool = True
+    before_language_model: TokenPruner | None = None
+    inside_language_model: LayerPruner | None = None
     then: PruningSettings | None = None
 
     @classmethod

@@ -110,7 +110,7 @@ class Selection(NamedTuple):
 
         return self._replace(indices=indices, features=rows(self.features), weights=rows(self.weights))
 
-    def checked(self, evidence: Any, num_tokens: int, method: str) -> Selection:
+    def checked(self, evidence: Any, num_tokens: int, method: str, rows: slice = slice(None)) -> Selection:
         """The same, if each image has indices in range, none of them twice.
 
         On a CPU anything else is an error. Elsewhere an error would have to wait for the device: an image with wrong
@@ -120,6 +120,7 @@ class Selection(NamedTuple):
             evidence: what the method was asked about, with `features` (B, N, C).
             num_tokens: N.
             method: its name.
+            rows: images of the evidence that this is about; default: all.
 
         Raises:
             ValueError: if the indices are wrong; the message names the method.
@@ -136,7 +137,7 @@ class Selection(NamedTuple):
             return self
         some = torch.arange(ordered.shape[1], device=ordered.device)
         indices = torch.where(is_wrong[:, None], some, self.indices)
-        features = gather_tokens(evidence.features, indices) if self.features is None else self.features
+        features = gather_tokens(evidence.features[rows], indices) if self.features is None else self.features
         return self._replace(indices=indices, features=features.masked_fill(is_wrong[:, None, None], torch.nan))
 
 

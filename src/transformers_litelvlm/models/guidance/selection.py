@@ -57,8 +57,11 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
         num_frames, num_tokens = len(group.frames), group.grid[0] * group.grid[1]
         if 0 < group.budget < num_tokens:
             selection = pruner.select(evidence, group.budget)
-            parts = selection if isinstance(selection, list) else [selection]
-            parts = [part.checked(evidence, num_tokens, pruner.name) for part in parts]
+            if isinstance(selection, list):
+                one_by_one = enumerate(selection)
+                parts = [each.checked(evidence, num_tokens, pruner.name, slice(i, i + 1)) for i, each in one_by_one]
+            else:
+                parts = [selection.checked(evidence, num_tokens, pruner.name)]
         else:  # methods are not defined for these: nothing, or everything
             everything = torch.arange(group.budget, device=evidence.features.device)
             parts = [Selection(everything.expand(num_frames, -1))]

@@ -10,6 +10,10 @@ from transformers.utils import ModelOutput
 from transformers_litelvlm.models.outputs import RetainedIndices
 
 
+class NotFiniteError(ValueError, FloatingPointError):
+    """Masks that are not made of finite numbers."""
+
+
 @dataclass
 class ReferringSegmentationOutput(ModelOutput):
     """Masks for every sentence of every image.
@@ -51,13 +55,13 @@ class ReferringSegmentationOutput(ModelOutput):
         """The same, if all masks are made of finite numbers. Waits for the device.
 
         Raises:
-            ValueError: if masks are not finite; the message names the image or video.
+            NotFiniteError: if masks are not finite; the message names the image or video.
         """
         # Each is NaN as soon as a pixel of the mask is; SAM 2 has no pixels for an object that is not there.
         for of_images in (self.scores, self.iou_scores, self.object_scores or []):
             for index, scores in enumerate(of_images):
                 if not scores.isfinite().all():
-                    raise ValueError(
+                    raise NotFiniteError(
                         f"The masks of image or video {index} are not finite numbers: its pixels are NaN or infinite, "
                         "or the model's weights are (or too large for its dtype: try `dtype=torch.float32`)."
                     )
