@@ -118,6 +118,14 @@ class PruningConfig(PreTrainedConfig):
             raise AttributeError(f"PruningConfig has no field {key!r}. Its fields: {', '.join(FIELDS)}.")
         super().__setattr__(key, value)
 
+    @classmethod
+    def of(cls, value: Any) -> PruningConfig:
+        """`value`, or what it stands for if it is a dict. Raises ValueError if it is neither."""
+        value = cls(**value) if isinstance(value, dict) else value
+        if not isinstance(value, cls):
+            raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {value!r}.")
+        return value
+
     def replace(self, **changes: Any) -> PruningConfig:
         """A copy with several fields changed at once, checked as a whole.
 

@@ -4,22 +4,11 @@ import pytest
 import torch
 
 from tests.support import tiny_llava
-from tests.support.families import MODELS, picture
-from tests.support.family_cases import NUM_LAYERS
+from tests.support.families import picture
 from transformers_litelvlm import PruningConfig
 
 
 PRUNED = PruningConfig(budget=4)
-
-
-@pytest.fixture(scope="module", params=MODELS, ids=[family.name for family in MODELS])
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return family.model(NUM_LAYERS).eval()
 
 
 @pytest.mark.parametrize("value", [7, "fast", [PRUNED]], ids=str)

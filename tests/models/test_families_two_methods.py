@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tests.support.families import MODELS
 from tests.support.family_cases import NUM_LAYERS
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.pruning import build_pruner
@@ -16,16 +15,6 @@ INSIDE = [("fastv", {"layer": 1}), ("ivc_prune", {"layer": 2}), ("sparsevlm", {"
 CASES = pytest.mark.parametrize("name", BEFORE)
 THEN = pytest.mark.parametrize("second, options", INSIDE, ids=[name for name, _ in INSIDE])
 GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
-
-
-@pytest.fixture(scope="module", params=MODELS, ids=[family.name for family in MODELS])
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return family.model(NUM_LAYERS).eval()
 
 
 def two_methods(family, name, second, options):

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from transformers_litelvlm.utils.messages import quoted
+
 
 # Pixels of a mask. A larger one is taken for damage: pictures of photographers have 100 million pixels.
 LARGEST_MASK = 1 << 28
@@ -41,17 +43,17 @@ def decode_mask(encoded: dict) -> np.ndarray:
             pixels. Nothing of the encoding reaches compiled code.
     """
     if not isinstance(encoded, dict) or not {"size", "counts"} <= set(encoded):
-        raise ValueError(f"A run-length encoding must have `size` and `counts`, got {_shown(encoded)}.")
+        raise ValueError(f"A run-length encoding must have `size` and `counts`, got {quoted(encoded)}.")
     counts, size = encoded["counts"], encoded["size"]
     height, width = sides = _whole_numbers(size, "`size`").tolist() if len(_as_list(size, "`size`")) == 2 else (0, 0)
     if height < 1 or width < 1 or height * width > LARGEST_MASK:
         raise ValueError(
             f"`size` of a run-length encoding must be a height and a width of at most {LARGEST_MASK} pixels, got "
-            f"{_shown(size)}."
+            f"{quoted(size)}."
         )
     runs = _decompressed(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts, "`counts`")
     if runs.size and (runs.min() < 0 or runs.max() > LARGEST_MASK):
-        raise ValueError(f"`counts` of a run-length encoding are no run lengths: {_shown(counts)}.")
+        raise ValueError(f"`counts` of a run-length encoding are no run lengths: {quoted(counts)}.")
     if (total := int(runs.sum())) != height * width:
         raise ValueError(
             f"A run-length encoding covers {total} pixels, its `size` {list(sides)} has {height * width}."
@@ -67,11 +69,11 @@ def _decompressed(counts: str | bytes) -> np.ndarray:
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - ord("0")
     is_last = values & 0x20 == 0
     if len(values) == 0 or not is_last[-1] or values.min() < 0 or values.max() > 0x3F:
-        raise ValueError(f"`counts` of a run-length encoding is damaged: {_shown(counts)}.")
+        raise ValueError(f"`counts` of a run-length encoding is damaged: {quoted(counts)}.")
     starts = np.concatenate(([0], np.flatnonzero(is_last)[:-1] + 1))
     lengths = np.diff(np.append(starts, len(values)))
     if lengths.max() > MOST_CHARACTERS:
-        raise ValueError(f"`counts` of a run-length encoding is damaged: {_shown(counts)}.")
+        raise ValueError(f"`counts` of a run-length encoding is damaged: {quoted(counts)}.")
     shifts = 5 * (np.arange(len(values)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((values & 0x1F) << shifts, starts)
     runs -= np.where(values[is_last] & 0x10, 1 << 5 * lengths, 0)  # the sign
@@ -129,26 +131,22 @@ def _polygon(points: Any, height: int, width: int) -> list[float]:
     try:
         numbers = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {_shown(points)}.") from error
+        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {quoted(points)}.") from error
     if numbers.ndim != 1 or len(numbers) % 2:
-        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {_shown(points)}.")
+        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {quoted(points)}.")
     if not (np.abs(numbers) <= 2 * max(height, width)).all():  # NaN neither
-        raise ValueError(f"A polygon lies outside the image of {height} x {width} pixels: {_shown(points)}.")
+        raise ValueError(f"A polygon lies outside the image of {height} x {width} pixels: {quoted(points)}.")
     return numbers.tolist()
 
 
 def _whole_numbers(values: Any, name: str) -> np.ndarray:
     numbers = np.asarray(_as_list(values, name))
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise ValueError(f"{name} of a run-length encoding must be whole numbers, got {_shown(values)}.")
+        raise ValueError(f"{name} of a run-length encoding must be whole numbers, got {quoted(values)}.")
     return numbers.astype(np.int64)
 
 
 def _as_list(values: Any, name: str) -> list:
     if not isinstance(values, list | tuple | np.ndarray):
-        raise ValueError(f"{name} must be a list, got {_shown(values)}.")
+        raise ValueError(f"{name} must be a list, got {quoted(values)}.")
     return list(values)
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:80]

@@ -67,9 +67,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
             return
         is_new = not self.__dict__.get("_post_init_done", False)
         if key == "pruning_config" and not (value is None and is_new):  # upstream starts with None
-            value = PruningConfig(**value) if isinstance(value, dict) else value
-            if not isinstance(value, PruningConfig):
-                raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {value!r}.")
+            value = PruningConfig.of(value)
             self.check_pruning(value)
         super().__setattr__(key, value)
 

@@ -45,10 +45,7 @@ class PruningSettings:
         Raises:
             ValueError: if it is no setting, or the family cannot follow it.
         """
-        pruning = config.pruning_config if pruning_config is None else pruning_config
-        pruning = PruningConfig(**pruning) if isinstance(pruning, dict) else pruning
-        if not isinstance(pruning, PruningConfig):
-            raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {pruning!r}.")
+        pruning = config.pruning_config if pruning_config is None else PruningConfig.of(pruning_config)
         config.check_pruning(pruning)
         (pruner, second, _), is_on = pruning.build(), pruning.is_on
         then = None if second is None or not is_on else cls.of(config, second)

@@ -14,6 +14,7 @@ from transformers_litelvlm.models.devices import index_on
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.masks.seg_tokens import by_image
+from transformers_litelvlm.utils.messages import quoted
 
 
 @register_mask_decoder(SamConfig)
@@ -56,7 +57,7 @@ class SamMaskDecoder(MaskDecoder):
         side = self.input_size(self.mask_model.config)
         if any(max(size) > side for size in geometry.resized):
             raise ValueError(
-                f"`reshaped_input_sizes` must lie inside {side} x {side}, got {str(geometry.resized)[:80]}."
+                f"`reshaped_input_sizes` must lie inside {side} x {side}, got {quoted(geometry.resized)}."
             )
         logits = [
             resize_masks(masks, side, resized, original)

@@ -20,6 +20,7 @@ from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.utils.messages import quoted
 
 
 # What `segment` and `generate_masks` read beside the prompt.
@@ -365,7 +366,7 @@ def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
     if len(about) != rows or about[0] != 0 or any(later - earlier not in (0, 1) for earlier, later in pairwise(about)):
         raise ValueError(
             f"`dialogue_images` must name the picture or video of each of the {rows} dialogues, ascending from 0 and "
-            f"without gaps, got {str(about)[:80]}."
+            f"without gaps, got {quoted(about)}."
         )
     return inputs
 
@@ -381,7 +382,7 @@ def _geometry(inputs: dict[str, Any]) -> MaskGeometry:
         if of_media is not None and (of_media.shape != (num_media, 2) or (of_media < 1).any()):
             raise ValueError(
                 f"`{name}` must have a positive height and width for each of {num_media} pictures or videos, got "
-                f"{str(sizes[name])[:80]}."
+                f"{quoted(sizes[name])}."
             )
     return MaskGeometry(sizes["original_sizes"], sizes["reshaped_input_sizes"])
 
@@ -396,6 +397,6 @@ def _for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] |
     if len(pixels) != expected or (frames is not None and len(frames) != num_media):
         raise ValueError(
             f"`mask_pixel_values` holds {len(pixels)} pictures or frames, but there are {num_media} pictures or videos"
-            + ("." if frames is None else f", and `mask_num_frames` is {str(frames)[:80]}.")
+            + ("." if frames is None else f", and `mask_num_frames` is {quoted(frames)}.")
         )
     return pixels, frames
