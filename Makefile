@@ -22,7 +22,7 @@ NEWEST := .venv-newest
 TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-lowest test-newest newest-versions quality style docs lock audit clean
+.PHONY: help demo test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test-all: $(VENV)/.installed-test  ## run all tests, with the full matrices of f
 test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers on our classes and on their parents
 	$(BIN)/python tests/upstream/fetch.py $(PIP_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --dist loadgroup -r fE --show-capture=no tests/upstream/common_tests.py
+
+test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, and compare with calls alone
+	$(BIN)/python -m pytest -s --timeout 3600 tests/soak/threads.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)

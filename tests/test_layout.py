@@ -10,8 +10,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "src" / "transformers_litelvlm"
 SUPPORT = TESTS / "support"
-# What `make test-upstream` runs, and nothing else: its modules are not collected, and belong to each other.
-UPSTREAM = TESTS / "upstream"
+# What `make test-upstream` and `make test-soak` run, and nothing else: modules that are not collected.
+UNCOLLECTED = (TESTS / "upstream", TESTS / "soak")
 # Tests of the whole repository. All others belong to a module or a folder of the package.
 OF_THE_PROJECT = {
     "test_conftest.py",
@@ -65,10 +65,10 @@ def test_helpers_are_in_one_folder():
     others = {
         path.relative_to(TESTS).as_posix()
         for path in TESTS.rglob("*.py")
-        if not {SUPPORT, UPSTREAM} & set(path.parents) and path.name != "conftest.py"
+        if not {SUPPORT, *UNCOLLECTED} & set(path.parents) and path.name != "conftest.py"
     }
     assert others == {path.relative_to(TESTS).as_posix() for path in modules_of_tests()}
-    assert not [path for path in modules_of_tests() if {SUPPORT, UPSTREAM} & set(path.parents)]
+    assert not [path for path in modules_of_tests() if {SUPPORT, *UNCOLLECTED} & set(path.parents)]
 
 
 def test_no_module_of_tests_imports_another():
@@ -76,7 +76,7 @@ def test_no_module_of_tests_imports_another():
     wrong = [
         f"{path.relative_to(TESTS)}: {line}"
         for path in TESTS.rglob("*.py")
-        if UPSTREAM not in path.parents
+        if not set(UNCOLLECTED) & set(path.parents)
         for line in re.findall(r"^[ \t]*(?:from|import) tests\b.*", path.read_text(encoding="utf-8"), re.MULTILINE)
         if not re.match(r"\s*(?:from|import) tests\.support\b", line)
     ]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.support.families import FAMILIES, picture
+from tests.support.hub_cache import put_into_cache
 from tests.support.without_package import check_stub, run_script
 from transformers_litelvlm import PruningConfig
 
@@ -101,6 +102,23 @@ def test_importing_leaves_stock_classes_alone(family, tmp_path):
     family.stock(family.model()).save_pretrained(tmp_path)
     assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is family.stock_class
     assert set(family.stock_config_class.sub_configs_defaults) == {"vision_config", "text_config"}
+
+
+@pytest.mark.parametrize("subfolder", [".", "inner"])
+def test_models_load_from_the_cache_without_network(family, checkpoint, tmp_path, subfolder):
+    old, new = put_into_cache(tmp_path, Path(checkpoint), {"v1": "1" * 40, "main": "2" * 40}, subfolder=subfolder)
+    for budget, snapshot in ((4, old), (6, new)):
+        AutoConfig.from_pretrained(snapshot, pruning_budget=budget).save_pretrained(snapshot)
+    where = {"cache_dir": str(tmp_path), **({} if subfolder == "." else {"subfolder": subfolder})}
+    for arguments, budget in (
+        ({}, 6),
+        ({"local_files_only": True}, 6),
+        ({"revision": "v1"}, 4),
+        ({"revision": "1" * 40, "local_files_only": True}, 4),
+    ):
+        for load in (family.model_class.from_pretrained, AutoModelForImageTextToText.from_pretrained):
+            model = load("org/tiny", **where, **arguments)
+            assert type(model) is family.model_class and model.config.pruning_budget == budget
 
 
 # ---- the stub for trust_remote_code ---------------------------------------------------------------------------------

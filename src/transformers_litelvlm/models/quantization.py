@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from transformers_litelvlm.models.upstream import quantization_config_of
@@ -15,7 +16,7 @@ _SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules"
 _UPSTREAM_SKIPS = ["lm_head"]
 
 
-def keep_unquantized(quantization_config: Any, parts: list[str]) -> Any:
+def keep_unquantized(quantization_config: Any, parts: Iterable[str]) -> Any:
     """A copy of `quantization_config` that also leaves the named `parts` of the model alone, wherever they are in it.
 
     Args:

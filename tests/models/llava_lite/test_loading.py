@@ -21,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from tests.support.hub_cache import put_into_cache
 from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import prompt, random_guidance, random_pixels, save_tiny_checkpoint, tiny_config
@@ -132,6 +133,17 @@ def test_guidance_that_cannot_be_found_or_does_not_fit(stock, tmp_path):
         LlavaLiteForConditionalGeneration.from_pretrained(folder / "llava", guidance_model=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="other_clip' is not the CLIP that the vision tower comes from"):
         LlavaLiteForConditionalGeneration.from_pretrained(folder / "llava", guidance_model=str(folder / "other_clip"))
+
+
+def test_a_clip_of_another_repository_is_in_the_same_cache(stock, tmp_path):
+    """`revision` is that of the checkpoint, the cache is that of both."""
+    folder, _, clip = stock
+    list(put_into_cache(tmp_path, folder / "llava", {"v1": "1" * 40}))
+    list(put_into_cache(tmp_path, folder / "clip", {"main": "2" * 40}, "org/clip"))
+    model = LlavaLiteForConditionalGeneration.from_pretrained(
+        "org/tiny", revision="v1", cache_dir=str(tmp_path), local_files_only=True, guidance_model="org/clip"
+    )
+    assert torch.equal(model.model.guidance.text_projection.weight, clip.text_projection.weight)
 
 
 def test_importing_leaves_stock_classes_alone(stock):

@@ -14,6 +14,7 @@ from tests.support import tiny_llava
 from tests.support import tiny_qwen2_5_vl as tiny_qwen
 from tests.support.families import FAMILIES, picture
 from tests.support.fresh_python import run_python
+from tests.support.hub_cache import put_into_cache
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
@@ -29,17 +30,6 @@ def checkpoint(family, tmp_path_factory):
     processor = tiny_llava.tiny_processor() if family.name == "llava" else tiny_qwen.tiny_processor(with_clip=True)
     processor.save_pretrained(folder)
     return folder
-
-
-def put_into_cache(cache, folder, revisions, repository="org/tiny", subfolder="."):
-    """As `snapshot_download` leaves it; `revisions` has commits by name."""
-    root = cache / f"models--{repository.replace('/', '--')}"
-    for name, commit in revisions.items():
-        snapshot = root / "snapshots" / commit
-        shutil.copytree(folder, snapshot / subfolder, dirs_exist_ok=True)
-        (root / "refs").mkdir(exist_ok=True)
-        (root / "refs" / name).write_text(commit)
-        yield snapshot / subfolder
 
 
 # ---- loading --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLModel
 
 from tests.support.families import picture
+from tests.support.hub_cache import put_into_cache
 from tests.support.tiny_llava import tiny_guidance_tokenizer
 from tests.support.tiny_qwen2_5_vl import (
     prompt,
@@ -98,6 +99,16 @@ def test_a_stock_checkpoint_with_a_clip_beside_it(stock, tmp_path):
     again, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     assert again.config.guidance == "clip" and torch.equal(again(**inputs).logits, output.logits)
+
+
+def test_a_clip_of_another_repository_is_in_the_same_cache(stock, tmp_path):
+    """`revision` is that of the checkpoint, the cache is that of both."""
+    folder, _ = stock
+    list(put_into_cache(tmp_path, folder / "hub", {"v1": "1" * 40}))
+    list(put_into_cache(tmp_path, folder / "clip", {"main": "2" * 40}, "org/clip"))
+    where = {"revision": "v1", "cache_dir": str(tmp_path), "local_files_only": True}
+    model = Qwen2_5_VLLite.from_pretrained("org/tiny", **where, guidance="clip", guidance_model="org/clip")
+    assert torch.equal(model.model.guidance.text_projection.weight, tiny_clip().text_projection.weight)
 
 
 def test_a_clip_that_is_missing(stock, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -209,13 +210,16 @@ def bilinear_weights(size: int, new_size: int) -> torch.Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def load_side_clip(source: str, dtype: torch.dtype, device: torch.device) -> tuple[SideClip, CLIPConfig]:
-    """A [`SideClip`] with the weights of the CLIP checkpoint `source`, and its configuration.
+def load_side_clip(
+    source: str, dtype: torch.dtype, device: torch.device, **access: Any
+) -> tuple[SideClip, CLIPConfig]:
+    """A [`SideClip`] with the weights of the CLIP checkpoint `source`, and its configuration; further as
+    [`load_guidance`].
 
     Raises:
         ValueError: if the checkpoint cannot be loaded.
     """
-    clip = _load_clip(source, dtype)
+    clip = _load_clip(source, dtype, access)
     with torch.device("meta"):
         side = SideClip(clip.config)
     for name, module in clip.named_children():
@@ -223,9 +227,9 @@ def load_side_clip(source: str, dtype: torch.dtype, device: torch.device) -> tup
     return side.to(device).eval(), clip.config
 
 
-def _load_clip(source: str, dtype: torch.dtype) -> CLIPModel:
+def _load_clip(source: str, dtype: torch.dtype, access: dict[str, Any]) -> CLIPModel:
     try:
-        return CLIPModel.from_pretrained(source, dtype=dtype)
+        return CLIPModel.from_pretrained(source, dtype=dtype, **access)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The checkpoint holds no CLIP text tower, and `guidance_model` {source!r} could not be loaded in its "
@@ -235,17 +239,18 @@ def _load_clip(source: str, dtype: torch.dtype) -> CLIPModel:
         ) from error
 
 
-def load_guidance(source: str, tower: nn.Module) -> ClipGuidance:
+def load_guidance(source: str, tower: nn.Module, **access: Any) -> ClipGuidance:
     """Guidance for a vision tower, from the CLIP checkpoint that the tower comes from.
 
     Args:
         source: folder or Hub id of a [`~transformers.CLIPModel`].
         tower: the vision tower; its weights say whether the checkpoint is the right one.
+        access: of `from_pretrained`: `cache_dir`, `force_download`, `local_files_only`, `token`.
 
     Raises:
         ValueError: if the checkpoint cannot be loaded, or its vision tower is another one.
     """
-    clip = _load_clip(source, next(tower.parameters()).dtype)
+    clip = _load_clip(source, next(tower.parameters()).dtype, access)
     for name in ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"):
         ours: torch.Tensor = tower.get_parameter(name)
         theirs: torch.Tensor = clip.vision_model.get_parameter(name)

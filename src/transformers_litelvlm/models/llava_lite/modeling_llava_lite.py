@@ -20,19 +20,16 @@ from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
+from transformers_litelvlm.models.loading import GuidedLoadingMixin
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 
 # Weights of `LlavaLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^text_hidden_fcs\."]
-
-# Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
-UNQUANTIZED_PARTS = ["vision_tower", "guidance", "text_hidden_fcs", "mask_model"]
 
 
 @dataclass
@@ -45,34 +42,16 @@ class LlavaLiteCausalLMOutputWithPast(PrunedOutputMixin, LlavaCausalLMOutputWith
     """[`LlavaCausalLMOutputWithPast`], further as [`LlavaLiteModelOutputWithPast`]."""
 
 
-class GuidanceLoadingMixin:
-    """For the model classes: a checkpoint without guidance (stock LLaVA) gets it from `config.guidance_model`.
+class LlavaLiteLoadingMixin(GuidedLoadingMixin):
+    """For the model classes: stock LLaVA has no guidance."""
 
-    A `quantization_config` leaves the guidance and the parts that make masks as they are.
-    """
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-        """As upstream.
-
-        Raises:
-            ValueError: if guidance is missing, and the CLIP that the config names cannot be loaded or does not fit.
-        """
-        if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], UNQUANTIZED_PARTS)
-        result = super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)  # type: ignore[misc]
-        model = result[0] if output_loading_info else result
-        if model.__dict__.pop("_misses_guidance"):
-            base, config = model.base_model, model.config
-            base.guidance = load_guidance(config.guidance_model, base.vision_tower)
-            config.guidance_text_config = base.guidance.text_model.config
-            config.guidance_projection_dim = base.guidance.text_projection.out_features
-        return result
+    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
+    unquantized_parts = ("vision_tower", "guidance", "text_hidden_fcs", "mask_model")
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         # Upstream's place to say which missing weights are none of its business; `from_pretrained` fetches these.
         misses_guidance = {name for name in loading_info.missing_keys if "guidance." in name}
-        self._misses_guidance = bool(misses_guidance)
+        self.base_model.misses_guidance = bool(misses_guidance)
         loading_info.missing_keys -= misses_guidance
         super()._adjust_missing_and_unexpected_keys(loading_info)  # type: ignore[misc]
 
@@ -112,7 +91,7 @@ class EncodedImages(EncodedMedia):
         return list(self.project(self.states.features[:, 1:]))
 
 
-class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, LlavaModel):
+class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, LlavaModel):
     """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens a pruning method selects.
 
     Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds the CLIP text
@@ -162,6 +141,17 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, Ll
         layer_index = self._feature_layer_index(arguments.get(layer), arguments.get(strategy))
         return EncodedImages(self, TowerStates.of(self.vision_tower, arguments[pixels], layer_index, **of_tower))
 
+    def load_missing_guidance(self, **access: Any) -> None:
+        """Take the guidance from the CLIP `config.guidance_model` if the checkpoint had none.
+
+        Args:
+            access: of `from_pretrained`: `cache_dir`, `force_download`, `local_files_only`, `token`.
+        """
+        if self.__dict__.pop("misses_guidance"):
+            self.guidance = load_guidance(self.config.guidance_model, self.vision_tower, **access)
+            self.config.guidance_text_config = self.guidance.text_model.config
+            self.config.guidance_projection_dim = self.guidance.text_projection.out_features
+
     def embed_sentences(self, guidance: Guidance) -> Guidance:
         if guidance.input_ids is None:
             return guidance
@@ -189,7 +179,7 @@ class LlavaLiteModel(RemoteCodeMixin, GuidanceLoadingMixin, PrunedModelMixin, Ll
 
 
 class LlavaLiteForConditionalGeneration(
-    RemoteCodeMixin, GuidanceLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
+    RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
 ):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 

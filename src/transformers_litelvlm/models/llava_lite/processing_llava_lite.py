@@ -9,11 +9,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
+from transformers_litelvlm.models.loading import access_arguments, hub_arguments
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
-    access_arguments,
     check_return_tensors,
-    hub_arguments,
     load_guidance_tokenizer,
     on_pil,
     read_images,

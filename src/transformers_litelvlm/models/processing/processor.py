@@ -23,16 +23,13 @@ from transformers_litelvlm.models.processing.sentences import (
     tokenize_questions,
 )
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin, write_stub
-from transformers_litelvlm.models.upstream import cached_file, resolve_revision
+from transformers_litelvlm.models.upstream import cached_file
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
 logger = logging.get_logger(__name__)
 
 GUIDANCE_TOKENIZER = "guidance_tokenizer"
-# What says where a file comes from: of any repository, and within this one.
-_ACCESS = ("cache_dir", "force_download", "local_files_only", "token")
-_PLACE = ("revision", "subfolder")
 
 
 class GuidedProcessorMixin(InstalledCodeMixin):
@@ -151,24 +148,11 @@ def check_return_tensors(return_tensors: Any) -> None:
         raise ValueError(f'`return_tensors` of `segmentation_inputs` must be "pt", got {return_tensors!r}.')
 
 
-def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `from_pretrained` that say where the files of `source` come from; the revision as a commit,
-    so that all parts come from one."""
-    arguments = {name: kwargs[name] for name in (*_ACCESS, *_PLACE) if name in kwargs}
-    access = {name: arguments[name] for name in ("cache_dir", "local_files_only", "token") if name in arguments}
-    return {**arguments, "revision": resolve_revision(source, arguments.get("revision"), **access)}
-
-
-def access_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `from_pretrained` that hold for other repositories, too."""
-    return {name: kwargs[name] for name in _ACCESS if name in kwargs}
-
-
 def load_guidance_tokenizer(source: Any, arguments: dict[str, Any], is_needed: bool) -> Any:
     """The tokenizer in the sub-folder of a checkpoint, `None` if there is none (stock LLaVA).
 
     Args:
-        arguments: of [`hub_arguments`].
+        arguments: of [`~models.loading.hub_arguments`].
         is_needed: whether the checkpoint was saved with one.
 
     Raises:

@@ -16,11 +16,11 @@ from transformers_litelvlm.models.family import (
 )
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid
+from transformers_litelvlm.models.loading import GuidedLoadingMixin
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.per_thread import PerThread
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
-from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.guidance_qwen2_5_vl_lite import GUIDANCE, token_grids
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
@@ -29,9 +29,6 @@ from transformers_litelvlm.models.upstream import MultimodalBaseModelOutputWithP
 
 # Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
-
-# Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
-UNQUANTIZED_PARTS = ["visual", "guidance", "seg_head", "mask_model"]
 
 GUIDANCE_ARGUMENTS = (*SENTENCE_ARGUMENTS, "guidance_pixel_values")
 
@@ -46,28 +43,14 @@ class Qwen2_5_VLLiteCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLM
     """Upstream's, further as [`Qwen2_5_VLLiteModelOutputWithPast`]."""
 
 
-class SideGuidanceLoadingMixin:
-    """For the model classes: with `guidance="clip"`, a checkpoint without a CLIP gets it from `guidance_model`.
+class Qwen2_5_VLLiteLoadingMixin(GuidedLoadingMixin):
+    """For the model classes."""
 
-    A `quantization_config` leaves the vision tower, the guidance and the parts that make masks as they are.
-    """
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-        """As upstream.
-
-        Raises:
-            ValueError: if a CLIP is needed, and the one that the config names cannot be loaded.
-        """
-        if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], UNQUANTIZED_PARTS)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        if model.config.guidance == "clip" and model.base_model.guidance is None:
-            model.base_model.load_guidance()
-        return (model, info) if output_loading_info else model
+    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
+    unquantized_parts = ("visual", "guidance", "seg_head", "mask_model")
 
 
-class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedModelMixin, Qwen2_5_VLModel):
+class Qwen2_5_VLLiteModel(RemoteCodeMixin, Qwen2_5_VLLiteLoadingMixin, PrunedModelMixin, Qwen2_5_VLModel):
     """[`~transformers.Qwen2_5_VLModel`] whose `get_image_features` and `get_video_features` keep selected tokens.
 
     Modifications: both and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds a CLIP if `config.guidance` is
@@ -97,17 +80,23 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedModel
         self.guidance = None if config.guidance_config is None else SideClip(config.guidance_config)
         self.post_init()
 
-    def load_guidance(self, source: str | None = None) -> None:
+    def load_missing_guidance(self, **access: Any) -> None:
+        """As [`load_guidance`], if the config asks for a CLIP and none is there."""
+        if self.config.guidance == "clip" and self.guidance is None:
+            self.load_guidance(**access)
+
+    def load_guidance(self, source: str | None = None, **access: Any) -> None:
         """Load the CLIP that `guidance="clip"` uses; `from_pretrained` does where it is needed.
 
         Args:
             source: folder or Hub id of a [`~transformers.CLIPModel`]; default: `config.guidance_model`.
+            access: of `from_pretrained`: `cache_dir`, `force_download`, `local_files_only`, `token`.
 
         Raises:
             ValueError: if it cannot be loaded.
         """
         source = self.config.guidance_model if source is None else source
-        self.guidance, self.config.guidance_config = load_side_clip(source, self.dtype, self.device)
+        self.guidance, self.config.guidance_config = load_side_clip(source, self.dtype, self.device, **access)
         self.config.guidance_model = source
 
     def media_grids(self, modality: str, arguments: dict[str, Any]) -> list[Grid]:
@@ -159,7 +148,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, SideGuidanceLoadingMixin, PrunedModel
 
 class Qwen2_5_VLLiteForConditionalGeneration(
     RemoteCodeMixin,
-    SideGuidanceLoadingMixin,
+    Qwen2_5_VLLiteLoadingMixin,
     PrunedGenerationMixin,
     PrunedHeadMixin,
     Qwen2_5_VLForConditionalGeneration,

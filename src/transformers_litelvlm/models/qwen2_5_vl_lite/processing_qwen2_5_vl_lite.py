@@ -6,10 +6,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwen2_5_VLProcessor
 
+from transformers_litelvlm.models.loading import access_arguments, hub_arguments
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
-    access_arguments,
-    hub_arguments,
     in_format_of,
     load_guidance_tokenizer,
     on_pil,
