@@ -51,6 +51,13 @@ def test_a_zip_bomb(tmp_path):
     assert str(file) in refusal(tmp_path)
 
 
+def test_a_compressed_archive(tmp_path):
+    """Torch maps it, and takes the compressed bytes for the values: as it was, other weights were converted."""
+    weights, _ = make_source(tmp_path / "source", "bin", 1)
+    file = attacks.write(tmp_path / "source", "pytorch_model.bin", attacks.compressed(weights))
+    assert f"{file} is truncated or damaged (a compressed archive, which torch never writes)" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("name", ["../outside/w.safetensors", "{}/outside/w.safetensors", "..", "a/../../w.bin"])
 def test_an_index_that_leads_out_of_its_folder(tmp_path, form, name):

@@ -10,6 +10,7 @@ import pickle
 import runpy
 import struct
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,10 @@ STATES = {
 
 def opinion(content: bytes, ending: str) -> tuple[bool, bool]:
     """Whether picklescan finds it dangerous, and whether it finds it harmless."""
-    found = scan_bytes(io.BytesIO(content), f"x{ending}", ending)
+    try:
+        found = scan_bytes(io.BytesIO(content), f"x{ending}", ending)
+    except zipfile.BadZipFile:
+        return False, False
     is_harmless = all(one.safety is SafetyLevel.Innocuous for one in found.globals) and not found.scan_err
     return found.issues_count > 0, is_harmless
 
@@ -114,9 +118,8 @@ def test_references(tmp_path, name):
     path.write_bytes(content)
     dangerous, harmless = opinion(content, ".pkl")
     accepted = accepts(load_plain_pickle, ValueError, path)
-    assert not (dangerous and accepted) or name == "behind a first pickle"
-    assert harmless or not accepted or name == "behind a first pickle"
-    assert accepted == (name in HARMLESS or name == "behind a first pickle") and not canary.exists()
+    assert not (dangerous and accepted) and (harmless or not accepted)
+    assert accepted == (name in HARMLESS) and not canary.exists()
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *STATES, *attacks.PICKLES])

@@ -147,6 +147,11 @@ def bomb(weights: Weights, megabytes: int) -> bytes:
     )
 
 
+def compressed(weights: Weights) -> bytes:
+    """The weights, in an archive that somebody packed again."""
+    return _repacked(_torch_file(weights), lambda name, content: content, zipfile.ZIP_DEFLATED)
+
+
 def _stack_global(module: bytes, name: bytes, argument: bytes) -> bytes:
     """Protocol 4: the names of module and function are put into the memo first, and taken from there."""
     texts = [b"\x8c" + bytes([len(text)]) + text + b"\x94" for text in (module, name)]
