@@ -17,6 +17,7 @@ settings.register_profile(
     derandomize=fuzzing.FACTOR == 1,
     database=None,
     print_blob=True,
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("litelvlm")
@@ -26,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # Pillow's, about what is damaged
             if fuzzing.FACTOR > 1:
                 item.add_marker(pytest.mark.timeout(0))
 

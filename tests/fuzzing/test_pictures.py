@@ -22,6 +22,8 @@ from transformers_litelvlm.data.samples import UnreadableImageError, read_pictur
 from transformers_litelvlm.utils.image_io import MAX_ASPECT_RATIO, MAX_PIXELS, load_rgb_image
 
 
+TURNED = Image.Exif()
+TURNED[274] = 6
 # Format, mode, and how it is written.
 FILES = [
     ("PNG", "RGB", {}),
@@ -29,7 +31,7 @@ FILES = [
     ("PNG", "P", {"transparency": bytes([0, 128, 255])}),
     ("PNG", "1", {}),
     ("PNG", "I;16", {}),
-    ("JPEG", "RGB", {"exif": b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06"}),
+    ("JPEG", "RGB", {"exif": TURNED}),
     ("JPEG", "CMYK", {"progressive": True}),
     ("JPEG", "L", {}),
     ("WEBP", "RGB", {}),

@@ -65,7 +65,7 @@ def read_all(split, wanted: int | None = None):
         try:
             size = sample.load_image().size[::-1]
         except UnreadableImageError as error:
-            assert f"image {sample.image_id}" in str(error)
+            assert f"image {sample.image_id}"[:40] in str(error)
             size = None
         for entry in sample.sentences:
             assert isinstance(entry.sentence, str) and isinstance(entry.sentence_id, str)

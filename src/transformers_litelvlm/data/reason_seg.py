@@ -67,7 +67,8 @@ def _read_file(split: str, index: int, path: Path) -> ImageSample:
     picture = path.with_suffix(".jpg")
     # Evaluation asks the first question only, as LISA does.
     questions = record["text"] if split == "train" else record["text"][:1]
-    shapes = [shape for shape in record["shapes"] if shape["label"].lower() != "flag"]
+    shapes = [{"label": shape["label"], "points": shape["points"]} for shape in record["shapes"]]
+    shapes = [shape for shape in shapes if shape["label"].lower() != "flag"]
     ignores = any("ignore" in shape["label"].lower() for shape in shapes)
     sentences = [
         ReferringSentence(
