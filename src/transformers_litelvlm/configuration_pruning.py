@@ -14,6 +14,7 @@ from transformers.utils import logging
 from transformers_litelvlm.pruning import LayerPruner, Pruner, TokenPruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
 from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.messages import quoted
 from transformers_litelvlm.version import __version__
 
 
@@ -115,7 +116,7 @@ class PruningConfig(PreTrainedConfig):
             if "_built" in self.__dict__:
                 self._built = _build({**self.__dict__, key: value})
         elif not key.startswith("_") and not hasattr(type(self), key):
-            raise AttributeError(f"PruningConfig has no field {key!r}. Its fields: {', '.join(FIELDS)}.")
+            raise AttributeError(f"PruningConfig has no field {quoted(key)}. Its fields: {', '.join(FIELDS)}.")
         super().__setattr__(key, value)
 
     @classmethod
@@ -123,7 +124,7 @@ class PruningConfig(PreTrainedConfig):
         """`value`, or what it stands for if it is a dict. Raises ValueError if it is neither."""
         value = cls(**value) if isinstance(value, dict) else value
         if not isinstance(value, cls):
-            raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {value!r}.")
+            raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {quoted(value)}.")
         return value
 
     def replace(self, **changes: Any) -> PruningConfig:
@@ -153,7 +154,9 @@ class PruningConfig(PreTrainedConfig):
             ValueError: if there is no such preset; the message lists the known ones.
         """
         if name not in self.presets:
-            raise ValueError(f"Unknown `pruning_preset` {name!r}. Known presets: {', '.join(sorted(self.presets))}.")
+            raise ValueError(
+                f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(self.presets))}."
+            )
         return self.replace(**self.presets[name])
 
     @property
@@ -202,7 +205,7 @@ class PruningConfig(PreTrainedConfig):
         known = {key: value for key, value in config_dict.items() if key in FIELDS or key in _UPSTREAM_KEYS}
         if unknown := sorted(set(config_dict) - set(known)):
             logger.warning(
-                f"PruningConfig ignores the unknown keys {unknown}: they may come from a version newer than "
+                f"PruningConfig ignores the unknown keys {quoted(unknown)}: they may come from a version newer than "
                 f"{__version__} (the file says {config_dict.get('litelvlm_version')})."
             )
         changes = {name: kwargs.pop(name) for name in FIELDS if name in kwargs}
@@ -245,7 +248,7 @@ THEN_FIELDS = ("method", "budget", "retention_ratio", "method_options", "token_o
 
 def _refuse_unknown(names: set[str]) -> None:
     if names:
-        raise ValueError(f"PruningConfig has no field {sorted(names)}. Its fields: {', '.join(FIELDS)}.")
+        raise ValueError(f"PruningConfig has no field {quoted(sorted(names))}. Its fields: {', '.join(FIELDS)}.")
 
 
 def _build(fields: dict[str, Any]) -> Built:
@@ -258,7 +261,7 @@ def _build(fields: dict[str, Any]) -> Built:
 
 def _build_then(then: dict[str, Any], first: Pruner) -> PruningConfig:
     if unknown := sorted(set(then) - set(THEN_FIELDS)):
-        raise ValueError(f"`then` has no field {unknown}. Its fields: {', '.join(THEN_FIELDS)}.")
+        raise ValueError(f"`then` has no field {quoted(unknown)}. Its fields: {', '.join(THEN_FIELDS)}.")
     second = PruningConfig(**then)
     if not isinstance(first, TokenPruner) or not isinstance(second.build_pruner(), LayerPruner):
         raise ValueError(
@@ -266,7 +269,7 @@ def _build_then(then: dict[str, Any], first: Pruner) -> PruningConfig:
             f"{first.name!r} and {second.method!r}. `litelvlm methods` says where each works."
         )
     if not second.is_on:
-        raise ValueError(f"`then` needs a `budget` or a `retention_ratio`, got {then!r}.")
+        raise ValueError(f"`then` needs a `budget` or a `retention_ratio`, got {quoted(then)}.")
     return second
 
 
@@ -275,7 +278,7 @@ def _check_field(key: str, value: Any) -> Any:
     if key == "method":
         if not isinstance(value, str):
             raise ValueError(
-                f"`method` must be the name of a pruning method, got {value!r}. Use 'none' to switch off."
+                f"`method` must be the name of a pruning method, got {quoted(value)}. Use 'none' to switch off."
             )
         return get_pruner(value).name
     if key == "budget":
@@ -293,23 +296,23 @@ def _check_field(key: str, value: Any) -> Any:
         return value or __version__
     choices = TOKEN_ORDERS if key == "token_order" else POSITION_POLICIES
     if value is not None and value not in choices:
-        raise ValueError(f"`{key}` must be None or one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(f"`{key}` must be None or one of {', '.join(map(repr, choices))}, got {quoted(value)}.")
     return value
 
 
 def _check_preset(name: str, changes: Any) -> dict[str, Any]:
-    changes = dict(_check_keys(f"presets[{name!r}]", changes))
+    changes = dict(_check_keys(f"presets[{quoted(name)}]", changes))
     try:
         _refuse_unknown(set(changes) - set(FIELDS))
         for field, value in changes.items():
             if field != "method":  # it may be somebody else's, registered later
                 _check_field(field, value)
     except ValueError as error:
-        raise ValueError(f"`presets[{name!r}]`: {error}") from error
+        raise ValueError(f"`presets[{quoted(name)}]`: {error}") from error
     return changes
 
 
 def _check_keys(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"`{name}` must be a dict, got {value!r}; its keys are names.")
+        raise ValueError(f"`{name}` must be a dict, got {quoted(value)}; its keys are names.")
     return value

@@ -93,7 +93,7 @@ class CheckpointSource:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConversionError(f"{path} is no valid JSON ({error}): download it again") from error
         if not isinstance(content, dict):
             raise ConversionError(f"{path} holds a JSON {type(content).__name__} instead of an object")

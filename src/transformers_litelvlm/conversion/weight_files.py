@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.models.upstream import str_to_torch_dtype
+from transformers_litelvlm.utils.weight_files import check_weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TensorInfo:
 def read_metadata(file: Path) -> dict[str, TensorInfo]:
     """Names, shapes and dtypes of what is in a file. Only the old `.bin` format has its values read for that."""
     with _readable(file):
+        check_weights(file)
         if file.suffix == ".safetensors":
             return _safetensors_metadata(file)
         values = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.utils.extras import needs_extra
+from transformers_litelvlm.utils.messages import quoted, shortened
 
 
 def open_rows(source: Any, split: str, streaming: bool = False, revision: str | None = None) -> Any:
@@ -59,6 +61,10 @@ def _load(source: str, split: str, streaming: bool, revision: str | None) -> Any
 
 def require_columns(rows: Any, expected: set[str], source: Any, advice: str) -> None:
     """Raises a `ValueError` that names the missing columns of `source`, and ends with `advice`."""
+    name = source if isinstance(source, str | os.PathLike) else "`source`"
+    if isinstance(rows, list) and not all(isinstance(row, Mapping) for row in rows[:1]):
+        raise ValueError(f"{name} must hold rows, a dict of columns each, got {quoted(rows[0])}. {advice}")
     columns = set(rows[0]) if isinstance(rows, list) and rows else set(getattr(rows, "column_names", None) or expected)
     if missing := sorted(expected - columns):
-        raise ValueError(f"{source} has no column {', '.join(missing)}, only {', '.join(sorted(columns))}. {advice}")
+        found = shortened(", ".join(sorted(map(str, columns))))
+        raise ValueError(f"{name} has no column {', '.join(missing)}, only {found}. {advice}")

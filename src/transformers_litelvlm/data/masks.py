@@ -44,20 +44,13 @@ def decode_mask(encoded: dict) -> np.ndarray:
     """
     if not isinstance(encoded, dict) or not {"size", "counts"} <= set(encoded):
         raise ValueError(f"A run-length encoding must have `size` and `counts`, got {quoted(encoded)}.")
-    counts, size = encoded["counts"], encoded["size"]
-    height, width = sides = _whole_numbers(size, "`size`").tolist() if len(_as_list(size, "`size`")) == 2 else (0, 0)
-    if height < 1 or width < 1 or height * width > LARGEST_MASK:
-        raise ValueError(
-            f"`size` of a run-length encoding must be a height and a width of at most {LARGEST_MASK} pixels, got "
-            f"{quoted(size)}."
-        )
+    counts = encoded["counts"]
+    height, width = sides = _checked_size(encoded["size"], "run-length encoding")
     runs = _decompressed(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts, "`counts`")
     if runs.size and (runs.min() < 0 or runs.max() > LARGEST_MASK):
         raise ValueError(f"`counts` of a run-length encoding are no run lengths: {quoted(counts)}.")
     if (total := int(runs.sum())) != height * width:
-        raise ValueError(
-            f"A run-length encoding covers {total} pixels, its `size` {list(sides)} has {height * width}."
-        )
+        raise ValueError(f"A run-length encoding covers {total} pixels, its `size` {sides} has {height * width}.")
     # Runs of 0 and 1 in turn, column by column.
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
@@ -101,6 +94,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         ValueError: the mask has another size than the image, or the annotation is not one of these. Points must lie
             within twice the longer side of the image: data sets have some a little outside.
     """
+    height, width = _checked_size([height, width], "image")  # of a stranger's file, too
     if isinstance(segmentation, Image.Image | np.ndarray):
         mask = np.asarray(segmentation) != 0
     elif isinstance(segmentation, dict):
@@ -116,7 +110,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         polygons = [parts] if np.isscalar(parts[0]) else parts
         # pycocotools would take two points for a box.
         polygons = [
-            _polygon(polygon, height, width) for polygon in polygons if len(_as_list(polygon, "A polygon")) >= 6
+            checked_points(polygon, height, width).tolist()
+            for polygon in polygons
+            if len(_as_list(polygon, "A polygon")) >= 6
         ]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
@@ -126,17 +122,31 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     return mask
 
 
-def _polygon(points: Any, height: int, width: int) -> list[float]:
-    """A polygon whose numbers compiled code may see."""
+def checked_points(points: Any, height: int, width: int, in_pairs: bool = False) -> np.ndarray:
+    """Points of a polygon whose numbers compiled code may see, `[x, y, x, y, ...]` or, `in_pairs`, `[[x, y], ...]`.
+
+    Raises:
+        ValueError: they are none, or not within twice the longer side of the image.
+    """
     try:
         numbers = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {quoted(points)}.") from error
-    if numbers.ndim != 1 or len(numbers) % 2:
-        raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got {quoted(points)}.")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"A polygon must be numbers, got {quoted(points)}.") from error
+    if numbers.ndim == 0 or numbers.shape[1:] != ((2,) if in_pairs else ()) or numbers.size % 2:
+        wanted = "[[x, y], ...]" if in_pairs else "[x, y, x, y, ...]"
+        raise ValueError(f"A polygon must be numbers `{wanted}`, got {quoted(points)}.")
     if not (np.abs(numbers) <= 2 * max(height, width)).all():  # NaN neither
         raise ValueError(f"A polygon lies outside the image of {height} x {width} pixels: {quoted(points)}.")
-    return numbers.tolist()
+    return numbers
+
+
+def _checked_size(size: Any, of: str) -> list[int]:
+    sides = _whole_numbers(size, "`size`").tolist()
+    if len(sides) != 2 or min(sides) < 1 or sides[0] * sides[1] > LARGEST_MASK:
+        raise ValueError(
+            f"`size` of a {of} must be a height and a width of at most {LARGEST_MASK} pixels, got {quoted(size)}."
+        )
+    return sides
 
 
 def _whole_numbers(values: Any, name: str) -> np.ndarray:

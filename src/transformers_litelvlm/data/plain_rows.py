@@ -13,8 +13,15 @@ import numpy as np
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
 from transformers_litelvlm.data.masks import decode_mask, decode_segmentation
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, UnreadableImageError, read_picture
+from transformers_litelvlm.data.samples import (
+    ImageSample,
+    ReferringSentence,
+    UnreadableImageError,
+    encoded,
+    read_picture,
+)
 from transformers_litelvlm.utils.image_io import open_picture
+from transformers_litelvlm.utils.messages import shortened
 
 
 TEXT_COLUMNS = ("sentences", "sentence", "text")
@@ -45,7 +52,7 @@ def open_plain_rows(
         allow_urls: fetch pictures whose path is an `http(s)://` address.
     """
     rows = open_rows(source, split, streaming, revision)
-    require_columns(rows, {"image"}, source if isinstance(source, str) else "`source`", ADVICE)
+    require_columns(rows, {"image"}, source, ADVICE)
     return rows, partial(_read_row, Path(image_root) if image_root is not None else None, allow_urls), ()
 
 
@@ -63,7 +70,7 @@ def _read_row(image_root: Path | None, allow_urls: bool, index: int, row: dict) 
         for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}", allow_urls)
     ]
     if not sentences:
-        raise ValueError(f"Row {index} (image {image_id}) has no sentence.")
+        raise ValueError(f"Row {index} (image {shortened(image_id)}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
@@ -91,7 +98,7 @@ def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
     """What stands in the first of the columns that has something; tables fill columns that a row lacks with `None`."""
     present = [name for name in names if name in entry]
     if not present:
-        raise KeyError(f"no column {' or '.join(names)} among {', '.join(entry)}")
+        raise KeyError(f"no column {' or '.join(names)} among {shortened(', '.join(entry))}")
     return next((entry[name] for name in present if entry[name] is not None), None)
 
 
@@ -100,7 +107,7 @@ def _decode(mask: Any, picture: Any, name: str, allow_urls: bool) -> np.ndarray:
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
     if isinstance(mask, Mapping):  # a picture, as `datasets` stores it
-        mask = mask["path"] if mask.get("bytes") is None else io.BytesIO(mask["bytes"])
+        mask = mask.get("path") if mask.get("bytes") is None else encoded(mask["bytes"])
     if isinstance(mask, str | os.PathLike | io.BytesIO):
         try:
             # As it is: converted to grey, a dark palette would become background.

@@ -12,6 +12,7 @@ import numpy as np
 from transformers.utils import logging
 
 from transformers_litelvlm.data.hub_rows import open_rows, require_columns
+from transformers_litelvlm.data.masks import checked_points
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence, read_picture
 from transformers_litelvlm.utils.extras import needs_extra
 
@@ -61,12 +62,13 @@ def _read_file(split: str, index: int, path: Path) -> ImageSample:
             record = json.loads(text.decode("utf-8"))
         except UnicodeDecodeError:  # a few files are in the encoding of Windows
             record = json.loads(text.decode("cp1252"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     picture = path.with_suffix(".jpg")
     # Evaluation asks the first question only, as LISA does.
     questions = record["text"] if split == "train" else record["text"][:1]
-    shapes = [shape for shape in record["shapes"] if shape["label"].lower() != "flag"]
+    shapes = [{"label": shape["label"], "points": shape["points"]} for shape in record["shapes"]]
+    shapes = [shape for shape in shapes if shape["label"].lower() != "flag"]
     ignores = any("ignore" in shape["label"].lower() for shape in shapes)
     sentences = [
         ReferringSentence(
@@ -101,12 +103,14 @@ def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
         `(height, width)` uint8 of 0, 1 and 255.
 
     Raises:
+        ValueError: points are no numbers, or far outside the image.
         ImportError: OpenCV is not installed.
     """
     with needs_extra("reasonseg", "Drawing the polygons of ReasonSeg"):
         import cv2
 
-    polygons = [np.array(shape["points"], dtype=np.int32) for shape in shapes]  # cuts decimals off, as LISA does
+    # Cut off decimals, as LISA does.
+    polygons = [checked_points(s["points"], height, width, in_pairs=True).astype(np.int32) for s in shapes]
     areas = [int(cv2.fillPoly(np.zeros((height, width), np.uint8), [points], 1).sum()) for points in polygons]
     canvas = np.zeros((height, width), np.uint8)
     for place in np.argsort(areas)[::-1]:

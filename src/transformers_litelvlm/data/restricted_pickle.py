@@ -38,7 +38,10 @@ def load_plain_pickle(path: str | os.PathLike) -> Any:
     for encoding in ("utf-8", "latin1"):
         try:
             with open(path, "rb") as stream:
-                return _PlainUnpickler(stream, encoding=encoding).load()
+                value = _PlainUnpickler(stream, encoding=encoding).load()
+                if stream.read(1):
+                    raise ValueError("something follows its end")
+                return value
         except UnicodeDecodeError:
             continue
         except RefusedPickleError as error:

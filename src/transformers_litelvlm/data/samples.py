@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from transformers_litelvlm.utils.image_io import is_url, load_rgb_image, open_picture
+from transformers_litelvlm.utils.messages import quoted, shortened
 
 
 class UnreadableImageError(ValueError):
@@ -23,7 +24,7 @@ class UnreadableImageError(ValueError):
     """
 
     def __init__(self, name: str, reason: str):
-        super().__init__(f"The picture of {name} cannot be read: {reason}")
+        super().__init__(f"The picture of {shortened(name)} cannot be read: {reason}")
         self.name = name
         self.reason = reason
 
@@ -50,6 +51,9 @@ class ReferringSentence:
     load_ignore: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     object_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_text(self.sentence)
 
     @property
     def mask(self) -> np.ndarray:
@@ -103,6 +107,9 @@ class VideoExpression:
     object_ids: tuple[str, ...] = ()
     load_mask: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        _check_text(self.sentence)
+
     def mask(self, frame: int) -> np.ndarray:
         """Union of the objects' masks in a frame.
 
@@ -151,6 +158,18 @@ class VideoSample:
         return read_picture(self.frame_paths[frame], f"video {self.video_id}, frame {self.frame_names[frame]}")
 
 
+def _check_text(sentence: Any) -> None:
+    if not isinstance(sentence, str):
+        raise ValueError(f"a sentence must be a text, got {quoted(sentence)}")
+
+
+def encoded(content: Any) -> io.BytesIO:
+    """The `bytes` of a picture in a row as a file. Raises ValueError if they are none."""
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ValueError(f"`bytes` of a picture must be bytes, got {quoted(content)}.")
+    return io.BytesIO(content)
+
+
 def read_picture(source: Any, name: str, allow_urls: bool = False) -> Image.Image:
     """A picture from wherever it is, upright and in RGB.
 
@@ -165,7 +184,7 @@ def read_picture(source: Any, name: str, allow_urls: bool = False) -> Image.Imag
     try:
         if isinstance(source, Mapping):
             if source.get("bytes") is not None:
-                return load_rgb_image(open_picture(io.BytesIO(source["bytes"]), name))
+                return load_rgb_image(open_picture(encoded(source["bytes"]), name))
             source = source.get("path")
         if isinstance(source, str) and is_url(source) and not allow_urls:
             raise ValueError(

@@ -170,7 +170,7 @@ class ReferringSplit:
             return self.read(index, row)
         except UnreadableImageError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"Row {index} of {self.source} is not as `{self.name}` has it: {type(error).__name__}: {error}"
             ) from error

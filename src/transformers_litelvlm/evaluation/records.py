@@ -70,7 +70,7 @@ class RecordStore:
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OtherConfigurationError(f"{path} is not readable ({error}): choose another folder.") from error
         differences = _differences(found, settings)
         if differences:
@@ -115,7 +115,7 @@ class RecordStore:
                 if content["settings"] != self._digest:
                     raise ValueError(f"it was made with other settings than those in {SETTINGS_NAME}")
                 check(content)
-            except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     f"{path} is missing or damaged ({error}). Delete it if it is there, and start the same "
                     "evaluation again: it makes this file and uses the others. On several machines, `output_dir` must "

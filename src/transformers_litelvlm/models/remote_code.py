@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from transformers import PreTrainedConfig
 
 from transformers_litelvlm.hub.model_card import CARD_NAME, add_tags, write_missing_card
+from transformers_litelvlm.models.local_weights import LocalWeightsMixin
 from transformers_litelvlm.version import __version__
 
 
@@ -60,7 +61,7 @@ class InstalledCodeMixin:
         """Upstream marks a class that a stub gave it, and then copies its source into every checkpoint. Not here."""
 
 
-class RemoteCodeMixin(InstalledCodeMixin):
+class RemoteCodeMixin(LocalWeightsMixin, InstalledCodeMixin):
     """For model classes: `save_pretrained` also writes the stub and a model card, and `push_to_hub` pushes both."""
 
     config: PreTrainedConfig

@@ -217,7 +217,7 @@ def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
     """
 
     if not name.isidentifier() or name != name.lower():
-        raise ValueError(f"`name` of a pruning method must be a lower-case identifier, got {name!r}.")
+        raise ValueError(f"`name` of a pruning method must be a lower-case identifier, got {name!r:.80}.")
 
     def register(cls: type[Pruner]) -> type[Pruner]:
         known = _REGISTRY.get(name)
@@ -243,7 +243,7 @@ def get_pruner(name: str) -> type[Pruner]:
         ValueError: if there is none; the message lists the known names.
     """
     if name not in _REGISTRY:
-        raise ValueError(f"Unknown pruning `method` {name!r}. Known methods: {', '.join(list_pruners())}.")
+        raise ValueError(f"Unknown pruning `method` {name!r:.80}. Known methods: {', '.join(list_pruners())}.")
     return _REGISTRY[name]
 
 
@@ -258,7 +258,9 @@ def build_pruner(name: str, **options: Any) -> Pruner:
     unknown = sorted(set(options) - set(cls.option_names()))
     if unknown:
         known = ", ".join(cls.option_names()) or "none"
-        raise ValueError(f"`method_options` {unknown} do not exist for the method {name!r}. Its options: {known}.")
+        raise ValueError(
+            f"`method_options` {unknown!r:.80} do not exist for the method {name!r}. Its options: {known}."
+        )
     try:
         pruner = cls(**options)
     except TypeError:  # it used a value before checking it

@@ -41,7 +41,7 @@ class DivPrunePruner(TokenPruner):
     def __post_init__(self) -> None:
         weight = self.coordinate_weight
         if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= weight < float("inf"):
-            raise ValueError(f"`coordinate_weight` must be a number >= 0, got {weight!r}.")
+            raise ValueError(f"`coordinate_weight` must be a number >= 0, got {weight!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         tokens = torch.nn.functional.normalize(evidence.projected_features().float(), dim=-1)

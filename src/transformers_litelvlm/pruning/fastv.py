@@ -42,9 +42,9 @@ class FastVPruner(LayerPruner):
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 1:
-            raise ValueError(f"`layer` must be a positive integer, got {self.layer!r}.")
+            raise ValueError(f"`layer` must be a positive integer, got {self.layer!r:.80}.")
         if self.match not in ("retained", "average"):
-            raise ValueError(f"`match` must be 'retained' or 'average', got {self.match!r}.")
+            raise ValueError(f"`match` must be 'retained' or 'average', got {self.match!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if self.layer >= num_layers:

@@ -60,12 +60,12 @@ class IVCPrunePruner(LayerPruner):
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 1:
-            raise ValueError(f"`layer` must be a positive integer, got {self.layer!r}.")
+            raise ValueError(f"`layer` must be a positive integer, got {self.layer!r:.80}.")
         for name, share, most in (("position_share", self.position_share, 0.5), ("seed_share", self.seed_share, 1)):
             if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= most:
-                raise ValueError(f"`{name}` must be a number in [0, {most}], got {share!r}.")
+                raise ValueError(f"`{name}` must be a number in [0, {most}], got {share!r:.80}.")
         if self.foreground not in ("separate", "joint"):
-            raise ValueError(f"`foreground` must be 'separate' or 'joint', got {self.foreground!r}.")
+            raise ValueError(f"`foreground` must be 'separate' or 'joint', got {self.foreground!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if self.layer >= num_layers:

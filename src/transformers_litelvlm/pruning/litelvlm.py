@@ -52,12 +52,12 @@ class LiteLVLMPruner(TokenPruner):
 
     def __post_init__(self) -> None:
         if self.similarity not in ("dot", "cosine"):
-            raise ValueError(f"`similarity` must be 'dot' or 'cosine', got {self.similarity!r}.")
+            raise ValueError(f"`similarity` must be 'dot' or 'cosine', got {self.similarity!r:.80}.")
         if self.ranking not in ("reversed", "forward"):
-            raise ValueError(f"`ranking` must be 'reversed' or 'forward', got {self.ranking!r}.")
+            raise ValueError(f"`ranking` must be 'reversed' or 'forward', got {self.ranking!r:.80}.")
         share = self.context_share
         if share is not None and (isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1):
-            raise ValueError(f"`context_share` must be None or a number in [0, 1], got {share!r}.")
+            raise ValueError(f"`context_share` must be None or a number in [0, 1], got {share!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_context = int((self.context_share or 0.0) * budget + 0.5)

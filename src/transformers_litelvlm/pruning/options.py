@@ -20,7 +20,7 @@ def check_types(cls: type, options: dict[str, Any]) -> None:
         kind = _hints(cls).get(name, Any)
         if not _fits(value, kind):
             expected = kind.__name__ if isinstance(kind, type) else str(kind)
-            raise ValueError(f"`method_options`: `{name}` must be of type {expected}, got {value!r}.")
+            raise ValueError(f"`method_options`: `{name}` must be of type {expected}, got {value!r:.80}.")
 
 
 @functools.cache

@@ -65,7 +65,7 @@ class PruMergePlusPruner(TokenPruner):
     def __post_init__(self) -> None:
         count = self.num_neighbours
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"`num_neighbours` must be a non-negative integer, got {count!r}.")
+            raise ValueError(f"`num_neighbours` must be a non-negative integer, got {count!r:.80}.")
         if self.repeats and self.adaptive:
             raise ValueError("`repeats` belongs to the fixed rule, but `adaptive` is True: leave one of them out.")
 

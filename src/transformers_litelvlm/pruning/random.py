@@ -32,7 +32,7 @@ class RandomPruner(TokenPruner):
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"`seed` must be an integer from 0 to 2**63 - 1, got {self.seed!r}.")
+            raise ValueError(f"`seed` must be an integer from 0 to 2**63 - 1, got {self.seed!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_images, num_tokens = evidence.features.shape[:2]

@@ -13,7 +13,7 @@ def check_budget(budget: Any) -> int:
     """Return `budget` as an int, or raise ValueError if it is not a positive integer."""
     if isinstance(budget, bool) or not isinstance(budget, Integral) or budget <= 0:
         raise ValueError(
-            f"`budget` must be a positive integer, the number of visual tokens kept per image, got {budget!r}."
+            f"`budget` must be a positive integer, the number of visual tokens kept per image, got {budget!r:.80}."
         )
     return int(budget)
 
@@ -24,7 +24,7 @@ def check_retention_ratio(retention_ratio: Any) -> float:
     if not is_number or not 0 < retention_ratio <= 1:
         raise ValueError(
             "`retention_ratio` must be a number in (0, 1], the fraction of visual tokens that is KEPT, "
-            f"got {retention_ratio!r}."
+            f"got {retention_ratio!r:.80}."
         )
     return float(retention_ratio)
 
@@ -45,7 +45,8 @@ def resolve_budget(num_tokens: int, budget: int | None = None, retention_ratio: 
     """
     if budget is not None and retention_ratio is not None:
         raise ValueError(
-            f"`budget` ({budget!r}) and `retention_ratio` ({retention_ratio!r}) exclude each other: give one of them."
+            f"`budget` ({budget!r:.80}) and `retention_ratio` ({retention_ratio!r:.80}) exclude "
+            "each other: give one of them."
         )
     if budget is not None:
         return min(check_budget(budget), num_tokens)

@@ -61,12 +61,12 @@ class SparseVLMPruner(LayerPruner):
             if given is None and name == "keep":
                 continue
             if not isinstance(given, (list, tuple)) or not all(type(n) is int and n >= least for n in given):
-                raise ValueError(f"`{name}` must be integers of at least {least}, got {given!r}.")
+                raise ValueError(f"`{name}` must be integers of at least {least}, got {given!r:.80}.")
             object.__setattr__(self, name, tuple(given))  # JSON knows lists only
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"`layers` must ascend, got {self.layers!r}.")
+            raise ValueError(f"`layers` must ascend, got {self.layers!r:.80}.")
         if len(self.layers) != (3 if self.keep is None else len(self.keep)):
-            raise ValueError(f"`keep` needs a number for each of `layers` {self.layers!r}, got {self.keep!r}.")
+            raise ValueError(f"`keep` needs a number for each of `layers` {self.layers!r:.80}, got {self.keep!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if self.layers[-1] >= num_layers:

@@ -51,7 +51,7 @@ class ToMePruner(TokenPruner):
             if not isinstance(given, (list, tuple)) or not all(
                 type(merges) is int and merges >= 0 for merges in given
             ):
-                raise ValueError(f"`schedule` must be None or non-negative integers, got {given!r}.")
+                raise ValueError(f"`schedule` must be None or non-negative integers, got {given!r:.80}.")
             object.__setattr__(self, "schedule", tuple(given))  # JSON knows lists only
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:

@@ -58,7 +58,7 @@ class VisionZipPruner(TokenPruner):
         share = self.contextual_share
         is_number = isinstance(share, Real) and not isinstance(share, bool)
         if share is not None and (not is_number or not 0 <= share <= 1):
-            raise ValueError(f"`contextual_share` must be None or a number in [0, 1], got {share!r}.")
+            raise ValueError(f"`contextual_share` must be None or a number in [0, 1], got {share!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_patches = budget - evidence.has_class_token

@@ -48,9 +48,9 @@ class VisPruner(TokenPruner):
     def __post_init__(self) -> None:
         ratio, drop = self.important_ratio, self.drop_per_round
         if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= 1:
-            raise ValueError(f"`important_ratio` must be a number in [0, 1], got {ratio!r}.")
+            raise ValueError(f"`important_ratio` must be a number in [0, 1], got {ratio!r:.80}.")
         if isinstance(drop, bool) or not isinstance(drop, int) or drop < 1:
-            raise ValueError(f"`drop_per_round` must be a positive integer, got {drop!r}.")
+            raise ValueError(f"`drop_per_round` must be a positive integer, got {drop!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_important = int(budget * self.important_ratio)

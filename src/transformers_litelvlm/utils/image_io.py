@@ -211,4 +211,5 @@ def _unreadable(name: str | os.PathLike, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # The system's own words alone: its errors repeat the name, however long it is.
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__

@@ -56,12 +56,18 @@ def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
 def check_unicode(name: str, text: Any) -> None:
     """Refuse half of a surrogate pair, which stands for a byte that is not UTF-8, in the texts of argument `name`.
 
+    Args:
+        text: a text, texts however nested, or `None`.
+
     Raises:
-        ValueError: names the argument and quotes what is around it.
+        ValueError: names the argument and quotes what is around it; also for what is no text.
     """
-    for each in [text] if isinstance(text, str) else text or []:
-        half = re.search("[\ud800-\udfff]", each) if isinstance(each, str) else None
-        if half is not None:
+    for each in () if text is None else text if isinstance(text, list | tuple) else [text]:
+        if isinstance(each, list | tuple):
+            check_unicode(name, each)
+        elif not isinstance(each, str):
+            raise ValueError(f"`{name}` must be a text or a list of texts, got {quoted(text)}.")
+        elif half := re.search("[\ud800-\udfff]", each):
             around = each[max(half.start() - 30, 0) : half.end() + 30]
             raise ValueError(f"`{name}` must be valid Unicode, got {around!r}: it was no UTF-8 where it was read.")
 
