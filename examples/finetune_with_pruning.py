@@ -33,11 +33,13 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", help="new folder for the adapter, the merged checkpoint and the measurements")
-    parser.add_argument("--method", default="litelvlm", help="NAME or NAME:KEY=VALUE,... as `litelvlm evaluate` has it")
+    parser.add_argument(
+        "--method", default="litelvlm", help="NAME or NAME:KEY=VALUE,... as `litelvlm evaluate` has it"
+    )
     parser.add_argument("--budget", type=int, default=48, help="visual tokens kept, of 144")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=32, help="scenes, with one sentence each")
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--num_validation_scenes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -62,14 +64,18 @@ class Collator:
     """Dialogues about scenes, with labels for the answers alone, and the masks that are meant."""
 
     def __init__(self, processor: Any) -> None:
-        self.processor = processor
+        self.processor, image = processor, np.zeros((144, 144, 3), np.uint8)
+        whole, question = (
+            processor.segmentation_inputs(image, "star", for_generation=is_open)["attention_mask"].sum()
+            for is_open in (False, True)
+        )
+        self.answer_length = whole - question
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images, sentences = [row["image"] for row in rows], [[row["sentence"]] for row in rows]
         inputs = self.processor.segmentation_inputs(images, sentences)
-        questions = self.processor.segmentation_inputs(images, sentences, for_generation=True)
-        is_answer = inputs["attention_mask"].cumsum(1) > questions["attention_mask"].sum(1, keepdim=True)
-        is_answer &= inputs["attention_mask"].bool()
+        mask = inputs["attention_mask"]
+        is_answer = (mask.cumsum(1) > mask.sum(1, keepdim=True) - self.answer_length) & mask.bool()
         labels = inputs["input_ids"].masked_fill(~is_answer, -100)
         targets = torch.from_numpy(np.stack([row["mask"] for row in rows])).float()
         return {**inputs, "labels": labels, "target_masks": targets}
@@ -161,6 +167,7 @@ def main() -> None:
         train_dataset=Scenes(args.steps * args.batch_size, args.seed),
     )
     trainer.train()
+    trainer.save_state()  # the losses on the way
     model.save_pretrained(Path(args.output_dir, "adapter"))
     merged = Path(args.output_dir, "merged")
     model.merge_and_unload().save_pretrained(merged)
