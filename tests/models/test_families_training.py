@@ -14,9 +14,6 @@ from tests.support.methods import ONE_OF_EACH_KIND
 from transformers_litelvlm import PruningConfig
 
 
-# peft 0.21 still asks for the old name.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-
 BUDGET = 12
 LORA = {"target_modules": r".*language_model\.layers.*(q_proj|v_proj)"}
 SETTINGS = [("litelvlm", {}), ("fastv", {"layer": 1})]  # before and inside the language model

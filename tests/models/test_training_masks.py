@@ -4,14 +4,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoProcessor
+from transformers.loss.loss_utils import LOSS_MAPPING
 
 from tests.support import tiny_llava, tiny_unipixel
 from tests.support.families import picture
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm.models.masks.segmentation import MASK_INPUTS
 
-
-# peft 0.21 still asks for the old name.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 LORA = {"target_modules": r".*language_model\.layers.*(q_proj|v_proj)", "init_lora_weights": False}
 
@@ -66,6 +65,20 @@ def test_masks_through_the_wrapper(case, tmp_path):
     assert torch.equal(mask_logits(again, inputs), masks)
     again.merge_and_unload().save_pretrained(tmp_path / "merged")
     torch.testing.assert_close(mask_logits(load(tmp_path / "merged", pruning), inputs), masks, atol=1e-3, rtol=1e-3)
+
+
+def test_answers_have_the_loss_of_a_causal_language_model(case, caplog):
+    """Named, not guessed from the name of the class: `Trainer` counts labels by it."""
+    folder, inputs, pruning = case
+    model = load(folder, pruning)
+    assert model.loss_function is LOSS_MAPPING[model.loss_type] is LOSS_MAPPING["ForCausalLM"]
+    prompt = {name: inputs[name] for name in inputs if name not in MASK_INPUTS}
+    labels = inputs["input_ids"].clone()
+    labels[:, :-2] = -100
+    output = model(**prompt, labels=labels)
+    expected = torch.nn.functional.cross_entropy(output.logits[0, -3:-1], labels[0, -2:])
+    torch.testing.assert_close(output.loss, expected)
+    assert "loss_type" not in caplog.text
 
 
 def test_masks_teach_the_adapter(case):

@@ -70,7 +70,7 @@ class ReferringSegmentationMixin:
     dtype: torch.dtype
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         self.loss_type = "ForCausalLM"  # of answers; upstream reads it from the names of classes it knows
 
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
