@@ -32,6 +32,7 @@ OF_EVERY_FAMILY = {
     "models/test_families_decoding.py",
     "models/test_families_layer_methods.py",
     "models/test_families_loading.py",
+    "models/test_families_training.py",
     "models/test_families_two_methods.py",
     "models/test_families_upstream.py",
 }

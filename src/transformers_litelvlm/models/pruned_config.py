@@ -34,6 +34,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
 
     pruning_config: Any
 
+    # Trainer joins what evaluation batches return, and features of pictures of different size cannot be joined.
+    keys_to_ignore_at_inference = ["cache", "image_outputs", "video_outputs"]
     # For model cards: what the family is called, and arguments of the image-text-to-text pipeline that ask something.
     family_title: ClassVar[str] = "A model"
     example_question: ClassVar[str] = (

@@ -91,6 +91,8 @@ def prefill(
     num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
+    if language_model.training and torch.is_grad_enabled() and language_model.is_activation_checkpointing:
+        cache, use_cache = None, False  # as upstream: layers that run again would write twice
     if use_cache and cache is None:
         cache = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []

@@ -69,6 +69,10 @@ class ReferringSegmentationMixin:
     device: torch.device
     dtype: torch.dtype
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.loss_type = "ForCausalLM"  # of answers; upstream reads it from the names of classes it knows
+
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
         """States (B, T, D) that predict [SEG] as prompts (B, T, n, C) of the mask decoder."""
         raise NotImplementedError

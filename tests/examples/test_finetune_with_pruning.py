@@ -1,0 +1,42 @@
+"""The example that fine-tunes with pruning on: a few steps, and what it writes."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoProcessor
+
+from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm.data import generate_scene
+
+
+def test_a_few_steps(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import finetune_with_pruning as example
+
+    options = {"--method": "uniform", "--steps": 16, "--batch_size": 8, "--num_validation_scenes": 4}
+    words = [str(word) for option in options.items() for word in option]
+    monkeypatch.setattr(sys, "argv", ["finetune_with_pruning.py", str(tmp_path), *words])
+    example.main()
+
+    printed = capsys.readouterr().out
+    for run in ("none", "uniform@48"):
+        assert f"{run}: gIoU 0." in printed and f"{run}: difference" in printed
+    log = json.loads((tmp_path / "trainer" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 4 and losses[-1] < 0.9 * losses[0]
+
+    scene = generate_scene("validation", 0)
+    sentences = [expression.sentence for expression in scene.expressions[:2]]
+    inputs = AutoProcessor.from_pretrained(tmp_path / "merged").segmentation_inputs(scene.image, sentences)
+    pruning = PruningConfig(method="uniform", budget=48, token_order="raster", position_ids="original")
+    base = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)
+    before = base.segment(**inputs, pruning_config=pruning).mask_logits[0]
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    logits = adapted.segment(**inputs, pruning_config=pruning).mask_logits[0]
+    assert (logits - before).abs().max() > 0.1
+    merged = AutoModelForReferringSegmentation.from_pretrained(tmp_path / "merged")
+    assert merged.config.pruning_config.to_dict() == pruning.to_dict()
+    torch.testing.assert_close(merged.segment(**inputs).mask_logits[0], logits, atol=1e-2, rtol=1e-3)
