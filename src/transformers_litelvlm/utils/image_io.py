@@ -211,5 +211,6 @@ def _unreadable(name: str | os.PathLike, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # The system's own words alone: its errors repeat the name, however long it is.
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:  # its own text repeats the name, however long
+        return f"{error.strerror}: {shortened(str(error.filename))}"
+    return " ".join(str(error).split()) or type(error).__name__
