@@ -119,7 +119,7 @@ def test_bytes(content):
 @example(with_text("settings")({"<script>": "`" * 70}))
 @example(with_text("environment", "hardware")({"device": "<b>", "cpu": ["|"], "threads": {"a": "`"}}))
 @given(changed(SAMPLE).map(lambda content: json.dumps(content).encode()))
-@examples(500)
+@examples(300)
 def test_values(content):
     results = read(content)
     if results is not None:
@@ -147,7 +147,7 @@ letters = st.sampled_from(["`", "``", "|", "\\", "<b>", "](http://x)", "#", "-",
 
 
 @given(st.sampled_from(TEXTS), st.one_of(texts, st.lists(letters, max_size=9).map("".join)))
-@examples(300)
+@examples(60)
 def test_texts(place, text):
     results = read(with_text(*place)(text))
     if results is not None:
