@@ -111,6 +111,7 @@ def with_(row, **changes):
 @example(("rows", with_(PLAIN, image="http://127.0.0.1:9/a.png")))  # F21
 @example(("rows", with_(NESTED, expressions="text")))
 @example(("rows", with_(NESTED, expressions={})))
+@example(("rows", {"image": PICTURE, "sentences": None, "mask": None, "image_id": ["x" * 5000]}))
 @example(("rows", 7))
 @example(("refcoco", 7))
 @example(("refcoco", with_(BENCHMARK, image_info={"id": 7, "height": 10**6, "width": 10**6})))

@@ -61,15 +61,16 @@ def _read_row(image_root: Path | None, allow_urls: bool, index: int, row: dict) 
         path = picture["path"] if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
         picture = image_root / path if isinstance(path, str | os.PathLike) else picture
     image_id = str(index if row.get("image_id") is None else row["image_id"])
+    name = f"image {shortened(image_id)}"
     entries = row.get("expressions")
     entries = [row] if entries is None else entries
     sentences = [
         sentence
         for place, entry in enumerate(entries)
-        for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}", allow_urls)
+        for sentence in _read_entry(entry, f"{index}/{place}", picture, name, allow_urls)
     ]
     if not sentences:
-        raise ValueError(f"Row {index} (image {shortened(image_id)}) has no sentence.")
+        raise ValueError(f"Row {index} ({name}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 

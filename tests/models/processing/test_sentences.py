@@ -94,11 +94,12 @@ def test_messages_quote_the_beginning_and_the_end(family):
     assert len(str(caught.value)) < 200 and "<|endoftext|>'" in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [False, 7, {"a": 1}, ["a", None], [["a"], [7]]], ids=str)
+@pytest.mark.parametrize("wrong", [False, 7, {"a": 1}, ["a", None], [["a"], [7]], [[["a"]]]], ids=str)
 def test_texts_that_are_none(family, wrong):
     processor = processor_of(family)
-    with pytest.raises(ValueError, match="`text` must be a text or a list of texts, got "):
-        processor(images=picture(), text=wrong)
+    if wrong != [[["a"]]]:  # transformers has a word about texts that are nested
+        with pytest.raises(ValueError, match="`text` must be a text or a list of texts, got "):
+            processor(images=picture(), text=wrong)
     for name in ("question_template", "answer_template"):
         with pytest.raises(ValueError, match=f"`{name}` must be "):
             processor.segmentation_inputs(picture(), "a dog", **{name: wrong})
