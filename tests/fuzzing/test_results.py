@@ -215,6 +215,12 @@ def test_bytes_of_records(data):
         assert_countable(batch)
 
 
+def test_a_long_value_of_a_record():
+    """As it was, the message had all of it."""
+    counts = {**BATCH["counts"], "sentences": "x" * 10**5}
+    assert read_batch(lambda content: json.dumps(json.loads(content) | {"counts": counts}).encode()) is None
+
+
 @pytest.mark.parametrize("content", [DEEP, b"", b"\xff", b"9" * 5000, b"[]", b"null", b'{"settings": []}'])
 def test_files_that_are_no_batches(content, tmp_path):
     assert read_batch(lambda _: content) is None
