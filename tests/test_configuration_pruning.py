@@ -65,6 +65,22 @@ def test_bad_values_at_construction_and_at_run_time(settings, message):
     assert config.to_dict() == before
 
 
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{name: LONG} for name in ("method", "budget", "retention_ratio", "token_order", "then", "presets", LONG)]
+    + [{"method_options": {LONG: 1}}, {"method_options": {"context_share": LONG}}, {"presets": {LONG: 7}}]
+    + [{"then": {LONG: 1}}, {"then": {"method": LONG}}],
+    ids=lambda settings: str(settings)[:30],
+)
+def test_long_values_are_quoted_in_part(settings):
+    with pytest.raises(ValueError) as caught:
+        PruningConfig(**settings)
+    assert len(str(caught.value)) < 600
+
+
 def test_budget_and_ratio_exclude_each_other():
     message = r"`budget` \(3\) and `retention_ratio` \(0.5\) exclude each other"
     with pytest.raises(ValueError, match=message):

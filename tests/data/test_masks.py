@@ -152,6 +152,41 @@ def test_annotations_that_are_none(segmentation, message):
         decode_segmentation(segmentation, 144, 144)
 
 
+@pytest.mark.parametrize(
+    "height, width, message",
+    [
+        (2**40, 4, "`size` of an image"),  # with a polygon, the interpreter crashed
+        (10**6, 10**6, "at most 268435456 pixels"),
+        (-1, 4, "got \\[-1, 4\\]"),
+        ("4", 4, "whole numbers"),
+        (4.5, 4, "whole numbers"),
+        (None, 4, "whole numbers"),
+    ],
+)
+@pytest.mark.parametrize("segmentation", [[], [[0, 0, 4, 0, 4, 4]], {"size": [4, 4], "counts": [16]}], ids=str)
+def test_sizes_of_images_that_are_none(segmentation, height, width, message):
+    with pytest.raises(ValueError, match=message):
+        decode_segmentation(segmentation, height, width)
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        ([[0, 0], [1e9, 0], [5, 5]], "outside the image of 12 x 14 pixels"),
+        ([[0, 0], [2**40, 0], [5, 5]], "outside the image"),
+        ([[0, 0], [float("nan"), 0], [5, 5]], "outside the image"),
+        ([[0, 0, 0], [9, 0, 0]], "must be numbers"),
+        ([0, 0, 9, 0, 9, 9], "must be numbers"),
+        ([], "must be numbers"),
+        ("text", "must be numbers"),
+    ],
+    ids=str,
+)
+def test_points_of_reason_seg_that_are_none(points, message):
+    with pytest.raises(ValueError, match=message):
+        draw_shapes([{"label": "target", "points": points}], 12, 14)
+
+
 def test_points_a_little_outside_are_cut_off():
     inside = decode_segmentation([[0, 0, 10, 0, 10, 10, 0, 10]], 10, 10)
     assert np.array_equal(decode_segmentation([[-3, -3, 14, -3, 14, 14, -3, 14]], 10, 10), inside)

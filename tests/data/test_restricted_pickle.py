@@ -46,7 +46,10 @@ def test_text_that_python_2_wrote_is_read(tmp_path):
         assert load_plain_pickle(tmp_path / "x.p") == [{"sent": "café"}]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([{"a": 1}] * 50)[:-20]])
+DAMAGED = [b"", b"not a pickle", pickle.dumps([{"a": 1}] * 50)[:-20], pickle.dumps(1) + pickle.dumps(Runs("x"))]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "x.p").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.p is not a readable pickle"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.support import fuzzing
 
@@ -18,6 +18,7 @@ settings.register_profile(
     database=None,
     print_blob=True,
     report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],  # explaining traces every line, and is slow
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("litelvlm")

@@ -87,6 +87,7 @@ def test_text(name, question, expressions):
         assert features["guidance_attention_mask"].any(-1).all()
 
 
+@example([[[]]], None)
 @example("no place for it", None)
 @example("{expression", None)
 @example("<image> {expression}", None)

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.fuzzing import changed, examples, mutated, quick
+from tests.support.fuzzing import changed, examples, mutated, quick, texts
 from tests.support.sample_results import sample_results
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.records import RecordStore, check_batch
@@ -79,10 +79,11 @@ def assert_harmless(results):
     assert region.count(BEGIN) == region.count(END) == region.count("-->") - 1 == 1
     outside_code = re.sub(r"(`+).*?\1", "", region.replace(BEGIN, "").replace(END, ""), flags=re.DOTALL)
     assert not re.search(r"<[a-zA-Z/!]", outside_code) and not re.search(r"(?<!\\)\]\(", outside_code)
-    headings = [line for line in region.splitlines() if line.startswith("#")]
+    assert all(line.isprintable() for line in region.splitlines())
+    lines = re.sub(r"^(`{3,})\w*\n.*\n\1$", "", region, flags=re.MULTILINE).splitlines()  # without blocks of code
+    headings = [line for line in lines if line.startswith("#")]
     assert len(headings) == 2, headings
-    for line in region.splitlines():
-        assert line.isprintable()
+    for line in lines:
         if line.startswith("|"):  # cells that are not escaped; of both tables
             assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5, 6, 7), line
     again = replace_model_index(replace_region(card, region), "a", eval_results(results))
@@ -111,17 +112,45 @@ def test_bytes(content):
 @example(with_text("environment", "command")("``` \u2028 ```"))
 @example(with_text("environment", "command")("````` | -- > <b>"))
 @example(with_text("groups", 1, "method")("a|b\\|c `"))
+@example(with_text("dataset", "name")("a" * 30_000))
 @example(with_text("groups", 1, "token_order")("<b>|"))
 @example(with_text("groups", 1, "method_options")({"a|b": "<i>` |\u202e"}))
 @example(with_text("model", "path_or_id")("---\nlicense: apache-2.0\n---"))
 @example(with_text("settings")({"<script>": "`" * 70}))
 @example(with_text("environment", "hardware")({"device": "<b>", "cpu": ["|"], "threads": {"a": "`"}}))
 @given(changed(SAMPLE).map(lambda content: json.dumps(content).encode()))
-@examples(500)
+@examples(300)
 def test_values(content):
     results = read(content)
     if results is not None:
         assert_plausible(results)
+        assert_harmless(results)
+
+
+TEXTS = [
+    ("dataset", "name"),
+    ("dataset", "split"),
+    ("dataset", "protocol"),
+    ("dataset", "source"),
+    ("model", "path_or_id"),
+    ("model", "dtype"),
+    ("environment", "command"),
+    ("environment", "date"),
+    ("environment", "torch"),
+    ("environment", "hardware", "cpu"),
+    ("settings", "budgets"),
+    ("groups", 1, "method"),
+    ("groups", 1, "token_order"),
+    ("groups", 1, "method_options", "context_share"),
+]
+letters = st.sampled_from(["`", "``", "|", "\\", "<b>", "](http://x)", "#", "-", " ", "a", "--", "&lt;", "*", "!["])
+
+
+@given(st.sampled_from(TEXTS), st.one_of(texts, st.lists(letters, max_size=9).map("".join)))
+@examples(60)
+def test_texts(place, text):
+    results = read(with_text(*place)(text))
+    if results is not None:
         assert_harmless(results)
 
 
@@ -184,6 +213,12 @@ def test_bytes_of_records(data):
     batch = read_batch(lambda content: data.draw(mutated(content)))
     if batch is not None:
         assert_countable(batch)
+
+
+def test_a_long_value_of_a_record():
+    """As it was, the message had all of it."""
+    counts = {**BATCH["counts"], "sentences": "x" * 10**5}
+    assert read_batch(lambda content: json.dumps(json.loads(content) | {"counts": counts}).encode()) is None
 
 
 @pytest.mark.parametrize("content", [DEEP, b"", b"\xff", b"9" * 5000, b"[]", b"null", b'{"settings": []}'])

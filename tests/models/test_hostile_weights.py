@@ -123,3 +123,14 @@ def test_several_files_load(family, source):
     assert (source.parent / "shards" / "model.safetensors.index.json").is_file()
     loaded = family.model_class.from_pretrained(source.parent / "shards")
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_files_that_are_not_loaded_do_not_matter(family, source):
+    """What people have beside the weights: parts of other downloads, pointers of Git LFS, states of training."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 9976576152\n"
+    for name in ("consolidated.safetensors", "pytorch_model.bin", "optimizer.bin"):
+        (source / name).write_text(pointer)
+    index = {"metadata": {}, "weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+    (source / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (source / "vocabulary.index.json").write_text("[]")
+    family.model_class.from_pretrained(source)

@@ -8,11 +8,18 @@ import sys
 import pytest
 
 from transformers_litelvlm.utils import files
-from transformers_litelvlm.utils.files import check_output, locked, to_json, write_atomically
+from transformers_litelvlm.utils.files import check_output, locked, read_json, to_json, write_atomically
 
 
 def everything_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"9" * 5000])
+def test_json_that_is_none(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.json is not readable JSON"):
+        read_json(tmp_path / "x.json")
 
 
 def test_files_appear_at_the_end_and_replace_old_ones(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from transformers.image_utils import load_image
 
+from tests.support.fresh_python import run_python
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
 from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image, open_picture
 
@@ -90,6 +91,32 @@ def test_deep_greyscale_is_scaled_not_clipped(tmp_path):
         load_rgb_image(Image.fromarray(np.array([[-3.0, 0.5]], np.float32)))
 
 
+def test_deep_greyscale_of_many_rows():
+    """They are scaled some at a time."""
+    values = np.random.default_rng(0).integers(0, 65536, (700, 9), dtype=np.uint16)
+    loaded = np.asarray(load_rgb_image(Image.fromarray(values)))[..., 0]
+    assert np.array_equal(loaded, np.round(values.astype(np.float64) * (255 / 65535)).astype(np.uint8))
+
+
+PEAK = """
+import json, resource, sys
+from transformers_litelvlm.utils.image_io import load_rgb_image
+peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+assert load_rgb_image({path!r}).size == (8000, 8000)
+peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(json.dumps((peaks[1] - peaks[0]) // 1024))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint8])
+def test_the_largest_picture_takes_less_than_a_gigabyte(tmp_path, dtype):
+    """A PNG of some kilobytes; 16-bit greyscale took 1.7 GB."""
+    shape = (8000, 8000) if dtype == np.uint16 else (8000, 8000, 3)
+    Image.fromarray(np.full(shape, 100, dtype)).save(tmp_path / "large.png", compress_level=1)
+    assert run_python(PEAK.format(path=str(tmp_path / "large.png"))) < 700
+
+
 @pytest.mark.parametrize("size", [(1, 1), (100, 1), (1, 100)])
 def test_one_pixel_high_or_wide(tmp_path, size):
     Image.new("L", size).save(tmp_path / "thin.png")
@@ -109,6 +136,9 @@ def test_the_input_is_not_changed():
     before = image.copy()
     load_rgb_image(image).paste("red", (0, 0, 3, 3))
     assert image.mode == "RGBA" and image == before
+    image = picture()
+    load_rgb_image(image).paste("red", (0, 0, 3, 3))
+    assert image == picture()
 
 
 def truncated_file(folder: Path, suffix: str) -> Path:

@@ -45,7 +45,7 @@ def decode_mask(encoded: dict) -> np.ndarray:
     if not isinstance(encoded, dict) or not {"size", "counts"} <= set(encoded):
         raise ValueError(f"A run-length encoding must have `size` and `counts`, got {quoted(encoded)}.")
     counts = encoded["counts"]
-    height, width = sides = _checked_size(encoded["size"], "run-length encoding")
+    height, width = sides = _checked_size(encoded["size"], "a run-length encoding")
     runs = _decompressed(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts, "`counts`")
     if runs.size and (runs.min() < 0 or runs.max() > LARGEST_MASK):
         raise ValueError(f"`counts` of a run-length encoding are no run lengths: {quoted(counts)}.")
@@ -94,7 +94,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         ValueError: the mask has another size than the image, or the annotation is not one of these. Points must lie
             within twice the longer side of the image: data sets have some a little outside.
     """
-    height, width = _checked_size([height, width], "image")  # of a stranger's file, too
+    height, width = _checked_size([height, width], "an image")  # of a stranger's file, too
     if isinstance(segmentation, Image.Image | np.ndarray):
         mask = np.asarray(segmentation) != 0
     elif isinstance(segmentation, dict):
@@ -141,18 +141,18 @@ def checked_points(points: Any, height: int, width: int, in_pairs: bool = False)
 
 
 def _checked_size(size: Any, of: str) -> list[int]:
-    sides = _whole_numbers(size, "`size`").tolist()
+    sides = _whole_numbers(size, "`size`", of).tolist()
     if len(sides) != 2 or min(sides) < 1 or sides[0] * sides[1] > LARGEST_MASK:
         raise ValueError(
-            f"`size` of a {of} must be a height and a width of at most {LARGEST_MASK} pixels, got {quoted(size)}."
+            f"`size` of {of} must be a height and a width of at most {LARGEST_MASK} pixels, got {quoted(size)}."
         )
     return sides
 
 
-def _whole_numbers(values: Any, name: str) -> np.ndarray:
+def _whole_numbers(values: Any, name: str, of: str = "a run-length encoding") -> np.ndarray:
     numbers = np.asarray(_as_list(values, name))
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise ValueError(f"{name} of a run-length encoding must be whole numbers, got {quoted(values)}.")
+        raise ValueError(f"{name} of {of} must be whole numbers, got {quoted(values)}.")
     return numbers.astype(np.int64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from transformers_litelvlm.data.samples import (
     read_picture,
 )
 from transformers_litelvlm.utils.image_io import open_picture
-from transformers_litelvlm.utils.messages import shortened
+from transformers_litelvlm.utils.messages import quoted, shortened
 
 
 TEXT_COLUMNS = ("sentences", "sentence", "text")
@@ -62,15 +61,16 @@ def _read_row(image_root: Path | None, allow_urls: bool, index: int, row: dict) 
         path = picture["path"] if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
         picture = image_root / path if isinstance(path, str | os.PathLike) else picture
     image_id = str(index if row.get("image_id") is None else row["image_id"])
+    name = f"image {shortened(image_id)}"
     entries = row.get("expressions")
     entries = [row] if entries is None else entries
     sentences = [
         sentence
         for place, entry in enumerate(entries)
-        for sentence in _read_entry(entry, f"{index}/{place}", picture, f"image {image_id}", allow_urls)
+        for sentence in _read_entry(entry, f"{index}/{place}", picture, name, allow_urls)
     ]
     if not sentences:
-        raise ValueError(f"Row {index} (image {shortened(image_id)}) has no sentence.")
+        raise ValueError(f"Row {index} ({name}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
@@ -106,12 +106,15 @@ def _decode(mask: Any, picture: Any, name: str, allow_urls: bool) -> np.ndarray:
     """The mask of whatever a row has; the picture is opened only if its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
-    if isinstance(mask, Mapping):  # a picture, as `datasets` stores it
-        mask = mask.get("path") if mask.get("bytes") is None else encoded(mask["bytes"])
-    if isinstance(mask, str | os.PathLike | io.BytesIO):
+    if isinstance(mask, Mapping) and not {"bytes", "path"} & set(mask):
+        raise ValueError(f"The mask of {name} must have `counts`, `bytes` or `path`, got {quoted(dict(mask))}.")
+    if isinstance(mask, Mapping) and mask.get("bytes") is None:  # a picture, as `datasets` stores it
+        mask = mask.get("path")
+    if isinstance(mask, str | os.PathLike | Mapping):
         try:
+            file = encoded(mask["bytes"]) if isinstance(mask, Mapping) else mask
             # As it is: converted to grey, a dark palette would become background.
-            mask = np.array(open_picture(mask, f"the mask of {name}"))
+            mask = np.array(open_picture(file, f"the mask of {name}"))
         except (OSError, ValueError) as error:
             raise UnreadableImageError(f"the mask of {name}", str(error)) from error
     width, height = read_picture(picture, name, allow_urls).size

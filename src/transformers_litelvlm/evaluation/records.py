@@ -117,7 +117,7 @@ class RecordStore:
                 check(content)
             except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 raise ValueError(
-                    f"{path} is missing or damaged ({error}). Delete it if it is there, and start the same "
+                    f"{path} is missing or damaged ({error!s:.300}). Delete it if it is there, and start the same "
                     "evaluation again: it makes this file and uses the others. On several machines, `output_dir` must "
                     "be a folder that all of them see."
                 ) from error

@@ -20,22 +20,22 @@ class LocalWeightsMixin:
     """For model classes, in front of upstream's `from_pretrained`, which reads whatever an index names."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
         """As upstream.
 
         Raises:
             ValueError: in a local folder, an index of weights names a file elsewhere, or weights cannot be read.
         """
-        source, files = pretrained_model_name_or_path, []
+        source, files = args[0] if args else kwargs.get("pretrained_model_name_or_path"), []
         if source and os.path.isdir(source):
             folder = Path(source, kwargs.get("subfolder") or "")
-            for index in sorted(folder.glob("*.index*.json")):
+            for index in (*folder.glob("*.safetensors.index*.json"), *folder.glob("*.bin.index*.json")):
                 _check_index(index)
-            files = [file for end in ("*.safetensors", "pytorch_model*.bin") for file in sorted(folder.glob(end))]
+            files = sorted((*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")))
         for file in files:
             _check(file, check_weights)
         try:
-            return super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]
+            return super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         except (OSError, ValueError, MemoryError):
             raise
         except Exception:  # the readers of weights raise all kinds, and none says of which file

@@ -27,6 +27,7 @@ MAX_PIXELS = 64_000_000
 # picture and the second leaves less than a pixel of it.
 MAX_ASPECT_RATIO = 100
 
+_ROWS_AT_ONCE = 256
 _LONGEST_NAME = 255  # of a file, in bytes, on all common file systems
 
 
@@ -183,12 +184,12 @@ def _upright_rgb(picture: Image.Image, name: str | Path) -> Image.Image:
         picture = _deep_grey_to_8_bit(picture, name)
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")  # straight to RGB, Pillow warns about a transparency it drops anyway
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # turning it upright made a copy
 
 
 def _deep_grey_to_8_bit(picture: Image.Image, name: str | Path) -> Image.Image:
     """`convert("RGB")` clips 16-bit, 32-bit and float greyscale at 255, which turns most of such pictures white."""
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(picture)
     low, high = values.min(), values.max()
     if picture.mode == "F":
         limit = 1.0 if high <= 1.0 else 255.0
@@ -199,7 +200,11 @@ def _deep_grey_to_8_bit(picture: Image.Image, name: str | Path) -> Image.Image:
             f"`image` {name} holds greyscale values from {low:g} to {high:g}: their range is not known. Scale them to"
             " 8 bits (0 to 255) first."
         )
-    return Image.fromarray(np.round(values * (255.0 / limit)).astype(np.uint8))
+    scaled = np.empty(values.shape, dtype=np.uint8)
+    for top in range(0, len(values), _ROWS_AT_ONCE):  # in float64, a whole picture of MAX_PIXELS takes gigabytes
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        scaled[rows] = np.round(values[rows].astype(np.float64) * (255.0 / limit))
+    return Image.fromarray(scaled)
 
 
 def _unreadable(name: str | os.PathLike, error: Exception) -> str:
@@ -211,5 +216,6 @@ def _unreadable(name: str | os.PathLike, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # The system's own words alone: its errors repeat the name, however long it is.
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:  # its own text repeats the name, however long
+        return f"{error.strerror}: {shortened(str(error.filename))}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -92,3 +92,14 @@ def test_messages_quote_the_beginning_and_the_end(family):
     with pytest.raises(ValueError) as caught:
         processor_of(family).segmentation_inputs(picture(), f"a {'dog ' * 10_000}<|endoftext|>")
     assert len(str(caught.value)) < 200 and "<|endoftext|>'" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [False, 7, {"a": 1}, ["a", None], [["a"], [7]], [[["a"]]]], ids=str)
+def test_texts_that_are_none(family, wrong):
+    processor = processor_of(family)
+    if wrong != [[["a"]]]:  # transformers has a word about texts that are nested
+        with pytest.raises(ValueError, match="`text` must be a text or a list of texts, got "):
+            processor(images=picture(), text=wrong)
+    for name in ("question_template", "answer_template"):
+        with pytest.raises(ValueError, match=f"`{name}` must be "):
+            processor.segmentation_inputs(picture(), "a dog", **{name: wrong})

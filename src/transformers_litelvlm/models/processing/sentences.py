@@ -109,7 +109,8 @@ def match_templates(templates: Any, name: str, expressions: list[list[str]], def
     if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
         templates = [templates]
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
-    if [len(of_image) for of_image in nested] != [len(of_image) for of_image in expressions]:
+    are_texts = all(isinstance(template, str) for of_image in nested for template in of_image)
+    if not are_texts or [len(of_image) for of_image in nested] != [len(of_image) for of_image in expressions]:
         raise ValueError(
             f"`{name}` must be one template, or one for each of the expressions, got {quoted(templates)}."
         )
