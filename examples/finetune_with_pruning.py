@@ -39,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=48, help="visual tokens kept, of 144")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=32, help="scenes, with one sentence each")
+    parser.add_argument("--num_scenes", type=int, default=12800, help="training scenes; seen again if steps need more")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--num_validation_scenes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -164,7 +165,7 @@ def main() -> None:
             seed=args.seed,
         ),
         data_collator=Collator(processor),
-        train_dataset=Scenes(args.steps * args.batch_size, args.seed),
+        train_dataset=Scenes(args.num_scenes, args.seed),
     )
     trainer.train()
     trainer.save_state()  # the losses on the way

@@ -16,13 +16,13 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import finetune_with_pruning as example
 
-    options = {"--method": "uniform", "--steps": 16, "--batch_size": 8, "--num_validation_scenes": 4}
+    options = {"--steps": 16, "--batch_size": 8, "--num_scenes": 8, "--num_validation_scenes": 4}
     words = [str(word) for option in options.items() for word in option]
     monkeypatch.setattr(sys, "argv", ["finetune_with_pruning.py", str(tmp_path), *words])
     example.main()
 
     printed = capsys.readouterr().out
-    for run in ("none", "uniform@48"):
+    for run in ("none", "litelvlm@48"):
         assert f"{run}: gIoU 0." in printed and f"{run}: difference" in printed
     log = json.loads((tmp_path / "trainer" / "trainer_state.json").read_text())["log_history"]
     losses = [entry["loss"] for entry in log if "loss" in entry]
@@ -31,7 +31,7 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     scene = generate_scene("validation", 0)
     sentences = [expression.sentence for expression in scene.expressions[:2]]
     inputs = AutoProcessor.from_pretrained(tmp_path / "merged").segmentation_inputs(scene.image, sentences)
-    pruning = PruningConfig(method="uniform", budget=48, token_order="raster", position_ids="original")
+    pruning = PruningConfig(budget=48, token_order="raster", position_ids="original")
     base = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)
     before = base.segment(**inputs, pruning_config=pruning).mask_logits[0]
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()

@@ -164,6 +164,18 @@ def test_labels_and_logits_to_keep(family, trained, keep):
     assert columns.abs().sum() > 0
 
 
+def test_packed_sequences_are_refused(family, trained):
+    """Upstream tells them apart by positions that start again; what is shortened would read one another."""
+    inputs = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    length = inputs["input_ids"].shape[1]
+    positions = torch.arange(length)[None]
+    assert trained(**inputs, position_ids=positions, pruning_config={"budget": 3}).retained_indices is not None
+    packed = torch.cat((positions[:, : length - 2], positions[:, :2]), dim=1)
+    with pytest.raises(ValueError, match="`position_ids` start again within a row.*Give each sequence a row"):
+        trained(**inputs, position_ids=packed, pruning_config={"budget": 3})
+    assert trained(**inputs, position_ids=packed, pruning_config={"budget": None}).logits.isfinite().all()
+
+
 # ---- gradient checkpointing, every kind of method -------------------------------------------------------------------
 
 

@@ -69,8 +69,9 @@ def test_masks_through_the_wrapper(case, tmp_path):
 
 def test_answers_have_the_loss_of_a_causal_language_model(case, caplog):
     """Named, not guessed from the name of the class: `Trainer` counts labels by it."""
-    folder, inputs, pruning = case
-    model = load(folder, pruning)
+    folder, _, pruning = case
+    model, processor = load(folder, pruning), AutoProcessor.from_pretrained(folder)
+    inputs = processor.segmentation_inputs(picture(), "the star")
     assert model.loss_function is LOSS_MAPPING[model.loss_type] is LOSS_MAPPING["ForCausalLM"]
     prompt = {name: inputs[name] for name in inputs if name not in MASK_INPUTS}
     labels = inputs["input_ids"].clone()

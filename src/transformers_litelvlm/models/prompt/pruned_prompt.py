@@ -132,6 +132,15 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             f"{tuple(mask.shape)}: it gets shorter with the prompt. Pass that of the processor, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
+    positions = inputs.get("position_ids")
+    if positions is not None and positions.ndim == 3:  # of M-RoPE: with four rows, the first is for the mask
+        positions = positions[0] if len(positions) == 4 else None
+    if with_pixels and mask is None and positions is not None and (positions.diff() < 0).any():
+        raise ValueError(
+            "`position_ids` start again within a row, which without `attention_mask` means several sequences packed "
+            "into it, and pruning cannot keep these apart. Give each sequence a row, or switch pruning off "
+            "(`model.config.pruning_budget = None`)."
+        )
     for name in (model.pixels_of[modality] for modality in with_pixels):
         if len(inputs[name]) == 0:
             raise ValueError(
