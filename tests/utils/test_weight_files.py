@@ -8,6 +8,7 @@ from tests.support import attacks
 from transformers_litelvlm.utils.weight_files import LARGEST_HEADER, check_weights
 
 
+MANY = range(300_000)
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.arange(4.0)}
 
 
@@ -24,6 +25,11 @@ def test_what_their_libraries_write_is_accepted(tmp_path):
     [
         (attacks.SAFETENSORS["a name twice, and two meanings"](WEIGHTS), "the name 'a' twice in its header"),
         (b"\xff" * 8, f"a header of {2**64 - 1} bytes, more than {LARGEST_HEADER}"),
+        # Of many names the last one: looking each up in all others would take minutes.
+        (
+            attacks.packed(b'{"x": 0' + b"".join(b', "%d": 0' % n for n in [*MANY, 299_999]) + b"}", b""),
+            "'299999' twice",
+        ),
         (attacks.packed(b'{"a":' * 100_000, b""), "nested too deep"),
         (attacks.packed(b"{", b""), "Expecting"),
     ],
