@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 
+from tests.support.sample_results import BATCH, ROW
 from transformers_litelvlm.evaluation.records import OtherConfigurationError, RecordStore, check_batch, to_table
 from transformers_litelvlm.evaluation.tasks import IMAGES, VIDEOS
 
@@ -65,13 +66,6 @@ def test_batches_of_other_settings_are_refused(tmp_path):
         list(other.read(1))
 
 
-ROW = ["none", "7", "7/0", "a", 1, 2, 0.5, []]
-BATCH = {
-    "rows": [ROW, ["none", "7", "7/1", "b", 0, 0, 1.0, ["empty_target"]], ["x@8", *ROW[1:4], 2, 2, 1.0, []]]
-    + [["x@8", "7", "7/1", "b", 0, 5, 0.0, ["unreadable_image"]]],
-    "costs": [{"run_id": "none", "num_kept": 16.0, "peak_memory": None, "prefill": 0.25}],
-    "counts": {"samples": 1, "objects": None, "sentences": 2},
-}
 VIDEO = ["none", "v", "0", "a", 0.5, 0.25, 0.75, 3, []]
 
 

@@ -275,6 +275,8 @@ def broken(change):
         (lambda c: c["groups"].append("x"), "`groups[6]` must be an object"),
         (lambda c: c["dataset"].pop("name"), "`dataset.name` must be a text"),
         (lambda c: c["dataset"].update(num_expressions=None), "`dataset.num_expressions` must be"),
+        (lambda c: c["groups"][1].update(budget=None, retention_ratio=0), "`groups[1]`: `retention_ratio` must be"),
+        (lambda c: c["groups"][1].update(budget=5, retention_ratio=0.5), "`groups[1]`: `budget` (5) and"),
         (lambda c: c["groups"][0].update(retention=[1]), "`groups[0].retention` must be an object, got [1]"),
         (lambda c: c["groups"][0].update(method=None), "`groups[0].method` must be a text"),
         (lambda c: c.update(environment=[]), "`environment` must be an object"),

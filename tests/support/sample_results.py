@@ -78,3 +78,17 @@ def write_results(folder: Path, content: Any = None, name: str = "results.json")
     path = folder / name
     path.write_text(json.dumps(sample_results() if content is None else content))
     return str(path)
+
+
+# A row of a batch of records, and a batch of two runs on two sentences, as `RecordStore` has them in a file.
+ROW = ["none", "7", "7/0", "a", 1, 2, 0.5, []]
+BATCH = {
+    "rows": [
+        ROW,
+        ["none", "7", "7/1", "b", 0, 0, 1.0, ["empty_target"]],
+        ["x@8", *ROW[1:4], 2, 2, 1.0, []],
+        ["x@8", "7", "7/1", "b", 0, 5, 0.0, ["unreadable_image"]],
+    ],
+    "costs": [{"run_id": "none", "num_kept": 16.0, "peak_memory": None, "prefill": 0.25}],
+    "counts": {"samples": 1, "objects": None, "sentences": 2},
+}

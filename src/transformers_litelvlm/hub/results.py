@@ -222,11 +222,16 @@ def _group(group: _Checked, metrics: Iterable[str]) -> MeasuredGroup:
     retention = group.child("retention", optional=True)
     # Pruning may also help, so more than 1 is possible.
     retained = {metric: retention.take(metric, NOT_NEGATIVE, optional=True) for metric in metrics}
+    budget, ratio = group.take("budget", COUNT, optional=True), group.take("retention_ratio", FRACTION, optional=True)
+    try:
+        PruningConfig(budget=budget, retention_ratio=ratio)
+    except ValueError as error:  # both, or a ratio of 0
+        raise CardError(f"{group.path}: `{group.name.rstrip('.')}`: {error}") from error
     return MeasuredGroup(
         method=group.take("method", TEXT),
         method_options=group.child("method_options", optional=True).content,
-        budget=group.take("budget", COUNT, optional=True),
-        retention_ratio=group.take("retention_ratio", FRACTION, optional=True),
+        budget=budget,
+        retention_ratio=ratio,
         token_order=group.take("token_order", TEXT, optional=True),
         position_ids=group.take("position_ids", TEXT, optional=True),
         num_seeds=group.take("num_seeds", COUNT, optional=True) or 1,
