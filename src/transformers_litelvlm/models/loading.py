@@ -29,12 +29,13 @@ def access_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 class GuidedLoadingMixin:
     """For the model classes: a checkpoint without guidance gets it from `config.guidance_model`, if it needs one.
 
+    Their base model has `load_missing_guidance(**access)`, which does so.
+
     Attributes:
         unquantized_parts: names of modules that a `quantization_config` leaves as they are.
     """
 
     unquantized_parts: ClassVar[tuple[str, ...]]
-
     base_model: Any
 
     @classmethod

@@ -44,7 +44,7 @@ class Qwen2_5_VLLiteCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLM
 
 
 class Qwen2_5_VLLiteLoadingMixin(GuidedLoadingMixin):
-    """For the model classes."""
+    """For the model classes: what quantization leaves as it is."""
 
     # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
     unquantized_parts = ("visual", "guidance", "seg_head", "mask_model")
