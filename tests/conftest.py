@@ -31,6 +31,7 @@ import logging  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 
@@ -102,3 +103,11 @@ def no_upstream_deprecation():
     logger.removeHandler(recorder)
     if recorder.messages:
         pytest.fail("transformers logged a deprecation:\n" + "\n".join(recorder.messages))
+
+
+@pytest.fixture(autouse=True)
+def no_accelerate_state():
+    """Each test makes its own Accelerator: accelerate keeps the first one's precision for the life of the process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
