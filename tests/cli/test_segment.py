@@ -1,5 +1,6 @@
 """`litelvlm segment`: what it writes and prints, and what it says and leaves behind when it cannot."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -283,6 +284,78 @@ def test_folders_that_are_no_checkpoint(litelvlm, picture, tmp_path, tiny_checkp
         code, out, err = litelvlm(picture, "the star", "--budget", 4, *guidance, model=folder)
         assert (code, out) == (2, ""), folder
         assert err.startswith(f"litelvlm: error: --model {folder}: ") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "litelvlm_output").exists()
+
+
+def edited(file: str, place: str, value: object):
+    """A function that sets a value, at `place` with dots, in a JSON file of a folder."""
+
+    def edit(folder: Path) -> None:
+        settings = json.loads((folder / file).read_text())
+        *parents, last = place.split(".")
+        functools.reduce(dict.__getitem__, parents, settings)[last] = value
+        (folder / file).write_text(json.dumps(settings))
+
+    return edit
+
+
+def smaller(name: str):
+    """A function that takes the last row from a tensor of the weights in a folder."""
+
+    def edit(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[name] = weights[name][:-1].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return edit
+
+
+HEAD = "text_hidden_fcs.0.weight"
+PROCESSOR = functools.partial(edited, "processor_config.json")
+EDITED = {
+    "a weight of the wrong shape": (
+        smaller(HEAD),
+        f"have {HEAD} of shape (47, 48), its config.json asks for (48, 48)",
+    ),
+    "patch of nothing": (
+        edited("config.json", "vision_config.patch_size", 0),
+        "`vision_config.patch_size` must be a whole number above 0, got 0",
+    ),
+    "no questions": (PROCESSOR("question_templates", []), "`question_templates` must be a list of one or more texts"),
+    "no answers": (PROCESSOR("answer_templates", "It is [SEG]."), "`answer_templates` must be a list of one or more"),
+    "question about nothing": (
+        PROCESSOR("question_templates", ["{expression}", "Segment it."]),
+        "`question_templates` must contain {expression}, got 'Segment it.'",
+    ),
+    "answer without a mask": (
+        PROCESSOR("answer_templates", ["Sure."]),
+        "`answer_templates` must contain [SEG], got 'Sure.'",
+    ),
+    "patch of the processor": (PROCESSOR("patch_size", 0), "`patch_size` must be a number of pixels from 1 to 8,000"),
+    "huge picture": (
+        PROCESSOR("image_processor.size.shortest_edge", 10**6),
+        "`image_processor.size.shortest_edge` must be a number of pixels from 1 to 8,000, got 1000000",
+    ),
+    "huge picture for masks": (
+        PROCESSOR("mask_image_processor.size.longest_edge", 10**6),
+        "`mask_image_processor.size.longest_edge` must be a number of pixels from 1 to 8,000, got 1000000",
+    ),
+    "another tokenizer": (
+        edited("config.json", "seg_token_id", 5),
+        "reads [SEG] as token 97, but `seg_token_id` in its config.json is 5: they are not of one checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_checkpoints_that_do_not_fit_together(litelvlm, picture, tmp_path, tiny_checkpoint, case):
+    edit, message = EDITED[case]
+    folder = tmp_path / "edited"
+    shutil.copytree(tiny_checkpoint, folder)
+    edit(folder)
+    code, out, err = litelvlm(picture, "the star", model=folder)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"litelvlm: error: --model {folder}: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "litelvlm_output").exists()
 
 

@@ -143,7 +143,7 @@ def _parsed_option(option: str) -> tuple[str, Any]:
 def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model in evaluation mode on its device, and its processor."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
-    from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+    from transformers_litelvlm.models.auto import load_for_segmentation
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
@@ -153,23 +153,14 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
     device = checked_device(args.device)
     with bad_input(f"--model {path}: "), _quiet_loading():
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoConfig
 
         # The small file first: what is wrong with the settings is known before gigabytes are read.
         config = AutoConfig.from_pretrained(path, **pruning)
         if args.guidance_model:
             config.guidance_model = args.guidance_model
-        processor = AutoProcessor.from_pretrained(path)
-        if not hasattr(processor, "segmentation_inputs"):
-            raise BadInputError(f"--model {path}: its processor cannot prepare referring segmentation")
-        model, loading = AutoModelForReferringSegmentation.from_pretrained(
-            path, config=config, dtype=args.dtype, output_loading_info=True
-        )
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        # Upstream warns and goes on with random numbers: masks would be noise.
-        raise BadInputError(f"--model {path}: its weights lack {len(missing)} parameters, the first is {missing[0]}")
-    return model.to(device).eval(), processor
+        model, processor = load_for_segmentation(path, config, args.dtype)
+    return model.to(device), processor
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
-from transformers import AutoProcessor
 from transformers.utils import logging
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT
@@ -37,7 +36,7 @@ from transformers_litelvlm.evaluation.report import (
 from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import Task, choose_task
-from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.utils.files import check_output
 
 
@@ -170,13 +169,8 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
-    path = args.model or DEFAULT_CHECKPOINT
-    model, loading = AutoModelForReferringSegmentation.from_pretrained(path, dtype="auto", output_loading_info=True)
-    if missing := sorted(loading["missing_keys"]):
-        # Upstream warns and goes on with random numbers.
-        raise ValueError(f"The weights in {path} lack {len(missing)} parameters, the first is {missing[0]}.")
-    processor = AutoProcessor.from_pretrained(path)
-    return SweepSegmenter(model.to(device).eval(), processor, joint_dialogue=args.protocol == "glamm")
+    model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
+    return SweepSegmenter(model.to(device), processor, joint_dialogue=args.protocol == "glamm")
 
 
 def _settings(args: EvaluationArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:

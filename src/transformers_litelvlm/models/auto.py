@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -24,6 +26,42 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
 
     # Transformers has no such task: the mapping starts empty, and our models register themselves.
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+def load_for_segmentation(
+    source: str | os.PathLike, config: PreTrainedConfig | None = None, dtype: Any = "auto"
+) -> tuple[Any, Any]:
+    """A model that turns sentences into masks, and its processor; nothing of them is made up.
+
+    Args:
+        source: a checkpoint folder or the name of one on the Hub.
+        config: instead of the checkpoint's own.
+        dtype: of the weights; by default as stored.
+
+    Raises:
+        ValueError: as `from_pretrained` does; also where weights are missing or have other shapes, which upstream
+            replaces by random numbers or reports in its log alone, and where the tokenizer is not the model's.
+    """
+    processor = AutoProcessor.from_pretrained(source)
+    if not hasattr(processor, "segmentation_inputs"):
+        raise ValueError(f"The processor of {source} cannot prepare referring segmentation.")
+    config = AutoConfig.from_pretrained(source) if config is None else config
+    token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
+    if getattr(config, "seg_token_id", None) not in (None, seg_id):
+        raise ValueError(
+            f"The tokenizer of {source} reads {token} as token {seg_id}, but `seg_token_id` in its config.json is "
+            f"{config.seg_token_id}: they are not of one checkpoint."
+        )
+    model, loading = AutoModelForReferringSegmentation.from_pretrained(
+        source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"The weights in {source} lack {len(missing)} parameters, the first is {missing[0]}.")
+    for name, stored, needed in sorted(loading["mismatched_keys"]):
+        raise ValueError(
+            f"The weights in {source} have {name} of shape {tuple(stored)}, its config.json asks for {tuple(needed)}."
+        )
+    return model.eval(), processor
 
 
 def register_family(

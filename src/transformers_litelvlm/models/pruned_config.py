@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.remote_code import InstalledCodeMixin
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.utils.messages import quoted
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -33,6 +34,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     """
 
     pruning_config: Any
+    vision_config: Any
 
     # Trainer joins what evaluation batches return, and features of pictures of different size cannot be joined.
     keys_to_ignore_at_inference = ["cache", "image_outputs", "video_outputs"]
@@ -61,7 +63,16 @@ class PrunedConfigMixin(InstalledCodeMixin):
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
         super().__post_init__(**kwargs)  # type: ignore[misc]
+        self._check_vision_config()
         self.set_pruning(**pruning)
+
+    def _check_vision_config(self) -> None:
+        """Visual tokens are counted with these, before any model is built that would refuse them."""
+        for name in ("image_size", "patch_size", "spatial_merge_size", "num_attention_heads"):
+            value = getattr(self.vision_config, name, 1)
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if type(number) is not int or number < 1:
+                    raise ValueError(f"`vision_config.{name}` must be a whole number above 0, got {quoted(value)}.")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key in PRUNING_ALIASES or key == "pruning_preset":

@@ -1,6 +1,7 @@
 """What the processors of all families do alike: loading from the cache of the Hub, chats, formats."""
 
 import base64
+import functools
 import io
 import json
 import shutil
@@ -30,6 +31,34 @@ def checkpoint(family, tmp_path_factory):
     processor = tiny_llava.tiny_processor() if family.name == "llava" else tiny_qwen.tiny_processor(with_clip=True)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "x", True, 10**9])
+def test_sizes_that_leave_nothing_of_a_picture_or_fill_the_memory(family, checkpoint, tmp_path, wrong):
+    """In a checkpoint's file, for every size of every image processor in it."""
+    file = checkpoint / "processor_config.json"
+    settings = json.loads(file.read_text())
+    places = [
+        (part, field)
+        for part, values in settings.items()
+        if isinstance(values, dict)
+        for field in values
+        if f"_{field}".endswith("_size") and isinstance(values[field], int)
+    ]
+    places += [
+        (part, "size", side)
+        for part, values in settings.items()
+        if isinstance(values, dict)
+        for side in values.get("size", {})
+    ]
+    assert len(places) >= 2
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    for place in places:
+        changed = json.loads(file.read_text())
+        functools.reduce(dict.__getitem__, place[:-1], changed)[place[-1]] = wrong
+        (tmp_path / "copy" / file.name).write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=rf"`{'.'.join(place)}` must be a number of pixels from 1 to"):
+            AutoProcessor.from_pretrained(tmp_path / "copy")
 
 
 # ---- loading --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Sentences that are refused: what a tokenizer would take for one of its own tokens, and what is no text."""
 
+import re
+
 import pytest
 
 from tests.support import tiny_llava
 from tests.support import tiny_qwen2_5_vl as tiny_qwen
 from tests.support.families import FAMILIES, picture
-from transformers_litelvlm.models.processing.sentences import check_special_tokens
+from transformers_litelvlm.models.processing.sentences import EXPRESSION, check_special_tokens
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
@@ -103,3 +105,20 @@ def test_texts_that_are_none(family, wrong):
     for name in ("question_template", "answer_template"):
         with pytest.raises(ValueError, match=f"`{name}` must be "):
             processor.segmentation_inputs(picture(), "a dog", **{name: wrong})
+
+
+def test_templates_that_would_ignore_the_sentence_or_the_mask(family):
+    processor = processor_of(family)
+    for name, call in {
+        "question_template": lambda: processor.segmentation_inputs(picture(), "a", question_template="Segment it."),
+        "answer_template": lambda: processor.segmentation_inputs(
+            picture(), ["a", "b"], answer_template=["No.", "No."]
+        ),
+    }.items():
+        part = EXPRESSION if name == "question_template" else processor.seg_token
+        with pytest.raises(ValueError, match=f"`{name}` must contain {re.escape(part)}, got '(Segment it|No).'"):
+            call()
+    settings = {"answer_templates": ["Sure."]}, {"question_templates": []}, {"question_templates": "{expression}?"}
+    for setting in settings:
+        with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must "):
+            type(processor)(processor.image_processor, processor.tokenizer, **setting)

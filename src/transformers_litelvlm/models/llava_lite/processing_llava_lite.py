@@ -13,12 +13,16 @@ from transformers_litelvlm.models.loading import access_arguments, hub_arguments
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
     check_return_tensors,
+    check_size,
+    check_sizes,
     load_guidance_tokenizer,
     on_pil,
     read_images,
 )
 from transformers_litelvlm.models.processing.sentences import (
+    EXPRESSION,
     check_unicode,
+    checked_templates,
     match_templates,
     nest_expressions,
     tokenize_guidance,
@@ -96,8 +100,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             mask_image_processor = getattr(transformers, class_name)(**mask_image_processor)
         self.guidance_tokenizer = guidance_tokenizer
         self.mask_image_processor = on_pil(mask_image_processor)
-        self.question_templates = list(question_templates)
-        self.answer_templates = list(answer_templates)
+        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
+        self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
         self.seg_token = seg_token
         self.lowercase_expressions = lowercase_expressions
         self.one_expression_per_dialogue = one_expression_per_dialogue
@@ -113,6 +117,9 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+        check_size("patch_size", patch_size)
+        check_sizes("image_processor", self.image_processor)
+        check_sizes("mask_image_processor", self.mask_image_processor)
 
     def __call__(
         self,
@@ -195,8 +202,12 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         self.check_expressions(self.expression(each, as_written) for of_image in sentences for each in of_image)
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
             raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
-        questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
-        answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
+        questions = match_templates(
+            question_template, "question_template", sentences, self.question_templates[0], EXPRESSION
+        )
+        answers = match_templates(
+            answer_template, "answer_template", sentences, self.answer_templates[0], self.seg_token
+        )
         turns = [
             [
                 (self.question(sentence, question, as_written), answer)
@@ -209,7 +220,9 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             about = [image for image, of_image in enumerate(turns) for _ in of_image]
             turns = [[turn] for of_image in turns for turn in of_image]
         # A picture is prepared once, whatever the number of dialogues about it.
-        features = BatchFeature({**self.image_processor(images, return_tensors=return_tensors)})
+        # They are RGB: to convert them again would copy them.
+        for_clip = self.image_processor(images, return_tensors=return_tensors, do_convert_rgb=False)
+        features = BatchFeature({**for_clip})
         _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
         dialogues = [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns]
@@ -217,7 +230,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]
             features.update(tokenize_guidance(self.guidance_tokenizer, guiding))
-        for_masks = self.mask_image_processor(images, return_tensors=return_tensors)
+        for_masks = self.mask_image_processor(images, return_tensors=return_tensors, do_convert_rgb=False)
         features["mask_pixel_values"] = for_masks["pixel_values"]
         features["original_sizes"] = for_masks["original_sizes"]
         features["reshaped_input_sizes"] = for_masks["reshaped_input_sizes"]
@@ -236,7 +249,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
     def question(self, expression: str, template: str | None = None, as_written: bool = False) -> str:
         """The question about an expression, see [`expression`]; what CLIP is given, too."""
         expression = self.expression(expression, as_written)
-        return (template or self.question_templates[0]).replace("{expression}", expression)
+        return (template or self.question_templates[0]).replace(EXPRESSION, expression)
 
     def dialogue(self, turns: list[tuple[str, str]], for_generation: bool = False) -> str:
         """The prompt that asks about one picture: (question, answer) pairs, the last answer left open or not."""

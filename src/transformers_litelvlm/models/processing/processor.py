@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,12 +25,16 @@ from transformers_litelvlm.models.processing.sentences import (
 )
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin, write_stub
 from transformers_litelvlm.models.upstream import cached_file
-from transformers_litelvlm.utils.image_io import load_rgb_image
+from transformers_litelvlm.utils.image_io import MAX_PIXELS, load_rgb_image
+from transformers_litelvlm.utils.messages import quoted
 
 
 logger = logging.get_logger(__name__)
 
 GUIDANCE_TOKENIZER = "guidance_tokenizer"
+
+# Of a square of as many pixels as a picture may have.
+MAX_SIDE = math.isqrt(MAX_PIXELS)
 
 
 class GuidedProcessorMixin(InstalledCodeMixin):
@@ -132,6 +137,28 @@ class GuidedProcessorMixin(InstalledCodeMixin):
                 return
             guidance = tokenize_questions(tokenizer, questions, self.guidance_tokenizer is not None)
         features.update(in_format_of(features, guidance))
+
+
+def check_sizes(name: str, processor: Any, limit: int = MAX_SIDE) -> None:
+    """Refuse an image processor, the setting `name`, whose sizes leave nothing of a picture or fill the memory.
+
+    Args:
+        limit: of each size, in pixels: of a side, or of an area where the processor's sizes are areas.
+
+    Raises:
+        ValueError: names the size.
+    """
+    for field, sizes in ({} if processor is None else processor.to_dict()).items():
+        if f"_{field}".endswith("_size") and sizes is not None:
+            for part, size in sizes.items() if isinstance(sizes, dict) else [("", sizes)]:
+                check_size(f"{name}.{field}" + (f".{part}" if part else ""), size, limit)
+
+
+def check_size(name: str, size: Any, limit: int = MAX_SIDE) -> None:
+    """Raises ValueError for a size, the setting `name`, that is no number of pixels from 1 to `limit`; it may be
+    `None`."""
+    if size is not None and (type(size) is not int or not 1 <= size <= limit):
+        raise ValueError(f"`{name}` must be a number of pixels from 1 to {limit:,}, got {quoted(size)}.")
 
 
 def in_format_of(features: BatchFeature, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

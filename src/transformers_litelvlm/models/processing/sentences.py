@@ -15,6 +15,8 @@ from transformers_litelvlm.utils.messages import quoted
 
 logger = logging.get_logger(__name__)
 
+EXPRESSION = "{expression}"  # stands for it in a question template
+
 # A tokenizer without a limit has a very large number for it.
 _NO_LIMIT = 10**6
 
@@ -97,15 +99,42 @@ def check_special_tokens(
         raise ValueError(f"`expressions` must not contain the special token {token}, got {quoted(sentence)}.")
 
 
-def match_templates(templates: Any, name: str, expressions: list[list[str]], default: str) -> list[list[str]]:
+def checked_templates(name: str, templates: Any, part: str) -> list[str]:
+    """The templates of setting `name`, the default one first, as a list.
+
+    Raises:
+        ValueError: if there are none, or as [`check_template`] does.
+    """
+    if not isinstance(templates, list | tuple) or not templates:
+        raise ValueError(f"`{name}` must be a list of one or more texts, got {quoted(templates)}.")
+    for template in templates:
+        check_template(name, template, part)
+    return list(templates)
+
+
+def check_template(name: str, template: Any, part: str) -> None:
+    """Refuse a template without the part that stands for an expression or a mask: it would be ignored.
+
+    Raises:
+        ValueError: names the argument and the part; also for what is no text.
+    """
+    check_unicode(name, [template])
+    if part not in template:
+        raise ValueError(f"`{name}` must contain {part}, got {quoted(template)}.")
+
+
+def match_templates(
+    templates: Any, name: str, expressions: list[list[str]], default: str, part: str
+) -> list[list[str]]:
     """One template for each of the nested `expressions`: `default`, the one given, or those given in the same shape.
 
     Raises:
-        ValueError: if the templates, the argument `name`, do not have the shape of the expressions.
+        ValueError: if the templates, the argument `name`, do not have the shape of the expressions, or one lacks
+            `part`.
     """
     check_unicode(name, templates)
     if templates is None or isinstance(templates, str):
-        return [[templates or default] * len(of_image) for of_image in expressions]
+        templates = [[templates or default] * len(of_image) for of_image in expressions]
     if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
         templates = [templates]
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
@@ -114,6 +143,9 @@ def match_templates(templates: Any, name: str, expressions: list[list[str]], def
         raise ValueError(
             f"`{name}` must be one template, or one for each of the expressions, got {quoted(templates)}."
         )
+    for of_image in nested:
+        for template in of_image:
+            check_template(name, template, part)
     return nested
 
 

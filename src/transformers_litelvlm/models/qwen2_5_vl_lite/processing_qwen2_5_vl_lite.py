@@ -9,12 +9,14 @@ from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwe
 from transformers_litelvlm.models.loading import access_arguments, hub_arguments
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
+    check_size,
+    check_sizes,
     in_format_of,
     load_guidance_tokenizer,
     on_pil,
     read_images,
 )
-from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.models.processing.sentences import EXPRESSION, check_unicode, checked_templates
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     ANSWER_TEMPLATES,
@@ -24,6 +26,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
+from transformers_litelvlm.utils.image_io import MAX_PIXELS
 
 
 class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwen2_5_VLProcessor):
@@ -85,11 +88,15 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
         self.mask_image_size = mask_image_size
-        self.question_templates = list(question_templates)
-        self.answer_templates = list(answer_templates)
+        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
+        self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
         self.seg_token = seg_token
         self.normalize_expressions = normalize_expressions
         super().__init__(on_pil(image_processor), tokenizer, chat_template=chat_template, **kwargs)
+        check_size("mask_image_size", mask_image_size)
+        check_sizes("guidance_image_processor", guidance_image_processor)
+        check_sizes("image_processor", self.image_processor, MAX_PIXELS)
+        check_sizes("video_processor", self.video_processor, MAX_PIXELS)
 
     def __call__(
         self,

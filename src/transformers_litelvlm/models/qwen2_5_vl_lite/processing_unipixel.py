@@ -14,6 +14,7 @@ from transformers import BatchFeature
 
 from transformers_litelvlm.models.processing.processor import check_return_tensors
 from transformers_litelvlm.models.processing.sentences import (
+    EXPRESSION,
     match_templates,
     nest_expressions,
     tokenize_guidance,
@@ -104,14 +105,18 @@ class SegmentationInputsMixin:
             raise ValueError("Give either `images` or `videos`.")
         media = _read_media(images, videos)
         sentences = nest_expressions(expressions, len(media))
-        questions = match_templates(question_template, "question_template", sentences, self.question_templates[0])
-        answers = match_templates(answer_template, "answer_template", sentences, self.answer_templates[0])
+        questions = match_templates(
+            question_template, "question_template", sentences, self.question_templates[0], EXPRESSION
+        )
+        answers = match_templates(
+            answer_template, "answer_template", sentences, self.answer_templates[0], self.seg_token
+        )
         medium = "image" if videos is None else "video"
         dialogues, about, guiding = [], [], []
         for index, of_medium in enumerate(zip(sentences, questions, answers, strict=True)):
             for sentence, question, answer in zip(*of_medium, strict=True):
                 sentence = self.expression(sentence, as_written)
-                question = question.replace("{medium}", medium).replace("{expression}", sentence)
+                question = question.replace("{medium}", medium).replace(EXPRESSION, sentence)
                 dialogues.append(self.dialogue(question, None if for_generation else answer))
                 guiding.append([sentence])
                 about.append(index)
