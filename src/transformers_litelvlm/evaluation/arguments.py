@@ -17,7 +17,7 @@ PROTOCOLS = ("all", "glamm", "annotators")
 ON_UNREADABLE = ("stop", "continue")
 
 
-def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+def option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
     metadata["help"] = help_text
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -25,11 +25,8 @@ def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any)
 
 
 @dataclass(frozen=True)
-class EvaluationArguments:
-    """What to measure.
-
-    Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices and processes are
-    those of `accelerate launch`.
+class DataArguments:
+    """On which model and data something is measured, and where the results go.
 
     Args:
         output_dir: folder of the results. A run that was interrupted goes on there.
@@ -37,6 +34,46 @@ class EvaluationArguments:
         dataset: a data set of [`load_split`].
         split: its split.
         source: folder, file or Hub id of the data; the data set's own by default.
+        max_images: only the first images, or videos.
+        batch_size: images or videos that one process takes, and saves, at a time. No result depends on it.
+
+    Raises:
+        ValueError: an option is out of range; names it and its value.
+    """
+
+    output_dir: str = option("folder of the results; an interrupted run goes on there", metavar="DIR")
+    model: str | None = option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
+    dataset: str = option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
+    split: str = option("its split", "test", metavar="NAME")
+    source: str | None = option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
+    max_images: int | None = option("only the first images, or videos", None, metavar="N")
+    batch_size: int = option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        for name in ("methods", "budgets", "seeds"):
+            values = getattr(self, name, [])
+            if not isinstance(values, list) or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` must be a list without repetition, got {values!r}.")
+        for budget in getattr(self, "budgets", []):
+            if not (type(budget) is int and budget >= 1 or type(budget) is float and 0 < budget < 1):
+                raise ValueError(f"`budgets` must be integers of at least 1 or fractions below 1, got {budget!r}.")
+        seeds = getattr(self, "seeds", [0])
+        if any(type(seed) is not int or seed < 0 for seed in seeds) or not seeds:
+            raise ValueError(f"`seeds` must be one or more non-negative integers, got {seeds!r}.")
+
+
+@dataclass(frozen=True)
+class EvaluationArguments(DataArguments):
+    """What to measure.
+
+    Everything about the model (prompts, layout, number format) is the checkpoint's to say; devices and processes are
+    those of `accelerate launch`.
+
+    Args:
         methods: `NAME` or `NAME:KEY=VALUE,...`, the values in JSON. Keys are options of the method, or `token_order`
             and `position_ids` of [`PruningConfig`]. `"none"` is the unpruned model, which the others are compared
             with; the first other one is tested against the rest.
@@ -46,66 +83,46 @@ class EvaluationArguments:
             image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
             `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
             annotators.
-        max_images: only the first images, or videos.
-        batch_size: images or videos that one process takes, and saves, at a time. No result depends on it.
         on_unreadable: at a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
             of its video, count as wrong and are flagged.
+        The rest as [`DataArguments`].
 
     Raises:
         ValueError: an option is out of range; names it and its value.
     """
 
-    output_dir: str = _option("folder of the results; an interrupted run goes on there", metavar="DIR")
-    model: str | None = _option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
-    dataset: str = _option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
-    split: str = _option("its split", "test", metavar="NAME")
-    source: str | None = _option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
-    methods: list[str] = _option(
+    methods: list[str] = option(
         "pruning methods, NAME or NAME:KEY=VALUE,... ; none is the unpruned model",
         ["none", "litelvlm", "random"],
         metavar="METHOD",
     )
-    budgets: list[int | float] = _option(
+    budgets: list[int | float] = option(
         "visual tokens kept per image; below 1, the fraction of them", [0.3333, 0.2222, 0.1111], metavar="N"
     )
-    seeds: list[int] = _option("one run each if anything is random", [0, 1, 2], metavar="SEED")
-    protocol: str = _option(
+    seeds: list[int] = option("one run each if anything is random", [0, 1, 2], metavar="SEED")
+    protocol: str = option(
         "all: every sentence in its own dialogue; glamm: at most three random ones per image in one dialogue;"
         " annotators: Ref-DAVIS17, all objects of a video together",
         "all",
         choices=PROTOCOLS,
     )
-    max_images: int | None = _option("only the first images, or videos", None, metavar="N")
-    batch_size: int = _option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
-    on_unreadable: str = _option(
+    on_unreadable: str = option(
         "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, choices in (("protocol", PROTOCOLS), ("on_unreadable", ON_UNREADABLE)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in ("max_images", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        for name in ("methods", "budgets", "seeds"):
-            values = getattr(self, name)
-            if not isinstance(values, list) or len(set(values)) != len(values):
-                raise ValueError(f"`{name}` must be a list without repetition, got {values!r}.")
         if not self.methods:
             raise ValueError("`methods` is empty: name at least one, `none` for the unpruned model.")
-        for budget in self.budgets:
-            if not (type(budget) is int and budget >= 1 or type(budget) is float and 0 < budget < 1):
-                raise ValueError(f"`budgets` must be integers of at least 1 or fractions below 1, got {budget!r}.")
-        if any(type(seed) is not int or seed < 0 for seed in self.seeds) or not self.seeds:
-            raise ValueError(f"`seeds` must be one or more non-negative integers, got {self.seeds!r}.")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every field of [`EvaluationArguments`]."""
+def add_arguments(parser: argparse.ArgumentParser, options: type[DataArguments] = EvaluationArguments) -> None:
+    """Add an option for every field of `options`."""
     kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int, "int": int, "int | None": int}
-    for entry in dataclasses.fields(EvaluationArguments):
+    for entry in dataclasses.fields(options):
         keywords: dict[str, Any] = dict(entry.metadata)
         if str(entry.type).startswith("list"):
             keywords["nargs"] = "+"
@@ -120,14 +137,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
 
 
-def from_namespace(namespace: argparse.Namespace) -> EvaluationArguments:
+def from_namespace(namespace: argparse.Namespace, options: type[Any] = EvaluationArguments) -> Any:
     """The options that [`add_arguments`] parsed."""
-    return EvaluationArguments(
-        **{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(EvaluationArguments)}
-    )
+    return options(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(options)})
 
 
-def as_command_line(args: EvaluationArguments) -> list[str]:
+def as_command_line(args: DataArguments) -> list[str]:
     """Words that [`add_arguments`] reads as these options."""
     words = []
     for name, value in vars(args).items():

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.splits import ReferringSplit
-from transformers_litelvlm.evaluation.arguments import EvaluationArguments
+from transformers_litelvlm.evaluation.arguments import DataArguments, EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
 from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore
@@ -71,8 +71,8 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
     """
     planned = plan_runs(args)
     check_output(args.output_dir, (RECORDS_NAME, RESULTS_NAME, TABLE_NAME))
-    state = _processes()
-    with _one_thread(state.device):
+    state = launched_processes()
+    with one_thread(state.device):
         split = open_split(args)
         segmenter = _load(args, state.device)
         task = choose_task(split, args, segmenter.takes_videos)
@@ -85,7 +85,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
             raise ValueError("There is nothing to run: none of the `methods` reaches any of the `budgets`.")
         store = RecordStore(args.output_dir)
         with state.main_process_first():
-            store.claim(_settings(args, segmenter.model, split))
+            store.claim(settings_of(args, segmenter.model, split))
         num_batches = _fill(store, split, segmenter, runs, args, task, state)
         state.wait_for_everyone()
         if not state.is_main_process:
@@ -94,7 +94,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
         return write_report(sweep, store, num_batches)
 
 
-def open_split(args: EvaluationArguments) -> ReferringSplit:
+def open_split(args: DataArguments) -> ReferringSplit:
     """The data, read while they are needed if that saves more than it costs.
 
     Parquet files on this machine are read in place instead of being copied into the cache of `datasets` first. A set
@@ -148,7 +148,7 @@ def _fill(
     return number + 1
 
 
-def _processes() -> PartialState:
+def launched_processes() -> PartialState:
     """The processes that were launched together."""
     # Unless it is told, accelerate does not see the processes of torchrun if there is no accelerator.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -157,7 +157,7 @@ def _processes() -> PartialState:
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
     """On the CPU, as many threads for every number of processes, namely one: another number rounds differently."""
     num_threads = torch.get_num_threads()
     if device.type == "cpu":
@@ -173,7 +173,7 @@ def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     return SweepSegmenter(model.to(device), processor, joint_dialogue=args.protocol == "glamm")
 
 
-def _settings(args: EvaluationArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
+def settings_of(args: DataArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
     """Everything that records depend on."""
     options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
     # Data that changed under the same name: by their number, or if that is not known, by the size of the file.

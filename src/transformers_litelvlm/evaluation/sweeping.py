@@ -27,7 +27,7 @@ MAX_VIDEO_DIALOGUES = 4
 # Of the picture that settings are tried on; processors resize it.
 PROBE_SIZE = (448, 448)
 # Inputs with a row for each dialogue, those of the same length together.
-_PER_DIALOGUE = (
+PER_DIALOGUE = (
     ("input_ids", "attention_mask", "mm_token_type_ids"),
     ("guidance_input_ids", "guidance_attention_mask"),
     ("dialogue_images",),
@@ -109,7 +109,7 @@ class SweepSegmenter:
         sentence = VideoExpression("probe", "object")
         self._probe = self.encode(Image.new("RGB", PROBE_SIZE), [sentence])
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: an analysis takes gradients later
     def encode(
         self,
         medium: Image.Image | list[Image.Image],
@@ -219,7 +219,7 @@ class SweepSegmenter:
 def _dialogues_of(inputs: Part, part: slice) -> Part:
     """Some of the dialogues, padded as they would be alone; what belongs to the picture stays."""
     cut = dict(inputs)
-    for names in _PER_DIALOGUE:
+    for names in PER_DIALOGUE:
         rows = {name: cut[name][part] for name in names if name in cut}
         if mask := [value for name, value in rows.items() if name.endswith("attention_mask")]:
             is_used = mask[0].flatten(0, -2).any(dim=0)  # whichever side is padded

@@ -108,12 +108,12 @@ class LayerAttention:
     @cached_property
     def of_last_tokens(self) -> torch.Tensor:
         """What the last token of each row attends to, (B, H, 1, L) float32."""
-        return self._probabilities(self._prompt.last_columns())
+        return self.probabilities(self._prompt.last_columns())
 
     @cached_property
     def of_text(self) -> torch.Tensor:
         """What the text after images attends to, (B, H, T, L) float32."""
-        return self._probabilities(self.text_columns())
+        return self.probabilities(self.text_columns())
 
     @cached_property
     @torch.no_grad()
@@ -153,7 +153,7 @@ class LayerAttention:
         return cos, sin
 
     @torch.no_grad()
-    def _probabilities(self, columns: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, columns: torch.Tensor) -> torch.Tensor:
         """What the tokens at `columns` (B, R) attend to, (B, H, R, L) float32."""
         attention, norm = self._block.self_attn, self._block.input_layernorm
         states = norm(to_device_of(norm, self._prompt.states))

@@ -1,0 +1,172 @@
+"""What the language model itself makes of each visual token: attention, gradient times input, leave-one-out.
+
+All of it on the unpruned prompt, for B dialogues about one picture of N visual tokens, with one [SEG] each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.evaluation.sweeping import PER_DIALOGUE
+from transformers_litelvlm.models.decoder.evidence import LayerAttention
+from transformers_litelvlm.models.decoder.loop import whole_prompt
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.prompt.pruned_prompt import placeholder_mask
+from transformers_litelvlm.models.settings import PruningSettings
+
+
+# Dialogues with one visual token less that are run at once.
+LEFT_OUT_AT_ONCE = 16
+
+
+def whole_features(tokens: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Projected visual tokens (B, N, D) as features of B dialogues."""
+    return BaseModelOutputWithPooling(pooler_output=list(tokens))
+
+
+def kept_features(tokens: torch.Tensor, indices: torch.Tensor) -> PrunedImageFeatures:
+    """Those of the projected visual tokens (N, D) at `indices` (B, K), as features of B dialogues."""
+    return PrunedImageFeatures(
+        pooler_output=list(tokens[indices]),
+        retained_indices=indices,
+        num_visual_tokens=[len(tokens)] * len(indices),
+    )
+
+
+def settings_of(model: Any, base: PruningConfig, budget: int | None) -> PruningSettings:
+    """Settings under which `budget` tokens are kept in the checkpoint's layout, whichever they are; `None` for all."""
+    return model.model.settings(base.replace(budget=budget, retention_ratio=None, then=None))
+
+
+def mask_logits(
+    model: Any, part: dict[str, Any], features: Any, settings: PruningSettings, for_masks: Any
+) -> torch.Tensor:
+    """(B, H, W) logits of the masks of B dialogues, at the size of the picture."""
+    return model.decode(model.read(part, features, settings), part, for_masks).mask_logits[0]
+
+
+def attention_to_tokens(
+    model: Any, part: dict[str, Any], tokens: torch.Tensor, settings: PruningSettings, columns: list[list[int]]
+) -> torch.Tensor:
+    """Attention that some columns of each prompt pay to the visual tokens, mean over the columns and the heads.
+
+    Recomputed from queries and keys, so that it does not depend on the attention kernel.
+
+    Args:
+        part: inputs of B dialogues.
+        tokens: (N, D) projected.
+        columns: of each dialogue.
+
+    Returns:
+        (layers, B, N) float32.
+    """
+    base, batch = model.model, len(part["input_ids"])
+    prompt = model.shorten(part, whole_features(tokens.expand(batch, -1, -1)), settings)
+    output = base(pruned=prompt, use_cache=False, output_hidden_states=True)
+    is_visual = placeholder_mask(base, model.mask_modality, part)
+    embeds = output.hidden_states[0]
+    positions = base.decoder_positions(prompt, embeds, None)
+    if positions is not None and positions.ndim == 3:
+        positions = positions[-3:]  # of M-RoPE's rows the first is for masks
+    whole = whole_prompt(embeds, is_visual, [len(tokens)] * batch, part.get("attention_mask"), positions)
+    rotary = base.language_model.rotary_emb(embeds, position_ids=whole.positions)
+    width = max(map(len, columns))
+    asked = torch.tensor([row + row[:1] * (width - len(row)) for row in columns], device=embeds.device)
+    is_asked = torch.tensor([[1.0] * len(row) + [0.0] * (width - len(row)) for row in columns], device=embeds.device)
+    layers = []
+    for layer, states in enumerate(output.hidden_states[: len(base.language_model.layers)]):
+        attention = LayerAttention(base.language_model, layer, replace(whole, states=states), rotary, 0)
+        rows = attention.probabilities(asked).mean(dim=1)  # (B, R, L)
+        mean = (rows * is_asked[..., None]).sum(1) / is_asked.sum(1, keepdim=True)
+        layers.append(mean[is_visual].view(batch, -1))
+    return torch.stack(layers)
+
+
+def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
+    """The column of each row (B, L) that predicts [SEG]."""
+    return [[int(column)] for column in (input_ids[:, 1:] == model.config.seg_token_id).long().argmax(dim=1)]
+
+
+def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str]) -> list[list[int]]:
+    """The columns of each row (B, L) that hold its expression: the fewest at its first occurrence whose text has it.
+
+    Raises:
+        ValueError: a prompt does not have its expression.
+    """
+    columns = []
+    for row, expression in zip(input_ids.tolist(), expressions, strict=True):
+        wanted = _letters(expression)
+        end = next((end for end in range(1, len(row) + 1) if wanted in _letters(tokenizer.decode(row[:end]))), None)
+        if end is None:
+            raise ValueError(f"The prompt does not have the expression {expression!r:.80}.")
+        start = next(start for start in range(end, -1, -1) if wanted in _letters(tokenizer.decode(row[start:end])))
+        columns.append(list(range(start, end)))
+    return columns
+
+
+def _letters(text: str) -> str:
+    """Without spaces and capitals: tokenizers differ in what they make of these."""
+    return "".join(text.lower().split())
+
+
+def gradient_times_input(
+    model: Any,
+    part: dict[str, Any],
+    tokens: torch.Tensor,
+    settings: PruningSettings,
+    for_masks: Any,
+    masks: torch.Tensor,
+) -> torch.Tensor:
+    """How much each visual token adds to the mask, to first order: gradient times input, absolute value.
+
+    The gradient is that of the mean of a mask's logits over the pixels of the mask meant, with respect to the
+    projected tokens.
+
+    Args:
+        masks: (B, H, W) bool, the ones meant, none empty.
+
+    Returns:
+        (B, N) float32.
+    """
+    with torch.enable_grad():
+        leaves = tokens.detach().expand(len(masks), -1, -1).clone().requires_grad_()
+        logits = mask_logits(model, part, whole_features(leaves), settings, for_masks).float()
+        value = sum(row[mask].mean() for row, mask in zip(logits, masks, strict=True))
+        [gradient] = torch.autograd.grad(value, leaves)
+    return (gradient * leaves.detach()).float().sum(dim=-1).abs()
+
+
+def leave_one_out(
+    model: Any,
+    part: dict[str, Any],
+    tokens: torch.Tensor,
+    settings: PruningSettings,
+    for_masks: Any,
+    row: int,
+) -> Iterator[torch.Tensor]:
+    """Mask logits (n, H, W) of a dialogue without one visual token, for all N tokens in order, in portions.
+
+    Args:
+        settings: of a budget of N - 1 tokens, see [`settings_of`].
+        row: of the dialogue.
+    """
+    num_tokens = len(tokens)
+    others = torch.arange(num_tokens - 1, device=tokens.device).expand(num_tokens, -1)
+    others = others + (others >= torch.arange(num_tokens, device=tokens.device)[:, None])
+    for indices in others.split(LEFT_OUT_AT_ONCE):
+        repeated = repeat_dialogue(part, row, len(indices))
+        yield mask_logits(model, repeated, kept_features(tokens, indices), settings, for_masks)
+
+
+def repeat_dialogue(part: dict[str, Any], row: int, times: int) -> dict[str, Any]:
+    """Inputs of one of the dialogues about a picture, repeated; what belongs to the picture stays."""
+    of_dialogues = {name for names in PER_DIALOGUE for name in names}
+    repeated = {name: value[[row] * times] if name in of_dialogues else value for name, value in part.items()}
+    return {**repeated, "dialogue_images": torch.zeros(times, dtype=torch.long)}
+
