@@ -100,6 +100,7 @@ def test_a_renamed_parameter_is_found():
     assert "json.JSONDecoder.decode: other order, s, _w" in lines and len(lines) == len(recorded)
 
 
+@pytest.mark.slow
 def test_the_comparison_works_where_the_package_cannot_be_imported(tmp_path):
     """As with a release of transformers that lacks a name: the error is printed, and the record is compared."""
     (tmp_path / "transformers_litelvlm.py").write_text("raise ImportError('cannot import name rotate_half')")

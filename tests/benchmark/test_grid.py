@@ -22,6 +22,7 @@ def result():
     return run_benchmark("tiny", Grid(methods=["litelvlm", "tome"], budgets=[16, 3], sentences=[2]), effort=QUICK)
 
 
+@pytest.mark.slow
 def test_every_point_is_measured_or_excused(result):
     assert [(point["method"], point["budget"]) for point in result["points"]] == [
         ("litelvlm", 16),

@@ -314,6 +314,7 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_file_size_limit(tmp_path):
     """The real error of the operating system while weights are written."""
     make_source(tmp_path / "source", num_layers=400)
@@ -337,6 +338,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_disk_fills_up(tmp_path, small_disk, monkeypatch):
     make_source(tmp_path / "source", num_layers=4000)
     with pytest.raises(ConversionError, match="disk has 2.* kB free, but the weights need .* kB: make room"):

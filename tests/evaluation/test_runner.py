@@ -172,6 +172,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(tm
         assert "cannot be written: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_is_no_bad_input(tmp_path, monkeypatch, capsys):
     def fails(*args):
         raise TypeError("ours")

@@ -44,6 +44,7 @@ def streamed(folder, parquet, **changes) -> EvaluationArguments:
 COLUMNS = ["run_id", "sentence", "intersection", "union", "iou"]
 
 
+@pytest.mark.slow
 def test_a_stream_gives_the_same_records(reference, parquet, tmp_path):
     cache = Path(os.environ["HF_HOME"], "datasets")
     before = set(cache.rglob("*.arrow"))

@@ -148,12 +148,14 @@ def test_what_the_results_say(swept):
     assert "bootstrap over videos" in text and "3 videos, 24 expressions" in text
 
 
+@pytest.mark.slow
 def test_a_run_alone_gives_what_it_gives_in_a_sweep(swept, davis, unipixel, tmp_path):
     evaluate(options(tmp_path, unipixel, davis, methods=["random"], seeds=[1]))
     table = records(swept)
     assert records(tmp_path).equals(table.filter([row == "random@0.1#1" for row in table["run_id"].to_pylist()]))
 
 
+@pytest.mark.slow
 def test_a_sweep_encodes_each_frame_once(davis, unipixel, tmp_path):
     args = options(tmp_path, unipixel, davis)
     segmenter = runner._load(args, torch.device("cpu"))
@@ -175,6 +177,7 @@ def test_a_sweep_encodes_each_frame_once(davis, unipixel, tmp_path):
     assert seen["tower"] == 3 * int(grid.prod())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_four_annotators(davis, unipixel, tmp_path):
     args = options(tmp_path, unipixel, davis, protocol="annotators", methods=["none", "random"], seeds=[0])
@@ -220,6 +223,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
         return {name: np.array(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()}
 
 
+@pytest.mark.slow
 def test_masks_for_a_server(hidden, unipixel, tmp_path):
     args = options(tmp_path / "out", unipixel, hidden, dataset="refer-youtube-vos", methods=["none", "litelvlm"])
     evaluate(args)
@@ -341,6 +345,7 @@ def test_protocols_and_splits_that_do_not_fit(changes, message, davis, unipixel,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_no_masks_and_no_server(hidden, unipixel, tmp_path):
     with pytest.raises(ValueError, match="has no masks to compare with, and no server scores 'ref-davis17'"):
         evaluate(options(tmp_path / "out", unipixel, hidden))

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoProcessor
@@ -12,6 +13,7 @@ from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegme
 from transformers_litelvlm.data import generate_scene
 
 
+@pytest.mark.slow
 def test_a_few_steps(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import finetune_with_pruning as example

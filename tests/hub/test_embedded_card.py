@@ -129,6 +129,7 @@ def test_results_of_videos(tmp_path, capsys):
     assert "holds no scores: the masks of mevis are on a server" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_on_videos_makes_a_card(tmp_path):
     """From frames to a card."""
     unipixel = tiny_checkpoint(tmp_path / "unipixel")

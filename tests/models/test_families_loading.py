@@ -172,6 +172,7 @@ torch.save(logits, inputs_file + ".out")
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_where_the_package_is_not_imported(family, checkpoint, tmp_path):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, pruning_budget=5)
@@ -202,6 +203,7 @@ for auto in (AutoConfig, AutoProcessor, AutoModelForImageTextToText):
 """
 
 
+@pytest.mark.slow
 def test_transformers_says_what_to_install(tmp_path):
     run_script(NOT_INSTALLED, tmp_path, FAMILIES[0].save(tmp_path / "checkpoint"), installed=False)
     # To pip, the name of the module and that of the package are one name.

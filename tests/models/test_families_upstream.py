@@ -26,6 +26,7 @@ print(json.dumps({"size": len(before), "changed": [key for key in before if befo
 """
 
 
+@pytest.mark.slow
 def test_no_upstream_class_or_function_is_altered_by_any_method():
     setup = UPSTREAM_SNAPSHOT.partition("import torch\nrandom_state")[0]
     result = run_python(setup + RUN_EVERY_METHOD)

@@ -60,6 +60,7 @@ def test_the_window_is_the_one_of_setup_cfg():
     assert bounds in (SOURCE.parents[1] / "setup.cfg").read_text(encoding="utf-8").split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", matrix(["5.22.3", "5.25.0"], "5.25.0".__eq__))
 def test_a_transformers_outside_the_window_warns_once(version):
     program = (  # modules of transformers are loaded when they are used, and while they are, the version is set again

@@ -25,6 +25,7 @@ def test_fit_of_known_growth(growth):
     assert offset["slope"] < 0.7 and offset["linear_r2"] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_memory_of_the_selection_grows_linearly(growth):
     result = growth.run_scaling(["litelvlm", "fastv", "tome"], runs=1, warmup=0, sides=(12, 24, 48))
     measured = result["methods"]["litelvlm"]

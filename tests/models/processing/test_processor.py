@@ -99,6 +99,7 @@ print(json.dumps([type(processor).__name__, type(processor.guidance_tokenizer)._
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_network(family, checkpoint, tmp_path):
     list(put_into_cache(tmp_path / "hub", checkpoint, {"main": "1" * 40}))
     assert run_python(OFFLINE.format(home=str(tmp_path))) == [family.processor_class.__name__, "CLIPTokenizer"]
