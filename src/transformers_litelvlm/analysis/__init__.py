@@ -1,1 +1,1 @@
-"""Evidence on a model and data: where referent tokens stand, what the language model looks at, what selection gains."""
+"""What a model and data say about pruning: where referent tokens stand, and what the language model looks at."""

@@ -169,4 +169,3 @@ def repeat_dialogue(part: dict[str, Any], row: int, times: int) -> dict[str, Any
     of_dialogues = {name for names in PER_DIALOGUE for name in names}
     repeated = {name: value[[row] * times] if name in of_dialogues else value for name, value in part.items()}
     return {**repeated, "dialogue_images": torch.zeros(times, dtype=torch.long)}
-

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from transformers_litelvlm.analysis.coverage import (
     token_coverage,
 )
 from transformers_litelvlm.analysis.scores import (
-    SIMILARITIES,
     evidence_of,
     guidance_of,
     scores_without_text,
@@ -38,6 +38,8 @@ from transformers_litelvlm.visualization import seen_region
 
 # Of each row: what was measured, of which score or selection, against what, and the number.
 Row = tuple[str, str, str, str, str, float]
+# The same with the number of the sentence in its picture instead of the names.
+Measurement = tuple[int, str, str, str, float]
 ROW_NAMES = ("image_id", "sentence_id", "quantity", "of", "against", "value")
 
 UNPRUNED = "unpruned"
@@ -72,8 +74,9 @@ class Analyst:
             ValueError: a mask is not of the picture's size.
         """
         picture = _Picture(self, sample)
-        rows = [
-            (sample.image_id, picture.sentences[number].sentence_id, *row) for number, *row in picture.measurements()
+        rows: list[Row] = [
+            (sample.image_id, picture.sentences[number].sentence_id, quantity, of, against, value)
+            for number, quantity, of, against, value in picture.measurements()
         ]
         maps = [picture.to_draw(index)] if index < self.args.examples and picture.sentences else []
         return [row for row in rows if np.isfinite(row[-1])], maps
@@ -96,9 +99,9 @@ class _Picture:
         self.model, self.processor = segmenter.model, segmenter.processor
         if self.sentences:
             self.shared: SharedEncodings = segmenter.encode(self.image, self.sentences)
-            _, *self.grid = self.shared.encoded.grids[0]
+            self.grid: tuple[int, int] = self.shared.encoded.grids[0][1:]
 
-    def measurements(self) -> Iterator[tuple[int, str, str, str, float]]:
+    def measurements(self) -> Iterator[Measurement]:
         """Number of the sentence, and the rest of a row."""
         if not self.sentences:
             return
@@ -163,17 +166,17 @@ class _Picture:
         if self.processor.sees_whole_picture:
             return (0.0, 0.0, float(self.image.width), float(self.image.height))
         processor = self.processor
-        return seen_region(self.image.size, processor.image_processor, tuple(self.grid), processor.patch_size)
+        return seen_region(self.image.size, processor.image_processor, self.grid, processor.patch_size)
 
     @cached_property
     def coverage(self) -> np.ndarray:
         """(S, N) share of each token's cell that the mask covers."""
-        return np.stack([token_coverage(mask, self.region, tuple(self.grid)) for mask in self.masks])
+        return np.stack([token_coverage(mask, self.region, self.grid) for mask in self.masks])
 
     # ---- claim 1 ----------------------------------------------------------------------------------------------------
 
-    def _where_referents_stand(self) -> Iterator[tuple[int, str, str, str, float]]:
-        threshold, grid = self.analyst.args.coverage, tuple(self.grid)
+    def _where_referents_stand(self) -> Iterator[Measurement]:
+        threshold, grid = self.analyst.args.coverage, self.grid
         for number, sentence in enumerate(self.sentences):
             is_referent = self.coverage[number] >= threshold
             ring = ring_around(is_referent, grid)
@@ -204,7 +207,8 @@ class _Picture:
     def signals(self) -> dict[str, np.ndarray]:
         """What the language model makes of each token, (S, N); NaN for sentences that leave-one-out leaves aside."""
         model, base, start = self.model, self.analyst.segmenter.base_pruning, 0
-        settings, found = language.settings_of(model, base, None), {}
+        settings = language.settings_of(model, base, None)
+        found: dict[str, list[np.ndarray]] = {}
         for part in self.shared.parts:
             rows = slice(start, start + len(part["input_ids"]))
             start = rows.stop
@@ -267,8 +271,8 @@ class _Picture:
                 ]
             )
 
-    def _agreement(self) -> Iterator[tuple[int, str, str, str, float]]:
-        centre = distance_from_centre(tuple(self.grid))
+    def _agreement(self) -> Iterator[Measurement]:
+        centre = distance_from_centre(self.grid)
         given = np.column_stack([self.of_picture["norm"], centre])
         for number in range(len(self.sentences)):
             for signal, of_sentences in self.signals.items():
@@ -295,7 +299,7 @@ class _Picture:
             return torch.as_tensor(np.ascontiguousarray(values), device=self.tokens.device)
 
         context = tensor(self.scores["context"])
-        cells = np.stack([_nearness(each, tuple(self.grid)) for each in self.coverage])
+        cells = np.stack([_nearness(each, self.grid) for each in self.coverage])
         choices = {"oracle": Choice(tensor(cells)), "context": Choice(context)}
         for kind in self.similarity:
             suffix = "" if kind == "dot" else f" {kind}"
@@ -312,12 +316,14 @@ class _Picture:
             if not name.rsplit("_", 1)[-1].isdigit():
                 choices[name] = Choice(tensor(signal))
         for seed in self.analyst.args.seeds:
-            generators = [np.random.default_rng(_hash(self.sample.image_id, s.sentence_id, seed)) for s in self.sentences]
+            generators = [
+                np.random.default_rng(_hash(self.sample.image_id, s.sentence_id, seed)) for s in self.sentences
+            ]
             choices[f"random#{seed}"] = Choice(tensor(np.stack([g.random(len(self.tokens)) for g in generators])))
         return choices
 
     @torch.no_grad()
-    def _masks_of_choices(self) -> Iterator[tuple[int, str, str, str, float]]:
+    def _masks_of_choices(self) -> Iterator[Measurement]:
         yield from self._scored(UNPRUNED, UNPRUNED, self.unpruned_logits > 0)
         base, num_tokens = self.analyst.segmenter.base_pruning, len(self.tokens)
         for size in self.analyst.args.budgets:
@@ -338,7 +344,7 @@ class _Picture:
 
     def _scored(
         self, name: str, against: str, masks: torch.Tensor, choice: Choice | None = None
-    ) -> Iterator[tuple[int, str, str, str, float]]:
+    ) -> Iterator[Measurement]:
         targets = torch.stack([torch.as_tensor(mask) for mask in self.masks]).to(masks.device)
         ignore = [sentence.ignore for sentence in self.sentences]
         regions = None
@@ -379,11 +385,12 @@ def soft_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return intersection / (probabilities.sum(dim=(1, 2)) + target.sum() - intersection)
 
 
-def strangers_of(samples: Iterator[ImageSample], count: int = 64) -> list[tuple[str, str]]:
+def strangers_of(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
     """The sentences of the first pictures, with the ids of these."""
     found = []
-    for _, sample in zip(range(count), samples):
-        found += [(sample.image_id, sentence.sentence) for sentence in sample.sentences]
+    for sample in islice(samples, count):
+        if isinstance(sample, ImageSample):
+            found += [(sample.image_id, sentence.sentence) for sentence in sample.sentences]
     return found
 
 

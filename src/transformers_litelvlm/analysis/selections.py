@@ -1,4 +1,4 @@
-"""Ways to choose visual tokens that are compared at equal budgets: each a score, with or without a share of context."""
+"""Ways to choose visual tokens that are compared at equal budgets, each by a score."""
 
 from __future__ import annotations
 

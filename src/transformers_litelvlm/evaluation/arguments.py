@@ -121,7 +121,8 @@ class EvaluationArguments(DataArguments):
 
 def add_arguments(parser: argparse.ArgumentParser, options: type[DataArguments] = EvaluationArguments) -> None:
     """Add an option for every field of `options`."""
-    kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int, "int": int, "int | None": int}
+    kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int}
+    kinds |= {"int": int, "int | None": int, "float": float}
     for entry in dataclasses.fields(options):
         keywords: dict[str, Any] = dict(entry.metadata)
         if str(entry.type).startswith("list"):

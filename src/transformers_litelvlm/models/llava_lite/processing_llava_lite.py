@@ -251,6 +251,10 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         expression = self.expression(expression, as_written)
         return (template or self.question_templates[0]).replace(EXPRESSION, expression)
 
+    def guidance_text(self, expression: str, as_written: bool = False) -> str:
+        """What guidance reads of an expression: the question about it."""
+        return self.question(expression, as_written=as_written)
+
     def dialogue(self, turns: list[tuple[str, str]], for_generation: bool = False) -> str:
         """The prompt that asks about one picture: (question, answer) pairs, the last answer left open or not."""
         messages: list[dict[str, Any]] = []

@@ -157,6 +157,10 @@ class SegmentationInputsMixin:
             raise ValueError(f"`expressions` must say what to find, got {quoted(expression)}.")
         return written
 
+    def guidance_text(self, expression: str, as_written: bool = False) -> str:
+        """What guidance reads of an expression: itself; unlike in [`expression`] nothing may be left of it."""
+        return self.expression(expression, as_written) if expression.strip() else ""
+
     def dialogue(self, question: str, answer: str | None = None) -> str:
         """The prompt about one picture or video, with its answer or open."""
         turns: list[tuple[str, list[dict[str, Any]]]] = [

@@ -1,0 +1,113 @@
+"""`analysis.json`, `report.md`, `measurements.parquet` and the figures from the batches of an analysis."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers_litelvlm.analysis.arguments import AnalysisArguments
+from transformers_litelvlm.analysis.figures import EXAMPLES, draw_figures, of_layer
+from transformers_litelvlm.analysis.measuring import ROW_NAMES
+from transformers_litelvlm.analysis.summary import (
+    Measurements,
+    ablation,
+    agreement,
+    regions,
+    verdicts,
+    where_referents_stand,
+)
+from transformers_litelvlm.data.splits import ReferringSplit
+from transformers_litelvlm.evaluation.provenance import git_commit, hardware, versions, without_secrets
+from transformers_litelvlm.evaluation.records import RecordStore, space_needed
+from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
+from transformers_litelvlm.hub.markdown import templates
+from transformers_litelvlm.utils.extras import needs_extra
+from transformers_litelvlm.utils.files import to_json, write_atomically
+
+
+with needs_extra("eval", "An analysis"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME = "measurements.parquet", "analysis.json", "report.md"
+SCHEMA = "litelvlm-analysis/1"
+TEMPLATES = templates(Path(__file__).parent, trim_blocks=True)
+
+
+def write_report(
+    args: AnalysisArguments,
+    split: ReferringSplit,
+    segmenter: SweepSegmenter,
+    store: RecordStore,
+    num_batches: int,
+    command: str | None,
+) -> dict[str, Any]:
+    """Put the batches together and write the files, all or none.
+
+    Returns:
+        The content of `analysis.json`.
+    """
+    batches = list(store.read(num_batches))
+    rows = [tuple(row) for batch in batches for row in batch["rows"]]
+    if not rows:
+        raise ValueError(f"The {split.split!r} split of {split.name} has no sentence with a mask to analyse.")
+    measurements, sizes = Measurements(rows), [str(size) for size in args.budgets]
+    model = segmenter.model
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": {
+            "path_or_id": without_secrets(args.model) or "embedded",
+            "class": type(model).__name__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "num_visual_tokens": segmenter.num_visual_tokens,
+            "layout": {name: getattr(segmenter.base_pruning, name) for name in ("token_order", "position_ids")},
+        },
+        "dataset": {
+            "name": split.name,
+            "split": split.split,
+            "source": without_secrets(split.source),
+            "num_images": len({row[0] for row in rows}),
+            "num_sentences": len({row[:2] for row in rows}),
+            "notes": list(split.notes),
+        },
+        "settings": {name: without_secrets(value) for name, value in asdict(args).items()},
+        "verdicts": verdicts(measurements, sizes),
+        "where": where_referents_stand(measurements),
+        "regions": regions(measurements),
+        "agreement": agreement(measurements),
+        "ablation": ablation(measurements, sizes),
+        "environment": {
+            **versions(),
+            "git_commit": git_commit(),
+            "hardware": hardware(model.device, 1),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": without_secrets(command),
+        },
+    }
+    maps = [drawn for batch in batches for drawn in batch["maps"]]
+    columns = zip(*rows, strict=True)
+    table = pa.table({name: list(column) for name, column in zip(ROW_NAMES, columns, strict=True)})
+    with space_needed(store.folder), write_atomically(store.folder) as staging:
+        pq.write_table(table, staging / MEASUREMENTS_NAME, compression="zstd")
+        (staging / RESULTS_NAME).write_text(to_json(results, indent=1), encoding="utf-8")
+        draw_figures(results, _with_pictures(split, maps, args.examples), staging)
+        page = TEMPLATES.get_template("report.md.jinja").render(
+            **results, of_layer=of_layer, examples=EXAMPLES if maps else ""
+        )
+        (staging / PAGE_NAME).write_text(page, encoding="utf-8")
+    return results
+
+
+def _with_pictures(split: ReferringSplit, maps: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The examples with what is drawn under the maps."""
+    samples: list[Any] = list(islice(split, count))
+    drawn = []
+    for example in maps:
+        sample = samples[example["index"]]
+        sentence = next(s for s in sample.sentences if s.sentence_id == example["sentence_id"])
+        drawn.append({**example, "image": sample.load_image(), "sentence": sentence.sentence, "mask": sentence.mask})
+    return drawn
