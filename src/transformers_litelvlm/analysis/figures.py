@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from transformers_litelvlm.analysis.pictures import of_layer
 from transformers_litelvlm.utils.extras import needs_extra
 
 
@@ -35,11 +36,6 @@ def draw_figures(results: dict[str, Any], examples: list[dict[str, Any]], folder
     _selections(results["ablation"]).savefig(folder / SELECTIONS, dpi=_DPI)
     if examples:
         _examples(examples).savefig(folder / EXAMPLES, dpi=_DPI)
-
-
-def of_layer(signal: str) -> bool:
-    """Whether a signal is that of a single layer."""
-    return signal.rsplit("_", 1)[-1].isdigit()
 
 
 def _figure(width: float, height: float) -> Figure:

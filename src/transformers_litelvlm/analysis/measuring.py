@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -15,48 +13,36 @@ import torch
 from transformers_litelvlm.analysis import language
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.analysis.association import auroc, partial_spearman, pearson, spearman
-from transformers_litelvlm.analysis.coverage import (
-    Region,
-    distance_from_centre,
-    moved,
-    ring_around,
-    token_coverage,
-)
-from transformers_litelvlm.analysis.scores import (
-    evidence_of,
-    guidance_of,
-    scores_without_text,
-    similarities,
+from transformers_litelvlm.analysis.coverage import distance_from_centre, moved, ring_around, token_coverage
+from transformers_litelvlm.analysis.pictures import (
+    EMPTY,
+    MOVED,
+    OTHER_OBJECT,
+    OTHER_PICTURE,
+    OWN,
+    Picture,
+    number_of,
+    of_layer,
 )
 from transformers_litelvlm.analysis.selections import Choice
-from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
+from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.metrics import score_masks
-from transformers_litelvlm.evaluation.sweeping import SharedEncodings, SweepSegmenter
+from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.pruning.selection import resolve_budget
-from transformers_litelvlm.visualization import seen_region
 
 
 # Of each row: what was measured, of which score or selection, against what, and the number.
 Row = tuple[str, str, str, str, str, float]
+ROW_NAMES = ("image_id", "sentence_id", "quantity", "of", "against", "value")
 # The same with the number of the sentence in its picture instead of the names.
 Measurement = tuple[int, str, str, str, float]
-ROW_NAMES = ("image_id", "sentence_id", "quantity", "of", "against", "value")
 
 UNPRUNED = "unpruned"
-# The referent's own sentence, and the controls that show what a score depends on.
-OWN, OTHER_OBJECT, OTHER_PICTURE, EMPTY, MOVED = "own", "other object", "other picture", "empty", "moved mask"
 
 
 @dataclass
 class Analyst:
-    """What is the same for all pictures.
-
-    Args:
-        segmenter: with the model, whose weights take no gradients.
-        args: the options.
-        strangers: sentences of the first pictures of the data with the ids of these, for the control with a sentence
-            of another picture.
-    """
+    """What is the same for all pictures; arguments as in [`~analysis.pictures.Picture`]."""
 
     segmenter: SweepSegmenter
     args: AnalysisArguments
@@ -70,319 +56,124 @@ class Analyst:
             sample: the image.
 
         Raises:
-            UnreadableImageError: the picture is missing or damaged.
-            ValueError: a mask is not of the picture's size.
+            UnreadableImageError: the picture or a mask is missing or damaged.
         """
-        picture = _Picture(self, sample)
+        picture = Picture(self.segmenter, self.args, self.strangers, sample)
         rows: list[Row] = [
             (sample.image_id, picture.sentences[number].sentence_id, quantity, of, against, value)
-            for number, quantity, of, against, value in picture.measurements()
+            for number, quantity, of, against, value in measurements(picture)
         ]
-        maps = [picture.to_draw(index)] if index < self.args.examples and picture.sentences else []
+        maps = [to_draw(picture, index)] if index < self.args.examples and picture.sentences else []
         return [row for row in rows if np.isfinite(row[-1])], maps
 
 
-@dataclass
-class _Picture:
-    """One picture with the sentences that mean something in it."""
+def measurements(picture: Picture) -> Iterator[Measurement]:
+    """Number of the sentence, and the rest of a row."""
+    if not picture.sentences:
+        return
+    yield from where_referents_stand(picture)
+    yield from agreement(picture)
+    yield from masks_of_choices(picture)
 
-    analyst: Analyst
-    sample: ImageSample
-    sentences: list[ReferringSentence] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.image = self.sample.load_image()
-        masks = [sentence.mask for sentence in self.sample.sentences]
-        self.sentences = [s for s, mask in zip(self.sample.sentences, masks, strict=True) if mask.any()]
-        self.masks = [mask for mask in masks if mask.any()]
-        segmenter = self.analyst.segmenter
-        self.model, self.processor = segmenter.model, segmenter.processor
-        if self.sentences:
-            self.shared: SharedEncodings = segmenter.encode(self.image, self.sentences)
-            self.grid: tuple[int, int] = self.shared.encoded.grids[0][1:]
+def where_referents_stand(picture: Picture) -> Iterator[Measurement]:
+    """Claim 1: areas under the ROC curve for the tokens of the referent, and means inside, around and outside."""
+    threshold, grid = picture.args.coverage, picture.grid
+    for number, sentence in enumerate(picture.sentences):
+        is_referent = picture.coverage[number] >= threshold
+        ring = ring_around(is_referent, grid)
+        generator = np.random.default_rng(number_of(picture.sample.image_id, sentence.sentence_id))
+        elsewhere = token_coverage(moved(picture.masks[number], generator), picture.region, grid) >= threshold
+        for name, of_sentences in picture.scores.items():
+            score = of_sentences[number]
+            sign = -1 if name in picture.similarity else 1  # of similarity the LOW end is the claim
+            yield number, "auroc", name, OWN, auroc(sign * score, is_referent)
+            yield number, "auroc", name, MOVED, auroc(sign * score, elsewhere)
+            for place, where in (("inside", is_referent), ("ring", ring), ("outside", ~is_referent & ~ring)):
+                if is_referent.any() and where.any():
+                    yield number, "mean", name, place, float(score[where].mean())
+        for kind, of_texts in picture.similarity.items():
+            for control in (OTHER_OBJECT, OTHER_PICTURE, EMPTY):
+                if not np.isnan(of_texts[control][number]).any():
+                    yield number, "auroc", kind, control, auroc(-of_texts[control][number], is_referent)
 
-    def measurements(self) -> Iterator[Measurement]:
-        """Number of the sentence, and the rest of a row."""
-        if not self.sentences:
-            return
-        yield from self._where_referents_stand()
-        yield from self._agreement()
-        yield from self._masks_of_choices()
 
-    # ---- scores -----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def texts(self) -> dict[str, list[str | None]]:
-        """By control, what guidance reads for each sentence; `None` where there is none."""
-        sentences, processor = self.sentences, self.processor
-        other = [
-            next((s.sentence for s in _after(sentences, number) if _is_other_object(s, sentence)), None)
-            for number, sentence in enumerate(sentences)
-        ]
-        strangers = [text for image, text in self.analyst.strangers if image != self.sample.image_id]
-        strange = [strangers[_hash(s.sentence_id) % len(strangers)] if strangers else None for s in sentences]
-        own = [sentence.sentence for sentence in sentences]
-        as_written = "is_sentence" in sentences[0].details
-        return {
-            name: [None if text is None else processor.guidance_text(text, as_written) for text in texts]
-            for name, texts in {OWN: own, OTHER_OBJECT: other, OTHER_PICTURE: strange}.items()
-        } | {EMPTY: [processor.guidance_text("")] * len(sentences)}
-
-    @cached_property
-    def similarity(self) -> dict[str, dict[str, np.ndarray]]:
-        """By kind of similarity and control, (S, N); NaN where there is no such sentence."""
-        unique = sorted({text for texts in self.texts.values() for text in texts if text is not None})
-        with torch.no_grad():
-            guidance = guidance_of(self.processor, unique)
-            values = similarities(evidence_of(self.shared.encoded, guidance))
-        place = {text: number for number, text in enumerate(unique)}
-        result: dict[str, dict[str, np.ndarray]] = {}
-        for kind, of_texts in values.items():
-            array = of_texts.float().cpu().numpy()
-            missing = np.full(array.shape[1], np.nan, array.dtype)
-            result[kind] = {
-                control: np.stack([missing if text is None else array[place[text]] for text in texts])
-                for control, texts in self.texts.items()
-            }
-        return result
-
-    @cached_property
-    def of_picture(self) -> dict[str, np.ndarray]:
-        """Scores (N,) that no sentence changes."""
-        with torch.no_grad():
-            evidence = evidence_of(self.shared.encoded, guidance_of(self.processor, [self.sentences[0].sentence]))
-            return {name: score.float().cpu().numpy() for name, score in scores_without_text(evidence).items()}
-
-    @cached_property
-    def scores(self) -> dict[str, np.ndarray]:
-        """All scores before the language model, (S, N)."""
-        own = {kind: of_texts[OWN] for kind, of_texts in self.similarity.items()}
-        repeated = {n: np.broadcast_to(s, (len(self.sentences), len(s))) for n, s in self.of_picture.items()}
-        return own | repeated
-
-    @cached_property
-    def region(self) -> Region:
-        """The part of the picture that the visual tokens cover."""
-        if self.processor.sees_whole_picture:
-            return (0.0, 0.0, float(self.image.width), float(self.image.height))
-        processor = self.processor
-        return seen_region(self.image.size, processor.image_processor, self.grid, processor.patch_size)
-
-    @cached_property
-    def coverage(self) -> np.ndarray:
-        """(S, N) share of each token's cell that the mask covers."""
-        return np.stack([token_coverage(mask, self.region, self.grid) for mask in self.masks])
-
-    # ---- claim 1 ----------------------------------------------------------------------------------------------------
-
-    def _where_referents_stand(self) -> Iterator[Measurement]:
-        threshold, grid = self.analyst.args.coverage, self.grid
-        for number, sentence in enumerate(self.sentences):
-            is_referent = self.coverage[number] >= threshold
-            ring = ring_around(is_referent, grid)
-            generator = np.random.default_rng(_hash(self.sample.image_id, sentence.sentence_id))
-            elsewhere = token_coverage(moved(self.masks[number], generator), self.region, grid) >= threshold
-            for name, of_sentences in self.scores.items():
-                score = of_sentences[number]
-                sign = -1 if name in self.similarity else 1  # of similarity the LOW end is the claim
-                yield number, "auroc", name, OWN, auroc(sign * score, is_referent)
-                yield number, "auroc", name, MOVED, auroc(sign * score, elsewhere)
-                for place, where in (("inside", is_referent), ("ring", ring), ("outside", ~is_referent & ~ring)):
-                    if is_referent.any() and where.any():
-                        yield number, "mean", name, place, float(score[where].mean())
-            for kind, of_texts in self.similarity.items():
-                for control in (OTHER_OBJECT, OTHER_PICTURE, EMPTY):
-                    if not np.isnan(of_texts[control][number]).any():
-                        yield number, "auroc", kind, control, auroc(-of_texts[control][number], is_referent)
-
-    # ---- claim 2 ----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def tokens(self) -> torch.Tensor:
-        """(N, D) projected visual tokens."""
-        with torch.no_grad():
-            return self.shared.encoded.all_tokens()[0]
-
-    @cached_property
-    def signals(self) -> dict[str, np.ndarray]:
-        """What the language model makes of each token, (S, N); NaN for sentences that leave-one-out leaves aside."""
-        model, base, start = self.model, self.analyst.segmenter.base_pruning, 0
-        settings = language.settings_of(model, base, None)
-        found: dict[str, list[np.ndarray]] = {}
-        for part in self.shared.parts:
-            rows = slice(start, start + len(part["input_ids"]))
-            start = rows.stop
-            expressions = [self.processor.expression(s.sentence) for s in self.sentences[rows]]
-            columns = {
-                "attention_seg": language.seg_columns(model, part["input_ids"]),
-                "attention_words": language.words_columns(self.processor.tokenizer, part["input_ids"], expressions),
-            }
-            of_part: dict[str, torch.Tensor] = {}
-            with torch.no_grad():
-                for name, asked in columns.items():
-                    layers = language.attention_to_tokens(model, part, self.tokens, settings, asked)
-                    of_part[name] = layers.mean(dim=0)
-                    of_part |= {f"{name}_{layer}": row for layer, row in enumerate(layers)}
-            masks = torch.stack([torch.as_tensor(mask) for mask in self.masks[rows]]).to(self.tokens.device)
-            of_part["gradient"] = language.gradient_times_input(
-                model, part, self.tokens, settings, self.shared.for_masks, masks
-            )
-            for name, values in of_part.items():
-                found.setdefault(name, []).append(values.float().cpu().numpy())
-        signals = {name: np.concatenate(values) for name, values in found.items()}
-        return signals | self._left_out()
-
-    @torch.no_grad()
-    def _left_out(self) -> dict[str, np.ndarray]:
-        model, base, num_tokens = self.model, self.analyst.segmenter.base_pruning, len(self.tokens)
-        wanted = min(self.analyst.args.leave_one_out, len(self.sentences))
-        if not wanted:
-            return {}
-        settings = language.settings_of(model, base, num_tokens - 1)
-        changes, losses = (np.full((len(self.sentences), num_tokens), np.nan) for _ in range(2))
-        places = [(part, row) for part in self.shared.parts for row in range(len(part["input_ids"]))]
-        for number, (part, row) in enumerate(places[:wanted]):
-            full = self.unpruned_logits[number]
-            target = torch.as_tensor(self.masks[number], device=full.device)
-            portions = language.leave_one_out(model, part, self.tokens, settings, self.shared.for_masks, row)
-            start = 0
-            for logits in portions:
-                stop = start + len(logits)
-                changes[number, start:stop] = (logits - full).abs().mean(dim=(1, 2)).cpu()
-                losses[number, start:stop] = (soft_iou(full[None], target) - soft_iou(logits, target)).cpu()
-                start = stop
-        return {"leave_one_out_logits": changes, "leave_one_out_iou": losses}
-
-    @cached_property
-    def unpruned_logits(self) -> torch.Tensor:
-        """(S, H, W)."""
-        settings = language.settings_of(self.model, self.analyst.segmenter.base_pruning, None)
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    language.mask_logits(
-                        self.model,
-                        part,
-                        language.whole_features(self.tokens.expand(len(part["input_ids"]), -1, -1)),
-                        settings,
-                        self.shared.for_masks,
-                    )
-                    for part in self.shared.parts
-                ]
-            )
-
-    def _agreement(self) -> Iterator[Measurement]:
-        centre = distance_from_centre(self.grid)
-        given = np.column_stack([self.of_picture["norm"], centre])
-        for number in range(len(self.sentences)):
-            for signal, of_sentences in self.signals.items():
-                values = of_sentences[number]
-                if np.isnan(values).any():
-                    continue
-                for name, of_score in self.scores.items():
-                    score = of_score[number]
-                    yield number, "spearman", name, signal, spearman(score, values)
-                    if "_" in signal and signal.rsplit("_", 1)[1].isdigit():
-                        continue  # of single layers one number is enough
-                    yield number, "pearson", name, signal, pearson(score, values)
-                    if name != "norm":
-                        yield number, "partial", name, signal, partial_spearman(score, values, given)
-                yield number, "auroc", signal, OWN, auroc(values, self.coverage[number] >= self.analyst.args.coverage)
-
-    # ---- claim 3 ----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def choices(self) -> dict[str, Choice]:
-        """Selections by name; those with NaN leave sentences aside."""
-
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(np.ascontiguousarray(values), device=self.tokens.device)
-
-        context = tensor(self.scores["context"])
-        cells = np.stack([_nearness(each, self.grid) for each in self.coverage])
-        choices = {"oracle": Choice(tensor(cells)), "context": Choice(context)}
-        for kind in self.similarity:
-            suffix = "" if kind == "dot" else f" {kind}"
-            similarity = tensor(self.scores[kind])
-            choices[f"reversed{suffix}"] = Choice(-similarity)
-            choices[f"forward{suffix}"] = Choice(similarity)
-        choices["reversed + context"] = Choice(choices["reversed"].relevance, context, 0.5)
-        choices["forward + context"] = Choice(choices["forward"].relevance, context, 0.5)
-        choices["oracle + context"] = Choice(tensor(self.coverage + 1e-6 * _ranks(self.scores["context"])))
-        for name in ("norm", "class_attention"):
-            if name in self.scores:
-                choices[name] = Choice(tensor(self.scores[name]))
-        for name, signal in self.signals.items():
-            if not name.rsplit("_", 1)[-1].isdigit():
-                choices[name] = Choice(tensor(signal))
-        for seed in self.analyst.args.seeds:
-            generators = [
-                np.random.default_rng(_hash(self.sample.image_id, s.sentence_id, seed)) for s in self.sentences
-            ]
-            choices[f"random#{seed}"] = Choice(tensor(np.stack([g.random(len(self.tokens)) for g in generators])))
-        return choices
-
-    @torch.no_grad()
-    def _masks_of_choices(self) -> Iterator[Measurement]:
-        yield from self._scored(UNPRUNED, UNPRUNED, self.unpruned_logits > 0)
-        base, num_tokens = self.analyst.segmenter.base_pruning, len(self.tokens)
-        for size in self.analyst.args.budgets:
-            budget = resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
-            settings = language.settings_of(self.model, base, budget)
-            for name, choice in self.choices.items():
-                indices = choice.indices(budget, settings.in_raster_order)
-                yield from self._scored(name, str(size), self._masks_from(indices, settings), choice)
-
-    def _masks_from(self, indices: torch.Tensor, settings: Any) -> torch.Tensor:
-        """(S, H, W) masks from the tokens at `indices` (S, K)."""
-        masks, start = [], 0
-        for part in self.shared.parts:
-            features = language.kept_features(self.tokens, indices[start : start + len(part["input_ids"])])
-            start += len(part["input_ids"])
-            masks.append(language.mask_logits(self.model, part, features, settings, self.shared.for_masks) > 0)
-        return torch.cat(masks)
-
-    def _scored(
-        self, name: str, against: str, masks: torch.Tensor, choice: Choice | None = None
-    ) -> Iterator[Measurement]:
-        targets = torch.stack([torch.as_tensor(mask) for mask in self.masks]).to(masks.device)
-        ignore = [sentence.ignore for sentence in self.sentences]
-        regions = None
-        if any(region is not None for region in ignore):
-            pairs = zip(ignore, self.masks, strict=True)
-            regions = torch.stack(
-                [torch.as_tensor(np.zeros_like(mask) if region is None else region) for region, mask in pairs]
-            ).to(masks.device)
-        for number, score in enumerate(score_masks(masks, targets, regions)):
-            if choice is not None and choice.relevance[number].isnan().any():
+def agreement(picture: Picture) -> Iterator[Measurement]:
+    """Claim 2: correlations of the scores with what the language model makes of the tokens."""
+    centre = distance_from_centre(picture.grid)
+    given = np.column_stack([picture.of_picture["norm"], centre])
+    for number in range(len(picture.sentences)):
+        for signal, of_sentences in picture.signals.items():
+            values = of_sentences[number]
+            if np.isnan(values).any():
                 continue
-            yield number, "intersection", name, against, score.intersection
-            yield number, "union", name, against, score.union
-
-    # ---- pictures ---------------------------------------------------------------------------------------------------
-
-    def to_draw(self, index: int) -> dict[str, Any]:
-        """The maps of the first sentence, and what is kept at the first budget."""
-        names = ("dot", "context", "class_attention", "attention_seg", "gradient", "leave_one_out_logits")
-        known = self.scores | self.signals
-        maps = {name: known[name][0] for name in names if name in known and not np.isnan(known[name][0]).any()}
-        size = self.analyst.args.budgets[0]
-        budget = resolve_budget(len(self.tokens), *((size, None) if isinstance(size, int) else (None, size)))
-        return {
-            "index": index,
-            "sentence_id": self.sentences[0].sentence_id,
-            "grid": list(self.grid),
-            "region": list(self.region),
-            "maps": {name: [float(value) for value in values] for name, values in maps.items()},
-            "kept": self.choices["reversed"].indices(budget, True)[0].tolist(),
-        }
+            for name, of_score in picture.scores.items():
+                score = of_score[number]
+                yield number, "spearman", name, signal, spearman(score, values)
+                if of_layer(signal):
+                    continue  # of single layers one number is enough
+                yield number, "pearson", name, signal, pearson(score, values)
+                if name != "norm":
+                    yield number, "partial", name, signal, partial_spearman(score, values, given)
+            yield number, "auroc", signal, OWN, auroc(values, picture.coverage[number] >= picture.args.coverage)
 
 
-def soft_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(n,) intersection over union of probabilities (n, H, W), given as logits, and a mask (H, W)."""
-    probabilities = logits.float().sigmoid()
-    intersection = (probabilities * target).sum(dim=(1, 2))
-    return intersection / (probabilities.sum(dim=(1, 2)) + target.sum() - intersection)
+@torch.no_grad()
+def masks_of_choices(picture: Picture) -> Iterator[Measurement]:
+    """Claim 3: pixels of the masks from each choice of tokens, at each budget."""
+    yield from _scored(picture, UNPRUNED, UNPRUNED, picture.unpruned_logits > 0)
+    base, num_tokens = picture.segmenter.base_pruning, len(picture.tokens)
+    for size in picture.args.budgets:
+        budget = resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
+        settings = language.settings_of(picture.model, base, budget)
+        for name, choice in picture.choices.items():
+            indices = choice.indices(budget, settings.in_raster_order)
+            yield from _scored(picture, name, str(size), _masks_from(picture, indices, settings), choice)
+
+
+def _masks_from(picture: Picture, indices: torch.Tensor, settings: Any) -> torch.Tensor:
+    """(S, H, W) masks from the tokens at `indices` (S, K)."""
+    masks, start = [], 0
+    for part in picture.shared.parts:
+        features = language.kept_features(picture.tokens, indices[start : start + len(part["input_ids"])])
+        start += len(part["input_ids"])
+        masks.append(language.mask_logits(picture.model, part, features, settings, picture.shared.for_masks) > 0)
+    return torch.cat(masks)
+
+
+def _scored(
+    picture: Picture, name: str, against: str, masks: torch.Tensor, choice: Choice | None = None
+) -> Iterator[Measurement]:
+    targets = torch.stack([torch.as_tensor(mask) for mask in picture.masks]).to(masks.device)
+    ignore = [sentence.ignore for sentence in picture.sentences]
+    regions = None
+    if any(region is not None for region in ignore):
+        pairs = zip(ignore, picture.masks, strict=True)
+        regions = torch.stack(
+            [torch.as_tensor(np.zeros_like(mask) if region is None else region) for region, mask in pairs]
+        ).to(masks.device)
+    for number, score in enumerate(score_masks(masks, targets, regions)):
+        if choice is not None and choice.relevance[number].isnan().any():
+            continue
+        yield number, "intersection", name, against, score.intersection
+        yield number, "union", name, against, score.union
+
+
+def to_draw(picture: Picture, index: int) -> dict[str, Any]:
+    """The maps of the first sentence, and what is kept at the first budget."""
+    names = ("dot", "context", "class_attention", "attention_seg", "gradient", "leave_one_out_logits")
+    known = picture.scores | picture.signals
+    maps = {name: known[name][0] for name in names if name in known and not np.isnan(known[name][0]).any()}
+    size = picture.args.budgets[0]
+    budget = resolve_budget(len(picture.tokens), *((size, None) if isinstance(size, int) else (None, size)))
+    return {
+        "index": index,
+        "sentence_id": picture.sentences[0].sentence_id,
+        "grid": list(picture.grid),
+        "region": list(picture.region),
+        "maps": {name: [float(value) for value in values] for name, values in maps.items()},
+        "kept": picture.choices["reversed"].indices(budget, True)[0].tolist(),
+    }
 
 
 def strangers_of(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
@@ -392,31 +183,3 @@ def strangers_of(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str
         if isinstance(sample, ImageSample):
             found += [(sample.image_id, sentence.sentence) for sentence in sample.sentences]
     return found
-
-
-def _nearness(coverage: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(N,) the referent's tokens by how much of them is covered, then the others, the nearest first."""
-    if not coverage.any():
-        return coverage
-    y, x = np.divmod(np.arange(len(coverage)), grid[1])
-    own = coverage > 0
-    distance = np.hypot(y[:, None] - y[own], x[:, None] - x[own]).min(axis=1)
-    return coverage - distance
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return values.argsort(axis=-1, kind="stable").argsort(axis=-1, kind="stable").astype(np.float64)
-
-
-def _hash(*parts: object) -> int:
-    """The same number for the same texts in every process."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big")
-
-
-def _after(sentences: list[ReferringSentence], number: int) -> list[ReferringSentence]:
-    """The others, from the next one on."""
-    return sentences[number + 1 :] + sentences[:number]
-
-
-def _is_other_object(other: ReferringSentence, sentence: ReferringSentence) -> bool:
-    return other.object_id != sentence.object_id if sentence.object_id else other.sentence != sentence.sentence

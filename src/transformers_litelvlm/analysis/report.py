@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
-from transformers_litelvlm.analysis.figures import EXAMPLES, draw_figures, of_layer
+from transformers_litelvlm.analysis.figures import EXAMPLES, draw_figures
 from transformers_litelvlm.analysis.measuring import ROW_NAMES
+from transformers_litelvlm.analysis.pictures import of_layer
 from transformers_litelvlm.analysis.summary import (
     Measurements,
     ablation,
