@@ -196,11 +196,11 @@ class Picture:
         """Selections by name; those with NaN leave sentences aside."""
 
         def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(np.ascontiguousarray(values), device=self.tokens.device)
+            return torch.tensor(values, device=self.tokens.device)
 
         context = tensor(self.scores["context"])
         cells = np.stack([_nearness(each, self.grid) for each in self.coverage])
-        choices = {"oracle": Choice(tensor(cells)), "context": Choice(context)}
+        choices = {"oracle": Choice(tensor(cells)), "context": Choice(context, context, 1.0)}
         for kind in self.similarity:
             suffix = "" if kind == "dot" else f" {kind}"
             similarity = tensor(self.scores[kind])

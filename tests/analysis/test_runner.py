@@ -1,0 +1,175 @@
+"""A whole analysis of a tiny model: its files, interruptions, several processes, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.support.tiny_llava import save_tiny_checkpoint
+from transformers_litelvlm.analysis.arguments import AnalysisArguments
+from transformers_litelvlm.analysis.figures import FIGURE_NAMES
+from transformers_litelvlm.analysis.runner import analyze
+from transformers_litelvlm.cli.main import main
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments
+from transformers_litelvlm.evaluation.runner import evaluate
+
+
+FILES = ("measurements.parquet", "analysis.json", "report.md", *FIGURE_NAMES)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def options(folder, model, **changes):
+    settings = {
+        "budgets": [6, 0.25],
+        "max_images": 3,
+        "batch_size": 1,
+        "examples": 1,
+        "seeds": [0, 1],
+        "leave_one_out": 9,
+    }
+    settings |= changes
+    return AnalysisArguments(output_dir=str(folder), model=str(model), **settings)
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "analysis"
+    return folder, analyze(options(folder, model), "the command")
+
+
+def same_but_for_time(first, second):
+    """Whether two folders hold the same results; dates, hardware and commands are those of a launch."""
+    contents = []
+    for folder in (first, second):
+        results = json.loads((folder / "analysis.json").read_text())
+        del results["environment"], results["settings"]["output_dir"]
+        contents.append((results, pq.read_table(folder / "measurements.parquet")))
+    return contents[0][0] == contents[1][0] and contents[0][1].equals(contents[1][1])
+
+
+def test_files_and_statements(finished, model):
+    folder, results = finished
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "batches", "settings.json"])
+    for name in FIGURE_NAMES:
+        with Image.open(folder / name) as figure:
+            assert min(figure.size) > 100 and len(np.unique(np.asarray(figure.convert("L")))) > 20
+    table = pq.read_table(folder / "measurements.parquet").to_pylist()
+    assert len({row["image_id"] for row in table}) == results["dataset"]["num_images"] == 3
+    assert {row["budget"] for row in results["verdicts"]} == {"6", "0.25"}
+    scores = {row["score"] for row in results["where"] if row["control"] == "own"}
+    assert {"dot", "cosine", "context", "norm", "class_attention", "attention_seg", "attention_words"} <= scores
+    assert {"gradient", "leave_one_out_logits", "leave_one_out_iou"} <= scores
+    controls = {row["control"] for row in results["where"] if row["score"] == "dot"}
+    assert controls == {"own", "other object", "other picture", "empty", "moved mask"}
+    # The mean in the report is the mean of the rows.
+    values = [r["value"] for r in table if (r["quantity"], r["of"], r["against"]) == ("auroc", "dot", "own")]
+    [row] = [row for row in results["where"] if (row["score"], row["control"]) == ("dot", "own")]
+    assert row["auroc"]["value"] == pytest.approx(np.mean(values)) and len(values) > 1
+    page = (folder / "report.md").read_text()
+    assert page.index("## Does the reversed ranking hold?") < page.index("## 1.") and "the command" in page
+    assert "nan" not in page and "None" not in page
+
+
+def test_unpruned_masks_are_those_of_an_evaluation(finished, model, tmp_path):
+    args = EvaluationArguments(output_dir=str(tmp_path / "out"), model=str(model), methods=["none"], max_images=3)
+    [group] = evaluate(args)["groups"]
+    [ours] = [row for row in finished[1]["ablation"] if row["selection"] == "unpruned"]
+    for metric in ("giou", "ciou"):
+        assert ours[metric]["value"] == pytest.approx(group["metrics"][metric], abs=1e-12)
+
+
+def test_going_on_after_an_interruption(finished, model, tmp_path, monkeypatch):
+    from transformers_litelvlm.analysis import runner
+
+    measure, calls = runner.Analyst.measure, []
+
+    def interrupted(self, index, sample):
+        calls.append(index)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(self, index, sample)
+
+    monkeypatch.setattr(runner.Analyst, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(options(tmp_path / "analysis", model))
+    assert not (tmp_path / "analysis" / "analysis.json").exists()
+    analyze(options(tmp_path / "analysis", model))
+    assert calls == [0, 1, 1, 2]  # the first image is not measured again
+    assert same_but_for_time(finished[0], tmp_path / "analysis")
+    with pytest.raises(ValueError, match="coverage: there 0.3, now 0.5"):
+        analyze(options(tmp_path / "analysis", model, coverage=0.5))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same(finished, model, tmp_path):
+    words = ["--output-dir", str(tmp_path / "analysis"), "--model", str(model), "--budgets", "6", "0.25"]
+    words += [
+        "--max-images",
+        "3",
+        "--batch-size",
+        "1",
+        "--examples",
+        "1",
+        "--seeds",
+        "0",
+        "1",
+        "--leave-one-out",
+        "9",
+        "--processes",
+        "2",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "transformers_litelvlm.cli.main", "analyze", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "analysis" / "report.md").read_text()
+    assert same_but_for_time(finished[0], tmp_path / "analysis")
+
+
+def test_masks_of_nothing_are_left_out(model, tmp_path):
+    """A sentence without a referent, and one whose referent is cropped away, say nothing about its tokens."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    masks = {"nothing": np.zeros((32, 96), np.uint8), "cropped": np.zeros((32, 96), np.uint8)}
+    masks["cropped"][:, :10] = 255
+    rows = []
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+        paths = {"image": str(tmp_path / "wide.png"), "mask": str(tmp_path / f"{name}.png")}
+        rows.append({**paths, "sentence": "a dog"})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    args = options(tmp_path / "out", model, dataset="rows", split="train", source=str(tmp_path / "rows.jsonl"))
+    results = analyze(args)
+    assert results["dataset"]["num_sentences"] == 1
+    assert not [row for row in results["where"] if row["control"] == "own"]
+    assert results["ablation"][0]["num_sentences"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coverage": 0.0}, "`coverage` must be above 0 and at most 1, got 0.0"),
+        ({"leave_one_out": -1}, "`leave_one_out` must be an integer of at least 0, got -1"),
+        ({"budgets": []}, "`budgets` is empty"),
+        ({"budgets": [0]}, "`budgets` must be integers of at least 1 or fractions below 1, got 0"),
+        ({"seeds": []}, "`seeds` must be one or more"),
+        ({"max_images": 0}, "`max_images` must be an integer of at least 1, got 0"),
+    ],
+)
+def test_bad_options(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        AnalysisArguments(output_dir=str(tmp_path), **changes)
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
+    assert main(["analyze", "--output-dir", str(tmp_path / "out"), "--coverage", "2"]) == 2
+    assert "litelvlm: error: `coverage` must be above 0 and at most 1, got 2.0." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
