@@ -13,6 +13,7 @@ VARIANTS = {
     "litelvlm": [
         {},
         {"similarity": "cosine"},
+        {"similarity": "surgery", "ranking": "forward"},
         {"ranking": "forward"},
         {"context_share": 0.5},
         {"context_share": 1.0},
