@@ -7,6 +7,11 @@ import torch
 
 # Options that change the code path; a test below fails when a registered method is missing here.
 VARIANTS = {
+    "anchorprune": [
+        {},
+        {"novelty": 1.0, "patience": 1},
+        {"min_anchor_share": 0.3, "max_anchor_share": 0.9},
+    ],
     "cdpruner": [{}],
     "cls_attention": [{}],
     "divprune": [{}, {"coordinate_weight": 0.5}],

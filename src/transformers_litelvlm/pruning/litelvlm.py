@@ -32,8 +32,8 @@ class LiteLVLMPruner(TokenPruner):
     `similarity="surgery"` is CLIP Surgery (Li et al., "A Closer Look at the Explainability of Contrastive
     Language-Image Pre-training", arXiv 2304.05653, and its released code, github.com/xmed-lab/CLIP_Surgery), which
     says that CLIP's own maps are inverted and noisy, and corrects them without training. For whoever asks whether the
-    reversal is more than that; usually with `ranking="forward"`. With X the input of the layer that makes the features, V its values
-    and all vectors normalised at the end:
+    reversal is more than that; usually with `ranking="forward"`. With X the input of the layer that makes the
+    features, V its values, and F, t, e of length one:
 
         F    = visual_projection(post_layernorm(X + out_proj(softmax(V V^T / sqrt(d)) V)))    per head, no MLP
         s_ji = F_i . t_j - F_i . e                                                 e: the text without any word
