@@ -60,7 +60,8 @@ class AnchorPruner(TokenPruner):
     def __post_init__(self) -> None:
         for name, high in (("novelty", 2), ("min_anchor_share", 1), ("max_anchor_share", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= high:
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 <= value <= high:
                 raise ValueError(f"`{name}` must be a number in [0, {high}], got {value!r:.80}.")
         if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
             raise ValueError(f"`patience` must be a positive integer, got {self.patience!r:.80}.")
