@@ -97,6 +97,14 @@ def test_importance_and_novelty_are_multiplied():
         assert AnchorPruner(**options).select(evidence, 2).indices.tolist() == [expected]
 
 
+def test_novelty_is_at_most_one():
+    # Behind 0, token 3 at 90 degrees has novelty 1; token 5 at 180 degrees would have 2, and win by 0.6 to 0.4.
+    evidence = by_hand([0.1, 0.1, 0.1, 0.4, 0.1, 0.3])
+    evidence.features = circle(0.0, 5.0, 20.0, 90.0, 80.0, 180.0)
+    options = {"min_anchor_share": 0.0, "max_anchor_share": 0.0}
+    assert AnchorPruner(**options).select(evidence, 2).indices.tolist() == [[0, 3]]
+
+
 @pytest.mark.parametrize("budget, expected", [(32, (5, 16)), (64, (10, 32)), (128, (20, 64)), (256, (40, 128))])
 def test_the_anchors_of_the_papers_budgets(budget, expected):
     assert AnchorPruner().anchor_bounds(budget) == expected
