@@ -74,10 +74,30 @@ def test_cosine_ignores_the_length_of_a_token():
     assert LiteLVLMPruner(similarity="cosine").select(evidence, 1).indices.tolist() == [[1]]
 
 
+@pytest.mark.parametrize("ranking, expected", [("forward", [[0]]), ("reversed", [[1]])])
+def test_surgery_subtracts_what_a_text_without_words_has_too(ranking, expected):
+    evidence = by_hand([[[0.0, 0.0], [0.0, 0.0]]], [[1.0, 2.0]])
+    evidence.max_expressions, evidence.is_real = 1, evidence.is_real[:, :1]
+    # Cosines with the text (3, 4) / 5: 0.6, 0.8; with the empty text (0, 1): 0, 1. Lengths do not matter.
+    evidence.corrected, evidence.text, evidence.empty = (
+        torch.tensor(rows)[None] for rows in ([[2.0, 0.0], [0.0, 9.0]], [[6.0, 8.0]], [[0.0, 0.5]])
+    )
+    selection = LiteLVLMPruner(similarity="surgery", ranking=ranking).select(evidence, 1)
+    torch.testing.assert_close(selection.similarity, torch.tensor([[[0.6, -0.2]]]))
+    assert selection.indices.tolist() == expected and "image" not in evidence.asked
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_surgery_is_not_computed_unless_asked_for(similarity):
+    evidence = RandomEvidence([2])
+    LiteLVLMPruner(similarity=similarity).select(evidence, 4)
+    assert "surgery" not in evidence.asked
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"similarity": "l2"}, "`similarity` must be 'dot' or 'cosine', got 'l2'"),
+        ({"similarity": "l2"}, "`similarity` must be 'dot', 'cosine' or 'surgery', got 'l2'"),
         ({"ranking": "up"}, "`ranking` must be 'reversed' or 'forward', got 'up'"),
         ({"context_share": 1.5}, r"`context_share` must be None or a number in \[0, 1\], got 1.5"),
         ({"context_share": True}, "`context_share`"),

@@ -20,6 +20,8 @@ OF_EACH_IMAGE = (
     "head_query",
     "head_keys",
     "embeddings",
+    "corrected",
+    "empty",
     "is_real",
 )
 
@@ -54,6 +56,7 @@ class RandomEvidence(VisualEvidence):
         self.head_query, self.head_keys = draw(2, 2, width), draw(2, 2, 1 + num_tokens, width)  # layers -1 and 0
         self.embeddings = draw(1 + num_tokens, width)
         self.layers = torch.randn(num_layers, width, width, generator=generator) / width**0.5
+        self.corrected, self.empty = draw(num_tokens, width), draw(8, width)[:, : self.max_expressions].clone()
         self.is_real = torch.arange(self.max_expressions) < torch.tensor(num_real)[:, None]
         self.text[~self.is_real] = 1e3  # what a careless method would trip over
         self.asked: list[str] = []
@@ -65,6 +68,10 @@ class RandomEvidence(VisualEvidence):
     def text_embeds(self):
         self.asked.append("text")
         return self.text, self.is_real
+
+    def surgery_embeds(self):
+        self.asked.append("surgery")
+        return self.corrected, self.empty
 
     def projected_features(self):
         return self.projected
@@ -97,7 +104,8 @@ class RandomEvidence(VisualEvidence):
         """One image of the batch, without the padding that its neighbours needed."""
         self.each(lambda tensor: tensor[image : image + 1])
         self.max_expressions = int(self.is_real.sum())
-        self.text, self.is_real = self.text[:, : self.max_expressions], self.is_real[:, : self.max_expressions]
+        for name in ("text", "empty", "is_real"):
+            setattr(self, name, getattr(self, name)[:, : self.max_expressions])
         return self
 
     def to(self, *args) -> RandomEvidence:

@@ -11,9 +11,10 @@ NUM_LAYERS = 4
 BUDGET = 12
 
 
-def is_defined(family, name):
+def is_defined(family, name, options=None):
     """Whether the vision tower of `family` has what a method reads."""
-    return family.has_class_token or not get_pruner(name).needs_class_token
+    needs = get_pruner(name).needs_class_token or (options or {}).get("similarity") == "surgery"
+    return family.has_class_token or not needs
 
 
 def sizes_of(family):
@@ -39,5 +40,5 @@ LAYER_CASES = [
 
 def every_case(family):
     """Every method with all its options, as far as `family` can run it: name and options."""
-    before = [(name, options) for name, options in METHODS + RAGGED if is_defined(family, name)]
+    before = [(name, options) for name, options in METHODS + RAGGED if is_defined(family, name, options)]
     return before + [(name, options) for other, name, options in LAYER_CASES if other is family]

@@ -7,12 +7,18 @@ import torch
 
 # Options that change the code path; a test below fails when a registered method is missing here.
 VARIANTS = {
+    "anchorprune": [
+        {},
+        {"novelty": 1.0, "patience": 1},
+        {"min_anchor_share": 0.3, "max_anchor_share": 0.9},
+    ],
     "cdpruner": [{}],
     "cls_attention": [{}],
     "divprune": [{}, {"coordinate_weight": 0.5}],
     "litelvlm": [
         {},
         {"similarity": "cosine"},
+        {"similarity": "surgery", "ranking": "forward"},
         {"ranking": "forward"},
         {"context_share": 0.5},
         {"context_share": 1.0},

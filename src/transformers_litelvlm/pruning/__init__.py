@@ -1,5 +1,6 @@
 """Which visual tokens are kept. Pure tensors: this package imports torch and nothing else."""
 
+from transformers_litelvlm.pruning.anchorprune import AnchorPruner
 from transformers_litelvlm.pruning.base import (
     Pruner,
     Selection,
@@ -30,6 +31,7 @@ from transformers_litelvlm.pruning.vispruner import VisPruner
 
 
 __all__ = [
+    "AnchorPruner",
     "CDPruner",
     "ClassAttentionPruner",
     "DivPrunePruner",

@@ -16,6 +16,10 @@ from transformers_litelvlm.pruning.selection import gather_tokens
 
 Between = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
+NO_SURGERY = (
+    "CLIP Surgery (`similarity='surgery'`) is defined for the vision tower of a CLIP, and what guides the selection "
+    "here is another one: choose `similarity='dot'` or `'cosine'`, or `guidance='clip'` where the family has it."
+)
 NO_CLASS_TOKEN = "This vision tower has no class token and no layers that a pruning method could run one by one."
 
 
@@ -41,6 +45,18 @@ class VisualEvidence(ABC):
     @abstractmethod
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Expressions in the shared space, (B, T, P), and which of them are real, bool (B, T)."""
+
+    def surgery_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What CLIP Surgery compares in the shared space, where both towers are CLIP's.
+
+        Returns:
+            Visual tokens from value-value attention in the layer that makes the features, (B, N, P), and for each
+            expression the text without any word, (B, T, P); neither is normalised.
+
+        Raises:
+            ValueError: if the vision tower is not CLIP's.
+        """
+        raise ValueError(NO_SURGERY)
 
     @abstractmethod
     def projected_features(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
-from transformers_litelvlm.pruning.scoring import similarity_scores
+from transformers_litelvlm.pruning.scoring import similarity_scores, surgery_scores
 from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
 
 
@@ -29,8 +29,24 @@ class LiteLVLMPruner(TokenPruner):
     index (released: undefined), so that a result does not depend on device or batch. The paper's text describes
     context tokens for a single expression too, while the released code keeps none: see `context_share`.
 
+    `similarity="surgery"` is CLIP Surgery (Li et al., "A Closer Look at the Explainability of Contrastive
+    Language-Image Pre-training", arXiv 2304.05653, and its released code, github.com/xmed-lab/CLIP_Surgery), which
+    says that CLIP's own maps are inverted and noisy, and corrects them without training. For whoever asks whether the
+    reversal is more than that; usually with `ranking="forward"`. With X the input of the layer that makes the
+    features, V its values, and F, t, e of length one:
+
+        F    = visual_projection(post_layernorm(X + out_proj(softmax(V V^T / sqrt(d)) V)))    per head, no MLP
+        s_ji = F_i . t_j - F_i . e                                                 e: the text without any word
+
+    Deviations from that paper: value-value attention in one layer, the one that makes LLaVA's features (released: the
+    sum over the last six layers of the tower). The redundant feature is that of the empty text, as released for one
+    text without a list of classes. The mean over classes, weighted by their softmax, needs a list that referring
+    expressions do not have; with the other expressions as classes, sentences about a picture would change one
+    another's scores. The text is the expression itself (released: the mean over templates of a prompt), and a token
+    has length one over its channels (released demo: each channel over the tokens).
+
     Args:
-        similarity: `"dot"` (default, released code) or `"cosine"`.
+        similarity: `"dot"` (default, released code), `"cosine"`, or `"surgery"`, for CLIP towers only.
         ranking: `"reversed"` (default, the method: lowest similarity first) or `"forward"` (highest first, the
             comparison that the paper's claim rests on).
         context_share: fraction of the budget that is set aside for context tokens, in [0, 1]. `None` (default) is
@@ -38,7 +54,7 @@ class LiteLVLMPruner(TokenPruner):
             with one expression there are none. 0.0 means the same; 1.0 selects by context alone.
 
     Raises:
-        ValueError: for an option outside its range.
+        ValueError: for an option outside its range; in `select`, for `"surgery"` where the tower is not CLIP's.
     """
 
     needs_text: ClassVar[bool] = True
@@ -51,8 +67,8 @@ class LiteLVLMPruner(TokenPruner):
     context_share: float | None = None
 
     def __post_init__(self) -> None:
-        if self.similarity not in ("dot", "cosine"):
-            raise ValueError(f"`similarity` must be 'dot' or 'cosine', got {self.similarity!r:.80}.")
+        if self.similarity not in ("dot", "cosine", "surgery"):
+            raise ValueError(f"`similarity` must be 'dot', 'cosine' or 'surgery', got {self.similarity!r:.80}.")
         if self.ranking not in ("reversed", "forward"):
             raise ValueError(f"`ranking` must be 'reversed' or 'forward', got {self.ranking!r:.80}.")
         share = self.context_share
@@ -62,7 +78,11 @@ class LiteLVLMPruner(TokenPruner):
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_context = int((self.context_share or 0.0) * budget + 0.5)
         text_embeds, is_real = evidence.text_embeds()
-        similarity = similarity_scores(evidence.image_embeds(), text_embeds, self.similarity)
+        if self.similarity == "surgery":
+            tokens, empty_embeds = evidence.surgery_embeds()
+            similarity = surgery_scores(tokens, text_embeds, empty_embeds)
+        else:
+            similarity = similarity_scores(evidence.image_embeds(), text_embeds, self.similarity)
         relevance = -similarity if self.ranking == "reversed" else similarity
         num_expressions = is_real.sum(dim=-1).clamp(min=1)
         marked = mark_top_of_each(relevance, is_real, (budget - num_context) // num_expressions)

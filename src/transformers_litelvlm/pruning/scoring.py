@@ -24,6 +24,25 @@ def similarity_scores(image_embeds: torch.Tensor, text_embeds: torch.Tensor, kin
     return text_embeds @ image_embeds.transpose(1, 2)
 
 
+def surgery_scores(tokens: torch.Tensor, text_embeds: torch.Tensor, empty_embeds: torch.Tensor) -> torch.Tensor:
+    """Cosine with the expression minus cosine with the empty text (CLIP Surgery, feature surgery for one text).
+
+    With f, t and e of length one this is the sum over the P channels of f * t - f * e: what a token shares with a text
+    that says nothing is redundant, and subtracted.
+
+    Args:
+        tokens: (B, N, P) visual tokens from value-value attention.
+        text_embeds: (B, T, P), empty_embeds: (B, T, P). Nothing needs to be normalised.
+
+    Returns:
+        (B, T, N) float32, higher = fits better.
+    """
+    tokens, texts, empty = (
+        torch.nn.functional.normalize(embeds.float(), dim=-1) for embeds in (tokens, text_embeds, empty_embeds)
+    )
+    return (texts - empty) @ tokens.transpose(1, 2)
+
+
 def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Value-weighted attention of the class token, `|| a_i v_i ||` (LiteLVLM, section "context-aware tokens").
 

@@ -176,10 +176,14 @@ def test_a_clip_beside_the_model_knows_nothing_of_its_tower(tmp_path, model):
     other.config.guidance = "clip"
     other.model.load_guidance(str(tmp_path))
     pixels, grid = random_media([(1, 4, 5)])
-    for method in ("visionzip", "vispruner"):
+    guidance = {
+        "guidance_input_ids": torch.tensor([[[512, 7, 513]]]),
+        "guidance_pixel_values": torch.zeros(1, 3, 32, 32),
+    }
+    for method in ("visionzip", "vispruner", "anchorprune"):
         other.config.pruning_config = PruningConfig(method=method, budget=6)
         with pytest.raises(ValueError, match="set `guidance='intrinsic'`"):
-            other.get_image_features(pixels, grid)
+            other.get_image_features(pixels, grid, **guidance)
 
 
 @pytest.mark.parametrize(

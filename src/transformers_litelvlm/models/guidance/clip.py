@@ -45,6 +45,13 @@ class ClipGuidance(nn.Module):
         states = self.text_model(input_ids=input_ids)
         return self.text_projection(states.pooler_output).view(num_images, num_expressions, -1)
 
+    def encode_empty_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """What [`encode_text`] gives for the same expressions (M, T, L) without their words, (M, T, P)."""
+        end = self.text_model.config.eos_token_id
+        # Old checkpoints have a wrong 2 there, for which transformers takes the largest id of a text.
+        ends = input_ids.amax(dim=-1, keepdim=True) if end == 2 else torch.full_like(input_ids[..., :1], end)
+        return self.encode_text(torch.cat((input_ids[..., :1], ends), dim=-1))
+
 
 class ClipTowerEvidence(VisualEvidence):
     """Evidence for a CLIP vision tower: its features, the layers around them, and the sentences.
@@ -76,9 +83,16 @@ class ClipTowerEvidence(VisualEvidence):
         return self._states.features[:, 0]
 
     def image_embeds(self) -> torch.Tensor:
+        return self._in_shared_space(self.features)
+
+    def _in_shared_space(self, tokens: torch.Tensor) -> torch.Tensor:
         post_layernorm, projection = self._states.tower.post_layernorm, self._guidance.visual_projection
-        normalised = post_layernorm(to_device_of(post_layernorm, self.features))
+        normalised = post_layernorm(to_device_of(post_layernorm, tokens))
         return projection(to_device_of(projection, normalised)).to(self._states.device)
+
+    def surgery_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self._in_shared_space(self._states.after_value_attention()[:, 1:])
+        return tokens, self._guidance.encode_empty_text(self._sentences.input_ids).to(self._states.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         embeds, mask = self._sentences.text_embeds, self._sentences.attention_mask
@@ -182,6 +196,10 @@ class SideClipEvidence(VisualEvidence):
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self._on_patches.text_embeds()
+
+    def surgery_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, empty_embeds = self._on_patches.surgery_embeds()
+        return self._resample(tokens), empty_embeds
 
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query, keys, values = self._on_patches.class_attention()

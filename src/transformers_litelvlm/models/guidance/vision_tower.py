@@ -82,6 +82,16 @@ class TowerStates:
         )
         return query[:, :, 0], keys
 
+    def after_value_attention(self) -> torch.Tensor:
+        """States (M, 1+N, C) if the values of the layer that makes the features were its queries and keys too, and it
+        had no MLP."""
+        layer = self.tower.encoder.layers[self.num_layers - 1]
+        attention, states = layer.self_attn, self.after(self.num_layers - 1)
+        states = to_device_of(layer.layer_norm1, states)
+        values = _split_heads(attention.v_proj(layer.layer_norm1(states)), attention.head_dim)
+        mixed = nn.functional.scaled_dot_product_attention(values, values, values, scale=attention.scale)
+        return states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
     def run_layers(self, between: Between) -> torch.Tensor:
         """See [`VisualEvidence.run_layers`]. Attention is SDPA: FlashAttention takes no bias."""
         states, bias = self._known[0], None
