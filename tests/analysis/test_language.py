@@ -12,7 +12,7 @@ def test_gradient_times_input_is_the_derivative_by_the_size_of_a_token(asked):
     found = language.gradient_times_input(
         asked.model, asked.part, asked.tokens, asked.unpruned, asked.for_masks, asked.masks
     )
-    step = 0.06  # masks are float32 in any case
+    step = 0.04  # masks are float32 in any case
 
     def value(token: int, factor: float) -> torch.Tensor:
         tokens = asked.tokens.clone()
@@ -23,11 +23,15 @@ def test_gradient_times_input_is_the_derivative_by_the_size_of_a_token(asked):
         return torch.stack([row[mask].mean() for row, mask in zip(logits, asked.masks, strict=True)])
 
     assert found.shape == (2, len(asked.tokens)) and (found > 0).all()
-    for token in range(0, len(asked.tokens), 3):
+    tokens = range(0, len(asked.tokens), 7)
+    derivatives = []
+    for token in tokens:
         near = value(token, 1 + step) - value(token, 1 - step)
         far = value(token, 1 + 2 * step) - value(token, 1 - 2 * step)
-        expected = (8 * near - far).abs() / (12 * step)
-        torch.testing.assert_close(found[:, token], expected, rtol=1e-3, atol=1e-3 * float(found.max()))
+        derivatives.append((8 * near - far).abs() / (12 * step))
+    expected = torch.stack(derivatives, dim=1)
+    difference = (found[:, list(tokens)] - expected).norm(dim=1) / expected.norm(dim=1)
+    assert difference.max() < 1e-3
 
 
 def test_attention_is_that_of_the_eager_kernel(asked):

@@ -55,9 +55,7 @@ def _where(rows: list[dict[str, Any]], coverage: float) -> Figure:
     axes.axvline(0.5, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{row['score']}, {row['control']}" for row in rows])
     axes.set_xlim(0, 1)
-    axes.set_xlabel(
-        f"AUROC for tokens covered by at least {coverage:.0%} (of dot, cosine, surgery: of LOW similarity)"
-    )
+    axes.set_xlabel(f"AUROC for tokens covered by at least {coverage:.0%} (of similarities: of LOW similarity)")
     return figure
 
 

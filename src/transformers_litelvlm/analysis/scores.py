@@ -11,10 +11,7 @@ from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.frames import group_frames
 from transformers_litelvlm.models.processing.sentences import tokenize_guidance
 from transformers_litelvlm.pruning.base import VisualEvidence
-from transformers_litelvlm.pruning.scoring import similarity_scores
-
-
-SIMILARITIES = ("dot", "cosine")
+from transformers_litelvlm.pruning.scoring import similarity_scores, surgery_scores
 
 
 def evidence_of(encoded: EncodedMedia, guidance: Guidance) -> VisualEvidence:
@@ -30,9 +27,19 @@ def guidance_of(processor: Any, texts: Sequence[str]) -> Guidance:
 
 
 def similarities(evidence: VisualEvidence) -> dict[str, torch.Tensor]:
-    """By kind, how similar each visual token is to each of T texts, (T, N) float32, not negated."""
+    """By kind, how similar each visual token is to each of T texts, (T, N) float32, not negated.
+
+    Where the guidance is a CLIP, also the two corrections of CLIP Surgery: the cosine after value-value attention, and
+    with the text without words subtracted (`similarity="surgery"`).
+    """
     image, (texts, _) = evidence.image_embeds(), evidence.text_embeds()
-    return {kind: similarity_scores(image, texts, kind)[0] for kind in SIMILARITIES}
+    found = {kind: similarity_scores(image, texts, kind)[0] for kind in ("dot", "cosine")}
+    try:
+        tokens, empty = evidence.surgery_embeds()
+    except ValueError:  # not a CLIP
+        return found
+    found["value-value"] = similarity_scores(tokens, texts, "cosine")[0]
+    return found | {"surgery": surgery_scores(tokens, texts, empty)[0]}
 
 
 def scores_without_text(evidence: VisualEvidence) -> dict[str, torch.Tensor]:
