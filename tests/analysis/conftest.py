@@ -1,4 +1,4 @@
-"""Tiny random models of both families that write masks, and a picture about which both are asked."""
+"""Tiny random models of both families that write masks, and a image about which both are asked."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support import tiny_llava, tiny_unipixel
-from tests.support.analysed_pictures import two_objects
+from tests.support.analysed_images import two_objects
 from transformers_litelvlm.analysis import language
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import load_for_segmentation
@@ -35,7 +35,7 @@ def sample():
 
 @pytest.fixture
 def asked(checkpoint, sample):
-    """The model in float64 with its inputs about the picture."""
+    """The model in float64 with its inputs about the image."""
     model, processor = load_for_segmentation(checkpoint, dtype=torch.float64)
     model.requires_grad_(False)
     segmenter = SweepSegmenter(model, processor)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.analysed_pictures import SENTENCES
+from tests.support.analysed_images import SENTENCES
 from transformers_litelvlm.analysis import language
 from transformers_litelvlm.models.masks.segmentation import DialogueStates
 

@@ -68,7 +68,7 @@ def test_files_and_statements(finished, model):
     assert {"dot", "cosine", "context", "norm", "class_attention", "attention_seg", "attention_words"} <= scores
     assert {"gradient", "leave_one_out_logits", "leave_one_out_iou"} <= scores
     controls = {row["control"] for row in results["where"] if row["score"] == "dot"}
-    assert controls == {"own", "other object", "other picture", "empty", "moved mask"}
+    assert controls == {"own", "other object", "other image", "empty", "moved mask"}
     # The mean in the report is the mean of the rows.
     values = [r["value"] for r in table if (r["quantity"], r["of"], r["against"]) == ("auroc", "dot", "own")]
     [row] = [row for row in results["where"] if (row["score"], row["control"]) == ("dot", "own")]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from transformers_litelvlm.analysis.association import auroc, pearson, spearman
+from transformers_litelvlm.analysis.image import OWN
 from transformers_litelvlm.analysis.measuring import UNPRUNED
-from transformers_litelvlm.analysis.pictures import OWN
 from transformers_litelvlm.analysis.summary import Measurements, ablation, agreement, verdicts, where_referents_stand
 
 

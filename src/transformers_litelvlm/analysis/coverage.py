@@ -16,9 +16,9 @@ def token_coverage(mask: np.ndarray, region: Region, grid: tuple[int, int]) -> n
     """How much of each visual token's cell a mask covers.
 
     Args:
-        mask: (H, W) booleans, at the size of the picture.
-        region: (left, top, right, bottom) in pixels of the picture that the grid covers, see
-            [`~visualization.seen_region`]; what of it lies outside the picture is not covered.
+        mask: (H, W) booleans, at the size of the image.
+        region: (left, top, right, bottom) in pixels of the image that the grid covers, see
+            [`~visualization.seen_region`]; what of it lies outside the image is not covered.
         grid: (rows, columns) of visual tokens.
 
     Returns:
@@ -61,6 +61,6 @@ def distance_from_centre(grid: tuple[int, int]) -> np.ndarray:
 
 
 def moved(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The mask moved by a random distance; what leaves the picture comes in again on the other side."""
+    """The mask moved by a random distance; what leaves the image comes in again on the other side."""
     shift = (int(generator.integers(mask.shape[0])), int(generator.integers(mask.shape[1])))
     return np.roll(mask, shift, axis=(0, 1))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transformers_litelvlm.analysis.pictures import of_layer
+from transformers_litelvlm.analysis.image import of_layer
 from transformers_litelvlm.utils.extras import needs_extra
 
 
@@ -67,13 +67,13 @@ def _agreement(rows: list[dict[str, Any]]) -> Figure:
         values[scores.index(row["score"]), signals.index(row["signal"])] = row["spearman"]["value"]
     figure = _figure(3 + 0.6 * len(signals), 2.5 + 0.5 * len(scores))
     axes = figure.subplots()
-    picture = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
+    image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(signals)), signals, rotation=60, ha="right")
     axes.set_yticks(range(len(scores)), scores)
-    figure.colorbar(picture, label="Spearman, mean over sentences")
+    figure.colorbar(image, label="Spearman, mean over sentences")
     return figure
 
 
@@ -117,7 +117,7 @@ def _examples(examples: list[dict[str, Any]]) -> Figure:
             axes.set_xlim(0, image.width)
             axes.set_ylim(image.height, 0)
             axes.set_title(name.replace("_", " "), fontsize=8)
-    figure.suptitle("The first sentence of each picture. Outlined: what the reversed ranking keeps", fontsize=9)
+    figure.suptitle("The first sentence of each image. Outlined: what the reversed ranking keeps", fontsize=9)
     return figure
 
 

@@ -1,6 +1,6 @@
 """What the language model itself makes of each visual token: attention, gradient times input, leave-one-out.
 
-All of it on the unpruned prompt, for B dialogues about one picture of N visual tokens, with one [SEG] each.
+All of it on the unpruned prompt, for B dialogues about one image of N visual tokens, with one [SEG] each.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def settings_of(model: Any, base: PruningConfig, budget: int | None) -> PruningS
 def mask_logits(
     model: Any, part: dict[str, Any], features: Any, settings: PruningSettings, for_masks: Any
 ) -> torch.Tensor:
-    """(B, H, W) logits of the masks of B dialogues, at the size of the picture."""
+    """(B, H, W) logits of the masks of B dialogues, at the size of the image."""
     return model.decode(model.read(part, features, settings), part, for_masks).mask_logits[0]
 
 
@@ -125,11 +125,11 @@ def gradient_times_input(
 ) -> torch.Tensor:
     """How much each visual token adds to the mask, to first order: gradient times input, absolute value.
 
-    The gradient is that of the mean of a mask's logits over the pixels of the mask meant, with respect to the
+    The gradient is that of the mean of a mask's logits over the pixels of the target, with respect to the
     projected tokens.
 
     Args:
-        masks: (B, H, W) bool, the ones meant, none empty.
+        masks: (B, H, W) bool, the targets, none empty.
 
     Returns:
         (B, N) float32.
@@ -165,7 +165,7 @@ def leave_one_out(
 
 
 def repeat_dialogue(part: dict[str, Any], row: int, times: int) -> dict[str, Any]:
-    """Inputs of one of the dialogues about a picture, repeated; what belongs to the picture stays."""
+    """Inputs of one of the dialogues about a image, repeated; what belongs to the image stays."""
     of_dialogues = {name for names in PER_DIALOGUE for name in names}
     repeated = {name: value[[row] * times] if name in of_dialogues else value for name, value in part.items()}
     return {**repeated, "dialogue_images": torch.zeros(times, dtype=torch.long)}

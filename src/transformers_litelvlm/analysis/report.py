@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.analysis.figures import EXAMPLES, draw_figures
+from transformers_litelvlm.analysis.image import of_layer
 from transformers_litelvlm.analysis.measuring import ROW_NAMES
-from transformers_litelvlm.analysis.pictures import of_layer
 from transformers_litelvlm.analysis.summary import (
     Measurements,
     ablation,
@@ -95,7 +95,7 @@ def write_report(
     with space_needed(store.folder), write_atomically(store.folder) as staging:
         pq.write_table(table, staging / MEASUREMENTS_NAME, compression="zstd")
         (staging / RESULTS_NAME).write_text(to_json(results, indent=1), encoding="utf-8")
-        draw_figures(results, _with_pictures(split, maps, args.examples), staging)
+        draw_figures(results, _with_images(split, maps, args.examples), staging)
         page = TEMPLATES.get_template("report.md.jinja").render(
             **results, of_layer=of_layer, examples=EXAMPLES if maps else ""
         )
@@ -103,7 +103,7 @@ def write_report(
     return results
 
 
-def _with_pictures(split: ReferringSplit, maps: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def _with_images(split: ReferringSplit, maps: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """The examples with what is drawn under the maps."""
     samples: list[Any] = list(islice(split, count))
     drawn = []

@@ -38,7 +38,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
 
     Raises:
         OtherConfigurationError: the folder holds results of another configuration.
-        UnreadableImageError: a picture cannot be read. What is done is saved.
+        UnreadableImageError: a image cannot be read. What is done is saved.
         ValueError: an option is wrong, the data is, or the data are videos.
     """
     check_output(args.output_dir, (MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME, *FIGURE_NAMES))

@@ -1,4 +1,4 @@
-"""What each visual token of a picture has before the language model: numbers that methods select by, and others."""
+"""What each visual token of a image has before the language model: numbers that methods select by, and others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers_litelvlm.pruning.scoring import similarity_scores, surgery_sco
 
 
 def evidence_of(encoded: EncodedMedia, guidance: Guidance) -> VisualEvidence:
-    """What methods may ask about the one picture in `encoded` and all sentences in `guidance` (1, T, L)."""
+    """What methods may ask about the one image in `encoded` and all sentences in `guidance` (1, T, L)."""
     [group] = group_frames(encoded.grids, encoded.sizes)
     return encoded.evidence(group, guidance)
 
 
 def guidance_of(processor: Any, texts: Sequence[str]) -> Guidance:
-    """T texts about one picture, as guidance reads them."""
+    """T texts about one image, as guidance reads them."""
     tokenizer = processor.guidance_tokenizer or processor.tokenizer
     return Guidance.of(tokenize_guidance(tokenizer, [list(texts)]))
 

@@ -1,4 +1,4 @@
-"""One picture: scores of its visual tokens, what the language model makes of them, ways to choose among them."""
+"""One image: scores of its visual tokens, what the language model makes of them, ways to choose among them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from transformers_litelvlm.visualization import seen_region
 
 
 # The referent's own sentence, and the controls that show what a score depends on.
-OWN, OTHER_OBJECT, OTHER_PICTURE, EMPTY, MOVED = "own", "other object", "other picture", "empty", "moved mask"
+OWN, OTHER_OBJECT, OTHER_IMAGE, EMPTY, MOVED = "own", "other object", "other image", "empty", "moved mask"
 
 
 @dataclass
-class Picture:
-    """One picture with the sentences that mean something in it: S sentences, N visual tokens.
+class AnalysedImage:
+    """One image with the sentences that mean something in it: S sentences, N visual tokens.
 
     Args:
         segmenter: with the model, whose weights take no gradients.
         args: the options.
-        strangers: sentences with the ids of their pictures, for the control with a sentence of another picture.
+        strangers: sentences with the ids of their images, for the control with a sentence of another image.
         sample: the image.
 
     Raises:
-        UnreadableImageError: the picture or a mask is missing or damaged.
+        UnreadableImageError: the image or a mask is missing or damaged.
     """
 
     segmenter: SweepSegmenter
@@ -69,7 +69,7 @@ class Picture:
         as_written = "is_sentence" in sentences[0].details
         return {
             name: [None if text is None else processor.guidance_text(text, as_written) for text in texts]
-            for name, texts in {OWN: own, OTHER_OBJECT: other, OTHER_PICTURE: strange}.items()
+            for name, texts in {OWN: own, OTHER_OBJECT: other, OTHER_IMAGE: strange}.items()
         } | {EMPTY: [processor.guidance_text("")] * len(sentences)}
 
     @cached_property
@@ -91,7 +91,7 @@ class Picture:
         return result
 
     @cached_property
-    def of_picture(self) -> dict[str, np.ndarray]:
+    def of_image(self) -> dict[str, np.ndarray]:
         """Scores (N,) that no sentence changes."""
         with torch.no_grad():
             evidence = evidence_of(self.shared.encoded, guidance_of(self.processor, [self.sentences[0].sentence]))
@@ -101,12 +101,12 @@ class Picture:
     def scores(self) -> dict[str, np.ndarray]:
         """All scores before the language model, (S, N)."""
         own = {kind: of_texts[OWN] for kind, of_texts in self.similarity.items()}
-        repeated = {n: np.broadcast_to(s, (len(self.sentences), len(s))) for n, s in self.of_picture.items()}
+        repeated = {n: np.broadcast_to(s, (len(self.sentences), len(s))) for n, s in self.of_image.items()}
         return own | repeated
 
     @cached_property
     def region(self) -> Region:
-        """The part of the picture that the visual tokens cover."""
+        """The part of the image that the visual tokens cover."""
         if self.processor.sees_whole_picture:
             return (0.0, 0.0, float(self.image.width), float(self.image.height))
         processor = self.processor

@@ -1,4 +1,4 @@
-"""A picture with two objects, to analyse."""
+"""A image with two objects, to analyse."""
 
 import numpy as np
 from PIL import Image
@@ -18,4 +18,4 @@ def two_objects() -> ImageSample:
         ReferringSentence(str(number), text, lambda mask=mask: mask, object_id=str(number))
         for number, (text, mask) in enumerate(zip(SENTENCES, masks, strict=True))
     ]
-    return ImageSample("picture", Image.fromarray(pixels), tuple(sentences))
+    return ImageSample("image", Image.fromarray(pixels), tuple(sentences))
