@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    *heads, length, size = query
+    return 2 * math.prod(heads) * length * key[-2] * (size + value[-1])
 
 
 def _products(bias: torch.Size, first: torch.Size, second: torch.Size, *args: Any, **kwargs: Any) -> int:
     return 2 * first.numel() * second[-1]
 
 
-# What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place.
+# What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place. Of
+# the other kernels of attention it refuses grouped heads in torch 2.10.
 UNKNOWN = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention: _attention,
+    torch.ops.aten._scaled_dot_product_efficient_attention: _attention,
+    torch.ops.aten._scaled_dot_product_cudnn_attention: _attention,
     torch.ops.aten.baddbmm_: _products,
 }
 
