@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 
 DESCRIPTION = (
@@ -17,7 +17,8 @@ PROTOCOLS = ("all", "glamm", "annotators")
 ON_UNREADABLE = ("stop", "continue")
 
 
-def _option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+def option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """A field of [`EvaluationArguments`], or of a subclass, with what `argparse` wants to know of it."""
     metadata["help"] = help_text
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -55,29 +56,29 @@ class EvaluationArguments:
         ValueError: an option is out of range; names it and its value.
     """
 
-    output_dir: str = _option("folder of the results; an interrupted run goes on there", metavar="DIR")
-    model: str | None = _option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
-    dataset: str = _option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
-    split: str = _option("its split", "test", metavar="NAME")
-    source: str | None = _option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
-    methods: list[str] = _option(
+    output_dir: str = option("folder of the results; an interrupted run goes on there", metavar="DIR")
+    model: str | None = option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
+    dataset: str = option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
+    split: str = option("its split", "test", metavar="NAME")
+    source: str | None = option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
+    methods: list[str] = option(
         "pruning methods, NAME or NAME:KEY=VALUE,... ; none is the unpruned model",
         ["none", "litelvlm", "random"],
         metavar="METHOD",
     )
-    budgets: list[int | float] = _option(
+    budgets: list[int | float] = option(
         "visual tokens kept per image; below 1, the fraction of them", [0.3333, 0.2222, 0.1111], metavar="N"
     )
-    seeds: list[int] = _option("one run each if anything is random", [0, 1, 2], metavar="SEED")
-    protocol: str = _option(
+    seeds: list[int] = option("one run each if anything is random", [0, 1, 2], metavar="SEED")
+    protocol: str = option(
         "all: every sentence in its own dialogue; glamm: at most three random ones per image in one dialogue;"
         " annotators: Ref-DAVIS17, all objects of a video together",
         "all",
         choices=PROTOCOLS,
     )
-    max_images: int | None = _option("only the first images, or videos", None, metavar="N")
-    batch_size: int = _option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
-    on_unreadable: str = _option(
+    max_images: int | None = option("only the first images, or videos", None, metavar="N")
+    batch_size: int = option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
+    on_unreadable: str = option(
         "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
     )
 
@@ -102,11 +103,18 @@ class EvaluationArguments:
             raise ValueError(f"`seeds` must be one or more non-negative integers, got {self.seeds!r}.")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every field of [`EvaluationArguments`]."""
+Options = TypeVar("Options", bound=EvaluationArguments)
+
+
+def add_arguments(parser: argparse.ArgumentParser, kind: type[EvaluationArguments] = EvaluationArguments) -> None:
+    """Add an option for every field of [`EvaluationArguments`], or of a subclass."""
     kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int, "int": int, "int | None": int}
-    for entry in dataclasses.fields(EvaluationArguments):
+    kinds["float"] = float
+    for entry in dataclasses.fields(kind):
         keywords: dict[str, Any] = dict(entry.metadata)
+        if entry.type == "bool":
+            parser.add_argument("--" + entry.name.replace("_", "-"), action="store_true", **keywords)
+            continue
         if str(entry.type).startswith("list"):
             keywords["nargs"] = "+"
         if entry.default_factory is not dataclasses.MISSING:
@@ -120,18 +128,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
 
 
-def from_namespace(namespace: argparse.Namespace) -> EvaluationArguments:
+def from_namespace(namespace: argparse.Namespace, kind: type[Options] = EvaluationArguments) -> Options:
     """The options that [`add_arguments`] parsed."""
-    return EvaluationArguments(
-        **{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(EvaluationArguments)}
-    )
+    return kind(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(kind)})
 
 
 def as_command_line(args: EvaluationArguments) -> list[str]:
     """Words that [`add_arguments`] reads as these options."""
     words = []
     for name, value in vars(args).items():
-        if value is not None:
+        if value is True:
+            words.append("--" + name.replace("_", "-"))
+        elif value is not None and value is not False:
             words.append("--" + name.replace("_", "-"))
             words += map(str, value) if isinstance(value, list) else [str(value)]
     return words
