@@ -7,31 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers_litelvlm.configuration_pruning import POSITION_POLICIES, TOKEN_ORDERS, PruningConfig
+from transformers_litelvlm.calibration.arguments import AS_SET, BASELINE, PUBLISHED
+from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.runs import parse_method
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.base import build_pruner
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
-# What a setting must beat to be chosen, and what is published: both always take part, as the checkpoint lays them out.
-BASELINE, PUBLISHED = "random", "litelvlm"
-# Before the language model, where equal budgets are equal costs. Others can be named.
-METHODS = (
-    "uniform",
-    "cls_attention",
-    "divprune",
-    "visionzip",
-    "vispruner",
-    "litelvlm",
-    "cdpruner",
-    "litelvlm:ranking=forward",
-    "litelvlm:context_share=1.0",
-    "litelvlm:context_share=0.75",
-    "litelvlm:context_share=0.5",
-)
-AS_SET = "checkpoint"
-LAYOUTS = (AS_SET, *(f"{order}+{positions}" for order in TOKEN_ORDERS for positions in POSITION_POLICIES))
 SIMPLICITY = (
     "what the checkpoint is set to: nothing changes",
     "methods before the language model, before those inside it, which compute on all tokens first",

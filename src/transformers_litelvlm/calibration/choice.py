@@ -64,6 +64,4 @@ def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: flo
         f"no setting is significantly better than {level.baseline} on {last.num_images} images; a difference of "
         f"{difference:.4f}, {about}, needs about {max(needed, last.num_images + 1)} images"
     )
-    return Choice(
-        None, last.best, alike, over, last.num_images, max(needed, last.num_images + 1), difference, reason
-    )
+    return Choice(None, last.best, alike, over, last.num_images, max(needed, last.num_images + 1), difference, reason)

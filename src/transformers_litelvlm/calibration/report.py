@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers_litelvlm.calibration.arguments import CalibrationArguments
-from transformers_litelvlm.calibration.candidates import BASELINE, PUBLISHED, SIMPLICITY, Candidate
+from transformers_litelvlm.calibration.arguments import BASELINE, PUBLISHED, CalibrationArguments
+from transformers_litelvlm.calibration.candidates import SIMPLICITY, Candidate
 from transformers_litelvlm.calibration.choice import Choice
 from transformers_litelvlm.calibration.halving import Level, Round
 from transformers_litelvlm.data.splits import ReferringSplit
@@ -193,9 +193,16 @@ def _describe_test(described: dict[str, Any], confirmed: dict[str, Any]) -> dict
             for group in confirmed["groups"]
             if group["method"] == "none" or preset["size"] in (group["budget"], group["retention_ratio"])
         }
-        roles = {"chosen": preset["choice"]["chosen"], "published": PUBLISHED, "baseline": BASELINE, "unpruned": "none"}
+        roles = {
+            "chosen": preset["choice"]["chosen"],
+            "published": PUBLISHED,
+            "baseline": BASELINE,
+            "unpruned": "none",
+        }
         figures[name] = {
-            role: {part: groups[member][part] for part in ("name", "metrics", "intervals", "retention", "num_kept_mean")}
+            role: {
+                part: groups[member][part] for part in ("name", "metrics", "intervals", "retention", "num_kept_mean")
+            }
             for role, member in roles.items()
             if member in groups
         }

@@ -15,8 +15,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers.utils import logging
 
-from transformers_litelvlm.calibration.arguments import CalibrationArguments
-from transformers_litelvlm.calibration.candidates import BASELINE, PUBLISHED, Candidate, list_candidates
+from transformers_litelvlm.calibration.arguments import BASELINE, PUBLISHED, CalibrationArguments
+from transformers_litelvlm.calibration.candidates import Candidate, list_candidates
 from transformers_litelvlm.calibration.choice import choose
 from transformers_litelvlm.calibration.halving import Level, Rules, halve, round_sizes
 from transformers_litelvlm.calibration.report import PAGE_NAME, REPORT_NAME, Outcome, describe, write_report
@@ -154,9 +154,7 @@ def _metric(args: CalibrationArguments, task: Task, split: ReferringSplit) -> st
     return metric
 
 
-def _outcomes(
-    args: CalibrationArguments, levels: dict[str, Level], candidates: list[Candidate]
-) -> dict[str, Outcome]:
+def _outcomes(args: CalibrationArguments, levels: dict[str, Level], candidates: list[Candidate]) -> dict[str, Outcome]:
     simplicity = {candidate.name: candidate.simplicity for candidate in candidates}
     by_name = {candidate.name: candidate for candidate in candidates}
     outcomes = {}
@@ -211,7 +209,9 @@ class Measurement:
 
     def __call__(self, asked: dict[str, list[str]], num_images: int) -> dict[str, dict[str, RatioOfSums]]:
         """See [`halve`]: what is asked only ever gets less."""
-        groups = {level: {name: self.groups[name, self.args.levels[level]] for name in asked[level]} for level in asked}
+        groups = {
+            level: {name: self.groups[name, self.args.levels[level]] for name in asked[level]} for level in asked
+        }
         runs = [run for members in groups.values() for group in members.values() for run in group]
         first, size = self._num_batches, self.args.batch_size
         done = self.store.done()

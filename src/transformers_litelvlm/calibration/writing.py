@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from transformers_litelvlm.calibration.candidates import BASELINE, PUBLISHED
+from transformers_litelvlm.calibration.arguments import BASELINE, PUBLISHED
 from transformers_litelvlm.calibration.report import PAGE_NAME, TEMPLATES
 from transformers_litelvlm.configuration_pruning import PRUNING_CONFIG_NAME
 from transformers_litelvlm.evaluation.report import METRIC_NAMES

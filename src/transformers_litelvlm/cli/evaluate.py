@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-from transformers_litelvlm.cli.errors import HOW_TO_REPORT, BadInputError, bad_input, positive_int
+from transformers_litelvlm.cli.errors import bad_input
+from transformers_litelvlm.cli.launching import add_processes, launch
 from transformers_litelvlm.evaluation import arguments
-from transformers_litelvlm.evaluation.arguments import as_command_line, from_namespace
+from transformers_litelvlm.evaluation.arguments import from_namespace
 
 
 HELP = "measure pruning methods on a data set"
@@ -32,42 +28,12 @@ Started again with the same options it goes on where it was. On several machines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     arguments.add_arguments(parser)
-    parser.add_argument(
-        "--processes",
-        metavar="N",
-        type=positive_int,
-        help="processes on this machine (default: one per GPU, else one)",
-    )
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table, here or in processes of its own."""
     with bad_input():
         options = from_namespace(args)
-        from transformers_litelvlm.evaluation.__main__ import CODE_VARIABLE, evaluate_and_print
-    from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
-
-    typed = typed_command("litelvlm", args.arguments)
-    processes = args.processes or _num_devices()
-    if processes == 1:
-        with bad_input():
-            evaluate_and_print(options, typed)
-        return
-    # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, "-m", "transformers_litelvlm.evaluation", *as_command_line(options)]
-    with tempfile.TemporaryDirectory() as folder:
-        code_file = Path(folder, "code")  # torchrun itself ends with 1, whatever its processes end with
-        environment = {**os.environ, COMMAND_VARIABLE: typed, CODE_VARIABLE: str(code_file)}
-        if subprocess.run(command, env=environment).returncode == 0:
-            return
-        if code_file.exists():
-            raise BadInputError("the evaluation was not done; its own message is above")
-    print(HOW_TO_REPORT, file=sys.stderr)
-    sys.exit(1)
-
-
-def _num_devices() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
+        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
+    launch("transformers_litelvlm.evaluation", options, evaluate_and_print, args)

@@ -6,14 +6,20 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
-from transformers_litelvlm.evaluation.arguments import DESCRIPTION, EvaluationArguments, add_arguments, from_namespace
+from transformers_litelvlm.evaluation.arguments import (
+    DESCRIPTION,
+    EvaluationArguments,
+    Options,
+    add_arguments,
+    from_namespace,
+)
 from transformers_litelvlm.evaluation.provenance import typed_command
 from transformers_litelvlm.evaluation.report import TABLE_NAME
 from transformers_litelvlm.evaluation.runner import evaluate
@@ -33,16 +39,38 @@ def evaluate_and_print(args: EvaluationArguments, command: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, and return the exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of
-    ours, for which Python ends with 1."""
+    """Evaluate; see [`run_launched`]."""
+    return run_launched(PROGRAM, DESCRIPTION, EvaluationArguments, evaluate_and_print, argv)
+
+
+def run_launched(
+    program: str,
+    description: str,
+    kind: type[Options],
+    work: Callable[[Options, str], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Do what a command line says, in one of the processes of a launcher.
+
+    Args:
+        program: how it was started.
+        description: what it is for.
+        kind: of its options.
+        work: is given the options, and what was typed.
+        argv: words of the command line.
+
+    Returns:
+        The exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of ours, for which
+        Python ends with 1.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
-    add_arguments(parser)
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    add_arguments(parser, kind)
     namespace = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in the table, on a terminal that lacks their letters
     try:
-        evaluate_and_print(from_namespace(namespace), typed_command(PROGRAM, words))
+        work(from_namespace(namespace, kind), typed_command(program, words))
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if code_file := os.environ.get(CODE_VARIABLE):
             Path(code_file).touch()

@@ -191,5 +191,7 @@ def what_records_depend_on(
         "num_samples": None if split.is_streamed else len(split),
         "source_bytes": source.stat().st_size if args.source and source.is_file() else None,
     }
+    layout = model.config.pruning_config.to_dict()
+    del layout["presets"]  # a calibration writes them
     weights = {"weights": weights_digest(model), "dtype": str(model.dtype), "device": model.device.type}
-    return {**options, **data, "layout": model.config.pruning_config.to_dict(), **weights, "versions": versions()}
+    return {**options, **data, "layout": layout, **weights, "versions": versions()}
