@@ -24,9 +24,9 @@ def test_settings_that_are_the_same_are_tried_once(config):
     assert names == [
         "uniform",
         "uniform:token_order=raster,position_ids=compact",  # the authors' order of `uniform` is that of the raster
-        'litelvlm:similarity="dot"',
-        'litelvlm:similarity="dot",token_order=raster,position_ids=compact',
-        'litelvlm:similarity="dot",token_order=reference,position_ids=compact',
+        "litelvlm:similarity=dot",
+        "litelvlm:similarity=dot,token_order=raster,position_ids=compact",
+        "litelvlm:similarity=dot,token_order=reference,position_ids=compact",
     ]
     method, options, layout = parse_method(names[-1])
     assert (method, options) == ("litelvlm", {"similarity": "dot"})
@@ -54,8 +54,8 @@ def test_the_order_of_simplicity(config):
         f"cdpruner:{compact}",
         "litelvlm:context_share=1.0",
         f"litelvlm:context_share=1.0,{compact}",
-        'litelvlm:context_share=0.5,similarity="cosine"',
-        f'litelvlm:context_share=0.5,similarity="cosine",{compact}',
+        "litelvlm:context_share=0.5,similarity=cosine",
+        f"litelvlm:context_share=0.5,similarity=cosine,{compact}",
         "fastv:layer=1",  # inside the language model
         f"fastv:layer=1,{compact}",
     ]

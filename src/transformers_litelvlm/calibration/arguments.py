@@ -53,7 +53,8 @@ class CalibrationArguments(EvaluationArguments):
         sampling_seed: which images of `split` are taken, and in which order.
         test_images: only the first images of `test_split`.
         metric: what is compared; gIoU by default, J&F of videos.
-        confidence: that no setting was left out, at a budget, that is in truth the best.
+        confidence: that no setting was left out, at a budget, that is in truth the best; and of a single comparison
+            with the best, when one is chosen.
         smallest_difference: of the metric, that would matter; says how many images are needed where none is seen.
         write: change the checkpoint: its presets, and its card.
 

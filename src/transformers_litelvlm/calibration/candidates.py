@@ -107,6 +107,12 @@ def _settings(config: Any, method: str, options: dict[str, Any], layout: dict[st
 
 def _name(method: str, options: dict[str, Any], layout: dict[str, str]) -> str:
     """As `parse_method` reads it."""
-    words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    words = [f"{key}={_value(value)}" for key, value in options.items()]
     words += [f"{key}={value}" for key, value in layout.items()]
     return method + (":" + ",".join(words) if words else "")
+
+
+def _value(value: Any) -> str:
+    """JSON, or the text itself where it is none."""
+    text = json.dumps(value)
+    return value if isinstance(value, str) and parse_method(f"x:y={value}")[1] == {"y": value} else text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers_litelvlm.calibration.halving import Level
+from transformers_litelvlm.calibration.halving import Level, Rules
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.statistics import Comparison
 
@@ -37,7 +37,7 @@ class Choice:
     reason: str
 
 
-def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: float) -> Choice:
+def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: float, confidence: float) -> Choice:
     """Choose the simplest candidate that is not significantly worse than the best and significantly better than the
     baseline.
 
@@ -45,9 +45,18 @@ def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: flo
         level: after its rounds.
         simplicity: of every candidate, what compares as less for a simpler one.
         smallest_difference: that would matter, in the unit of the score.
+        confidence: of one comparison with the best. What left out a candidate had to be surer, because all comparisons
+            share it; here that would only let in simple settings that are worse.
     """
     last, rules = level.rounds[-1], level.rules
-    alike = tuple(sorted(level.left, key=lambda name: simplicity[name]))
+    strict = Rules(1 - confidence, rules.draws)
+    best = last.scores[last.best]
+    close = [
+        name
+        for name in level.left
+        if name == last.best or not strict.is_better(strict.compare(best, last.scores[name]))
+    ]
+    alike = tuple(sorted(close, key=lambda name: simplicity[name]))
     over = {name: rules.compare(last.scores[name], last.scores[level.baseline]) for name in alike}
     chosen = next((name for name in alike if rules.is_better(over[name])), None)
     if chosen is not None:

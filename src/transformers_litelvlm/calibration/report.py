@@ -166,7 +166,9 @@ def _last_seen(preset: dict[str, Any]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for found in reversed(preset["rounds"]):
         for name, score in found["scores"].items():
-            end = "baseline" if name == BASELINE else "left out" if name in found["dropped"] else "as good as the best"
+            end = "baseline" if name == BASELINE else "left out" if name in found["dropped"] else "stayed"
+            if name in preset["choice"]["alike"]:
+                end = "as good as the best"
             rows.setdefault(
                 name,
                 {

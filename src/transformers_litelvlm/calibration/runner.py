@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from accelerate import PartialState
 from tqdm import tqdm
 from transformers.utils import logging
@@ -159,7 +158,7 @@ def _outcomes(args: CalibrationArguments, levels: dict[str, Level], candidates: 
     by_name = {candidate.name: candidate for candidate in candidates}
     outcomes = {}
     for name, level in levels.items():
-        choice = choose(level, simplicity, args.smallest_difference)
+        choice = choose(level, simplicity, args.smallest_difference, args.confidence)
         outcomes[name] = Outcome(args.levels[name], level, choice, by_name.get(choice.chosen or ""))
     return outcomes
 
@@ -244,5 +243,5 @@ class Measurement:
                 self._rows.setdefault(row[0], []).append(row)
 
     def _score(self, group: list[Run]) -> RatioOfSums:
-        tables: list[pa.Table] = [to_table(self._rows[run.run_id], self.task.schema, self.task.key) for run in group]
+        tables = [to_table(self._rows[run.run_id], self.task.schema, self.task.key) for run in group]
         return self.task.score(tables, self.metric)
