@@ -162,11 +162,17 @@ def write_report(
 
 
 def _last_seen(preset: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every setting in the last round that measured it: those that stayed longest first, then by score."""
+    """Every setting in the last round that measured it: those that were measured longest first, then by score."""
     rows: dict[str, dict[str, Any]] = {}
     for found in reversed(preset["rounds"]):
         for name, score in found["scores"].items():
-            end = "baseline" if name == BASELINE else "left out" if name in found["dropped"] else "stayed"
+            end = (
+                "baseline"
+                if name == BASELINE
+                else "left out"
+                if name in found["dropped"]
+                else "worse in a single comparison"
+            )
             if name in preset["choice"]["alike"]:
                 end = "as good as the best"
             rows.setdefault(

@@ -7,7 +7,7 @@ import argparse
 from transformers_litelvlm.cli.errors import bad_input
 from transformers_litelvlm.cli.launching import add_processes, launch
 from transformers_litelvlm.evaluation import arguments
-from transformers_litelvlm.evaluation.arguments import from_namespace
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments, from_namespace
 
 
 HELP = "measure pruning methods on a data set"
@@ -34,6 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table, here or in processes of its own."""
     with bad_input():
-        options = from_namespace(args)
+        options = from_namespace(args, EvaluationArguments)
         from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
     launch("transformers_litelvlm.evaluation", options, evaluate_and_print, args)

@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[EvaluationArgument
         parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
 
 
-def from_namespace(namespace: argparse.Namespace, kind: type[Options] = EvaluationArguments) -> Options:
+def from_namespace(namespace: argparse.Namespace, kind: type[Options]) -> Options:
     """The options that [`add_arguments`] parsed."""
     return kind(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(kind)})
 
