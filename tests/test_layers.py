@@ -20,7 +20,7 @@ LAYERS = (
     ("conversion", "data", "pipelines", "visualization"),
     ("__init__",),
     ("evaluation",),
-    ("analysis", "benchmark"),
+    ("analysis", "benchmark", "calibration"),
     ("serving", "demo"),
     ("cli",),
 )

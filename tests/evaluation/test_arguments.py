@@ -20,7 +20,7 @@ from transformers_litelvlm.evaluation.runs import parse_method, plan_runs
 def parsed(*words: str) -> EvaluationArguments:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return from_namespace(parser.parse_args(words))
+    return from_namespace(parser.parse_args(words), EvaluationArguments)
 
 
 def test_at_most_twelve_options():

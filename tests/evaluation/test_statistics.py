@@ -13,6 +13,7 @@ from transformers_litelvlm.evaluation.statistics import (
     ciou,
     compare,
     giou,
+    images_needed,
     mean,
     permutation_test,
     precision,
@@ -201,3 +202,20 @@ def test_bad_input():
         bootstrap_interval(score, resamples=0)
     with pytest.raises(ValueError, match="`confidence` must be between 0 and 1, got 95"):
         bootstrap_interval(score, confidence=95)
+
+
+def test_images_needed_follow_from_the_paired_variance():
+    """Images that are hard for both methods do not count; half the difference needs four times the images."""
+    rng = np.random.default_rng(0)
+    difficulty, own = rng.normal(0, 1, 4000), rng.normal(0, 0.2, 4000)
+    first, second = mean(difficulty + own, np.arange(4000)), mean(difficulty, np.arange(4000))
+    needed = images_needed(first, second, 0.05, 0.05)
+    assert needed == pytest.approx(((1.96 + 0.8416) * 0.2 / 0.05) ** 2, rel=0.05)
+    assert images_needed(first, second, 0.025, 0.05) == pytest.approx(4 * needed, abs=4)
+    # Of a ratio of sums with equal denominators it is the same, whatever these are.
+    ratios = [ratio_of_sums(3 * score.numerators, np.full(4000, 3.0), score.images) for score in (first, second)]
+    assert images_needed(*ratios, 0.05, 0.05) == needed
+    # However alike the images are: five coins are alike in one of sixteen cases.
+    assert images_needed(first, first, 0.05, 0.05) == 6
+    with pytest.raises(ValueError, match="`difference` must be between 0 and 1, got 0"):
+        images_needed(first, second, 0, 0.05)

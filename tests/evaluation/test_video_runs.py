@@ -158,7 +158,7 @@ def test_a_run_alone_gives_what_it_gives_in_a_sweep(swept, davis, unipixel, tmp_
 @pytest.mark.slow
 def test_a_sweep_encodes_each_frame_once(davis, unipixel, tmp_path):
     args = options(tmp_path, unipixel, davis)
-    segmenter = runner._load(args, torch.device("cpu"))
+    segmenter = runner.load_segmenter(args, torch.device("cpu"))
     seen = {"tower": 0, "sam": 0}
     model = segmenter.model
     for name, module in (("tower", model.model.visual.patch_embed), ("sam", model.mask_model.vision_encoder)):

@@ -16,7 +16,7 @@ from transformers_litelvlm.analysis.report import MEASUREMENTS_NAME, PAGE_NAME, 
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.records import RecordStore
-from transformers_litelvlm.evaluation.runner import launched_processes, one_thread, open_split, settings_of
+from transformers_litelvlm.evaluation.runner import one_thread, open_split, processes, what_records_depend_on
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.utils.files import check_output
@@ -42,7 +42,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
         ValueError: an option is wrong, the data is, or the data are videos.
     """
     check_output(args.output_dir, (MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME, *FIGURE_NAMES))
-    state = launched_processes()
+    state = processes()
     with one_thread(state.device):
         split = open_split(args)
         model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
@@ -50,7 +50,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
         segmenter = SweepSegmenter(model.to(state.device), processor)
         store = RecordStore(args.output_dir)
         with state.main_process_first():
-            store.claim(settings_of(args, model, split))
+            store.claim(what_records_depend_on(args, model, split))
         num_batches = _fill(store, split, Analyst(segmenter, args, strangers_of(split)), state)
         state.wait_for_everyone()
         if not state.is_main_process:

@@ -6,9 +6,8 @@ import argparse
 
 from transformers_litelvlm.analysis.arguments import DESCRIPTION as DESCRIPTION
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
-from transformers_litelvlm.cli import processes
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.processes import run_in_processes
+from transformers_litelvlm.cli.launching import add_processes, launch
 from transformers_litelvlm.evaluation import arguments
 from transformers_litelvlm.evaluation.arguments import from_namespace
 
@@ -28,7 +27,7 @@ Started again with the same options it goes on where it was. On several machines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     arguments.add_arguments(parser, AnalysisArguments)
-    processes.add_arguments(parser)
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
     with bad_input():
         options = from_namespace(args, AnalysisArguments)
         from transformers_litelvlm.analysis.__main__ import analyze_and_print
-    run_in_processes(args, "transformers_litelvlm.analysis", options, analyze_and_print)
+    launch("transformers_litelvlm.analysis", options, analyze_and_print, args)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from transformers_litelvlm.cli import processes
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.processes import run_in_processes
+from transformers_litelvlm.cli.launching import add_processes, launch
 from transformers_litelvlm.evaluation import arguments
-from transformers_litelvlm.evaluation.arguments import from_namespace
+from transformers_litelvlm.evaluation.arguments import EvaluationArguments, from_namespace
 
 
 HELP = "measure pruning methods on a data set"
@@ -29,12 +28,12 @@ Started again with the same options it goes on where it was. On several machines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     arguments.add_arguments(parser)
-    processes.add_arguments(parser)
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     with bad_input():
-        options = from_namespace(args)
+        options = from_namespace(args, EvaluationArguments)
         from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
-    run_in_processes(args, "transformers_litelvlm.evaluation", options, evaluate_and_print)
+    launch("transformers_litelvlm.evaluation", options, evaluate_and_print, args)

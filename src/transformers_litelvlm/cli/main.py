@@ -7,13 +7,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from transformers_litelvlm.cli import analyze, benchmark, card, convert, env, evaluate, methods, segment
+from transformers_litelvlm.cli import (
+    analyze,
+    benchmark,
+    calibrate,
+    card,
+    convert,
+    env,
+    evaluate,
+    methods,
+    segment,
+)
 from transformers_litelvlm.cli.errors import BadInputError, is_of_stdout, prepare_streams, report_failure
 from transformers_litelvlm.version import __version__
 
 
 # Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
-SUBCOMMANDS = (segment, evaluate, analyze, benchmark, convert, card, methods, env)
+SUBCOMMANDS = (segment, evaluate, analyze, calibrate, benchmark, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
@@ -22,6 +32,7 @@ examples:
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm analyze --output-dir analysis --max-images 100
+  litelvlm calibrate --output-dir calibration --model ./glamm-refseg --write
   litelvlm benchmark grounding-1b --budgets 192 64
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
   litelvlm card ./GLaMM-RefSeg-lite --results results/results.json

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -16,8 +15,8 @@ from transformers.utils import logging
 
 from transformers_litelvlm.evaluation.arguments import (
     DESCRIPTION,
-    DataArguments,
     EvaluationArguments,
+    Options,
     add_arguments,
     from_namespace,
 )
@@ -40,24 +39,25 @@ def evaluate_and_print(args: EvaluationArguments, command: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, and return the exit code, see [`run_launched`]."""
+    """Evaluate; see [`run_launched`]."""
     return run_launched(PROGRAM, DESCRIPTION, EvaluationArguments, evaluate_and_print, argv)
 
 
 def run_launched(
     program: str,
     description: str,
-    options: type[DataArguments],
-    work: Callable[[Any, str], None],
-    argv: Sequence[str] | None,
+    kind: type[Options],
+    work: Callable[[Options, str], None],
+    argv: Sequence[str] | None = None,
 ) -> int:
-    """Do what a command line asks for, in each process of a launcher.
+    """Do what a command line says, in one of the processes of a launcher.
 
     Args:
-        program, description: for its help.
-        options: what it is read as.
-        work: gets the options and what was typed.
-        argv: the command line; default: that of this process.
+        program: how it was started.
+        description: what it is for.
+        kind: of its options.
+        work: is given the options, and what was typed.
+        argv: words of the command line.
 
     Returns:
         The exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of ours, for which
@@ -65,12 +65,12 @@ def run_launched(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
-    add_arguments(parser, options)
+    add_arguments(parser, kind)
     namespace = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in the table, on a terminal that lacks their letters
     try:
-        work(from_namespace(namespace, options), typed_command(program, words))
+        work(from_namespace(namespace, kind), typed_command(program, words))
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if code_file := os.environ.get(CODE_VARIABLE):
             Path(code_file).touch()

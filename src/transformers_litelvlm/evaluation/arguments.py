@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 
 DESCRIPTION = (
@@ -18,6 +18,7 @@ ON_UNREADABLE = ("stop", "continue")
 
 
 def option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """A field of [`EvaluationArguments`], or of a subclass, with what `argparse` wants to know of it."""
     metadata["help"] = help_text
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -119,12 +120,18 @@ class EvaluationArguments(DataArguments):
             raise ValueError("`methods` is empty: name at least one, `none` for the unpruned model.")
 
 
-def add_arguments(parser: argparse.ArgumentParser, options: type[DataArguments] = EvaluationArguments) -> None:
-    """Add an option for every field of `options`."""
+Options = TypeVar("Options", bound=DataArguments)
+
+
+def add_arguments(parser: argparse.ArgumentParser, kind: type[DataArguments] = EvaluationArguments) -> None:
+    """Add an option for every field of [`DataArguments`] or a subclass."""
     kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int}
     kinds |= {"int": int, "int | None": int, "float": float}
-    for entry in dataclasses.fields(options):
+    for entry in dataclasses.fields(kind):
         keywords: dict[str, Any] = dict(entry.metadata)
+        if entry.type == "bool":
+            parser.add_argument("--" + entry.name.replace("_", "-"), action="store_true", **keywords)
+            continue
         if str(entry.type).startswith("list"):
             keywords["nargs"] = "+"
         if entry.default_factory is not dataclasses.MISSING:
@@ -138,16 +145,18 @@ def add_arguments(parser: argparse.ArgumentParser, options: type[DataArguments] 
         parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
 
 
-def from_namespace(namespace: argparse.Namespace, options: type[Any] = EvaluationArguments) -> Any:
+def from_namespace(namespace: argparse.Namespace, kind: type[Options]) -> Options:
     """The options that [`add_arguments`] parsed."""
-    return options(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(options)})
+    return kind(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(kind)})
 
 
 def as_command_line(args: DataArguments) -> list[str]:
     """Words that [`add_arguments`] reads as these options."""
     words = []
     for name, value in vars(args).items():
-        if value is not None:
+        if value is True:
+            words.append("--" + name.replace("_", "-"))
+        elif value is not None and value is not False:
             words.append("--" + name.replace("_", "-"))
             words += map(str, value) if isinstance(value, list) else [str(value)]
     return words

@@ -97,18 +97,19 @@ class RecordStore:
         return {int(match.group(1)) for match in found if match}
 
     def read(
-        self, num_batches: int, check: Callable[[dict[str, Any]], None] = lambda batch: None
+        self, num_batches: int, check: Callable[[dict[str, Any]], None] = lambda batch: None, first: int = 0
     ) -> Iterator[dict[str, Any]]:
         """All batches in order.
 
         Args:
             num_batches: how many there are.
             check: raises an error if the content of a batch is not as it was written.
+            first: number of the first one that is read.
 
         Raises:
             ValueError: one is missing, damaged, or of other settings; names its file.
         """
-        for batch in range(num_batches):
+        for batch in range(first, num_batches):
             path = self._path(batch)
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))

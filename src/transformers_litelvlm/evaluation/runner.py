@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -71,10 +71,10 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
     """
     planned = plan_runs(args)
     check_output(args.output_dir, (RECORDS_NAME, RESULTS_NAME, TABLE_NAME))
-    state = launched_processes()
+    state = processes()
     with one_thread(state.device):
         split = open_split(args)
-        segmenter = _load(args, state.device)
+        segmenter = load_segmenter(args, state.device)
         task = choose_task(split, args, segmenter.takes_videos)
         reasons = {run.run_id: segmenter.why_not(run) for run in planned}
         runs = [run for run in planned if reasons[run.run_id] is None]
@@ -85,7 +85,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
             raise ValueError("There is nothing to run: none of the `methods` reaches any of the `budgets`.")
         store = RecordStore(args.output_dir)
         with state.main_process_first():
-            store.claim(settings_of(args, segmenter.model, split))
+            store.claim(what_records_depend_on(args, segmenter.model, split))
         num_batches = _fill(store, split, segmenter, runs, args, task, state)
         state.wait_for_everyone()
         if not state.is_main_process:
@@ -94,14 +94,20 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
         return write_report(sweep, store, num_batches)
 
 
-def open_split(args: DataArguments) -> ReferringSplit:
+def open_split(args: DataArguments, by_number: bool = False) -> ReferringSplit:
     """The data, read while they are needed if that saves more than it costs.
 
     Parquet files on this machine are read in place instead of being copied into the cache of `datasets` first. A set
     on the Hub is downloaded, once for all processes and later evaluations; if only its first images are wanted, these
     alone are fetched.
+
+    Args:
+        args: the options.
+        by_number: any image will be asked for, by its number, whatever `max_images` says: nothing is streamed.
     """
     options: dict[str, Any] = {}
+    if by_number:
+        return load_split(args.dataset, args.split, args.source)
     if args.dataset == "refshapes" and args.max_images:
         options["num_scenes"] = args.max_images  # scenes do not depend on how many there are
     info = DATASETS.get(args.dataset)
@@ -148,7 +154,7 @@ def _fill(
     return number + 1
 
 
-def launched_processes() -> PartialState:
+def processes() -> PartialState:
     """The processes that were launched together."""
     # Unless it is told, accelerate does not see the processes of torchrun if there is no accelerator.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -168,19 +174,24 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
+def load_segmenter(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
+    """The model of the options, ready for a sweep."""
     model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
     return SweepSegmenter(model.to(device), processor, joint_dialogue=args.protocol == "glamm")
 
 
-def settings_of(args: DataArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:
-    """Everything that records depend on."""
-    options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in NOT_IN_SETTINGS}
+def what_records_depend_on(
+    args: DataArguments, model: Any, split: ReferringSplit, leave_out: Sequence[str] = NOT_IN_SETTINGS
+) -> dict[str, Any]:
+    """Everything that records depend on, but for the options of these names."""
+    options = {name: without_secrets(value) for name, value in asdict(args).items() if name not in leave_out}
     # Data that changed under the same name: by their number, or if that is not known, by the size of the file.
     source = Path(args.source or "")
     data = {
         "num_samples": None if split.is_streamed else len(split),
         "source_bytes": source.stat().st_size if args.source and source.is_file() else None,
     }
+    layout = model.config.pruning_config.to_dict()
+    del layout["presets"]  # a calibration writes them
     weights = {"weights": weights_digest(model), "dtype": str(model.dtype), "device": model.device.type}
-    return {**options, **data, "layout": model.config.pruning_config.to_dict(), **weights, "versions": versions()}
+    return {**options, **data, "layout": layout, **weights, "versions": versions()}

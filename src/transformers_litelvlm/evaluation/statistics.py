@@ -11,8 +11,10 @@ a vector of weights, and all draws together a matrix product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -225,6 +227,39 @@ def permutation_test(
         # Sums in another order differ in their last digits: what is equal must count as equal.
         extreme += int(np.count_nonzero(~(differences < observed - 1e-12)))
     return extreme / (permutations + 1)
+
+
+def images_needed(
+    first: RatioOfSums, second: RatioOfSums, difference: float, significance: float, power: float = 0.8
+) -> int:
+    """How many images would show a difference, if they vary as those that were seen.
+
+    By the normal approximation of the paired difference: of every image, what it adds to one score beyond what it adds
+    to the other.
+
+    Args:
+        first: score of one method.
+        second: score of the other, on the same images.
+        difference: that is to be shown, in the unit of the score, above 0.
+        significance: the two-sided p-value that counts.
+        power: how often the images would show it.
+
+    Raises:
+        ValueError: the images differ, or a number is out of range.
+    """
+    _require_same_images(first, second)
+    for name, value in (("difference", difference), ("significance", significance), ("power", power)):
+        if not 0 < value < 1:
+            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+    parts = [
+        (score.numerators - score.value * score.denominators) / score.denominators.mean() for score in (first, second)
+    ]
+    deviation = float(np.std(parts[0] - parts[1], ddof=1)) if len(first.images) > 1 else float("nan")
+    quantile = NormalDist().inv_cdf
+    by_variance = ((quantile(1 - significance / 2) + quantile(power)) * deviation / difference) ** 2
+    # Fewer coins than this cannot fall in a way that is rare enough.
+    by_coins = 1 - math.log2(significance)
+    return math.ceil(max(by_coins, 0.0 if math.isnan(by_variance) else by_variance))
 
 
 def _interval(

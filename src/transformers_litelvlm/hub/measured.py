@@ -29,27 +29,28 @@ def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, 
         num_tokens: visual tokens of an image, `None` if its size decides.
     """
     reports = [_report(one, pruning, num_tokens) for one in results]
+    has_one_method = {pruning.apply_preset(name).method for name in pruning.presets} == {pruning.method}
     return (
         TEMPLATES.get_template("measured.md.jinja")
-        .render(reports=reports, method=pruning.method, begin=BEGIN, end=END)
+        .render(reports=reports, method=pruning.method if has_one_method else None, begin=BEGIN, end=END)
         .rstrip("\n")
     )
 
 
-def replace_region(card: str, region: str) -> str:
-    """The card with `region` in place of the one between the marks, or at its end if it has no marks.
+def replace_region(card: str, region: str, begin: str = BEGIN, end: str = END) -> str:
+    """The card with `region` in place of the one between two marks, or at its end if it has no marks.
 
     Raises:
         CardError: if the marks of the card are not one pair.
     """
-    marks = card.count(BEGIN), card.count(END)
+    marks = card.count(begin), card.count(end)
     if marks == (0, 0):
         return f"{card.rstrip()}\n\n{region}\n"
-    before, _, rest = card.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    if marks != (1, 1) or END in before:
+    before, _, rest = card.partition(begin)
+    old, _, after = rest.partition(end)
+    if marks != (1, 1) or end in before:
         raise CardError(
-            f"the card must have `{BEGIN}` and `{END}` once each, in this order, or neither: remove what is too much"
+            f"the card must have `{begin}` and `{end}` once each, in this order, or neither: remove what is too much"
         )
     return before + region + after
 

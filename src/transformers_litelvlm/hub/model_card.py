@@ -78,7 +78,7 @@ def render_card(
         model_class=model_class,
         question=config.example_question,
         num_tokens=config.num_visual_tokens,
-        presets=_presets(config),
+        presets=describe_presets(config),
         pruning=config.pruning_config,
         measured=render_measured([], config.pruning_config, config.num_visual_tokens),
         version=__version__,
@@ -86,8 +86,8 @@ def render_card(
     )
 
 
-def _presets(config: Any) -> list[tuple[str, str]]:
-    """Name and meaning of every preset that `config` can follow."""
+def describe_presets(config: Any) -> list[tuple[str, str]]:
+    """Name and meaning of every preset that `config` can follow, as a card has them."""
     described, pruning, num_tokens = [], config.pruning_config, config.num_visual_tokens
     for name, changes in pruning.presets.items():
         try:

@@ -45,17 +45,16 @@ def update_card(
     """
     folder = Path(folder)
     output = folder / CARD_NAME if output is None else Path(output)
-    config = _read_config(folder)
+    config = read_config(folder)
     num_tokens = config.num_visual_tokens
     measured = [read_results(path) for path in results]
     for one in measured:
         check_model(one, folder, config, num_tokens, any_name)
-    text, done = _existing_card(folder, output, config)
+    text, done = existing_card(folder, output, config)
     if BEGIN not in text:
         done += " (the results are at its end: move them, with their marks, to where you want them)"
-    region = render_measured(measured, config.pruning_config, num_tokens)
+    card = with_results(text, measured, config, folder.resolve().name)
     entries = [entry for one in measured for entry in eval_results(one)]
-    card = replace_model_index(replace_region(text.replace("\r\n", "\n"), region), folder.resolve().name, entries)
     files = {}
     for one in measured if task_id is not None else ():
         files.update(eval_result_entries(one, task_id))
@@ -71,7 +70,25 @@ def update_card(
     return [*lines, f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
 
 
-def _read_config(folder: Path) -> Any:
+def with_results(text: str, measured: Sequence[MeasuredResults], config: Any, name: str) -> str:
+    """A card with measured results in their region and in `model-index`, with line breaks of one character.
+
+    Args:
+        text: the card.
+        measured: all results of the checkpoint.
+        config: of it.
+        name: of it.
+
+    Raises:
+        CardError: see [`replace_region`].
+    """
+    region = render_measured(measured, config.pruning_config, config.num_visual_tokens)
+    entries = [entry for one in measured for entry in eval_results(one)]
+    return replace_model_index(replace_region(text.replace("\r\n", "\n"), region), name, entries)
+
+
+def read_config(folder: Path) -> Any:
+    """The config of a checkpoint of this package. Raises CardError."""
     if not Path(folder, "config.json").is_file():
         raise CardError(f"{folder} is no checkpoint: it has no config.json")
     try:
@@ -83,7 +100,7 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _existing_card(folder: Path, output: Path, config: Any) -> tuple[str, str]:
+def existing_card(folder: Path, output: Path, config: Any) -> tuple[str, str]:
     """Text of the card to start from, and what will have been done to it."""
     for path in (output, folder / CARD_NAME):
         if path.is_file():

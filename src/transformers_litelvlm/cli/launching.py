@@ -1,4 +1,4 @@
-"""Commands that run in several processes of this machine: one for each GPU, or as many as are asked for."""
+"""Sub-commands that work on all devices of this machine: in this process, or in several of their own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from transformers_litelvlm.cli.errors import HOW_TO_REPORT, BadInputError, bad_input, positive_int
+from transformers_litelvlm.evaluation.arguments import Options, as_command_line
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option."""
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--processes`."""
     parser.add_argument(
         "--processes",
         metavar="N",
@@ -24,17 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_in_processes(args: argparse.Namespace, module: str, options: Any, work: Callable[[Any, str], None]) -> None:
-    """Do `work`, here or in processes of its own.
+def launch(module: str, options: Options, work: Callable[[Options, str], None], args: argparse.Namespace) -> None:
+    """Do the work of a sub-command.
 
     Args:
-        args: of the command line.
-        module: what a launcher starts to do the same.
-        options: of the work.
-        work: gets the options and what was typed.
+        module: that does it when it is run with `-m`, in each of several processes.
+        options: of the sub-command.
+        work: does it in this process, given the options and what was typed.
+        args: what was parsed, with `processes`.
     """
     from transformers_litelvlm.evaluation.__main__ import CODE_VARIABLE
-    from transformers_litelvlm.evaluation.arguments import as_command_line
     from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
 
     typed = typed_command("litelvlm", args.arguments)
@@ -52,7 +51,7 @@ def run_in_processes(args: argparse.Namespace, module: str, options: Any, work: 
         if subprocess.run(command, env=environment).returncode == 0:
             return
         if code_file.exists():
-            raise BadInputError("it was not done; its own message is above")
+            raise BadInputError("the " + module.rpartition(".")[2] + " was not done; its own message is above")
     print(HOW_TO_REPORT, file=sys.stderr)
     sys.exit(1)
 

@@ -1,0 +1,41 @@
+"""`litelvlm calibrate`: the presets that suit a model and its data."""
+
+from __future__ import annotations
+
+import argparse
+
+from transformers_litelvlm.calibration import arguments
+from transformers_litelvlm.calibration.arguments import CalibrationArguments
+from transformers_litelvlm.cli.errors import bad_input
+from transformers_litelvlm.cli.launching import add_processes, launch
+from transformers_litelvlm.evaluation.arguments import add_arguments as add_options
+from transformers_litelvlm.evaluation.arguments import from_namespace
+
+
+HELP = "find the presets that suit a model and its data"
+DESCRIPTION = arguments.DESCRIPTION
+EPILOG = """\
+examples:
+  litelvlm calibrate --output-dir calibration
+  litelvlm calibrate --output-dir calibration --model ./refshapes_copy --write
+  litelvlm calibrate --output-dir calibration --methods uniform litelvlm:context_share=0.5 fastv --budgets 16 32 48
+  litelvlm calibrate --output-dir refcoco --model glamm-refseg --dataset refcoco --split val --test-split testA
+
+Without --write the checkpoint is not changed. Started again with the same options it goes on where it was; --write may
+be added then. On several machines, launch it yourself:
+  accelerate launch -m transformers_litelvlm.calibration --output-dir calibration ...
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_options(parser, CalibrationArguments)
+    add_processes(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Calibrate and print the report, here or in processes of its own."""
+    with bad_input():
+        options = from_namespace(args, CalibrationArguments)
+        from transformers_litelvlm.calibration.__main__ import calibrate_and_print
+    launch("transformers_litelvlm.calibration", options, calibrate_and_print, args)
