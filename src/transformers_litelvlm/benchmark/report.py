@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers_litelvlm.benchmark.grid import describe
@@ -24,6 +24,8 @@ compaction; its share is of the unpruned time end to end ("with tower": the meth
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
     """The report, with stages and memory of all points, or of the first `max_details`."""
     blocks = [f"# {result['model']}: pruned against unpruned", _setting(result), _overview(result["points"])]
+    if any("quantization" in point for point in result["points"]):
+        blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []
     blocks += [_point(point) for point in detailed]
     if detailed and len(detailed) < len(result["points"]):
@@ -85,18 +87,22 @@ def _overview(points: list[dict[str, Any]]) -> str:
         "bound",
         "of bound",
     ]
+    has_quantizations = any("quantization" in point for point in points)
+    head[5:5] = ["quantization"] * has_quantizations
     has_single = any("against_one_by_one" in point for point in points)
     has_stages = any("selector" in point for point in points)
     head += ["one by one"] * has_single + ["selector"] * has_stages
     rows = []
     for point in points:
         times, flops = point["end_to_end"], point["flops"]
+        quantization = [point["quantization"]] if has_quantizations else []
         row = [
             point["method"],
             f"{point['budget']} of {point['num_visual_tokens']}",
             str(point["batch_size"]),
             str(point["sentences"]),
             point["dtype"],
+            *quantization,
             number(times["unpruned"]["median_ms"]),
             number(times["pruned"]["median_ms"]),
             _speedup(times),
@@ -107,6 +113,52 @@ def _overview(points: list[dict[str, Any]]) -> str:
         row += [_selector_share(point)] * has_stages
         rows.append(row)
     return "## End to end\n\n" + table(head, rows)
+
+
+def _quantizations(points: list[dict[str, Any]]) -> str:
+    """Memory and speed of every quantization, the unpruned model before the pruned ones."""
+    head = ["method", "tokens", "quantization", "weights MB", "call MB", "both MB", "of unpruned none", "KV cache MB"]
+    rows, first = [], {}
+    for side, point in _sides(points):
+        memory, total = point.get("memory", {}).get(side), None
+        if memory is not None:
+            total = point["weight_bytes"] + memory["whole_bytes"]
+            if side == "unpruned" and point["quantization"] == "none":
+                first[_apart(point)] = total
+        base = first.get(_apart(point))
+        is_whole = side == "unpruned"
+        decode = point.get("decode_ms_per_token")
+        rows.append(
+            [
+                "-" if is_whole else point["method"],
+                str(point["num_visual_tokens"] if is_whole else point["budget"]),
+                point["quantization"],
+                number(point["weight_bytes"] / 1e6),
+                "-" if memory is None else number(memory["whole_bytes"] / 1e6),
+                "-" if total is None else number(total / 1e6),
+                "-" if total is None or base is None else f"{total / base:.1%}",
+                "-" if memory is None else number(memory["cache_bytes"] / 1e6),
+                number(point["end_to_end"][side]["median_ms"]),
+                "-" if decode is None else number(decode[side]),
+            ]
+        )
+    return "## Quantization\n\n" + table([*head, "end to end ms", "decode ms per token"], rows)
+
+
+def _apart(point: dict[str, Any]) -> tuple:
+    """What has an unpruned model of its own, for each quantization."""
+    return point["batch_size"], point["sentences"], point["dtype"]
+
+
+def _sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each point as `("pruned", point)`, after `("unpruned", point)` of the first that has its unpruned model."""
+    seen = set()
+    for point in points:
+        unpruned = (*_apart(point), point["quantization"])
+        if unpruned not in seen:
+            seen.add(unpruned)
+            yield "unpruned", point
+        yield "pruned", point
 
 
 def _point(point: dict[str, Any]) -> str:
