@@ -169,8 +169,10 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _load(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
-    model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
-    return SweepSegmenter(model.to(device), processor, joint_dialogue=args.protocol == "glamm")
+    model, processor = load_for_segmentation(
+        args.model or DEFAULT_CHECKPOINT, quantization=args.quantization, device=device
+    )
+    return SweepSegmenter(model, processor, joint_dialogue=args.protocol == "glamm")
 
 
 def settings_of(args: DataArguments, model: Any, split: ReferringSplit) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def quantization_config(name: str, device: torch.device, dtype: torch.dtype) -> 
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
+def quantized_loading(name: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Keywords of `from_pretrained` for a model on `device` with quantized weights; none for `"none"`."""
+    config = quantization_config(name, device, dtype)
+    # Some weights are quantized where they will be, and cannot move later.
+    return {} if config is None else {"quantization_config": config, "device_map": {"": device}}
+
+
 def quantize(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """`model` with the weights quantized that `from_pretrained` would quantize; itself for `"none"`.
 
@@ -96,16 +103,15 @@ def quantize(model: PreTrainedModel, name: str) -> PreTrainedModel:
     Raises:
         ValueError, ImportError: as [`quantization_config`].
     """
-    config = quantization_config(name, model.device, model.dtype)
-    if config is None:
+    loading = quantized_loading(name, model.device, model.dtype)
+    if not loading:
         return model
     quantized = type(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
         state_dict=model.state_dict(),
         dtype=model.dtype,
-        device_map={"": model.device},
-        quantization_config=config,
+        **loading,
     )
     quantized.generation_config = copy.deepcopy(model.generation_config)
     return quantized.eval()
