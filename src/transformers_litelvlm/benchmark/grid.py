@@ -174,6 +174,22 @@ def describe(point: dict[str, Any]) -> str:
     )
 
 
+def apart(point: dict[str, Any]) -> tuple:
+    """What has an unpruned model of its own, for each quantization."""
+    return point["batch_size"], point["sentences"], point["dtype"]
+
+
+def sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each point as `("pruned", point)`, after `("unpruned", point)` of the first that has its unpruned model."""
+    seen = set()
+    for point in points:
+        unpruned = (*apart(point), point["quantization"])
+        if unpruned not in seen:
+            seen.add(unpruned)
+            yield "unpruned", point
+        yield "pruned", point
+
+
 def default_budgets(num_tokens: int) -> list[int]:
     """A third, two ninths and a ninth: the paper's 192, 128 and 64 of 576."""
     return [max(1, round(num_tokens * ninths / 9)) for ninths in (3, 2, 1)]

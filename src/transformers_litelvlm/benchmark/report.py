@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from transformers_litelvlm.benchmark.grid import describe
+from transformers_litelvlm.benchmark.grid import apart, describe, sides
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 from transformers_litelvlm.benchmark.timing import machine_line
@@ -19,6 +19,11 @@ the same weights and inputs; brackets hold a 95 % interval. "Bound" is the same 
 what is limited by arithmetic cannot be faster. "Of bound" is speed-up / bound. "One by one" compares with the unpruned
 model called once for every sentence. "Selector" is what choosing costs: guidance text, scoring and selection, prompt
 compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself)."""
+
+NOTES_ON_QUANTIZATION = """\
+"Weights" are all parameters and buffers with the scales of quantized ones, "call" what tensors of a call take beside
+weights and inputs at the worst moment, "of unpruned none" the share that both have of those of the unpruned model
+without quantization. Speed-ups above compare within a quantization; models of two quantizations do not run in turn."""
 
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
@@ -117,48 +122,33 @@ def _overview(points: list[dict[str, Any]]) -> str:
 
 def _quantizations(points: list[dict[str, Any]]) -> str:
     """Memory and speed of every quantization, the unpruned model before the pruned ones."""
-    head = ["method", "tokens", "quantization", "weights MB", "call MB", "both MB", "of unpruned none", "KV cache MB"]
-    rows, first = [], {}
-    for side, point in _sides(points):
-        memory, total = point.get("memory", {}).get(side), None
-        if memory is not None:
-            total = point["weight_bytes"] + memory["whole_bytes"]
-            if side == "unpruned" and point["quantization"] == "none":
-                first[_apart(point)] = total
-        base = first.get(_apart(point))
-        is_whole = side == "unpruned"
-        decode = point.get("decode_ms_per_token")
-        rows.append(
-            [
-                "-" if is_whole else point["method"],
-                str(point["num_visual_tokens"] if is_whole else point["budget"]),
-                point["quantization"],
-                number(point["weight_bytes"] / 1e6),
-                "-" if memory is None else number(memory["whole_bytes"] / 1e6),
-                "-" if total is None else number(total / 1e6),
-                "-" if total is None or base is None else f"{total / base:.1%}",
-                "-" if memory is None else number(memory["cache_bytes"] / 1e6),
-                number(point["end_to_end"][side]["median_ms"]),
-                "-" if decode is None else number(decode[side]),
-            ]
-        )
-    return "## Quantization\n\n" + table([*head, "end to end ms", "decode ms per token"], rows)
+    head = ["method", "tokens", "batch", "sentences", "dtype", "quantization", "weights MB", "call MB", "both MB"]
+    head += ["of unpruned none", "KV cache MB", "end to end ms", "decode ms per token"]
+    both = {
+        apart(point): point["weight_bytes"] + point["memory"]["unpruned"]["whole_bytes"]
+        for point in points
+        if point["quantization"] == "none" and "memory" in point
+    }
+    rows = []
+    for side, point in sides(points):
+        is_pruned = side == "pruned"
+        row = [point["method"] if is_pruned else "-", str(point["budget" if is_pruned else "num_visual_tokens"])]
+        row += [str(point[name]) for name in ("batch_size", "sentences", "dtype", "quantization")]
+        row += [number(point["weight_bytes"] / 1e6), *_memory_cells(point, side, both.get(apart(point)))]
+        row += [number(point["end_to_end"][side]["median_ms"])]
+        row += [number(point["decode_ms_per_token"][side]) if "decode_ms_per_token" in point else "-"]
+        rows.append(row)
+    return "## Quantization\n\n" + table(head, rows) + "\n\n" + NOTES_ON_QUANTIZATION
 
 
-def _apart(point: dict[str, Any]) -> tuple:
-    """What has an unpruned model of its own, for each quantization."""
-    return point["batch_size"], point["sentences"], point["dtype"]
-
-
-def _sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each point as `("pruned", point)`, after `("unpruned", point)` of the first that has its unpruned model."""
-    seen = set()
-    for point in points:
-        unpruned = (*_apart(point), point["quantization"])
-        if unpruned not in seen:
-            seen.add(unpruned)
-            yield "unpruned", point
-        yield "pruned", point
+def _memory_cells(point: dict[str, Any], side: str, unpruned: int | None) -> list[str]:
+    """A call, weights and a call together, their share of the `unpruned` bytes of both, and the cache."""
+    if "memory" not in point:
+        return ["-"] * 4
+    memory = point["memory"][side]
+    both = point["weight_bytes"] + memory["whole_bytes"]
+    share = "-" if unpruned is None else f"{both / unpruned:.1%}"
+    return [number(memory["whole_bytes"] / 1e6), number(both / 1e6), share, number(memory["cache_bytes"] / 1e6)]
 
 
 def _point(point: dict[str, Any]) -> str:
