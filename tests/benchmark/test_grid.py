@@ -68,6 +68,7 @@ def quantized():
     return run_benchmark("tiny", grid, effort=Effort(runs=1, warmup=0, parts=["stages", "memory"]))
 
 
+@pytest.mark.slow  # the bytes and the refusals are tested in tests/models/test_quantization.py
 def test_every_quantization_is_measured_pruned_and_unpruned(quantized):
     points = quantized["points"]
     assert quantized["skipped"] == []
@@ -92,6 +93,7 @@ def test_every_quantization_is_measured_pruned_and_unpruned(quantized):
         assert one["memory"]["pruned"]["prefill_bytes"] < one["memory"]["unpruned"]["prefill_bytes"]
 
 
+@pytest.mark.slow  # the bytes and the refusals are tested in tests/models/test_quantization.py
 def test_quantizations_stand_side_by_side_in_the_report(quantized, result, tmp_path):
     text = render(quantized, max_details=0)
     lines = text[text.index("## Quantization") :].splitlines()[2:]
