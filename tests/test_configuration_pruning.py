@@ -107,6 +107,12 @@ def test_presets_are_the_budgets_of_the_paper_at_576_tokens(name, kept):
     assert PruningConfig().apply_preset(name).resolve(576) == kept
 
 
+def test_the_preset_context_keeps_mostly_context_whatever_the_budget():
+    config = PruningConfig(method="random", budget=32).apply_preset("context")
+    assert (config.method, config.budget, config.build_pruner().context_share) == ("litelvlm", 32, 0.75)
+    assert config.apply_preset("fast").method_options == {"context_share": 0.75}
+
+
 def test_presets_of_a_checkpoint_replace_the_built_in_ones():
     config = PruningConfig(presets={"mine": {"budget": 5, "method": "random"}})
     assert config.apply_preset("mine").resolve(576) == 5

@@ -124,7 +124,7 @@ def test_dependencies_are_what_the_code_imports():
     imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
     # Imported where it is used, with an error that names the extra.
     extras = setup_cfg()["options.extras_require"]
-    optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"]
+    optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"] + extras["quantization"]
     lines = (setup_cfg()["options"]["install_requires"] + "\n" + optional).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
     assert imported - declared - PINNED_UPSTREAM - OF_EXAMPLES == set(), "imported, but not in setup.cfg"

@@ -60,6 +60,64 @@ def test_the_numbers_of_a_point_fit_together(result):
     assert point["against_one_by_one"]["speedup"] > 0
 
 
+@pytest.fixture(scope="module")
+def quantized():
+    pytest.importorskip("torchao")
+    pytest.importorskip("bitsandbytes")
+    grid = Grid(budgets=[16, 3], quantizations=["int4", "none", "int8"])
+    return run_benchmark("tiny", grid, effort=Effort(runs=1, warmup=0, parts=["stages", "memory"]))
+
+
+@pytest.mark.slow  # the bytes and the refusals are tested in tests/models/test_quantization.py
+def test_every_quantization_is_measured_pruned_and_unpruned(quantized):
+    points = quantized["points"]
+    assert quantized["skipped"] == []
+    assert [(point["quantization"], point["budget"]) for point in points] == [
+        (name, budget) for name in ("int4", "none", "int8") for budget in (16, 3)
+    ]
+    assert json.loads(json.dumps(quantized))["points"] == points
+    four, none, eight = points[::2]
+    assert four["weight_bytes"] < eight["weight_bytes"] < 0.57 * none["weight_bytes"]
+    for one, other in ((four, none), (eight, none)):
+        # The counter does not see the products of bitsandbytes: these are those of the model before.
+        assert (
+            one["flops"]["unpruned"] == other["flops"]["unpruned"] and one["flops"]["bound"] == other["flops"]["bound"]
+        )
+        stages = [point["stages"]["pruned"]["stages"]["LLM prefill"]["flops"] for point in (one, other)]
+        assert stages[0] == stages[1] > 0
+        for side in ("unpruned", "pruned"):
+            sizes = one["memory"][side]
+            # 36 + 64 + 36 tokens less 48, 18 layers, keys and values of 2 heads of 16: a cache is not quantized.
+            assert sizes["cache_bytes"] == (136 - 48 * (side == "pruned")) * 18 * 2 * 32 * 4
+            assert sizes["whole_bytes"] >= sizes["prefill_bytes"] > 0
+        assert one["memory"]["pruned"]["prefill_bytes"] < one["memory"]["unpruned"]["prefill_bytes"]
+
+
+@pytest.mark.slow  # the bytes and the refusals are tested in tests/models/test_quantization.py
+def test_quantizations_stand_side_by_side_in_the_report(quantized, result, tmp_path):
+    text = render(quantized, max_details=0)
+    lines = text[text.index("## Quantization") :].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert [(row[5], row[1], row[0]) for row in rows[2:]] == [
+        (name, tokens, "-" if tokens == "64" else "litelvlm")
+        for name in ("int4", "none", "int8")
+        for tokens in ("64", "16", "3")
+    ]
+    none, eight = rows[5], rows[8]
+    assert none[9] == "100.0%"
+    point, whole = quantized["points"][4], quantized["points"][2]
+    both = [one["weight_bytes"] + one["memory"]["unpruned"]["whole_bytes"] for one in (point, whole)]
+    assert eight[9] == f"{both[0] / both[1]:.1%}" and float(eight[8]) == pytest.approx(both[0] / 1e6, rel=0.01)
+    assert "16 of 64 tokens, batch 1, 1 sentence, float32, int4" in render(quantized)
+    write_benchmark(quantized, tmp_path)
+    from PIL import Image
+
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert picture.width > 2000, "three panels"
+    # Without the option nothing of this appears.
+    assert "uantiz" not in render(result) and not {"quantization", "weight_bytes"} & set(result["points"][0])
+
+
 def test_pruned_and_unpruned_take_turns(monkeypatch):
     runs = []
     original = side_by_side.SideBySide._end_to_end
@@ -108,6 +166,7 @@ def test_what_a_method_cannot_do_is_said():
     ("arguments", "message"),
     [
         (Grid(budgets=[16, 64, 99]), r"`budgets` \[64, 99\] leave nothing to prune: a picture has 64 visual tokens"),
+        (Grid(quantizations=["none", "int2"]), "`quantization` must be one of none, int8, int4, got 'int2'"),
         (Grid(methods=["fastest"]), "Unknown pruning `method` 'fastest'. Known methods: cdpruner"),
         (Grid(methods=["fastv:depth=1"]), r"`method_options` \['depth'\] do not exist for the method 'fastv'"),
     ],

@@ -1,6 +1,7 @@
 """`litelvlm benchmark`: its options reach the benchmark, and what is wrong is one line."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_a_checkpoint_with_its_processor(capsys, tiny_checkpoint, picture):
     assert "against_one_by_one" in result["points"][1] and result["model"] == tiny_checkpoint
     assert main([*arguments, "--expressions", "the star", "--sentences", "3"]) == 2
     assert "3 sentences are asked for, but only 1" in capsys.readouterr().err
+
+
+def test_quantizations(capsys, monkeypatch):
+    pytest.importorskip("torchao")
+    arguments = ["benchmark", "tiny", "--budgets", "16", "--json", *QUICK, "stages", "--quantization", "none", "int8"]
+    assert main(arguments) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [point["quantization"] for point in points] == ["none", "int8"]
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "litelvlm: error: `quantization` 'int8' on cpu needs torchao.quantization, which is not installed: "
+        "`pip install transformers-litelvlm[quantization]`."
+    )
 
 
 @pytest.mark.parametrize("speedup, code", [(1.2, None), (0.9, 1)])

@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from transformers_litelvlm.cli import benchmark
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.evaluation.arguments import (
+    QUANTIZATIONS,
     EvaluationArguments,
     add_arguments,
     as_command_line,
@@ -15,6 +17,7 @@ from transformers_litelvlm.evaluation.arguments import (
 )
 from transformers_litelvlm.evaluation.measuring import choose_sentences
 from transformers_litelvlm.evaluation.runs import parse_method, plan_runs
+from transformers_litelvlm.models import quantization as models_quantization
 
 
 def parsed(*words: str) -> EvaluationArguments:
@@ -23,8 +26,12 @@ def parsed(*words: str) -> EvaluationArguments:
     return from_namespace(parser.parse_args(words), EvaluationArguments)
 
 
-def test_at_most_twelve_options():
-    assert len(dataclasses.fields(EvaluationArguments)) <= 12
+def test_at_most_thirteen_options():
+    assert len(dataclasses.fields(EvaluationArguments)) <= 13
+
+
+def test_quantizations_are_those_of_the_models():
+    assert QUANTIZATIONS == benchmark.QUANTIZATIONS == models_quantization.QUANTIZATIONS
 
 
 def test_defaults_of_the_command_line_are_those_of_the_class():
@@ -42,6 +49,7 @@ def test_command_line_and_back():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"quantization": "int2"}, "`quantization` must be one of none, int8, int4, got 'int2'"),
         ({"protocol": "lisa"}, "`protocol` must be one of all, glamm, annotators, got 'lisa'"),
         ({"budgets": [0]}, "`budgets` must be .* got 0"),
         ({"budgets": [1.5]}, "`budgets` must be .* got 1.5"),

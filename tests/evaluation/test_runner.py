@@ -205,6 +205,21 @@ def test_refuses_the_folder_of_another_configuration(reference):
     assert (reference / "results.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_quantized_weights(reference, tmp_path, name):
+    pytest.importorskip("torchao" if name == "int8" else "bitsandbytes")
+    args = options(tmp_path, methods=["none", "litelvlm"], max_images=1, quantization=name)
+    evaluate(args)
+    content = results(tmp_path)
+    assert content["settings"]["quantization"] == name and content["model"]["dtype"] == f"float32, {name} weights"
+    ours, plain = (records(folder).to_pandas() for folder in (tmp_path, reference))
+    plain = plain[plain["run_id"].isin(["none", "litelvlm@16"]) & (plain["image_id"] == ours["image_id"][0])]
+    assert len(ours) == len(plain) and not np.array_equal(ours["iou"], plain["iou"]), "nothing was quantized"
+    assert np.abs(ours["iou"].to_numpy() - plain["iou"].to_numpy()).mean() < 0.1
+    with pytest.raises(OtherConfigurationError, match="quantization"):
+        evaluate(dataclasses.replace(args, quantization="none"))
+
+
 def test_refuses_other_weights_under_the_same_path(tmp_path):
     checkpoint, folder = tmp_path / "checkpoint", tmp_path / "results"
     model = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers_litelvlm.benchmark.subjects import Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.runs import parse_method
+from transformers_litelvlm.models.quantization import quantization_config, quantize, weight_bytes
 
 
 FORMAT = 1
@@ -32,6 +34,8 @@ class Grid:
         batch_sizes: pictures in a call.
         sentences: sentences about each.
         dtypes: of the weights.
+        quantizations: of the language model's weights, see [`quantization_config`]. Unless it is `"none"` alone, every
+            point says which it is of, and what the weights take.
     """
 
     methods: Sequence[str] = ("litelvlm",)
@@ -39,6 +43,7 @@ class Grid:
     batch_sizes: Sequence[int] = (1,)
     sentences: Sequence[int] = (1,)
     dtypes: Sequence[str] = ("float32",)
+    quantizations: Sequence[str] = ("none",)
 
     def settings(self, num_tokens: int) -> list[tuple[str, PruningConfig]]:
         """Every method, by its text in `methods`, at every budget.
@@ -78,31 +83,20 @@ def run_benchmark(
 
     Raises:
         ValueError: an unknown preset or method, a budget that is no less than the number of visual tokens, a model
-            that does not fit into memory.
+            that does not fit into memory, a quantization that the device does not have.
+        ImportError: the library of a quantization is not installed.
     """
     subject = get_preset(subject) if isinstance(subject, str) else subject
     grid, effort = grid or Grid(), effort or Effort()
+    for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
+        quantization_config(quantization, torch.device(device), getattr(torch, dtype))
     empty = StagedModel(subject.meta_model())
     num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
-    settings = grid.settings(num_tokens)
-    points: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    for dtype in grid.dtypes:
-        progress(f"building {subject.name} in {dtype}")
-        staged = StagedModel(subject.build(getattr(torch, dtype), torch.device(device)))
-        for batch_size, sentences in itertools.product(grid.batch_sizes, grid.sentences):
-            workload = subject.workload(staged.model.config, batch_size, sentences)
-            side_by_side = SideBySide(staged, workload.to(staged.model.device, staged.model.dtype), effort, progress)
-            for method, pruning in settings:
-                point = {"method": method, "budget": pruning.budget, "num_visual_tokens": num_tokens}
-                point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype}
-                try:
-                    points.append({**point, **side_by_side.measure(pruning, describe(point))})
-                except FloatingPointError:  # no time of such a model means anything
-                    raise
-                except (ValueError, NotImplementedError) as error:
-                    skipped.append({**point, "reason": str(error)})
-        del staged, side_by_side  # before the next one is built
+    measuring = _Measuring(
+        subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress
+    )
+    for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
+        measuring.measure(dtype, quantization)
     return {
         "format": FORMAT,
         "benchmark": "pruned against unpruned",
@@ -112,17 +106,88 @@ def run_benchmark(
         "has_masks": empty.has_masks,
         "effort": asdict(effort),
         **measured_on(device),
-        "points": points,
-        "skipped": skipped,
+        "points": measuring.points,
+        "skipped": measuring.skipped,
     }
+
+
+@dataclass
+class _Measuring:
+    """The points of a grid, model after model."""
+
+    subject: Subject
+    grid: Grid
+    settings: list[tuple[str, PruningConfig]]
+    num_tokens: int
+    device: torch.device
+    effort: Effort
+    progress: Callable[[str], None]
+    points: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    operations: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+
+    def measure(self, dtype: str, quantization: str) -> None:
+        """Every point of one model."""
+        self.progress(f"building {self.subject.name} in {dtype}")
+        model = self.subject.build(getattr(torch, dtype), self.device)
+        if quantization != "none":
+            self._count(StagedModel(model), dtype)
+            self.progress(f"quantizing {self.subject.name} to {quantization}")
+            model = quantize(model, quantization)
+        staged = StagedModel(model)
+        more = {} if tuple(self.grid.quantizations) == ("none",) else {"quantization": quantization}
+        weights = {"weight_bytes": weight_bytes(model)} if more else {}
+        for batch_size, sentences, side_by_side in self._workloads(staged, dtype):
+            for method, pruning in self.settings:
+                point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
+                point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
+                try:
+                    self.points.append({**point, **weights, **side_by_side.measure(pruning, describe(point))})
+                except FloatingPointError:  # no time of such a model means anything
+                    raise
+                except (ValueError, NotImplementedError) as error:
+                    self.skipped.append({**point, "reason": str(error)})
+
+    def _count(self, staged: StagedModel, dtype: str) -> None:
+        """Operations of the model that is about to be quantized."""
+        for *_, side_by_side in self._workloads(staged, dtype):
+            for pruning in (None, *(setting for _, setting in self.settings)):
+                with suppress(ValueError, NotImplementedError):  # said when it is measured
+                    side_by_side.count(pruning)
+
+    def _workloads(self, staged: StagedModel, dtype: str) -> Iterator[tuple[int, int, SideBySide]]:
+        """Batch size, number of sentences, and what measures them."""
+        for batch_size, sentences in itertools.product(self.grid.batch_sizes, self.grid.sentences):
+            workload = self.subject.workload(staged.model.config, batch_size, sentences)
+            workload = workload.to(staged.model.device, staged.model.dtype)
+            operations = self.operations.setdefault((dtype, batch_size, sentences), {})
+            yield batch_size, sentences, SideBySide(staged, workload, self.effort, self.progress, operations)
 
 
 def describe(point: dict[str, Any]) -> str:
     """A point in words."""
+    quantization = point.get("quantization", "none")
     return (
         f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens, batch {point['batch_size']},"
         f" {point['sentences']} sentence{'s' * (point['sentences'] > 1)}, {point['dtype']}"
+        + ("" if quantization == "none" else f", {quantization}")
     )
+
+
+def apart(point: dict[str, Any]) -> tuple:
+    """What has an unpruned model of its own, for each quantization."""
+    return point["batch_size"], point["sentences"], point["dtype"]
+
+
+def sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each point as `("pruned", point)`, after `("unpruned", point)` of the first that has its unpruned model."""
+    seen = set()
+    for point in points:
+        unpruned = (*apart(point), point["quantization"])
+        if unpruned not in seen:
+            seen.add(unpruned)
+            yield "unpruned", point
+        yield "pruned", point
 
 
 def default_budgets(num_tokens: int) -> list[int]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers_litelvlm.benchmark.grid import describe
+from transformers_litelvlm.benchmark.grid import apart, describe, sides
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 from transformers_litelvlm.benchmark.timing import machine_line
@@ -20,10 +20,17 @@ what is limited by arithmetic cannot be faster. "Of bound" is speed-up / bound. 
 model called once for every sentence. "Selector" is what choosing costs: guidance text, scoring and selection, prompt
 compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself)."""
 
+NOTES_ON_QUANTIZATION = """\
+"Weights" are all parameters and buffers with the scales of quantized ones, "call" what tensors of a call take beside
+weights and inputs at the worst moment, "of unpruned none" the share that both have of those of the unpruned model
+without quantization. Speed-ups above compare within a quantization; models of two quantizations do not run in turn."""
+
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
     """The report, with stages and memory of all points, or of the first `max_details`."""
     blocks = [f"# {result['model']}: pruned against unpruned", _setting(result), _overview(result["points"])]
+    if any("quantization" in point for point in result["points"]):
+        blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []
     blocks += [_point(point) for point in detailed]
     if detailed and len(detailed) < len(result["points"]):
@@ -85,18 +92,22 @@ def _overview(points: list[dict[str, Any]]) -> str:
         "bound",
         "of bound",
     ]
+    has_quantizations = any("quantization" in point for point in points)
+    head[5:5] = ["quantization"] * has_quantizations
     has_single = any("against_one_by_one" in point for point in points)
     has_stages = any("selector" in point for point in points)
     head += ["one by one"] * has_single + ["selector"] * has_stages
     rows = []
     for point in points:
         times, flops = point["end_to_end"], point["flops"]
+        quantization = [point["quantization"]] if has_quantizations else []
         row = [
             point["method"],
             f"{point['budget']} of {point['num_visual_tokens']}",
             str(point["batch_size"]),
             str(point["sentences"]),
             point["dtype"],
+            *quantization,
             number(times["unpruned"]["median_ms"]),
             number(times["pruned"]["median_ms"]),
             _speedup(times),
@@ -107,6 +118,37 @@ def _overview(points: list[dict[str, Any]]) -> str:
         row += [_selector_share(point)] * has_stages
         rows.append(row)
     return "## End to end\n\n" + table(head, rows)
+
+
+def _quantizations(points: list[dict[str, Any]]) -> str:
+    """Memory and speed of every quantization, the unpruned model before the pruned ones."""
+    head = ["method", "tokens", "batch", "sentences", "dtype", "quantization", "weights MB", "call MB", "both MB"]
+    head += ["of unpruned none", "KV cache MB", "end to end ms", "decode ms per token"]
+    both = {
+        apart(point): point["weight_bytes"] + point["memory"]["unpruned"]["whole_bytes"]
+        for point in points
+        if point["quantization"] == "none" and "memory" in point
+    }
+    rows = []
+    for side, point in sides(points):
+        is_pruned = side == "pruned"
+        row = [point["method"] if is_pruned else "-", str(point["budget" if is_pruned else "num_visual_tokens"])]
+        row += [str(point[name]) for name in ("batch_size", "sentences", "dtype", "quantization")]
+        row += [number(point["weight_bytes"] / 1e6), *_memory_cells(point, side, both.get(apart(point)))]
+        row += [number(point["end_to_end"][side]["median_ms"])]
+        row += [number(point["decode_ms_per_token"][side]) if "decode_ms_per_token" in point else "-"]
+        rows.append(row)
+    return "## Quantization\n\n" + table(head, rows) + "\n\n" + NOTES_ON_QUANTIZATION
+
+
+def _memory_cells(point: dict[str, Any], side: str, unpruned: int | None) -> list[str]:
+    """A call, weights and a call together, their share of the `unpruned` bytes of both, and the cache."""
+    if "memory" not in point:
+        return ["-"] * 4
+    memory = point["memory"][side]
+    both = point["weight_bytes"] + memory["whole_bytes"]
+    share = "-" if unpruned is None else f"{both / unpruned:.1%}"
+    return [number(memory["whole_bytes"] / 1e6), number(both / 1e6), share, number(memory["cache_bytes"] / 1e6)]
 
 
 def _point(point: dict[str, Any]) -> str:

@@ -50,12 +50,14 @@ class SideBySide:
         workload (`Workload`): Its inputs, on its device.
         effort (`Effort`): How much is measured.
         progress (`Callable`): Told what happens next.
+        operations (`dict`): What was counted, by setting; a setting that is there keeps its first count.
     """
 
     staged: StagedModel
     workload: Workload
     effort: Effort = field(default_factory=Effort)
     progress: Callable[[str], None] = lambda message: None
+    operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
     def measure(self, pruning: PruningConfig, name: str = "") -> dict[str, Any]:
@@ -84,6 +86,18 @@ class SideBySide:
             result.update(getattr(self, f"_{part}")(pruning, result))
         return result
 
+    def count(self, pruning: PruningConfig | None) -> None:
+        """
+        Put into `operations` what [`measure`] counts. Raises as it does.
+
+        For the model before quantization: that changes no operation, but the counter of torch does not see products
+        in the kernels of other libraries.
+        """
+        if _key(pruning) not in self.operations:
+            self._count(pruning)
+            if "stages" in self.effort.parts:
+                self._count_stages(pruning)
+
     def _end_to_end(self, pruning: PruningConfig | None) -> Any:
         self.staged.prune(pruning)
         return self.staged.end_to_end(self.workload.inputs)
@@ -107,7 +121,7 @@ class SideBySide:
         outputs: list[Any] = []
         flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)))
         self.staged.check_finite(outputs[0])
-        return flops
+        return self.operations.setdefault(_key(pruning), {}).setdefault("end_to_end", flops)
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
         """Operations end to end; their ratio bounds the speed-up of what is limited by arithmetic."""
@@ -118,7 +132,7 @@ class SideBySide:
         meter = FlopMeter()
         self.staged.prune(pruning)
         self.staged.run_stages(self.workload.inputs, meter.stage)
-        return meter.flops
+        return self.operations.setdefault(_key(pruning), {}).setdefault("stages", meter.flops)
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Operations and times of the stages, pruned and unpruned in turn; the counted pass is part of the warm-up."""
@@ -191,6 +205,10 @@ class SideBySide:
             lambda: staged.run_stages(inputs, **kwargs) if kwargs else staged.end_to_end(inputs), device
         )
         return {"prefill_bytes": prefill, "whole_bytes": whole, "cache_bytes": cache}
+
+
+def _key(pruning: PruningConfig | None) -> str:
+    return "" if pruning is None else pruning.to_json_string(use_diff=False)
 
 
 def compared(times: PairedTimes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers_litelvlm.benchmark.inputs import PromptLengths, Workload, random_workload
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.quantization import weight_bytes
 from transformers_litelvlm.models.upstream import no_init_weights
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
@@ -160,11 +161,6 @@ def _from_config(config: Any, dtype: torch.dtype) -> PreTrainedModel:
 def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
         return _from_config(config, dtype)
-
-
-def weight_bytes(model: PreTrainedModel) -> int:
-    """Bytes of parameters and buffers; tied ones count once."""
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def check_memory(model: PreTrainedModel, device: torch.device) -> None:

@@ -11,6 +11,7 @@ from transformers_litelvlm.utils.files import to_json
 
 
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8", "int4")  # those of models/quantization.py, which imports torch
 
 MAX_DETAILS = 3  # points whose stages go to the terminal
 
@@ -27,6 +28,7 @@ examples:
   litelvlm benchmark --checkpoint ./glamm-refseg --image photo.jpg --expressions "the left dog"
   litelvlm benchmark tiny --methods all --batch-sizes 1 8 --without stages decode memory --check
   litelvlm benchmark glamm-7b --device cuda --dtypes bfloat16 --sentences 1 3
+  litelvlm benchmark llava-1b --quantization none int8 int4 --budgets 192 32
 """
 
 
@@ -78,6 +80,13 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, help="of the weights (default: float32, bfloat16 on CUDA)"
+    )
+    parser.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=QUANTIZATIONS,
+        default=["none"],
+        help="of the language model's weights: memory and speed of each, pruned and unpruned (default: none)",
     )
 
 
@@ -139,7 +148,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.checkpoint:
         own = {"expressions": args.expressions} if args.expressions else {}
         subject = CheckpointSubject(args.checkpoint, args.image, **own)
-    grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes)
+    grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes, args.quantization)
     effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
     result = run_benchmark(subject, grid, args.device, effort, progress=_progress)
     if args.output_dir:

@@ -71,7 +71,7 @@ def run_launched(
         sys.stdout.reconfigure(errors="backslashreplace")  # names in the table, on a terminal that lacks their letters
     try:
         work(from_namespace(namespace, kind), typed_command(program, words))
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
         if code_file := os.environ.get(CODE_VARIABLE):
             Path(code_file).touch()
         if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):

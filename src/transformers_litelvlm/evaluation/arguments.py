@@ -14,6 +14,8 @@ DESCRIPTION = (
     " goes on."
 )
 PROTOCOLS = ("all", "glamm", "annotators")
+# Those of models/quantization.py, which imports torch.
+QUANTIZATIONS = ("none", "int8", "int4")
 ON_UNREADABLE = ("stop", "continue")
 
 
@@ -84,6 +86,7 @@ class EvaluationArguments(DataArguments):
             image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
             `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
             annotators.
+        quantization: of the language model's weights, `"none"`, `"int8"` or `"int4"`, see [`quantization_config`].
         on_unreadable: at a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
             of its video, count as wrong and are flagged.
         The rest as [`DataArguments`].
@@ -107,13 +110,15 @@ class EvaluationArguments(DataArguments):
         "all",
         choices=PROTOCOLS,
     )
+    quantization: str = option("of the language model's weights", "none", choices=QUANTIZATIONS)
     on_unreadable: str = option(
         "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("protocol", PROTOCOLS), ("on_unreadable", ON_UNREADABLE)):
+        of_names = {"protocol": PROTOCOLS, "quantization": QUANTIZATIONS, "on_unreadable": ON_UNREADABLE}
+        for name, choices in of_names.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if not self.methods:

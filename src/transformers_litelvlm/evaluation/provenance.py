@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import transformers_litelvlm
+from transformers_litelvlm.models.quantization import stored_tensors
 from transformers_litelvlm.version import __version__
 
 
@@ -103,9 +104,10 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if weight.device.type != "meta" and weight.is_floating_point():
-            sample = weight.flatten()[:: max(1, weight.numel() // 64)]
-            digest.update(sample.float().cpu().numpy().tobytes())
+        for part in stored_tensors(weight):  # of a quantized weight its scales are sampled
+            if part.device.type != "meta" and part.is_floating_point():
+                sample = part.flatten()[:: max(1, part.numel() // 64)]
+                digest.update(sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

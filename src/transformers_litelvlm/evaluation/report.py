@@ -247,12 +247,13 @@ def _ends(interval: statistics.Interval) -> list[float]:
 
 def _describe_model(sweep: Sweep) -> dict[str, Any]:
     model = sweep.segmenter.model
+    quantized = "" if sweep.args.quantization == "none" else f", {sweep.args.quantization} weights"
     return {
         "path_or_id": without_secrets(sweep.args.model) or "embedded",
         "class": type(model).__name__,
         "family": model.config.model_type,
         "commit_hash": getattr(model.config, "_commit_hash", None),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch.") + quantized,
         "num_visual_tokens": sweep.segmenter.num_visual_tokens,
     }
 

@@ -176,8 +176,10 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 def load_segmenter(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     """The model of the options, ready for a sweep."""
-    model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
-    return SweepSegmenter(model.to(device), processor, joint_dialogue=args.protocol == "glamm")
+    model, processor = load_for_segmentation(
+        args.model or DEFAULT_CHECKPOINT, quantization=args.quantization, device=device
+    )
+    return SweepSegmenter(model, processor, joint_dialogue=args.protocol == "glamm")
 
 
 def what_records_depend_on(

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,8 +18,12 @@ from transformers import (
     ProcessorMixin,
 )
 
+from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
+
+
+CPU = torch.device("cpu")
 
 
 class AutoModelForReferringSegmentation(_BaseAutoModelClass):
@@ -29,7 +34,11 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
 
 
 def load_for_segmentation(
-    source: str | os.PathLike, config: PreTrainedConfig | None = None, dtype: Any = "auto"
+    source: str | os.PathLike,
+    config: PreTrainedConfig | None = None,
+    dtype: Any = "auto",
+    quantization: str = "none",
+    device: torch.device = CPU,
 ) -> tuple[Any, Any]:
     """A model that turns sentences into masks, and its processor; nothing of them is made up.
 
@@ -37,8 +46,11 @@ def load_for_segmentation(
         source: a checkpoint folder or the name of one on the Hub.
         config: instead of the checkpoint's own.
         dtype: of the weights; by default as stored.
+        quantization: of the language model's weights, see [`quantization_config`].
+        device: where the model goes.
 
     Raises:
+        ImportError: the library of a quantization is not installed.
         ValueError: as `from_pretrained` does; also where weights are missing or have other shapes, which upstream
             replaces by random numbers or reports in its log alone, and where the tokenizer is not the model's.
     """
@@ -52,8 +64,14 @@ def load_for_segmentation(
             f"The tokenizer of {source} reads {token} as token {seg_id}, but `seg_token_id` in its config.json is "
             f"{config.seg_token_id}: they are not of one checkpoint."
         )
+    computes_in = dtype if isinstance(dtype, torch.dtype) else config.dtype or torch.float32
     model, loading = AutoModelForReferringSegmentation.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        source,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **quantized_loading(quantization, device, computes_in),
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"The weights in {source} lack {len(missing)} parameters, the first is {missing[0]}.")
@@ -61,7 +79,7 @@ def load_for_segmentation(
         raise ValueError(
             f"The weights in {source} have {name} of shape {tuple(stored)}, its config.json asks for {tuple(needed)}."
         )
-    return model.eval(), processor
+    return (model if quantization != "none" else model.to(device)).eval(), processor
 
 
 def register_family(
