@@ -60,8 +60,12 @@ def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: flo
     over = {name: rules.compare(last.scores[name], last.scores[level.baseline]) for name in alike}
     chosen = next((name for name in alike if rules.is_better(over[name])), None)
     if chosen is not None:
-        others = f"the simplest of {len(alike)} settings that are" if len(alike) > 1 else "the only setting that is"
-        reason = f"{others} not significantly worse than the best, {last.best}, and better than {level.baseline}"
+        reason = f"the best: every other setting is significantly worse, and so is {level.baseline}"
+        if len(alike) > 1:
+            reason = (
+                f"the simplest of {len(alike)} settings that are not significantly worse than the best, {last.best}, "
+                f"and significantly better than {level.baseline}"
+            )
         return Choice(chosen, last.best, alike, over, last.num_images, None, None, reason)
     seen = over[last.best].difference.value
     difference = max(seen, smallest_difference)
