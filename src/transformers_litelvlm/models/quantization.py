@@ -78,7 +78,7 @@ def quantization_config(name: str, device: torch.device, dtype: torch.dtype) -> 
             from torchao.quantization import Int8WeightOnlyConfig
 
             return TorchAoConfig(Int8WeightOnlyConfig())
-        import bitsandbytes  # noqa: F401
+        from bitsandbytes import nn  # noqa: F401
     if name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
