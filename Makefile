@@ -11,7 +11,6 @@ PYTEST_ARGS ?= -n 2
 DEMO_IMAGE ?= examples/assets/demo.png
 # Sentence number i is checked against examples/assets/demo_mask_i.png by .ci/check_demo.py.
 DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
-DEMO_BUDGET ?= 48
 DEMO_OUTPUT ?= demo_output
 
 BIN := $(VENV)/bin
@@ -27,8 +26,8 @@ TOOLS := .venv-tools
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with a third of the visual tokens
-	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --budget $(DEMO_BUDGET) --compare --output $(DEMO_OUTPUT)
+demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 2/9 of the visual tokens
+	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --compare --output $(DEMO_OUTPUT)
 	@echo "The pictures are in $(abspath $(DEMO_OUTPUT))"
 
 test: $(VENV)/.installed-test  ## run the tests but the slow ones (PYTEST_ARGS="..." to choose)
