@@ -29,8 +29,13 @@ def card() -> ModelCard:
 
 def by_setting(results: list[EvalResult]) -> dict:
     """(method, options, budget) -> gIoU and its interval."""
+
+    def budget_of(args: dict) -> int | None:
+        ratio = args.get("retention_ratio")
+        return args.get("budget") if ratio is None else round(144 * ratio)
+
     return {
-        (r.metric_args["method"], json.dumps(r.metric_args.get("method_options")), r.metric_args.get("budget")): (
+        (r.metric_args["method"], json.dumps(r.metric_args.get("method_options")), budget_of(r.metric_args)): (
             r.metric_value,
             r.metric_args["interval_95"],
         )
@@ -41,28 +46,26 @@ def by_setting(results: list[EvalResult]) -> dict:
 
 def test_every_preset_shows_what_was_measured(card):
     region = card.text[card.text.index(BEGIN) : card.text.index(END)]
-    assert "not measured" not in region and "5080 sentences about 1000 images, protocol `all`" in region
+    assert "not measured" not in region and "662 sentences about 128 images, protocol `all`" in region
     measured = by_setting(card.data.eval_results)
     pruning = AutoConfig.from_pretrained(DEFAULT_CHECKPOINT).pruning_config
     for preset in ("fast", "balanced", "accurate"):
         budget = pruning.apply_preset(preset).resolve(144)
-        value, (low, high) = measured["litelvlm", "null", budget]
+        value, (low, high) = measured["litelvlm", '{"context_share": 1.0}', budget]
         assert f"| `{preset}` | {budget} of 144 | {value:.3f} [{low:.3f}, {high:.3f}] |" in region
         assert low < value < high
-    assert "litelvlm evaluate --output-dir results" in region
+    assert "litelvlm calibrate --output-dir calibration" in region
 
 
-def test_it_agrees_with_the_table_made_by_the_example_script(card):
-    """Two programs, the same checkpoint and scenes: the same figures up to the last digits of the masks."""
-    table = dict(re.findall(r"^\| (litelvlm|litelvlm, context share 0\.5|random) \| (.*) \|$", card.text, re.M))
+def test_it_agrees_with_the_table_of_all_scenes(card):
+    """Measured on 128 of the 1,000 scenes: what these say lies in the intervals."""
+    table = dict(re.findall(r"^\| (litelvlm|context only|random) \| (.*) \|$", card.text, re.M))
     measured = by_setting(card.data.eval_results)
-    for name, key in (
-        ("litelvlm", ("litelvlm", "null")),
-        ("litelvlm, context share 0.5", ("litelvlm", '{"context_share": 0.5}')),
-    ):
+    for name, options in (("litelvlm", "null"), ("context only", '{"context_share": 1.0}')):
         cells = [float(cell.split()[0]) for cell in table[name].split(" | ")]
         for cell, budget in zip(cells, (48, 32, 16)):
-            assert measured[(*key, budget)][0] == pytest.approx(cell, abs=0.003)
+            value, (low, high) = measured["litelvlm", options, budget]
+            assert low < cell < high and value == pytest.approx(cell, abs=0.02)
 
 
 def test_checks_of_huggingface_hub_that_need_no_network(card):

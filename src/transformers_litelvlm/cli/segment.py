@@ -41,8 +41,8 @@ examples:
   litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
 
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
-Without --model the small checkpoint inside the package is used, with what its preset "balanced" does not leave to these
-options. It knows drawn shapes, not photos.
+Without --model the small checkpoint inside the package is used, with its preset "balanced" unless these options say
+otherwise. It knows drawn shapes, not photos.
 """
 
 # Of the checkpoint in the package, which was calibrated: there, the published default does worse than random tokens.
