@@ -167,7 +167,7 @@ def test_what_a_method_cannot_do_is_said():
     [
         (Grid(budgets=[16, 64, 99]), r"`budgets` \[64, 99\] leave nothing to prune: a picture has 64 visual tokens"),
         (Grid(quantizations=["none", "int2"]), "`quantization` must be one of none, int8, int4, got 'int2'"),
-        (Grid(methods=["fastest"]), "Unknown pruning `method` 'fastest'. Known methods: cdpruner"),
+        (Grid(methods=["fastest"]), "Unknown pruning `method` 'fastest'. Known methods: anchorprune"),
         (Grid(methods=["fastv:depth=1"]), r"`method_options` \['depth'\] do not exist for the method 'fastv'"),
     ],
 )

@@ -165,7 +165,7 @@ def test_refuses_batches_that_were_changed(reference, tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runner, "_load", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(runner, "load_segmenter", lambda *args: pytest.fail("the model was loaded"))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
         assert main(["evaluate", "--output-dir", str(folder), "--processes", "1"]) == 2
@@ -177,7 +177,7 @@ def test_a_fault_of_ours_is_no_bad_input(tmp_path, monkeypatch, capsys):
     def fails(*args):
         raise TypeError("ours")
 
-    monkeypatch.setattr(runner, "_load", fails)
+    monkeypatch.setattr(runner, "load_segmenter", fails)
     assert main(["evaluate", "--output-dir", str(tmp_path / "out"), "--processes", "1"]) == 1
     assert "Please report it" in capsys.readouterr().err
 
