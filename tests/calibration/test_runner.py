@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
-from tests.support.small_calibrations import content, files, options
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from tests.support.small_calibrations import content, copy_checkpoint, files, options
 from transformers_litelvlm.calibration.runner import calibrate
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.refshapes import generate_scene
@@ -79,8 +78,8 @@ def test_stopped_and_started_again_it_gives_the_same(reference, checkpoint, tmp_
     assert (folder / "validation" / "batches" / "000000.json").stat().st_mtime_ns == before
 
 
-def test_the_presets_are_written_and_load(reference, checkpoint):
-    original = Path(DEFAULT_CHECKPOINT)
+def test_the_presets_are_written_and_load(reference, checkpoint, tmp_path):
+    original = copy_checkpoint(tmp_path)
     changed = [path.name for path in original.iterdir() if path.is_file() and not same(path, checkpoint / path.name)]
     assert sorted(changed) == ["README.md", "config.json"]
     assert sorted(path.name for path in checkpoint.iterdir()) == sorted(path.name for path in original.iterdir())
@@ -99,10 +98,11 @@ def test_the_presets_are_written_and_load(reference, checkpoint):
 
 
 def test_the_command_says_what_was_chosen_and_errors_in_one_line(reference, checkpoint, tmp_path, capsys):
-    words = as_command_line(options(reference, checkpoint))
+    folder = Path(shutil.copytree(reference, tmp_path / "calibration"))
+    words = as_command_line(options(folder, checkpoint))
     assert main(["calibrate", *words, "--processes", "1"]) == 0
-    assert capsys.readouterr().out == (reference / "calibration.md").read_text()
-    assert content(reference)["environment"]["command"].startswith("litelvlm calibrate --output-dir")
+    assert capsys.readouterr().out == (folder / "calibration.md").read_text()
+    assert content(folder)["environment"]["command"].startswith("litelvlm calibrate --output-dir")
     assert main(["calibrate", *words, "--confidence", "0.9", "--processes", "1"]) == 2
     assert "confidence: there 0.5, now 0.9" in capsys.readouterr().err
 

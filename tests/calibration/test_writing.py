@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.support.sample_results import sample_results, write_results
+from tests.support.uncalibrated import uncalibrate
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.calibration.writing import BEGIN, END, check_checkpoint, write_presets
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -55,6 +56,7 @@ def folder(tmp_path) -> Path:
     folder = tmp_path / "refshapes_tiny"
     folder.mkdir()
     shutil.copy(Path(DEFAULT_CHECKPOINT, "config.json"), folder)
+    uncalibrate(folder)
     config = read_config(folder)
     (folder / "README.md").write_text(render_saved_card(config, name="refshapes_tiny") + "\nMine.\n")
     PruningConfig(presets={"fast": {"budget": 9}, "own": {"budget": 7}}).save_pretrained(folder)

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoProcessor
 
-from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.data import generate_scene
 
 
@@ -33,8 +33,8 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     scene = generate_scene("validation", 0)
     sentences = [expression.sentence for expression in scene.expressions[:2]]
     inputs = AutoProcessor.from_pretrained(tmp_path / "merged").segmentation_inputs(scene.image, sentences)
-    pruning = PruningConfig(budget=48, token_order="raster", position_ids="original")
     base = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT)
+    pruning = base.config.pruning_config.replace(budget=48)
     before = base.segment(**inputs, pruning_config=pruning).mask_logits[0]
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     logits = adapted.segment(**inputs, pruning_config=pruning).mask_logits[0]

@@ -12,6 +12,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tests.support.sample_results import MEASURED, sample_results, write_results
+from tests.support.uncalibrated import uncalibrate
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.configuration_pruning import PruningConfig
@@ -25,6 +26,7 @@ def checkpoint(tmp_path) -> Path:
     """The embedded checkpoint, without its weights, and with its card as it was before anything was measured."""
     folder = tmp_path / "refshapes_tiny"
     shutil.copytree(DEFAULT_CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    uncalibrate(folder)
     before, _, rest = card_of(folder).partition(BEGIN)
     card = replace_model_index(before.rstrip() + rest.partition(END)[2], folder.name, [])
     assert BEGIN not in card and "model-index" not in card

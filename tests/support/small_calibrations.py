@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.support.uncalibrated import uncalibrate
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.calibration.arguments import CalibrationArguments
 
@@ -32,7 +33,7 @@ def options(folder: Path, checkpoint: Path, **changes: Any) -> CalibrationArgume
 
 
 def copy_checkpoint(folder: Path) -> Path:
-    return Path(shutil.copytree(DEFAULT_CHECKPOINT, folder / "refshapes_tiny"))
+    return uncalibrate(Path(shutil.copytree(DEFAULT_CHECKPOINT, folder / "refshapes_tiny")))
 
 
 def content(folder: Path) -> dict[str, Any]:
