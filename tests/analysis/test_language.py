@@ -39,7 +39,8 @@ def test_attention_is_that_of_the_eager_kernel(asked):
     ids = asked.part["input_ids"]
     columns = language.seg_columns(asked.model, ids)
     expressions = [asked.processor.expression(text) for text in SENTENCES]
-    words = language.words_columns(asked.processor.tokenizer, ids, expressions)
+    ends = [column for [column] in columns]
+    words = language.words_columns(asked.processor.tokenizer, ids, expressions, ends)
     features = language.whole_features(asked.tokens.expand(len(ids), -1, -1))
     with torch.no_grad():
         prompt = asked.model.shorten(asked.part, features, asked.unpruned)
@@ -94,13 +95,19 @@ def test_leave_one_out_is_a_run_without_that_placeholder(asked):
 def test_the_words_of_a_prompt(asked):
     ids = asked.part["input_ids"]
     tokenizer = asked.processor.tokenizer
-    columns = language.words_columns(tokenizer, ids, ["dog", "dog in"])
+    ends = [ids.shape[1]] * 2
+    columns = language.words_columns(tokenizer, ids, ["dog", "dog in"], ends)
     for row, own, text in zip(ids, columns, ("dog", "dog in"), strict=True):
         assert own == list(range(own[0], own[-1] + 1))
         assert "".join(text.split()) in "".join(tokenizer.decode(row[own]).split())
         assert "".join(text.split()) not in "".join(tokenizer.decode(row[own[1:]]).split())
     with pytest.raises(ValueError, match="The prompt does not have the expression 'a zebra'"):
-        language.words_columns(tokenizer, ids[:1], ["a zebra"])
+        language.words_columns(tokenizer, ids[:1], ["a zebra"], ends[:1])
+    # Not those before the last ones, as of a system prompt.
+    twice = torch.cat([ids[:1], ids[:1]], dim=1)
+    [later] = language.words_columns(tokenizer, twice, ["dog"], [twice.shape[1]])
+    assert later == [column + ids.shape[1] for column in columns[0]]
+    assert language.words_columns(tokenizer, twice, ["dog"], [ids.shape[1]]) == columns[:1]
 
 
 def test_the_column_that_predicts_the_mask(asked):

@@ -133,10 +133,10 @@ class AnalysedImage:
             rows = slice(start, start + len(part["input_ids"]))
             start = rows.stop
             expressions = [self.processor.expression(s.sentence) for s in self.sentences[rows]]
-            columns = {
-                "attention_seg": language.seg_columns(model, part["input_ids"]),
-                "attention_words": language.words_columns(self.processor.tokenizer, part["input_ids"], expressions),
-            }
+            ids, seg = part["input_ids"], language.seg_columns(model, part["input_ids"])
+            ends = [column for [column] in seg]
+            words = language.words_columns(self.processor.tokenizer, ids, expressions, ends)
+            columns = {"attention_seg": seg, "attention_words": words}
             of_part: dict[str, torch.Tensor] = {}
             with torch.no_grad():
                 for name, asked in columns.items():

@@ -93,20 +93,24 @@ def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
     return [[int(column)] for column in (input_ids[:, 1:] == model.config.seg_token_id).long().argmax(dim=1)]
 
 
-def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str]) -> list[list[int]]:
-    """The columns of each row (B, L) that hold its expression: the fewest at its first occurrence whose text has it.
+def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str], ends: list[int]) -> list[list[int]]:
+    """The columns of each row (B, L) that hold its expression: the fewest whose text has it.
+
+    At its last occurrence before the column in `ends`: the system prompt may have the same words.
 
     Raises:
         ValueError: a prompt does not have its expression.
     """
     columns = []
-    for row, expression in zip(input_ids.tolist(), expressions, strict=True):
-        wanted = _letters(expression)
-        end = next((end for end in range(1, len(row) + 1) if wanted in _letters(tokenizer.decode(row[:end]))), None)
-        if end is None:
+    for row, expression, last in zip(input_ids.tolist(), expressions, ends, strict=True):
+
+        def has(start: int, end: int, ids: list[int] = row, wanted: str = _letters(expression)) -> bool:
+            return wanted in _letters(tokenizer.decode(ids[start:end]))
+
+        start = next((start for start in range(last, -1, -1) if has(start, last)), None)
+        if start is None:
             raise ValueError(f"The prompt does not have the expression {expression!r:.80}.")
-        start = next(start for start in range(end, -1, -1) if wanted in _letters(tokenizer.decode(row[start:end])))
-        columns.append(list(range(start, end)))
+        columns.append(list(range(start, next(end for end in range(start, last + 1) if has(start, end)))))
     return columns
 
 
