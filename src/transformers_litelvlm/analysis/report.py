@@ -110,5 +110,6 @@ def _with_images(split: ReferringSplit, maps: list[dict[str, Any]], count: int) 
     for example in maps:
         sample = samples[example["index"]]
         sentence = next(s for s in sample.sentences if s.sentence_id == example["sentence_id"])
-        drawn.append({**example, "image": sample.load_image(), "sentence": sentence.sentence, "mask": sentence.mask})
+        image = sample.load_image()
+        drawn.append({**example, "image": image, "sentence": sentence.sentence, "mask": sentence.mask})
     return drawn

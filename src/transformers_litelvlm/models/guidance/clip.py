@@ -82,16 +82,15 @@ class ClipTowerEvidence(VisualEvidence):
     def class_features(self) -> torch.Tensor:  # type: ignore[override]
         return self._states.features[:, 0]
 
-    def image_embeds(self) -> torch.Tensor:
-        return self._in_shared_space(self.features)
-
-    def _in_shared_space(self, tokens: torch.Tensor) -> torch.Tensor:
+    def image_embeds(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """As in [`VisualEvidence`]; of `tokens` (M, N, C) instead of the features if they are given."""
+        tokens = self.features if tokens is None else tokens
         post_layernorm, projection = self._states.tower.post_layernorm, self._guidance.visual_projection
         normalised = post_layernorm(to_device_of(post_layernorm, tokens))
         return projection(to_device_of(projection, normalised)).to(self._states.device)
 
     def surgery_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = self._in_shared_space(self._states.after_value_attention()[:, 1:])
+        tokens = self.image_embeds(self._states.after_value_attention()[:, 1:])
         return tokens, self._guidance.encode_empty_text(self._sentences.input_ids).to(self._states.device)
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
