@@ -1,4 +1,4 @@
-"""Tiny random models of both families that write masks, and a image about which both are asked."""
+"""Tiny random models of both families that write masks, and an image about which both are asked."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,7 @@ import torch
 from tests.support import tiny_llava, tiny_unipixel
 from tests.support.analysed_images import two_objects
 from transformers_litelvlm.analysis import language
+from transformers_litelvlm.evaluation import runner
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import load_for_segmentation
 
@@ -15,10 +16,8 @@ from transformers_litelvlm.models.auto import load_for_segmentation
 @pytest.fixture(autouse=True)
 def one_thread():
     """As the runner has it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with runner.one_thread(torch.device("cpu")):
+        yield
 
 
 @pytest.fixture(

@@ -1,4 +1,4 @@
-"""The scores of a image's visual tokens, their controls, and the choices that are compared."""
+"""The scores of an image's visual tokens, their controls, and the choices that are compared."""
 
 import numpy as np
 import pytest

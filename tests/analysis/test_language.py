@@ -45,8 +45,9 @@ def test_attention_is_that_of_the_eager_kernel(asked):
     with torch.no_grad():
         prompt = asked.model.shorten(asked.part, features, asked.unpruned)
         attentions = asked.model.model(pruned=prompt, use_cache=False, output_attentions=True).attentions
-        for wanted in (columns, words):
-            found = language.attention_to_tokens(asked.model, asked.part, asked.tokens, asked.unpruned, wanted)
+        sets = [columns, words]
+        of_sets = language.attention_to_tokens(asked.model, asked.part, asked.tokens, asked.unpruned, sets)
+        for wanted, found in zip(sets, of_sets, strict=True):
             assert found.shape == (len(attentions), 2, len(asked.tokens))
             for layer, of_layer in enumerate(attentions):
                 for row, own in enumerate(wanted):

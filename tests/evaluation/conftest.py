@@ -7,22 +7,20 @@ import torch
 
 from tests.support.small_evaluations import options
 from tests.support.tiny_unipixel import tiny_checkpoint
-from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.evaluation import runner
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """As the runner has it; several threads make a model this small slower, a lot on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with runner.one_thread(torch.device("cpu")):
+        yield
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "results"
-    evaluate(options(folder))
+    runner.evaluate(options(folder))
     return folder
 
 

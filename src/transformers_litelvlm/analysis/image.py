@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,9 @@ from transformers_litelvlm.analysis.coverage import Region, token_coverage
 from transformers_litelvlm.analysis.scores import evidence_of, guidance_of, scores_without_text, similarities
 from transformers_litelvlm.analysis.selections import Choice
 from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
-from transformers_litelvlm.evaluation.sweeping import SharedEncodings, SweepSegmenter
+from transformers_litelvlm.evaluation.measuring import masks_meant
+from transformers_litelvlm.evaluation.sweeping import Part, SharedEncodings, SweepSegmenter
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.visualization import seen_region
 
 
@@ -45,10 +50,13 @@ class AnalysedImage:
 
     def __post_init__(self) -> None:
         self.image = self.sample.load_image()
-        masks = [sentence.mask for sentence in self.sample.sentences]
-        self.sentences = [s for s, mask in zip(self.sample.sentences, masks, strict=True) if mask.any()]
-        self.masks = [mask for mask in masks if mask.any()]
         self.model, self.processor = self.segmenter.model, self.segmenter.processor
+        targets, ignored = masks_meant(list(self.sample.sentences), self.image, self.model.device)
+        means_something = targets.flatten(1).any(dim=1)
+        self.sentences = list(itertools.compress(self.sample.sentences, means_something.tolist()))
+        self.targets = targets[means_something]
+        self.ignored = None if ignored is None else ignored[means_something]
+        self.masks = list(self.targets.cpu().numpy())
         if self.sentences:
             self.shared: SharedEncodings = self.segmenter.encode(self.image, self.sentences)
             self.grid: tuple[int, int] = self.shared.encoded.grids[0][1:]
@@ -123,29 +131,44 @@ class AnalysedImage:
         with torch.no_grad():
             return self.shared.encoded.all_tokens()[0]
 
-    @cached_property
-    def signals(self) -> dict[str, np.ndarray]:
-        """What the language model makes of each token, (S, N); NaN for sentences that leave-one-out leaves aside."""
-        model, base, start = self.model, self.segmenter.base_pruning, 0
-        settings = language.settings_of(model, base, None)
-        found: dict[str, list[np.ndarray]] = {}
+    def parts(self) -> Iterator[tuple[Part, slice]]:
+        """Inputs of a few dialogues, and of which sentences they are."""
+        start = 0
         for part in self.shared.parts:
             rows = slice(start, start + len(part["input_ids"]))
             start = rows.stop
+            yield part, rows
+
+    @torch.no_grad()
+    def logits(self, settings: PruningSettings, features_of: Callable[[slice], Any]) -> torch.Tensor:
+        """(S, H, W) mask logits from the features that each few sentences are given."""
+        for_masks = self.shared.for_masks
+        return torch.cat(
+            [
+                language.mask_logits(self.model, part, features_of(rows), settings, for_masks)
+                for part, rows in self.parts()
+            ]
+        )
+
+    @cached_property
+    def signals(self) -> dict[str, np.ndarray]:
+        """What the language model makes of each token, (S, N); NaN for sentences that leave-one-out leaves aside."""
+        model = self.model
+        settings = language.settings_of(model, self.segmenter.base_pruning, None)
+        found: dict[str, list[np.ndarray]] = {}
+        for part, rows in self.parts():
             expressions = [self.processor.expression(s.sentence) for s in self.sentences[rows]]
             ids, seg = part["input_ids"], language.seg_columns(model, part["input_ids"])
             ends = [column for [column] in seg]
             words = language.words_columns(self.processor.tokenizer, ids, expressions, ends)
-            columns = {"attention_seg": seg, "attention_words": words}
             of_part: dict[str, torch.Tensor] = {}
             with torch.no_grad():
-                for name, asked in columns.items():
-                    layers = language.attention_to_tokens(model, part, self.tokens, settings, asked)
-                    of_part[name] = layers.mean(dim=0)
-                    of_part |= {f"{name}_{layer}": row for layer, row in enumerate(layers)}
-            masks = torch.stack([torch.as_tensor(mask) for mask in self.masks[rows]]).to(self.tokens.device)
+                attention = language.attention_to_tokens(model, part, self.tokens, settings, [seg, words])
+            for name, layers in zip(("attention_seg", "attention_words"), attention, strict=True):
+                of_part[name] = layers.mean(dim=0)
+                of_part |= {f"{name}_{layer}": row for layer, row in enumerate(layers)}
             of_part["gradient"] = language.gradient_times_input(
-                model, part, self.tokens, settings, self.shared.for_masks, masks
+                model, part, self.tokens, settings, self.shared.for_masks, self.targets[rows]
             )
             for name, values in of_part.items():
                 found.setdefault(name, []).append(values.float().cpu().numpy())
@@ -163,7 +186,7 @@ class AnalysedImage:
         places = [(part, row) for part in self.shared.parts for row in range(len(part["input_ids"]))]
         for number, (part, row) in enumerate(places[:wanted]):
             full = self.unpruned_logits[number]
-            target = torch.as_tensor(self.masks[number], device=full.device)
+            target = self.targets[number]
             portions = language.leave_one_out(model, part, self.tokens, settings, self.shared.for_masks, row)
             start = 0
             for logits in portions:
@@ -177,19 +200,9 @@ class AnalysedImage:
     def unpruned_logits(self) -> torch.Tensor:
         """(S, H, W)."""
         settings = language.settings_of(self.model, self.segmenter.base_pruning, None)
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    language.mask_logits(
-                        self.model,
-                        part,
-                        language.whole_features(self.tokens.expand(len(part["input_ids"]), -1, -1)),
-                        settings,
-                        self.shared.for_masks,
-                    )
-                    for part in self.shared.parts
-                ]
-            )
+        return self.logits(
+            settings, lambda rows: language.whole_features(self.tokens.expand(rows.stop - rows.start, -1, -1))
+        )
 
     @cached_property
     def choices(self) -> dict[str, Choice]:

@@ -17,6 +17,7 @@ from transformers_litelvlm.evaluation.sweeping import PER_DIALOGUE
 from transformers_litelvlm.models.decoder.evidence import LayerAttention
 from transformers_litelvlm.models.decoder.loop import whole_prompt
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.processing.tokens import padded
 from transformers_litelvlm.models.prompt.pruned_prompt import placeholder_mask
 from transformers_litelvlm.models.settings import PruningSettings
 
@@ -52,8 +53,8 @@ def mask_logits(
 
 
 def attention_to_tokens(
-    model: Any, part: dict[str, Any], tokens: torch.Tensor, settings: PruningSettings, columns: list[list[int]]
-) -> torch.Tensor:
+    model: Any, part: dict[str, Any], tokens: torch.Tensor, settings: PruningSettings, asked: list[list[list[int]]]
+) -> list[torch.Tensor]:
     """Attention that some columns of each prompt pay to the visual tokens, mean over the columns and the heads.
 
     Recomputed from queries and keys, so that it does not depend on the attention kernel.
@@ -61,10 +62,10 @@ def attention_to_tokens(
     Args:
         part: inputs of B dialogues.
         tokens: (N, D) projected.
-        columns: of each dialogue.
+        asked: sets of columns, each with those of every dialogue.
 
     Returns:
-        (layers, B, N) float32.
+        (layers, B, N) float32 for each set.
     """
     base, batch = model.model, len(part["input_ids"])
     prompt = model.shorten(part, whole_features(tokens.expand(batch, -1, -1)), settings)
@@ -76,16 +77,23 @@ def attention_to_tokens(
         positions = positions[-3:]  # of M-RoPE's rows the first is for masks
     whole = whole_prompt(embeds, is_visual, [len(tokens)] * batch, part.get("attention_mask"), positions)
     rotary = base.language_model.rotary_emb(embeds, position_ids=whole.positions)
-    width = max(map(len, columns))
-    asked = torch.tensor([row + row[:1] * (width - len(row)) for row in columns], device=embeds.device)
-    is_asked = torch.tensor([[1.0] * len(row) + [0.0] * (width - len(row)) for row in columns], device=embeds.device)
+    # A row for each dialogue, its sets one after the other; the keys of a layer are computed once for all.
+    of_rows = [[column for columns in asked for column in columns[row]] for row in range(batch)]
+    places, _ = padded(of_rows, 0)
+    places = places.to(embeds.device)
     layers = []
     for layer, states in enumerate(output.hidden_states[: len(base.language_model.layers)]):
         attention = LayerAttention(base.language_model, layer, replace(whole, states=states), rotary, 0)
-        rows = attention.probabilities(asked).mean(dim=1)  # (B, R, L)
-        mean = (rows * is_asked[..., None]).sum(1) / is_asked.sum(1, keepdim=True)
-        layers.append(mean[is_visual].view(batch, -1))
-    return torch.stack(layers)
+        rows = attention.probabilities(places).mean(dim=1)  # (B, R, L)
+        layers.append(rows.transpose(1, 2)[is_visual].view(batch, len(tokens), -1))
+    attended = torch.stack(layers)  # (layers, B, N, R)
+    found, starts = [], [0] * batch
+    for columns in asked:
+        stops = [start + len(own) for start, own in zip(starts, columns, strict=True)]
+        means = [attended[:, row, :, start:stop].mean(-1) for row, (start, stop) in enumerate(zip(starts, stops))]
+        found.append(torch.stack(means, dim=1))
+        starts = stops
+    return found
 
 
 def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
@@ -169,7 +177,7 @@ def leave_one_out(
 
 
 def repeat_dialogue(part: dict[str, Any], row: int, times: int) -> dict[str, Any]:
-    """Inputs of one of the dialogues about a image, repeated; what belongs to the image stays."""
+    """Inputs of one of the dialogues about an image, repeated; what belongs to the image stays."""
     of_dialogues = {name for names in PER_DIALOGUE for name in names}
     repeated = {name: value[[row] * times] if name in of_dialogues else value for name, value in part.items()}
     return {**repeated, "dialogue_images": torch.zeros(times, dtype=torch.long)}

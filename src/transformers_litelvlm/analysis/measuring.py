@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers_litelvlm.analysis.selections import Choice
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.metrics import score_masks
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
+from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.pruning.selection import resolve_budget
 
 
@@ -49,7 +51,7 @@ class Analyst:
     strangers: list[tuple[str, str]]
 
     def measure(self, index: int, sample: ImageSample) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Rows of a image, and for the first images the scores of its first sentence, to be drawn.
+        """Rows of an image, and for the first images the scores of its first sentence, to be drawn.
 
         Args:
             index: number of the image in its split.
@@ -124,35 +126,27 @@ def masks_of_choices(image: AnalysedImage) -> Iterator[Measurement]:
     yield from _scored(image, UNPRUNED, UNPRUNED, image.unpruned_logits > 0)
     base, num_tokens = image.segmenter.base_pruning, len(image.tokens)
     for size in image.args.budgets:
-        budget = resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
+        budget = budget_of(size, num_tokens)
         settings = language.settings_of(image.model, base, budget)
         for name, choice in image.choices.items():
             indices = choice.indices(budget, settings.in_raster_order)
-            yield from _scored(image, name, str(size), _masks_from(image, indices, settings), choice)
+            kept = partial(_kept, image.tokens, indices)
+            yield from _scored(image, name, str(size), image.logits(settings, kept) > 0, choice)
 
 
-def _masks_from(image: AnalysedImage, indices: torch.Tensor, settings: Any) -> torch.Tensor:
-    """(S, H, W) masks from the tokens at `indices` (S, K)."""
-    masks, start = [], 0
-    for part in image.shared.parts:
-        features = language.kept_features(image.tokens, indices[start : start + len(part["input_ids"])])
-        start += len(part["input_ids"])
-        masks.append(language.mask_logits(image.model, part, features, settings, image.shared.for_masks) > 0)
-    return torch.cat(masks)
+def _kept(tokens: torch.Tensor, indices: torch.Tensor, rows: slice) -> PrunedImageFeatures:
+    return language.kept_features(tokens, indices[rows])
+
+
+def budget_of(size: int | float, num_tokens: int) -> int:
+    """Tokens that an option `budgets` means: a number of them, or a fraction."""
+    return resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
 
 
 def _scored(
     image: AnalysedImage, name: str, against: str, masks: torch.Tensor, choice: Choice | None = None
 ) -> Iterator[Measurement]:
-    targets = torch.stack([torch.as_tensor(mask) for mask in image.masks]).to(masks.device)
-    ignore = [sentence.ignore for sentence in image.sentences]
-    regions = None
-    if any(region is not None for region in ignore):
-        pairs = zip(ignore, image.masks, strict=True)
-        regions = torch.stack(
-            [torch.as_tensor(np.zeros_like(mask) if region is None else region) for region, mask in pairs]
-        ).to(masks.device)
-    for number, score in enumerate(score_masks(masks, targets, regions)):
+    for number, score in enumerate(score_masks(masks, image.targets, image.ignored)):
         if choice is not None and choice.relevance[number].isnan().any():
             continue
         yield number, "intersection", name, against, score.intersection
@@ -164,8 +158,7 @@ def to_draw(image: AnalysedImage, index: int) -> dict[str, Any]:
     names = ("dot", "context", "class_attention", "attention_seg", "gradient", "leave_one_out_logits")
     known = image.scores | image.signals
     maps = {name: known[name][0] for name in names if name in known and not np.isnan(known[name][0]).any()}
-    size = image.args.budgets[0]
-    budget = resolve_budget(len(image.tokens), *((size, None) if isinstance(size, int) else (None, size)))
+    budget = budget_of(image.args.budgets[0], len(image.tokens))
     return {
         "index": index,
         "sentence_id": image.sentences[0].sentence_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers_litelvlm.analysis.summary import (
     where_referents_stand,
 )
 from transformers_litelvlm.data.splits import ReferringSplit
-from transformers_litelvlm.evaluation.provenance import git_commit, hardware, versions, without_secrets
+from transformers_litelvlm.evaluation.provenance import environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.hub.markdown import templates
@@ -45,6 +44,7 @@ def write_report(
     segmenter: SweepSegmenter,
     store: RecordStore,
     num_batches: int,
+    num_processes: int,
     command: str | None,
 ) -> dict[str, Any]:
     """Put the batches together and write the files, all or none.
@@ -81,13 +81,7 @@ def write_report(
         "regions": regions(measurements),
         "agreement": agreement(measurements),
         "ablation": ablation(measurements, sizes),
-        "environment": {
-            **versions(),
-            "git_commit": git_commit(),
-            "hardware": hardware(model.device, 1),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": without_secrets(command),
-        },
+        "environment": environment(model.device, num_processes, command),
     }
     maps = [drawn for batch in batches for drawn in batch["maps"]]
     columns = zip(*rows, strict=True)

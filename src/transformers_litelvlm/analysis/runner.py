@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import Any
-
-from accelerate import PartialState
-from tqdm import tqdm
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
@@ -14,9 +11,14 @@ from transformers_litelvlm.analysis.figures import FIGURE_NAMES
 from transformers_litelvlm.analysis.measuring import Analyst, strangers_of
 from transformers_litelvlm.analysis.report import MEASUREMENTS_NAME, PAGE_NAME, RESULTS_NAME, write_report
 from transformers_litelvlm.data.samples import ImageSample
-from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.records import RecordStore
-from transformers_litelvlm.evaluation.runner import one_thread, open_split, processes, what_records_depend_on
+from transformers_litelvlm.evaluation.runner import (
+    make_batches,
+    one_thread,
+    open_split,
+    processes,
+    what_records_depend_on,
+)
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.utils.files import check_output
@@ -38,46 +40,34 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
 
     Raises:
         OtherConfigurationError: the folder holds results of another configuration.
-        UnreadableImageError: a image cannot be read. What is done is saved.
+        UnreadableImageError: an image cannot be read. What is done is saved.
         ValueError: an option is wrong, the data is, or the data are videos.
     """
     check_output(args.output_dir, (MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME, *FIGURE_NAMES))
     state = processes()
     with one_thread(state.device):
         split = open_split(args)
-        model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT)
+        model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT, device=state.device)
         model.requires_grad_(False)  # gradients are taken with respect to visual tokens alone
-        segmenter = SweepSegmenter(model.to(state.device), processor)
+        segmenter = SweepSegmenter(model, processor)
         store = RecordStore(args.output_dir)
         with state.main_process_first():
             store.claim(what_records_depend_on(args, model, split))
-        num_batches = _fill(store, split, Analyst(segmenter, args, strangers_of(split)), state)
+        analyst = Analyst(segmenter, args, strangers_of(split))
+        num_batches = make_batches(store, split, args, state, partial(_measure, analyst))
         state.wait_for_everyone()
         if not state.is_main_process:
             return {}
-        return write_report(args, split, segmenter, store, num_batches, command)
+        return write_report(args, split, segmenter, store, num_batches, state.num_processes, command)
 
 
-def _fill(store: RecordStore, split: ReferringSplit, analyst: Analyst, state: PartialState) -> int:
-    """Make the batches of this process that are not there yet; the number of all batches."""
-    args, done = analyst.args, store.done()
-
-    def is_mine(number: int) -> bool:
-        return number % state.num_processes == state.process_index and number not in done
-
-    total = None if split.is_streamed else math.ceil(min(len(split), args.max_images or len(split)) / args.batch_size)
-    number = -1
-    with tqdm(total=total, initial=len(done), unit="batch", disable=not state.is_main_process) as bar:
-        for number, samples in split.batches(args.batch_size, args.max_images, is_mine):
-            if samples is None:
-                continue
-            rows, maps = [], []
-            for index, sample in samples:
-                if not isinstance(sample, ImageSample):
-                    raise ValueError(f"`dataset` {args.dataset!r} has videos: an analysis is of images.")
-                of_image, drawn = analyst.measure(index, sample)
-                rows += of_image
-                maps += drawn
-            store.write(number, {"rows": rows, "maps": maps})
-            bar.update(len(store.done()) - bar.n)  # of all processes
-    return number + 1
+def _measure(analyst: Analyst, samples: list[Any]) -> tuple[dict[str, Any], str]:
+    """What is saved of some samples."""
+    content: dict[str, Any] = {"rows": [], "maps": []}
+    for index, sample in samples:
+        if not isinstance(sample, ImageSample):
+            raise ValueError(f"`dataset` {analyst.args.dataset!r} has videos: an analysis is of images.")
+        rows, maps = analyst.measure(index, sample)
+        content["rows"] += rows
+        content["maps"] += maps
+    return content, ""

@@ -1,4 +1,4 @@
-"""What each visual token of a image has before the language model: numbers that methods select by, and others."""
+"""What each visual token of an image has before the language model: numbers that methods select by, and others."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -30,12 +31,24 @@ PROGRAM = "python -m transformers_litelvlm.evaluation"
 CODE_VARIABLE = "LITELVLM_CODE_FILE"
 
 
-def evaluate_and_print(args: EvaluationArguments, command: str) -> None:
-    """Evaluate in the processes that run, of which the main one prints the table."""
-    logging.disable_progress_bar()  # of loading; the evaluation has its own
-    if evaluate(args, command):
-        with open(os.path.join(args.output_dir, TABLE_NAME), encoding="utf-8") as table:
-            print(table.read(), end="", flush=True)
+def and_print(work: Callable[[Options, str], Any], page: str) -> Callable[[Options, str], None]:
+    """Work in the processes that run, of which the main one prints a file of the results.
+
+    Args:
+        work: gets the options and what was typed; returns nothing, or an empty dict, on the other processes.
+        page: name of the file.
+    """
+
+    def work_and_print(args: Options, command: str) -> None:
+        logging.disable_progress_bar()  # of loading; the work has its own
+        if work(args, command):
+            with open(os.path.join(args.output_dir, page), encoding="utf-8") as file:
+                print(file.read(), end="", flush=True)
+
+    return work_and_print
+
+
+evaluate_and_print = and_print(evaluate, TABLE_NAME)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,7 +123,7 @@ def measure_image(
     image = sample.load_image()
     measured = Measured()
     for sentences, templates, asking in _asked(index, sample, segmenter, runs, protocol):
-        targets, ignore = _masks_meant(sentences, image, segmenter.model.device)
+        targets, ignore = masks_meant(sentences, image, segmenter.model.device)
         shared = segmenter.encode(image, sentences, templates)
         for run in asking:
             output = segmenter.segment(run, shared)
@@ -190,7 +190,7 @@ def _asked(
         yield *choose_sentences(sample.sentences, protocol, templates, seed, index), asking
 
 
-def _masks_meant(
+def masks_meant(
     sentences: list[ReferringSentence], image: Image.Image, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Targets and, if there are any, ignored pixels, `(T, H, W)` booleans."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import platform
@@ -79,6 +80,17 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "num_processes": num_processes,
+    }
+
+
+def environment(device: torch.device, num_processes: int, command: str | None) -> dict[str, Any]:
+    """With what results were made, for their file."""
+    return {
+        **versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(device, num_processes),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": without_secrets(command),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import Counter
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from transformers_litelvlm.data.samples import VideoSample
 from transformers_litelvlm.data.splits import CountReport, ReferringSplit, SplitCounts
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.provenance import git_commit, hardware, versions, without_secrets
+from transformers_litelvlm.evaluation.provenance import environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, check_batch, space_needed, to_table
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
@@ -92,13 +91,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
         "model": _describe_model(sweep),
         "dataset": dataset,
         "settings": {name: without_secrets(value) for name, value in asdict(sweep.args).items()},
-        "environment": {
-            **versions(),
-            "git_commit": git_commit(),
-            "hardware": hardware(sweep.segmenter.model.device, sweep.num_processes),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": without_secrets(sweep.command),
-        },
+        "environment": environment(sweep.segmenter.model.device, sweep.num_processes, sweep.command),
         "runs": [{**measured.result([run]), **archives.get(run.run_id, {})} for run in runs],
         "skipped": [{**_describe_run(run, None), "reason": reason} for run, reason in sweep.skipped],
         "groups": [],

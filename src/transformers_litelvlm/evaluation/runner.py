@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -86,7 +86,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
         store = RecordStore(args.output_dir)
         with state.main_process_first():
             store.claim(what_records_depend_on(args, segmenter.model, split))
-        num_batches = _fill(store, split, segmenter, runs, args, task, state)
+        num_batches = make_batches(store, split, args, state, _progress(segmenter, runs, args, task))
         state.wait_for_everyone()
         if not state.is_main_process:
             return {}
@@ -120,19 +120,22 @@ def open_split(args: DataArguments, by_number: bool = False) -> ReferringSplit:
     return load_split(args.dataset, args.split, args.source, **options)
 
 
-def _fill(
+def make_batches(
     store: RecordStore,
     split: ReferringSplit,
-    segmenter: SweepSegmenter,
-    runs: list[Run],
-    args: EvaluationArguments,
-    task: Task,
+    args: DataArguments,
     state: PartialState,
+    measure: Callable[[list[Any]], tuple[dict[str, Any], str]],
 ) -> int:
-    """Make the batches of this process that are not there yet; the number of all batches."""
+    """Make the batches of this process that are not there yet.
+
+    Args:
+        measure: gets samples with their numbers; returns what is saved of them, and how it stands, for the progress.
+
+    Returns:
+        The number of all batches.
+    """
     done = store.done()
-    column = task.schema.get_field_index(task.progress)
-    values: dict[str, list[float]] = {}
 
     def is_mine(number: int) -> bool:
         return number % state.num_processes == state.process_index and number not in done
@@ -143,15 +146,28 @@ def _fill(
         for number, samples in split.batches(args.batch_size, args.max_images, is_mine):
             if samples is None:
                 continue
-            batch = measure_batch(samples, segmenter, runs, args, task)
-            store.write(number, asdict(batch))
-            for row in batch.rows:
-                values.setdefault(row[0], []).append(row[column])
-            if task.is_scored:
-                means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
-                bar.set_postfix_str(f"{METRIC_NAMES[task.main[0]]} {means}")
+            content, progress = measure(samples)
+            store.write(number, content)
+            bar.set_postfix_str(progress)
             bar.update(len(store.done()) - bar.n)  # of all processes
     return number + 1
+
+
+def _progress(
+    segmenter: SweepSegmenter, runs: list[Run], args: EvaluationArguments, task: Task
+) -> Callable[[list[Any]], tuple[dict[str, Any], str]]:
+    """Measures samples, and says the means of the first runs so far."""
+    column = task.schema.get_field_index(task.progress)
+    values: dict[str, list[float]] = {}
+
+    def measure(samples: list[Any]) -> tuple[dict[str, Any], str]:
+        batch = measure_batch(samples, segmenter, runs, args, task)
+        for row in batch.rows:
+            values.setdefault(row[0], []).append(row[column])
+        means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
+        return asdict(batch), f"{METRIC_NAMES[task.main[0]]} {means}" if task.is_scored else ""
+
+    return measure
 
 
 def processes() -> PartialState:
