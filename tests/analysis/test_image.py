@@ -18,8 +18,8 @@ def image(checkpoint, tmp_path):
     model, processor = load_for_segmentation(checkpoint)
     model.requires_grad_(False)
     args = AnalysisArguments(output_dir=str(tmp_path), seeds=[0, 1], leave_one_out=1)
-    strangers = [("image", "never"), ("another", "a red sign"), ("a third", "a red sign")]
-    return AnalysedImage(SweepSegmenter(model, processor), args, strangers, two_objects())
+    of_others = [("image", "never"), ("another", "a red sign"), ("a third", "a red sign")]
+    return AnalysedImage(SweepSegmenter(model, processor), args, of_others, two_objects())
 
 
 def test_controls_ask_about_something_else(image):
@@ -68,7 +68,7 @@ def test_the_oracle_keeps_what_the_mask_covers_then_what_is_nearest(image):
 def test_random_choices_differ_by_seed_and_sentence_alone(image, checkpoint, tmp_path):
     first, second = (image.choices[f"random#{seed}"].relevance for seed in (0, 1))
     assert (first != second).all() and (first[0] != first[1]).all()
-    again = AnalysedImage(image.segmenter, image.args, image.strangers, two_objects())
+    again = AnalysedImage(image.segmenter, image.args, image.of_others, two_objects())
     torch.testing.assert_close(again.choices["random#0"].relevance, first, rtol=0, atol=0)
 
 

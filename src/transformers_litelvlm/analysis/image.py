@@ -35,7 +35,7 @@ class AnalysedImage:
     Args:
         segmenter: with the model, whose weights take no gradients.
         args: the options.
-        strangers: sentences with the ids of their images, for the control with a sentence of another image.
+        of_others: sentences with the ids of their images, for the control with a sentence of another image.
         sample: the image.
 
     Raises:
@@ -44,7 +44,7 @@ class AnalysedImage:
 
     segmenter: SweepSegmenter
     args: AnalysisArguments
-    strangers: list[tuple[str, str]]
+    of_others: list[tuple[str, str]]
     sample: ImageSample
     sentences: list[ReferringSentence] = field(init=False)
 
@@ -71,13 +71,13 @@ class AnalysedImage:
             next((s.sentence for s in _after(sentences, number) if _is_other_object(s, sentence)), None)
             for number, sentence in enumerate(sentences)
         ]
-        strangers = [text for image, text in self.strangers if image != self.sample.image_id]
-        strange = [strangers[number_of(s.sentence_id) % len(strangers)] if strangers else None for s in sentences]
+        of_others = [text for image, text in self.of_others if image != self.sample.image_id]
+        from_others = [of_others[number_of(s.sentence_id) % len(of_others)] if of_others else None for s in sentences]
         own = [sentence.sentence for sentence in sentences]
         as_written = "is_sentence" in sentences[0].details
         return {
             name: [None if text is None else processor.guidance_text(text, as_written) for text in texts]
-            for name, texts in {OWN: own, OTHER_OBJECT: other, OTHER_IMAGE: strange}.items()
+            for name, texts in {OWN: own, OTHER_OBJECT: other, OTHER_IMAGE: from_others}.items()
         } | {EMPTY: [processor.guidance_text("")] * len(sentences)}
 
     @cached_property

@@ -48,7 +48,7 @@ class Analyst:
 
     segmenter: SweepSegmenter
     args: AnalysisArguments
-    strangers: list[tuple[str, str]]
+    of_others: list[tuple[str, str]]
 
     def measure(self, index: int, sample: ImageSample) -> tuple[list[Row], list[dict[str, Any]]]:
         """Rows of an image, and for the first images the scores of its first sentence, to be drawn.
@@ -60,7 +60,7 @@ class Analyst:
         Raises:
             UnreadableImageError: the image or a mask is missing or damaged.
         """
-        image = AnalysedImage(self.segmenter, self.args, self.strangers, sample)
+        image = AnalysedImage(self.segmenter, self.args, self.of_others, sample)
         rows: list[Row] = [
             (sample.image_id, image.sentences[number].sentence_id, quantity, of, against, value)
             for number, quantity, of, against, value in measurements(image)
@@ -169,7 +169,7 @@ def to_draw(image: AnalysedImage, index: int) -> dict[str, Any]:
     }
 
 
-def strangers_of(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
+def sentences_of_others(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
     """The sentences of the first images, with the ids of these."""
     found = []
     for sample in islice(samples, count):

@@ -8,7 +8,7 @@ from typing import Any
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.analysis.figures import FIGURE_NAMES
-from transformers_litelvlm.analysis.measuring import Analyst, strangers_of
+from transformers_litelvlm.analysis.measuring import Analyst, sentences_of_others
 from transformers_litelvlm.analysis.report import MEASUREMENTS_NAME, PAGE_NAME, RESULTS_NAME, write_report
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.records import RecordStore
@@ -53,7 +53,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
         store = RecordStore(args.output_dir)
         with state.main_process_first():
             store.claim(what_records_depend_on(args, model, split))
-        analyst = Analyst(segmenter, args, strangers_of(split))
+        analyst = Analyst(segmenter, args, sentences_of_others(split))
         num_batches = make_batches(store, split, args, state, partial(_measure, analyst))
         state.wait_for_everyone()
         if not state.is_main_process:
