@@ -191,8 +191,9 @@ class AnalysedImage:
             start = 0
             for logits in portions:
                 stop = start + len(logits)
-                changes[number, start:stop] = (logits - full).abs().mean(dim=(1, 2)).cpu()
-                losses[number, start:stop] = (soft_iou(full[None], target) - soft_iou(logits, target)).cpu()
+                changes[number, start:stop] = (logits - full).float().abs().mean(dim=(1, 2)).cpu().numpy()
+                loss = soft_iou(full[None], target) - soft_iou(logits, target)
+                losses[number, start:stop] = loss.cpu().numpy()
                 start = stop
         return {"leave_one_out_logits": changes, "leave_one_out_iou": losses}
 
