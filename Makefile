@@ -8,6 +8,10 @@ PIP_ARGS ?=
 TORCH ?=
 PYTEST_ARGS ?= -n 2
 
+# For `make dist`: another Python than that of the tests, and the web address of the repository if `origin` has none.
+DIST_PYTHON ?= python3.13
+REPOSITORY ?=
+
 DEMO_IMAGE ?= examples/assets/demo.png
 # Sentence number i is checked against examples/assets/demo_mask_i.png by .ci/check_demo.py.
 DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
@@ -21,7 +25,8 @@ NEWEST := .venv-newest
 TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit clean
+.PHONY: help demo test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit dist \
+  clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,6 +75,9 @@ lock: $(TOOLS)/.installed-uv  ## renew requirements/: the newest versions, and u
 	{ printf '# %s\n' $(LOCK_HEADER); grep -vE '^(nvidia-|cuda-|triton=)' $(TOOLS)/locked.txt; } > $(LOCK)
 	$(MAKE) $(VENV)/.installed-test
 	$(BIN)/python requirements/upstream_signatures.py record
+
+dist: $(TOOLS)/.installed-build $(TOOLS)/.installed-twine  ## build sdist and wheel, and try them in a fresh environment
+	$(TOOLS)/bin/python requirements/dist.py --python $(DIST_PYTHON) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the known vulnerabilities
 	$(TOOLS)/bin/python requirements/audit.py
