@@ -1,8 +1,8 @@
 """`make dist`: builds the sdist and the wheel, and checks them as someone who installs them would.
 
 What is built is a copy of the tracked files in which the address of the repository is filled in: as the project's
-address, and in the links of README.md, which lead nowhere on a package index if they are relative. Then: `twine check`,
-every link of the description, and a fresh environment in an empty folder that runs README's first Python lines.
+address, and in the links of README.md, which lead nowhere on a package index if they are relative. Then: every link
+of the description, `twine check`, and a fresh environment in an empty folder that runs README's first Python lines.
 
     python requirements/dist.py --repository https://github.com/ORGANISATION/transformers_litelvlm
 
