@@ -235,10 +235,10 @@ def python_snippets() -> list:
 def test_documented_snippets_run(code, tmp_path, monkeypatch):
     from transformers_litelvlm.data import loading
     from transformers_litelvlm.models.masks import decoder
-    from transformers_litelvlm.pruning import base
+    from transformers_litelvlm.pruning import registry
 
     # A snippet may add a method, a data set or a mask decoder of its own.
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(loading, "DATASETS", dict(loading.DATASETS))
     monkeypatch.setattr(decoder, "_DECODERS", dict(decoder._DECODERS))
     monkeypatch.chdir(tmp_path)

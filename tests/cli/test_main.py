@@ -17,8 +17,7 @@ from transformers_litelvlm import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.cli import env
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, one_line
 from transformers_litelvlm.cli.main import build_parser, main
-from transformers_litelvlm.pruning import base
-from transformers_litelvlm.pruning.base import TokenPruner, list_pruners, register_pruner
+from transformers_litelvlm.pruning import TokenPruner, list_pruners, register_pruner, registry
 from transformers_litelvlm_command import FOREIGN_MESSAGES, _Without
 
 
@@ -59,7 +58,7 @@ def test_bad_usage_is_one_line(capsys, arguments):
 
 
 def test_methods_are_read_from_the_registry(capsys, monkeypatch):
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @register_pruner("their_method")
     @dataclass(frozen=True)
