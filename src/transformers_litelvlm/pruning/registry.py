@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -159,6 +160,17 @@ def explain(error: BaseException) -> str:
     """An error of somebody else's code in one line."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def provider_at_fault(error: BaseException) -> str | None:
+    """Who provides the method whose code an error went through; `None` if it was in no code but that of this package
+    and its libraries."""
+    providers = {known.cls.__module__: known.provided_by for known in _REGISTRY.values()}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        provider = providers.get(frame.f_globals.get("__name__"), BUNDLED)
+        if provider != BUNDLED:
+            return provider
+    return None
 
 
 def _origin(cls: type) -> tuple[str, str]:
