@@ -109,8 +109,8 @@ def test_wheel_holds_every_file_of_the_package():
 INDIRECT = {"protobuf", "sentencepiece"}
 # Imported by name, but transformers decides the version.
 PINNED_UPSTREAM = {"tokenizers"}
-# Imported by an example alone, which says that it needs it.
-OF_EXAMPLES = {"peft"}
+# Imported by an example alone, which says that it needs it; and by the tests of one.
+OF_EXAMPLES = {"peft", "pytest"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
 
