@@ -1,4 +1,4 @@
-"""The template of a package with a method of its own: it installs, is listed, evaluated by several processes, tested."""
+"""The template of a package with a method: it installs, is listed, evaluated by several processes, and tests itself."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def run(*words: str, folder: Path, path: tuple[Path, ...] = (ROOT / "src",)) -> 
 def test_the_readme_is_short_and_names_what_there_is():
     readme = (TEMPLATE / "README.md").read_text()
     assert len(readme.splitlines()) <= 40
-    for file in re.findall(r"^\\| `(.+?)`", readme, re.MULTILINE):
+    for file in re.findall(r"^\| `(.+?)`", readme, re.MULTILINE):
         assert (TEMPLATE / file).is_file()
 
 
