@@ -1,4 +1,4 @@
-"""The template of a package with a method: it installs, is listed, evaluated by several processes, and tests itself."""
+"""The template of a package with a method: it installs, is listed, evaluated by several processes, tests itself."""
 
 import json
 import os

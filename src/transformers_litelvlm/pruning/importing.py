@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
 from transformers_litelvlm.pruning.registry import credit, explain, provided_by
@@ -41,10 +42,12 @@ def _import_file(source: str) -> str:
         raise ValueError(f"there is no file {path}.")
     name = f"litelvlm_import_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
+        loader = SourceFileLoader(name, str(path))
+        spec = ModuleSpec(name, loader, origin=str(path))
+        spec.has_location = True
         module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise

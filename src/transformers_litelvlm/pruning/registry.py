@@ -167,7 +167,7 @@ def provider_at_fault(error: BaseException) -> str | None:
     and its libraries."""
     providers = {known.cls.__module__: known.provided_by for known in _REGISTRY.values()}
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        provider = providers.get(frame.f_globals.get("__name__"), BUNDLED)
+        provider = providers.get(frame.f_globals.get("__name__", ""), BUNDLED)
         if provider != BUNDLED:
             return provider
     return None
