@@ -94,7 +94,7 @@ def absent_names() -> list[str]:
 def undocumented_names() -> list[str]:
     """Public names not in docs/api.md, methods without a line in README.md, pages missing from the index."""
     import transformers_litelvlm
-    from transformers_litelvlm.pruning.base import list_pruners
+    from transformers_litelvlm.pruning.registry import list_pruners
 
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

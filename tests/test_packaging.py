@@ -109,8 +109,8 @@ def test_wheel_holds_every_file_of_the_package():
 INDIRECT = {"protobuf", "sentencepiece"}
 # Imported by name, but transformers decides the version.
 PINNED_UPSTREAM = {"tokenizers"}
-# Imported by an example alone, which says that it needs it.
-OF_EXAMPLES = {"peft"}
+# Imported by an example alone, which says that it needs it; and by the tests of one.
+OF_EXAMPLES = {"peft", "pytest"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
 
@@ -235,10 +235,10 @@ def python_snippets() -> list:
 def test_documented_snippets_run(code, tmp_path, monkeypatch):
     from transformers_litelvlm.data import loading
     from transformers_litelvlm.models.masks import decoder
-    from transformers_litelvlm.pruning import base
+    from transformers_litelvlm.pruning import registry
 
     # A snippet may add a method, a data set or a mask decoder of its own.
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(loading, "DATASETS", dict(loading.DATASETS))
     monkeypatch.setattr(decoder, "_DECODERS", dict(decoder._DECODERS))
     monkeypatch.chdir(tmp_path)

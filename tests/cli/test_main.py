@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from tests.support.third_party import install, method_code
 from transformers_litelvlm import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.cli import env
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, one_line
 from transformers_litelvlm.cli.main import build_parser, main
-from transformers_litelvlm.pruning import base
-from transformers_litelvlm.pruning.base import TokenPruner, list_pruners, register_pruner
+from transformers_litelvlm.pruning import TokenPruner, list_pruners, register_pruner, registry
 from transformers_litelvlm_command import FOREIGN_MESSAGES, _Without
 
 
@@ -59,7 +60,7 @@ def test_bad_usage_is_one_line(capsys, arguments):
 
 
 def test_methods_are_read_from_the_registry(capsys, monkeypatch):
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @register_pruner("their_method")
     @dataclass(frozen=True)
@@ -86,8 +87,67 @@ def test_methods_are_read_from_the_registry(capsys, monkeypatch):
     assert main(["methods"]) == 0
     table = capsys.readouterr().out
     row = next(line for line in table.splitlines() if line.startswith("their_method"))
-    assert row.split()[1] == "yes" and "Somebody, 2031" in row
+    assert re.split("  +", row)[1:4] == [f"module {__name__}", "yes", "Somebody, 2031"]
     assert 'similarity="dot"' in table and "  fast: retention_ratio=0.1111" in table
+
+
+def test_methods_say_who_provides_them(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_LOADED", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "good_dist", "of_package = cli_good", cli_good=method_code("of_package"))
+    install(tmp_path, "bad_dist", "of_nobody = cli_bad", cli_bad="import no_such_library")
+    (tmp_path / "mine.py").write_text(method_code("of_file"))
+    arguments = ["methods", "--import", str(tmp_path / "mine.py")]
+    assert main([*arguments, "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    providers = {method["name"]: method["provided_by"] for method in known["methods"]}
+    expected = {"of_file": f"--import {tmp_path / 'mine.py'}", "of_package": "good_dist 1.2"}
+    assert providers == {**dict.fromkeys(providers, "bundled"), **expected}
+    reason = "ModuleNotFoundError: No module named 'no_such_library'"
+    assert known["broken"] == [{"entry_point": "of_nobody", "distribution": "bad_dist 1.2", "reason": reason}]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^of_package +good_dist 1\.2 +no ", table, re.MULTILINE)
+    assert f"\n  of_nobody of bad_dist 1.2: {reason}\n" in table
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "PICTURE", "a star", "--output", "out"],
+        *(
+            ["evaluate", "--output-dir", "out"],
+            ["analyze", "--output-dir", "out"],
+            ["calibrate", "--output-dir", "out"],
+        ),
+        ["benchmark", "tiny"],
+        ["card", "folder", "--results", "results.json"],
+        ["methods"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_sub_command_that_uses_methods_imports(capsys, monkeypatch, tmp_path, picture, arguments):
+    monkeypatch.chdir(tmp_path)
+    words = [picture if word == "PICTURE" else word for word in arguments]
+    if words[0] in ("evaluate", "analyze", "calibrate"):
+        words += ["--processes", "1"]
+    assert main([*words, "--import", "absent.py"]) == 2
+    assert capsys.readouterr().err.startswith("litelvlm: error: `--import absent.py`: there is no file /")
+
+
+def test_a_fault_of_a_third_party_method_is_theirs(capsys, monkeypatch, tmp_path, picture, tiny_checkpoint):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sound.py").write_text(method_code("sound"))
+    (tmp_path / "faulty.py").write_text(method_code("faulty").replace("torch.arange(budget)", "budget.shape"))
+    for name, code in (("sound", 0), ("faulty", 2)):
+        arguments = ["segment", picture, "the red circle", "--model", tiny_checkpoint, "--budget", "4"]
+        assert main([*arguments, "--import", f"{name}.py", "--method", name]) == code
+    captured = capsys.readouterr()
+    assert "visual tokens kept: 4 of 16 (25%), method sound" in captured.out
+    assert "a pruning method that is not part of litelvlm, from --import faulty.py." in captured.err
+    assert "This is a fault of litelvlm" not in captured.err
 
 
 def test_methods_at_a_budget(capsys, tiny_checkpoint):

@@ -26,8 +26,8 @@ def parsed(*words: str) -> EvaluationArguments:
     return from_namespace(parser.parse_args(words), EvaluationArguments)
 
 
-def test_at_most_thirteen_options():
-    assert len(dataclasses.fields(EvaluationArguments)) <= 13
+def test_at_most_fourteen_options():
+    assert len(dataclasses.fields(EvaluationArguments)) <= 14
 
 
 def test_quantizations_are_those_of_the_models():
@@ -43,6 +43,9 @@ def test_command_line_and_back():
         output_dir="x", methods=["none", "litelvlm:context_share=0.5"], budgets=[48, 0.25], seeds=[3], max_images=7
     )
     assert parsed(*as_command_line(args)) == args
+    assert parsed("--import", "a.py", "--output-dir", "x", "--import", "b").imports == ["a.py", "b"]
+    odd = dataclasses.replace(args, imports=["-odd name.py", "b"])
+    assert parsed(*as_command_line(odd)) == odd
     assert [type(budget) for budget in parsed("--output-dir", "x", "--budgets", "1", "0.5").budgets] == [int, float]
 
 
@@ -58,6 +61,7 @@ def test_command_line_and_back():
         ({"seeds": [-1]}, "`seeds` must be .*-1"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"methods": []}, "`methods` is empty"),
+        ({"imports": "low_norm.py"}, "`imports` must be a list"),
     ],
 )
 def test_bad_values_are_named(options, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from tests.support.small_evaluations import assert_same, options, records, results, run_command
+from tests.support.third_party import method_code
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.masks import encode_mask
@@ -28,6 +30,7 @@ from transformers_litelvlm.evaluation.provenance import typed_command, without_s
 from transformers_litelvlm.evaluation.records import OtherConfigurationError
 from transformers_litelvlm.evaluation.runner import evaluate
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.pruning import registry
 
 
 SENTENCES = [expression.sentence for index in range(6) for expression in generate_scene("test", index).expressions]
@@ -70,6 +73,31 @@ def test_every_sentence_of_every_scene_is_asked_once_per_run(reference):
 def test_the_batch_size_changes_nothing(reference, tmp_path):
     evaluate(options(tmp_path, batch_size=5))
     assert_same(tmp_path, reference)
+
+
+def test_a_method_of_a_file_is_recorded_with_its_file(tmp_path, monkeypatch):
+    """The printed command runs, and records of another version of the file are not mixed with new ones."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.py"
+    file.write_text(method_code("of_mine"))
+    words = ["evaluate", "--output-dir", "out", "--import", "mine.py", "--max-images", "2", "--budgets", "16"]
+    words += ["--methods", "of_mine:start=2", "litelvlm", "--processes", "1"]
+    assert main(words) == 0
+    content, page = results(tmp_path / "out"), (tmp_path / "out" / "results.md").read_text()
+    assert content["settings"]["imports"] == ["mine.py"]
+    assert shlex.split(content["environment"]["command"])[1:] == words and content["environment"]["command"] in page
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert content["environment"]["third_party_methods"] == {
+        "of_mine": {"provided_by": "--import mine.py", "sha256": digest}
+    }
+    assert f"Not bundled: `of_mine`, from `--import mine.py`, SHA-256 of its file {digest[:16]}." in page
+    assert {run["method"] for run in content["runs"]} == {"of_mine", "litelvlm"}
+    again = options(tmp_path / "out", max_images=2, batch_size=8, methods=["of_mine:start=2", "litelvlm"])
+    evaluate(dataclasses.replace(again, imports=[str(file)]))  # nothing but the path has changed
+    file.write_text(file.read_text() + "# edited")
+    with pytest.raises(OtherConfigurationError, match="third_party_methods"):
+        evaluate(dataclasses.replace(again, imports=[str(file)]))
 
 
 def test_a_run_alone_gives_what_it_gives_in_a_sweep(reference, tmp_path):

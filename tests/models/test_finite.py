@@ -11,7 +11,8 @@ from tests.support.families import MODELS, picture
 from tests.support.family_cases import NUM_LAYERS
 from tests.support.methods import METHODS
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig, register_pruner
-from transformers_litelvlm.pruning.base import _REGISTRY, Selection, TokenPruner
+from transformers_litelvlm.pruning.base import Selection, TokenPruner
+from transformers_litelvlm.pruning.registry import _REGISTRY
 
 
 def llava(folder):

@@ -15,7 +15,7 @@ from transformers_litelvlm.pruning import (
     list_pruners,
     register_pruner,
 )
-from transformers_litelvlm.pruning.base import _REGISTRY
+from transformers_litelvlm.pruning.registry import _REGISTRY
 
 
 NUM_REAL = [3, 1, 2]

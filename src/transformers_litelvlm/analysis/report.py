@@ -81,7 +81,7 @@ def write_report(
         "regions": regions(measurements),
         "agreement": agreement(measurements),
         "ablation": ablation(measurements, sizes),
-        "environment": environment(model.device, num_processes, command),
+        "environment": environment(args, model, num_processes, command),
     }
     maps = [drawn for batch in batches for drawn in batch["maps"]]
     columns = zip(*rows, strict=True)

@@ -21,6 +21,7 @@ from transformers_litelvlm.evaluation.runner import (
 )
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.auto import load_for_segmentation
+from transformers_litelvlm.pruning import import_methods
 from transformers_litelvlm.utils.files import check_output
 
 
@@ -43,6 +44,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
         UnreadableImageError: an image cannot be read. What is done is saved.
         ValueError: an option is wrong, the data is, or the data are videos.
     """
+    import_methods(args.imports)
     check_output(args.output_dir, (MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME, *FIGURE_NAMES))
     state = processes()
     with one_thread(state.device):

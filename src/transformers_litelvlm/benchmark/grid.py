@@ -16,6 +16,7 @@ from transformers_litelvlm.benchmark.stages import StagedModel
 from transformers_litelvlm.benchmark.subjects import Subject
 from transformers_litelvlm.benchmark.timing import measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.evaluation.provenance import third_party_methods
 from transformers_litelvlm.evaluation.runs import parse_method
 from transformers_litelvlm.models.quantization import quantization_config, quantize, weight_bytes
 
@@ -106,6 +107,7 @@ def run_benchmark(
         "has_masks": empty.has_masks,
         "effort": asdict(effort),
         **measured_on(device),
+        "third_party_methods": third_party_methods(parse_method(text)[0] for text in grid.methods),
         "points": measuring.points,
         "skipped": measuring.skipped,
     }

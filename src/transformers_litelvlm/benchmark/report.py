@@ -72,10 +72,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _setting(result: dict[str, Any]) -> str:
+    theirs = result.get("third_party_methods", {})
     route = "`segment`, all sentences in one call" if result["has_masks"] else "`generate` of one token"
     return (
         f"{result['description']}. {result['parameters'] / 1e6:,.1f} million parameters.\n"
         f"End to end is {route}; {result['effort']['runs']} runs of each side. {machine_line(result)}."
+        + "".join(f"\nNot bundled: `{name}`, from `{known['provided_by']}`." for name, known in theirs.items())
     )
 
 

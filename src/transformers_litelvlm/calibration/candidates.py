@@ -11,8 +11,8 @@ from transformers_litelvlm.calibration.arguments import AS_SET, BASELINE, PUBLIS
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.runs import parse_method
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.pruning.base import build_pruner
 from transformers_litelvlm.pruning.layers import LayerPruner
+from transformers_litelvlm.pruning.registry import build_pruner
 
 
 SIMPLICITY = (

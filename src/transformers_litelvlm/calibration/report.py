@@ -12,7 +12,13 @@ from transformers_litelvlm.calibration.choice import Choice
 from transformers_litelvlm.calibration.halving import Level, Round
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation import statistics
-from transformers_litelvlm.evaluation.provenance import git_commit, versions, without_secrets
+from transformers_litelvlm.evaluation.provenance import (
+    git_commit,
+    third_party_methods,
+    used_methods,
+    versions,
+    without_secrets,
+)
 from transformers_litelvlm.evaluation.records import space_needed
 from transformers_litelvlm.evaluation.report import METRIC_NAMES
 from transformers_litelvlm.evaluation.runs import Run
@@ -75,6 +81,7 @@ def describe(
         },
         "metric": metric,
         "settings": {name: without_secrets(value) for name, value in asdict(args).items() if name != "write"},
+        "third_party_methods": third_party_methods(used_methods(args, model)),
         "rounds": sizes,
         "simplicity": list(SIMPLICITY),
         "candidates": [

@@ -38,6 +38,7 @@ from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.statistics import RatioOfSums
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import Task, choose_task
+from transformers_litelvlm.pruning import import_methods
 from transformers_litelvlm.utils.files import check_output
 
 
@@ -68,6 +69,7 @@ def calibrate(args: CalibrationArguments, command: str | None = None) -> dict[st
         ValueError: an option is wrong, the data is, or the model is not for such data; or the checkpoint cannot be
             written into.
     """
+    import_methods(args.imports)
     check_output(args.output_dir, (REPORT_NAME, PAGE_NAME))
     folder = check_checkpoint(args.model) if args.write else None
     state = processes()

@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 from transformers_litelvlm.cli.errors import bad_input, checked_device, checked_output, positive_int
+from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json
 
 
@@ -60,6 +62,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="NAME or NAME:KEY=VALUE,... with options, or 'all' (default: litelvlm)",
     )
+    add_imports(parser)
     parser.add_argument(
         "--budgets",
         nargs="+",
@@ -122,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
     args.device = str(checked_device(args.device))
     if args.output_dir:
         checked_output("--output-dir", args.output_dir)
+    import_given(args)
     args.dtypes = args.dtypes or (["bfloat16"] if args.device.startswith("cuda") else ["float32"])
     if args.methods == ["all"]:
         args.methods = [name for name in list_pruners() if name != "none"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from transformers_litelvlm.cli.errors import bad_input
+from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.evaluation.arguments import add_imports
 
 
 HELP = "write measured results into a model card"
@@ -37,12 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help="also write .eval_results: id of the task in the eval.yaml of the data set, a benchmark of the Hub",
     )
+    add_imports(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write, and say what was written."""
     from transformers_litelvlm.hub.updating import update_card
 
+    import_given(args)
     with bad_input():
         done = update_card(args.path, args.results, args.output, args.any_name, args.task_id)
     print("\n".join(done))

@@ -29,6 +29,12 @@ class BadInputError(Exception):
     """What was asked cannot be done as it was asked. Exit code 2."""
 
 
+HOW_TO_REPORT_THEIRS = (
+    "This is a fault of a pruning method that is not part of litelvlm, from {provider}. Please report it there, with"
+    " the lines above."
+)
+
+
 @contextmanager
 def bad_input(what: str = "") -> Iterator[None]:
     """Turn errors inside the `with` block into [`BadInputError`], the message after `what`.
@@ -65,12 +71,21 @@ def one_line(error: BaseException) -> str:
 def report_failure(error: Exception) -> int:
     """Print an error, and what to do about it; the exit code."""
     is_bad_input = isinstance(error, BadInputError) or is_of_the_machine(error)
+    provider = None if is_bad_input else _provider_at_fault(error)
     if not is_bad_input or os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     print(f"litelvlm: error: {one_line(error)}", file=sys.stderr)
-    if not is_bad_input:
+    if provider is not None:
+        print(HOW_TO_REPORT_THEIRS.format(provider=provider), file=sys.stderr)
+    elif not is_bad_input:
         print(HOW_TO_REPORT, file=sys.stderr)
-    return 2 if is_bad_input else 1
+    return 1 if provider is None and not is_bad_input else 2
+
+
+def _provider_at_fault(error: Exception) -> str | None:
+    from transformers_litelvlm.pruning.registry import provider_at_fault
+
+    return provider_at_fault(error)
 
 
 def prepare_streams() -> None:

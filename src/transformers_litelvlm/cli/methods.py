@@ -9,12 +9,17 @@ import json
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
+from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json
 
 
 HELP = "list the pruning methods, their options and the presets"
 DESCRIPTION = "List the pruning methods that are registered, with their options and defaults, and the presets."
-EPILOG = None
+EPILOG = """\
+PROVIDED BY says where a method comes from: this package (bundled), an installed one (its name and version, by an entry
+point "litelvlm.pruners"), or --import. docs/add_a_method.md says how to write one.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id whose config.json says how many visual tokens and layers there are, for --budget "
         "(default: LLaVA 1.5 7B, 576 tokens)",
     )
+    add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -52,8 +58,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the methods and presets."""
     from transformers_litelvlm.configuration_pruning import PruningConfig
 
+    import_given(args)
     # The presets that every configuration starts with; a checkpoint may bring its own.
-    methods, presets = describe_methods(), PruningConfig().presets
+    methods, broken, presets = describe_methods(), describe_broken(), PruningConfig().presets
     sizes = None
     if args.budget is not None:
         config = _read_config(args.model)
@@ -69,12 +76,17 @@ def run(args: argparse.Namespace) -> None:
             method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
-        print(to_json({"methods": methods, "presets": presets, **sized}, indent=2))
+        print(to_json({"methods": methods, "broken": broken, "presets": presets, **sized}, indent=2))
         return
-    rows = [["NAME", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
+    rows = [["NAME", "PROVIDED BY", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
     for method in methods:
-        rows.append([method["name"], "yes" if method["needs_text"] else "no", method["source"], method["what"]])
+        needs_text = "yes" if method["needs_text"] else "no"
+        rows.append([method["name"], method["provided_by"], needs_text, method["source"], method["what"]])
     print(_table(rows))
+    if broken:
+        print("\nBROKEN (entry points of installed packages that give no method)")
+    for entry in broken:
+        print(f"  {entry['entry_point']} of {entry['distribution']}: {entry['reason']}")
     if sizes is not None:
         print(
             f"\nAT BUDGET {args.budget} of {sizes['num_tokens']} visual tokens, {sizes['num_layers']} language model "
@@ -96,8 +108,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """What the registry holds: name, needs_text, what, source, official choices, options with defaults."""
+    """What the registry holds: name, who provides it, what it does, its options with defaults, ..."""
     from transformers_litelvlm.pruning import get_pruner, list_pruners
+    from transformers_litelvlm.pruning.registry import provider_of
 
     described = []
     for name in list_pruners():
@@ -106,6 +119,7 @@ def describe_methods() -> list[dict[str, Any]]:
         described.append(
             {
                 "name": name,
+                "provided_by": provider_of(name),
                 "needs_text": pruner.needs_text,
                 "what": " ".join(what.split()).rstrip("."),
                 "source": pruner.source,
@@ -115,6 +129,16 @@ def describe_methods() -> list[dict[str, Any]]:
             }
         )
     return described
+
+
+def describe_broken() -> list[dict[str, str]]:
+    """Entry points of installed packages that give no method: entry_point, distribution, reason."""
+    from transformers_litelvlm.pruning.registry import broken_entry_points
+
+    return [
+        {"entry_point": entry.name, "distribution": entry.distribution, "reason": entry.reason}
+        for entry in broken_entry_points()
+    ]
 
 
 def _read_config(model: str | None) -> Any:

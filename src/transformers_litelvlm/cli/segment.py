@@ -20,7 +20,9 @@ from transformers_litelvlm.cli.errors import (
     positive_int,
     ratio,
 )
+from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
+from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokens.add_argument("--retention-ratio", metavar="R", type=ratio, help="fraction of them to keep, in (0, 1]")
     tokens.add_argument("--preset", metavar="NAME", help="a named setting, see `litelvlm methods`")
     parser.add_argument("--method", metavar="NAME", help="pruning method, see `litelvlm methods`")
+    add_imports(parser)
     parser.add_argument(
         "--method-option", metavar="NAME=VALUE", action="append", default=[], help="option of the method; repeatable"
     )
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     sentences = [_checked_sentence(sentence) for sentence in args.sentences]
     names = [*map(mask_file_name, range(len(sentences)), sentences), "overlay.png", "kept_tokens.png"]
     folder = Path(checked_output("--output", args.output, names))
+    import_given(args)
     with bad_input():
         from transformers_litelvlm.utils.image_io import load_rgb_image
 

@@ -24,6 +24,7 @@ from transformers_litelvlm.evaluation.arguments import (
 from transformers_litelvlm.evaluation.provenance import typed_command
 from transformers_litelvlm.evaluation.report import TABLE_NAME
 from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.pruning.registry import provider_at_fault
 
 
 PROGRAM = "python -m transformers_litelvlm.evaluation"
@@ -73,8 +74,8 @@ def run_launched(
         argv: words of the command line.
 
     Returns:
-        The exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of ours, for which
-        Python ends with 1.
+        The exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of ours, or of a
+        pruning method of somebody else, for which Python ends with 1.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
@@ -84,10 +85,16 @@ def run_launched(
         sys.stdout.reconfigure(errors="backslashreplace")  # names in the table, on a terminal that lacks their letters
     try:
         work(from_namespace(namespace, kind), typed_command(program, words))
-    except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        is_explained = isinstance(error, (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError))
+        provider = provider_at_fault(error)
+        if not is_explained and provider is None:
+            raise
         if code_file := os.environ.get(CODE_VARIABLE):
             Path(code_file).touch()
-        if os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
+        if not is_explained:
+            error.add_note(f"This is a fault of a pruning method that is not part of litelvlm, from {provider}.")
+        if not is_explained or os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -39,6 +39,7 @@ class DataArguments:
         source: folder, file or Hub id of the data; the data set's own by default.
         max_images: only the first images, or videos.
         batch_size: images or videos that one process takes, and saves, at a time. No result depends on it.
+        imports: files and modules that register pruning methods, see [`import_methods`]; every process imports them.
 
     Raises:
         ValueError: an option is out of range; names it and its value.
@@ -51,13 +52,14 @@ class DataArguments:
     source: str | None = option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
     max_images: int | None = option("only the first images, or videos", None, metavar="N")
     batch_size: int = option("images or videos that a process takes, and saves, at a time", 8, metavar="N")
+    imports: list[str] = option("see [`add_imports`]", [])
 
     def __post_init__(self) -> None:
         for name in ("max_images", "batch_size"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        for name in ("methods", "budgets", "seeds"):
+        for name in ("methods", "budgets", "seeds", "imports"):
             values = getattr(self, name, [])
             if not isinstance(values, list) or len(set(values)) != len(values):
                 raise ValueError(f"`{name}` must be a list without repetition, got {values!r}.")
@@ -133,6 +135,9 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[DataArguments] = E
     kinds = {"list[str]": str, "list[int | float]": _number, "list[int]": int}
     kinds |= {"int": int, "int | None": int, "float": float}
     for entry in dataclasses.fields(kind):
+        if entry.name == "imports":
+            add_imports(parser)
+            continue
         keywords: dict[str, Any] = dict(entry.metadata)
         if entry.type == "bool":
             parser.add_argument("--" + entry.name.replace("_", "-"), action="store_true", **keywords)
@@ -150,6 +155,18 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[DataArguments] = E
         parser.add_argument("--" + entry.name.replace("_", "-"), **keywords)
 
 
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--import` of all sub-commands that use pruning methods."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE_OR_MODULE",
+        help="a Python file (*.py) or module that registers pruning methods, to be imported first; repeatable",
+    )
+
+
 def from_namespace(namespace: argparse.Namespace, kind: type[Options]) -> Options:
     """The options that [`add_arguments`] parsed."""
     return kind(**{entry.name: getattr(namespace, entry.name) for entry in dataclasses.fields(kind)})
@@ -159,7 +176,9 @@ def as_command_line(args: DataArguments) -> list[str]:
     """Words that [`add_arguments`] reads as these options."""
     words = []
     for name, value in vars(args).items():
-        if value is True:
+        if name == "imports":
+            words += [f"--import={source}" for source in value]
+        elif value is True:
             words.append("--" + name.replace("_", "-"))
         elif value is not None and value is not False:
             words.append("--" + name.replace("_", "-"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import os
 import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import torch
 import transformers
 
 import transformers_litelvlm
+from transformers_litelvlm.evaluation.arguments import DataArguments
+from transformers_litelvlm.evaluation.runs import parse_method
 from transformers_litelvlm.models.quantization import stored_tensors
+from transformers_litelvlm.pruning.registry import BUNDLED, get_pruner, provider_of
 from transformers_litelvlm.version import __version__
 
 
@@ -55,6 +59,32 @@ def typed_command(program: str, arguments: Sequence[str]) -> str:
     return without_secrets(command)
 
 
+def used_methods(args: DataArguments, model: Any) -> list[str]:
+    """Names of the pruning methods of the options and of the checkpoint's own setting."""
+    pruning = model.config.pruning_config
+    names = [parse_method(text)[0] for text in getattr(args, "methods", [])]
+    return [*names, pruning.method] if pruning.then is None else [*names, pruning.method, pruning.then["method"]]
+
+
+def third_party_methods(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Of some pruning methods, those that are not bundled.
+
+    Returns:
+        By name, `provided_by` and `sha256` of the file with its class, empty where there is no file.
+    """
+    found = {}
+    for name in names:
+        provider = provider_of(name)
+        if provider == BUNDLED:
+            continue
+        try:
+            digest = hashlib.sha256(Path(inspect.getfile(get_pruner(name))).read_bytes()).hexdigest()
+        except (OSError, TypeError):  # of a notebook
+            digest = ""
+        found[name] = {"provided_by": without_secrets(provider), "sha256": digest}
+    return found
+
+
 def git_commit() -> str | None:
     """Commit of the package, with `+` after it if files were changed; `None` outside a repository."""
     folder = Path(transformers_litelvlm.__file__).parent
@@ -83,14 +113,15 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device, num_processes: int, command: str | None) -> dict[str, Any]:
+def environment(args: DataArguments, model: Any, num_processes: int, command: str | None) -> dict[str, Any]:
     """With what results were made, for their file."""
     return {
         **versions(),
         "git_commit": git_commit(),
-        "hardware": hardware(device, num_processes),
+        "hardware": hardware(model.device, num_processes),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": without_secrets(command),
+        "third_party_methods": third_party_methods(used_methods(args, model)),
     }
 
 

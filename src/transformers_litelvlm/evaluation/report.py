@@ -91,7 +91,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
         "model": _describe_model(sweep),
         "dataset": dataset,
         "settings": {name: without_secrets(value) for name, value in asdict(sweep.args).items()},
-        "environment": environment(sweep.segmenter.model.device, sweep.num_processes, sweep.command),
+        "environment": environment(sweep.args, sweep.segmenter.model, sweep.num_processes, sweep.command),
         "runs": [{**measured.result([run]), **archives.get(run.run_id, {})} for run in runs],
         "skipped": [{**_describe_run(run, None), "reason": reason} for run, reason in sweep.skipped],
         "groups": [],
@@ -200,7 +200,8 @@ class MeasuredRuns:
 def _page(results: dict[str, Any]) -> str:
     """The groups and comparisons of `results.json` in Markdown."""
     settings = {name: value for name, value in results["settings"].items() if name != "output_dir"}
-    made_by = {name: value for name, value in results["environment"].items() if name not in ("hardware", "command")}
+    apart = ("hardware", "command", "third_party_methods")
+    made_by = {name: value for name, value in results["environment"].items() if name not in apart}
     first = results["groups"][0]
     return TEMPLATES.get_template("results.md.jinja").render(
         results,

@@ -23,7 +23,13 @@ from transformers_litelvlm.data.loading import DATASETS, load_split
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import DataArguments, EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
-from transformers_litelvlm.evaluation.provenance import versions, weights_digest, without_secrets
+from transformers_litelvlm.evaluation.provenance import (
+    third_party_methods,
+    used_methods,
+    versions,
+    weights_digest,
+    without_secrets,
+)
 from transformers_litelvlm.evaluation.records import RecordStore
 from transformers_litelvlm.evaluation.report import (
     METRIC_NAMES,
@@ -37,13 +43,14 @@ from transformers_litelvlm.evaluation.runs import Run, plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import Task, choose_task
 from transformers_litelvlm.models.auto import load_for_segmentation
+from transformers_litelvlm.pruning import import_methods
 from transformers_litelvlm.utils.files import check_output
 
 
 logger = logging.get_logger(__name__)
 
 # Options that say where, in what portions and what to do on trouble, not what comes out.
-NOT_IN_SETTINGS = ("output_dir", "on_unreadable")
+NOT_IN_SETTINGS = ("output_dir", "on_unreadable", "imports")
 
 
 def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str, Any]:
@@ -67,8 +74,10 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
         OtherConfigurationError: the folder holds results of another configuration.
         UnreadableImageError: a picture cannot be read and `on_unreadable` is `"stop"`. What is done is saved.
         OSError: no space is left. What is done is saved.
-        ValueError: an option is wrong, the data is, or the model is not for such data.
+        ValueError: an option is wrong, the data is, or the model is not for such data; or an import
+            of `imports` fails.
     """
+    import_methods(args.imports)
     planned = plan_runs(args)
     check_output(args.output_dir, (RECORDS_NAME, RESULTS_NAME, TABLE_NAME))
     state = processes()
@@ -212,4 +221,7 @@ def what_records_depend_on(
     layout = model.config.pruning_config.to_dict()
     del layout["presets"]  # a calibration writes them
     weights = {"weights": weights_digest(model), "dtype": str(model.dtype), "device": model.device.type}
-    return {**options, **data, "layout": layout, **weights, "versions": versions()}
+    depends = {**options, **data, "layout": layout, **weights, "versions": versions()}
+    # Code that can change while its path and its version do not.
+    digests = {name: known["sha256"] for name, known in third_party_methods(used_methods(args, model)).items()}
+    return {**depends, "third_party_methods": digests} if digests else depends

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.pruning.base import build_pruner, get_pruner
+from transformers_litelvlm.pruning.registry import build_pruner, get_pruner
 
 
 LAYOUT = ("token_order", "position_ids")

@@ -1,4 +1,4 @@
-"""What every pruning method shares: the evidence it may ask for, the result it returns, and the registry of names."""
+"""What every pruning method shares: the evidence it may ask for, and the result it returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from transformers_litelvlm.pruning.options import check_types
 from transformers_litelvlm.pruning.scoring import class_attention_scores, context_scores
 from transformers_litelvlm.pruning.selection import gather_tokens
 
@@ -220,67 +219,3 @@ class TokenPruner(Pruner):
         self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
     ) -> list[int] | None:
         return [budget] * num_layers
-
-
-_REGISTRY: dict[str, type[Pruner]] = {}
-
-
-def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
-    """Class decorator that makes a [`Pruner`] available under `name`. Open to third parties.
-
-    Raises:
-        ValueError: if the name is taken by another class or is not a lower-case identifier.
-    """
-
-    if not name.isidentifier() or name != name.lower():
-        raise ValueError(f"`name` of a pruning method must be a lower-case identifier, got {name!r:.80}.")
-
-    def register(cls: type[Pruner]) -> type[Pruner]:
-        known = _REGISTRY.get(name)
-        # A class that is defined again under the same name (module reload, remote code) replaces itself.
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            raise ValueError(f"The pruning method {name!r} is already registered by {known.__qualname__}.")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return register
-
-
-def list_pruners() -> list[str]:
-    """Names of the registered methods, sorted."""
-    return sorted(_REGISTRY)
-
-
-def get_pruner(name: str) -> type[Pruner]:
-    """The class registered under `name`.
-
-    Raises:
-        ValueError: if there is none; the message lists the known names.
-    """
-    if name not in _REGISTRY:
-        raise ValueError(f"Unknown pruning `method` {name!r:.80}. Known methods: {', '.join(list_pruners())}.")
-    return _REGISTRY[name]
-
-
-def build_pruner(name: str, **options: Any) -> Pruner:
-    """An instance of the method registered under `name`.
-
-    Raises:
-        ValueError: for an unknown method or an option it does not have, the message lists the known ones; for an
-            option of another type than its field has.
-    """
-    cls = get_pruner(name)
-    unknown = sorted(set(options) - set(cls.option_names()))
-    if unknown:
-        known = ", ".join(cls.option_names()) or "none"
-        raise ValueError(
-            f"`method_options` {unknown!r:.80} do not exist for the method {name!r}. Its options: {known}."
-        )
-    try:
-        pruner = cls(**options)
-    except TypeError:  # it used a value before checking it
-        check_types(cls, options)
-        raise
-    check_types(cls, options)
-    return pruner

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
+from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import class_attention_scores
 from transformers_litelvlm.pruning.selection import descending
 

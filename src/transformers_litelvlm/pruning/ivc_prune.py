@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from transformers_litelvlm.pruning.base import Selection, register_pruner
+from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
+from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.selection import descending, fill_to_budget
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
+from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import similarity_scores, surgery_scores
 from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
 

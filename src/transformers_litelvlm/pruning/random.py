@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
+from transformers_litelvlm.pruning.registry import register_pruner
 
 
 @register_pruner("random")

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from transformers_litelvlm.pruning.base import Selection, register_pruner
+from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.clustering import density_peaks
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
+from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.selection import descending, gather_tokens, merge_tokens, one_hot
 
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence, register_pruner
+from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
+from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import mean_over_expressions, similarity_scores
 from transformers_litelvlm.pruning.selection import count_outliers, descending, free_index, merge_tokens, one_hot
 

@@ -13,7 +13,8 @@ from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedM
 from transformers_litelvlm.models.guidance.frames import FrameGroup, group_frames
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.pruning.base import Selection, VisualEvidence, get_pruner, list_pruners
+from transformers_litelvlm.pruning.base import Selection, VisualEvidence
+from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 from transformers_litelvlm.pruning.selection import gather_tokens
 
 
