@@ -112,7 +112,7 @@ def stock_twin(model: Qwen2_5_VLLite) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def save_stock_checkpoint(folder: Path) -> None:
-    """Into `folder`, a stock checkpoint as on the Hub: of its processors, the one file and the class for torchvision."""
+    """A stock checkpoint in `folder`, as on the Hub: one file for both processors, with the class for torchvision."""
     stock_twin(tiny_model()).save_pretrained(folder)
     tiny = tiny_processor()
     tiny.tokenizer.chat_template = CHAT_TEMPLATE

@@ -15,7 +15,7 @@ from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvi
 class NoPruner(TokenPruner):
     """Keeps everything. Models never call it: [`PruningConfig.resolve`] reports that pruning is off."""
 
-    source: ClassVar[str] = "upstream"
+    source: ClassVar[str] = "stock Transformers"
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_images, num_tokens = evidence.features.shape[:2]

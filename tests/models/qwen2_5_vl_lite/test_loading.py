@@ -16,7 +16,6 @@ from tests.support.tiny_qwen2_5_vl import (
     stock_twin,
     tiny_clip,
     tiny_model,
-    tiny_processor,
 )
 from transformers_litelvlm import Qwen2_5_VLLite, Qwen2_5_VLLiteModel, Qwen2_5_VLLiteProcessor
 
