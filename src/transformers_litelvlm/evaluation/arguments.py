@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 DESCRIPTION = (
     "Measure pruning methods at several budgets on a data set for referring segmentation. Writes results.json, a"
-    " Markdown table, and one record per sentence. After an interruption, start it again with the same options: it goes"
-    " on where it stopped."
+    " Markdown table, and one record per sentence. After an interruption, start it again with the same options, and it"
+    " continues."
 )
 PROTOCOLS = ("all", "glamm", "annotators")
 # Those of models/quantization.py, which imports torch.
