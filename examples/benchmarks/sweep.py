@@ -1,4 +1,4 @@
-"""What a sweep saves: two methods at four budgets with three seeds in one launch, against the same runs one by one.
+"""How much one sweep saves over separate runs: two methods at four budgets with three seeds.
 
 python examples/benchmarks/sweep.py
 """
@@ -34,7 +34,7 @@ SEEDS = [0, 1, 2]
 def run_sweep(images: int = 24, protocol: str = "all", in_process: bool = False) -> dict[str, Any]:
     """Times both on RefShapes with the embedded checkpoint, and compares their records.
 
-    Under the protocol `"all"` a method without chance is one run per budget, in the sweep and alone: 16 runs. Under
+    Under the protocol `"all"` a deterministic method runs once per budget, in the sweep and alone: 16 runs. Under
     `"glamm"` the sentences are drawn by the seed, so there are 24.
 
     Args:

@@ -117,7 +117,7 @@ def test_nothing_is_written_if_nothing_was_chosen(folder, results):
 @pytest.mark.parametrize(
     "path, message",
     [
-        (None, "the embedded one is part of the package"),
+        (None, "the bundled one is part of the package"),
         ("me/model", "needs a folder as `model`, got 'me/model'"),
         (".", "is no checkpoint: it has no config.json"),
     ],

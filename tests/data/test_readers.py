@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 import shutil
@@ -162,6 +163,33 @@ def test_own_rows_in_every_form(tmp_path, known):
     (read,) = load_split("rows", "train", tmp_path / "own.jsonl", image_root=picture.parent)
     np.testing.assert_array_equal(read.sentences[0].mask, mask)
     assert read.load_image().size[::-1] == mask.shape
+
+
+def test_relative_paths_of_own_rows_start_at_the_folder_of_their_file(tmp_path, monkeypatch):
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mask = np.zeros((4, 6), dtype=np.uint8)
+    mask[1, 2:5] = 255
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "data" / "images" / "red.png")
+    Image.fromarray(mask).save(tmp_path / "data" / "mask.png")
+    encoded = base64.b64encode((tmp_path / "data" / "images" / "red.png").read_bytes()).decode("ascii")
+    rows = [
+        {"image": "images/red.png", "text": "x", "mask": "mask.png", "ignore": "mask.png"},
+        {"image": str(tmp_path / "data" / "images" / "red.png"), "text": "x", "mask": str(tmp_path / "data/mask.png")},
+        {"image": encoded, "text": "x", "mask": "mask.png"},
+        {"image": "https://x.org/red.png", "text": "x", "mask": None},
+    ]
+    (tmp_path / "data" / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    *read, address = load_split("rows", "mine", "../data/own.jsonl")
+    assert [sample.load_image().size for sample in read] == [(6, 4)] * 3
+    assert [sample.sentences[0].mask.sum() for sample in read] == [3] * 3
+    assert read[0].sentences[0].ignore.sum() == 3
+    with pytest.raises(UnreadableImageError, match="https://x.org/red.png is an address"):
+        address.load_image()
+    # Rows without a file start where Python was started; `image_root` is for all of them.
+    (read,) = load_split("rows", "mine", rows[:1], image_root=tmp_path / "data")
+    assert read.load_image().size == (6, 4) and read.sentences[0].mask.sum() == 3
 
 
 def test_own_rows_from_a_table_whose_columns_are_not_all_filled(tmp_path):

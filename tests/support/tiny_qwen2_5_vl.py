@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -106,6 +109,16 @@ def stock_twin(model: Qwen2_5_VLLite) -> Qwen2_5_VLForConditionalGeneration:
     upstream = Qwen2_5_VLForConditionalGeneration(stock_config(model.config)).eval()
     upstream.load_state_dict({n: v for n, v in model.state_dict().items() if ".guidance." not in n})
     return upstream
+
+
+def save_stock_checkpoint(folder: Path) -> None:
+    """A stock checkpoint in `folder`, as on the Hub: one file for both processors, with the class for torchvision."""
+    stock_twin(tiny_model()).save_pretrained(folder)
+    tiny = tiny_processor()
+    tiny.tokenizer.chat_template = CHAT_TEMPLATE
+    tiny.tokenizer.save_pretrained(folder)
+    settings = {**tiny.image_processor.to_dict(), "image_processor_type": "Qwen2VLImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def tiny_clip(seed: int = 7) -> CLIPModel:

@@ -1,4 +1,4 @@
-"""How much memory a computation needs beside weights and inputs, on any device; and the size of a cache."""
+"""Activation memory of a computation (weights and inputs not counted), on any device; and the size of a cache."""
 
 from __future__ import annotations
 

@@ -14,16 +14,17 @@ from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
 NOTES = """\
-How to read this. "Speed-up" is the median time of the unpruned model over that of the pruned one, both run in turn on
-the same weights and inputs; brackets hold a 95 % interval. "Bound" is the same ratio in floating-point operations:
-what is limited by arithmetic cannot be faster. "Of bound" is speed-up / bound. "One by one" compares with the unpruned
-model called once for every sentence. "Selector" is what choosing costs: guidance text, scoring and selection, prompt
-compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself)."""
+How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in alternating
+runs with the same weights and inputs; brackets hold a 95 % interval. "Bound" is the ratio of their floating-point
+operations, which caps the speed-up where arithmetic takes the time. "Of bound" is speed-up / bound. "One by one"
+compares with the unpruned model called once for every sentence. "Selector" is what choosing tokens costs: guidance
+text, scoring and selection, prompt compaction; its share is of the unpruned time end to end ("with tower": the method
+runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
 
 NOTES_ON_QUANTIZATION = """\
-"Weights" are all parameters and buffers with the scales of quantized ones, "call" what tensors of a call take beside
-weights and inputs at the worst moment, "of unpruned none" the share that both have of those of the unpruned model
-without quantization. Speed-ups above compare within a quantization; models of two quantizations do not run in turn."""
+"Weights" are all parameters and buffers with the scales of quantized ones. "Call" is the activation memory of a call:
+what tensors take at the worst moment, weights and inputs not counted. "Of unpruned none" is the share that both have
+of those of the unpruned model without quantization. Speed-ups compare runs of one quantization only."""
 
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
@@ -176,7 +177,7 @@ def _stage_table(point: dict[str, Any]) -> str:
             rows.append([name, *map(_milliseconds, stages), *map(_giga, stages)])
     whole = [{**point["end_to_end"][side], "flops": point["flops"][side]} for side in ("unpruned", "pruned")]
     rows.append(["end to end", *map(_milliseconds, whole), *map(_giga, whole)])
-    rows.append(["end to end less stages", *(number(side["unexplained_ms"]) for side in sides), "", ""])
+    rows.append(["unaccounted time", *(number(side["unexplained_ms"]) for side in sides), "", ""])
     selector = point["selector"]
     return (
         table(["stage", "unpruned ms", "pruned ms", "unpruned GFLOP", "pruned GFLOP"], rows)
@@ -188,7 +189,7 @@ def _stage_table(point: dict[str, Any]) -> str:
 def _memory_table(memory: dict[str, dict[str, int]]) -> str:
     pruned = memory["pruned"]
     head = [
-        "beside weights and inputs, MB",
+        "activation memory, MB",
         "prefill",
         "pruned / this",
         "whole",

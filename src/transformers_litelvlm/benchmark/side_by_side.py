@@ -1,4 +1,4 @@
-"""Pruned against unpruned: the same weights, the same inputs, in turn, in one process."""
+"""Pruned against unpruned: alternating runs with the same weights and inputs, in one process."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class SideBySide:
         return self.operations.setdefault(_key(pruning), {}).setdefault("end_to_end", flops)
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
-        """Operations end to end; their ratio bounds the speed-up of what is limited by arithmetic."""
+        """Operations end to end; their ratio caps the speed-up where arithmetic takes the time."""
         unpruned, pruned = self._of_unpruned(self._count), self._count(pruning)
         return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned}
 
@@ -135,7 +135,7 @@ class SideBySide:
         return self.operations.setdefault(_key(pruning), {}).setdefault("stages", meter.flops)
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
-        """Operations and times of the stages, pruned and unpruned in turn; the counted pass is part of the warm-up."""
+        """Operations and times of the stages, alternating; the pass that is counted is part of the warm-up."""
         flops = {"unpruned": self._of_unpruned(self._count_stages), "pruned": self._count_stages(pruning)}
         watches: dict[str, list[dict[str, float]]] = {"unpruned": [], "pruned": []}
         for run in range(min(0, 1 - self.effort.warmup), self.effort.runs):
@@ -186,7 +186,7 @@ class SideBySide:
         return self.staged.generate(self.workload.inputs, count, features)
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
-        """Bytes beside weights and inputs, of the prefill and of the whole, and of the cache of the prompt."""
+        """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""
         memory = {
             "unpruned": self._of_unpruned(self._memory_of),
             "unpruned_with_hidden_states": self._of_unpruned(self._memory_of, output_hidden_states=True),

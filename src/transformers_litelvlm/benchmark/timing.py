@@ -67,7 +67,7 @@ class PairedTimes:
 
 
 def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10, warmup: int = 2) -> PairedTimes:
-    """Run two functions in turn and time every run.
+    """Time two functions in alternating runs.
 
     The runs are interleaved, and every other pair starts with the second function, so that a machine that becomes
     slower or faster meanwhile favours neither. On CUDA a run ends when the device has finished.

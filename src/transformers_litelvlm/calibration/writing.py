@@ -33,7 +33,7 @@ def check_checkpoint(path: str | None) -> Path:
     """
     if path is None:
         raise ValueError(
-            "`write` changes the checkpoint, and the embedded one is part of the package: copy it with "
+            "`write` changes the checkpoint, and the bundled one is part of the package: copy it with "
             "`save_pretrained`, and give the folder as `model`."
         )
     folder = Path(path)

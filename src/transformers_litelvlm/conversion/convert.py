@@ -1,4 +1,4 @@
-"""`convert_checkpoint`: the whole way from sources to a folder that loads."""
+"""`convert_checkpoint`: from sources to a folder that loads."""
 
 from __future__ import annotations
 

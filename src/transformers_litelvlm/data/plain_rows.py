@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers_litelvlm.data.samples import (
     encoded,
     read_picture,
 )
-from transformers_litelvlm.utils.image_io import open_picture
+from transformers_litelvlm.utils.image_io import is_path, open_picture
 from transformers_litelvlm.utils.messages import quoted, shortened
 
 
@@ -47,34 +47,44 @@ def open_plain_rows(
 
     Args:
         source: a list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
-        image_root: folder that relative paths of pictures start from.
+        image_root: folder that relative paths of images and masks start from. Default: the folder of a file as
+            `source`, or else the working directory.
         allow_urls: fetch pictures whose path is an `http(s)://` address.
     """
     rows = open_rows(source, split, streaming, revision)
     require_columns(rows, {"image"}, source, ADVICE)
-    return rows, partial(_read_row, Path(image_root) if image_root is not None else None, allow_urls), ()
+    if image_root is None and isinstance(source, str | os.PathLike) and os.path.isfile(source):
+        image_root = Path(source).parent
+    return rows, partial(_read_row, Path(image_root) if image_root is not None else Path(), allow_urls), ()
 
 
-def _read_row(image_root: Path | None, allow_urls: bool, index: int, row: dict) -> ImageSample:
-    picture = row["image"]
-    if image_root is not None:
-        path = picture["path"] if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
-        picture = image_root / path if isinstance(path, str | os.PathLike) else picture
+def _starting_at(root: Path, picture: Any) -> Any:
+    """`picture`; if it is a relative path, starting at `root`."""
+    path = picture.get("path") if isinstance(picture, Mapping) and picture.get("bytes") is None else picture
+    is_file = isinstance(path, os.PathLike) or isinstance(path, str) and is_path(path)
+    return root / path if is_file else picture
+
+
+def _read_row(root: Path, allow_urls: bool, index: int, row: dict) -> ImageSample:
+    picture = _starting_at(root, row["image"])
     image_id = str(index if row.get("image_id") is None else row["image_id"])
     name = f"image {shortened(image_id)}"
     entries = row.get("expressions")
     entries = [row] if entries is None else entries
+    decode = partial(_decode, root, picture, name, allow_urls)
     sentences = [
         sentence
         for place, entry in enumerate(entries)
-        for sentence in _read_entry(entry, f"{index}/{place}", picture, name, allow_urls)
+        for sentence in _read_entry(entry, f"{index}/{place}", name, decode)
     ]
     if not sentences:
         raise ValueError(f"Row {index} ({name}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
-def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str, allow_urls: bool) -> list[ReferringSentence]:
+def _read_entry(
+    entry: Mapping, object_id: str, name: str, decode: Callable[[Any], np.ndarray]
+) -> list[ReferringSentence]:
     texts = _first(entry, TEXT_COLUMNS)
     mask = _first(entry, MASK_COLUMNS)
     if texts is None:
@@ -85,8 +95,8 @@ def _read_entry(entry: Mapping, object_id: str, picture: Any, name: str, allow_u
         ReferringSentence(
             f"{object_id}/{place}",
             text,
-            partial(_decode, mask, picture, name, allow_urls),
-            None if ignore is None else partial(_decode, ignore, picture, name, allow_urls),
+            partial(decode, mask),
+            None if ignore is None else partial(decode, ignore),
             object_id,
             details,
         )
@@ -102,7 +112,7 @@ def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
     return next((entry[name] for name in present if entry[name] is not None), None)
 
 
-def _decode(mask: Any, picture: Any, name: str, allow_urls: bool) -> np.ndarray:
+def _decode(root: Path, picture: Any, name: str, allow_urls: bool, mask: Any) -> np.ndarray:
     """The mask of whatever a row has; the picture is opened only if its size is needed."""
     if isinstance(mask, Mapping) and "counts" in mask:
         return decode_mask(dict(mask))
@@ -112,7 +122,7 @@ def _decode(mask: Any, picture: Any, name: str, allow_urls: bool) -> np.ndarray:
         mask = mask.get("path")
     if isinstance(mask, str | os.PathLike | Mapping):
         try:
-            file = encoded(mask["bytes"]) if isinstance(mask, Mapping) else mask
+            file = encoded(mask["bytes"]) if isinstance(mask, Mapping) else root / mask
             # As it is: converted to grey, a dark palette would become background.
             mask = np.array(open_picture(file, f"the mask of {name}"))
         except (OSError, ValueError) as error:

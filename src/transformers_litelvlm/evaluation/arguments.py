@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 DESCRIPTION = (
     "Measure pruning methods at several budgets on a data set for referring segmentation. Writes results.json, a"
-    " Markdown table, and one record per sentence. Started again with the same options after an interruption, it"
-    " goes on."
+    " Markdown table, and one record per sentence. After an interruption, start it again with the same options, and it"
+    " continues."
 )
 PROTOCOLS = ("all", "glamm", "annotators")
 # Those of models/quantization.py, which imports torch.
@@ -33,7 +33,7 @@ class DataArguments:
 
     Args:
         output_dir: folder of the results. A run that was interrupted goes on there.
-        model: checkpoint folder or Hub id; the embedded checkpoint by default.
+        model: checkpoint folder or Hub id; the bundled checkpoint by default.
         dataset: a data set of [`load_split`].
         split: its split.
         source: folder, file or Hub id of the data; the data set's own by default.
@@ -45,8 +45,8 @@ class DataArguments:
         ValueError: an option is out of range; names it and its value.
     """
 
-    output_dir: str = option("folder of the results; an interrupted run goes on there", metavar="DIR")
-    model: str | None = option("checkpoint folder or Hub id (default: the embedded one)", None, metavar="PATH")
+    output_dir: str = option("folder of the results; give the same one to go on after an interruption", metavar="DIR")
+    model: str | None = option("checkpoint folder or Hub id (default: the bundled one)", None, metavar="PATH")
     dataset: str = option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
     split: str = option("its split", "test", metavar="NAME")
     source: str | None = option("folder, file or Hub id of the data (default: the set's own)", None, metavar="PATH")
@@ -89,7 +89,7 @@ class EvaluationArguments(DataArguments):
             `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
             annotators.
         quantization: of the language model's weights, `"none"`, `"int8"` or `"int4"`, see [`quantization_config`].
-        on_unreadable: at a picture that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
+        on_unreadable: at an image that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
             of its video, count as wrong and are flagged.
         The rest as [`DataArguments`].
 
@@ -105,7 +105,7 @@ class EvaluationArguments(DataArguments):
     budgets: list[int | float] = option(
         "visual tokens kept per image; below 1, the fraction of them", [0.3333, 0.2222, 0.1111], metavar="N"
     )
-    seeds: list[int] = option("one run each if anything is random", [0, 1, 2], metavar="SEED")
+    seeds: list[int] = option("one run per seed for methods that use one", [0, 1, 2], metavar="SEED")
     protocol: str = option(
         "all: every sentence in its own dialogue; glamm: at most three random ones per image in one dialogue;"
         " annotators: Ref-DAVIS17, all objects of a video together",
@@ -114,7 +114,7 @@ class EvaluationArguments(DataArguments):
     )
     quantization: str = option("of the language model's weights", "none", choices=QUANTIZATIONS)
     on_unreadable: str = option(
-        "stop at a picture that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
+        "stop at an image that cannot be read, or count its sentences as wrong", "stop", choices=ON_UNREADABLE
     )
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
             (N_i, D), all tokens as they entered it.
         retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
             `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
-            many tokens stay. Inside the language model: what is left in the end.
+            many tokens are kept. Inside the language model: what is left in the end.
         similarity: (M, T, N) and context_scores: (M, N), float32, if the method computed them; lists of M tensors
             (T, N_i) and (N_i,) where images differ in size.
         merge_weights: (M, K, N) float32, or a list of (K_i, N): how much of each visual token is in each kept one;

@@ -16,7 +16,7 @@ from transformers_litelvlm.pruning.registry import register_pruner
 class NoPruner(TokenPruner):
     """Keeps everything. Models never call it: [`PruningConfig.resolve`] reports that pruning is off."""
 
-    source: ClassVar[str] = "upstream"
+    source: ClassVar[str] = "stock Transformers"
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         num_images, num_tokens = evidence.features.shape[:2]

@@ -22,7 +22,7 @@ TABLE_TOKENS = 576
 @register_pruner("sparsevlm")
 @dataclass(frozen=True)
 class SparseVLMPruner(LayerPruner):
-    """Behind some decoder layers, keep the visual tokens that relevant words attend to, and merge some of the others.
+    """After some decoder layers, keep the visual tokens that relevant words attend to, and merge some of the others.
 
     Relevant words (raters) are those after the image whose embedding takes more than the mean share of the visual
     tokens' softmax over the text. Scores are their attention in the layer, mean over heads and raters. Of the removed

@@ -126,6 +126,11 @@ def is_url(image: str) -> bool:
     return image.startswith(("http://", "https://"))
 
 
+def is_path(image: str) -> bool:
+    """Whether it is the path of a file, not an address and not a picture in base64."""
+    return not is_url(image) and _base64_content(image) is None
+
+
 def _from_file(path: Path) -> Image.Image:
     if not os.path.exists(path):  # of the `Path`, it raises for names that are too long
         raise ValueError(

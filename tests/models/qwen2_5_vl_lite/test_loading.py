@@ -12,10 +12,10 @@ from tests.support.tiny_qwen2_5_vl import (
     prompt,
     random_guidance,
     random_media,
+    save_stock_checkpoint,
     stock_twin,
     tiny_clip,
     tiny_model,
-    tiny_processor,
 )
 from transformers_litelvlm import Qwen2_5_VLLite, Qwen2_5_VLLiteModel, Qwen2_5_VLLiteProcessor
 
@@ -134,12 +134,7 @@ def test_a_clip_that_is_missing(stock, tmp_path):
 
 def test_the_processor_of_a_stock_checkpoint(stock, tmp_path):
     folder, _ = stock
-    tiny = tiny_processor()
-    tiny.tokenizer.save_pretrained(tmp_path)
-    # As on the Hub: one file with the settings of both processors, and a class name that needs torchvision.
-    settings = {**tiny.image_processor.to_dict(), "image_processor_type": "Qwen2VLImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(__import__("json").dumps(settings))
-    (tmp_path / "config.json").write_text((folder / "hub" / "config.json").read_text())
+    save_stock_checkpoint(tmp_path)
     processor = Qwen2_5_VLLiteProcessor.from_pretrained(tmp_path)
     assert type(processor.image_processor).__name__ == "Qwen2VLImageProcessorPil"
     assert processor.video_processor.patch_size == 4
