@@ -207,16 +207,18 @@ def _segment(
         with bad_input():  # pixels or weights that are not finite
             output = model.segment(**inputs).require_finite()
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
-    masks = output.masks[0].cpu().numpy()
+    masks, merge_weights = output.masks[0].cpu().numpy(), output.merge_weights
     scores = [float(score) for score in output.scores[0]]
     # One row for each dialogue: usually there is one about all sentences.
     retained = [list(range(total))]
     if output.retained_indices is not None:
         retained = [row.tolist() for row in output.retained_indices]
+    method = None if output.retained_indices is None else model.config.pruning_config.method
+    del output  # its logits take four times the memory of the masks, and drawing takes more
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
-    kept_pictures = _kept_pictures(image, masks, retained, output.merge_weights, ((rows, columns), region))
+    kept_pictures = _kept_pictures(image, masks, retained, merge_weights, ((rows, columns), region))
     with write_atomically(folder, one_run=True) as staging:
         for name, drawing in {**pictures, **kept_pictures}.items():
             drawing.save(staging / name)
@@ -227,7 +229,7 @@ def _segment(
         "model": args.model or "embedded",
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "method": None if output.retained_indices is None else model.config.pruning_config.method,
+        "method": method,
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
