@@ -5,7 +5,9 @@ import http.server
 import io
 import os
 import re
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +203,18 @@ def test_every_file_is_opened_with_the_list_of_formats():
     calls = {path.name: opening.findall(path.read_text(encoding="utf-8")) for path in SOURCES.rglob("*.py")}
     assert calls.pop("image_io.py") == ["Image.open(source, formats=PICTURE_FORMATS)"]
     assert {name: found for name, found in calls.items() if found} == {}
+
+
+def test_a_header_that_promises_too_many_pixels(tmp_path):
+    """Pillow itself refuses it, by an error that is no ValueError; a path and embedded bytes are named alike."""
+    file = bytearray(encoded("PNG"))
+    file[16:24] = struct.pack(">II", 20_000, 20_000)
+    file[29:33] = struct.pack(">I", zlib.crc32(file[12:29]))
+    (tmp_path / "a.png").write_bytes(file)
+    said = "image 7 cannot be read: .*cannot be read as a picture \\(Image size \\(400000000 pixels\\) exceeds limit"
+    for source in (str(tmp_path / "a.png"), {"bytes": bytes(file)}):
+        with pytest.raises(UnreadableImageError, match=said):
+            read_picture(source, "image 7")
 
 
 @pytest.fixture

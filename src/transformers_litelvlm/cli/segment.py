@@ -148,6 +148,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model in evaluation mode on its device, and its processor."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import load_for_segmentation
+    from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
@@ -160,7 +161,10 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         from transformers import AutoConfig
 
         # The small file first: what is wrong with the settings is known before gigabytes are read.
-        config = AutoConfig.from_pretrained(path, **pruning)
+        config = AutoConfig.from_pretrained(path)
+        if isinstance(config, PrunedConfigMixin):  # another one is refused below
+            with bad_input():  # not the fault of the checkpoint
+                config.set_pruning(**pruning)
         if args.guidance_model:
             config.guidance_model = args.guidance_model
         model, processor = load_for_segmentation(path, config, args.dtype)

@@ -230,6 +230,8 @@ def test_all_outputs_have_the_format_that_was_asked_for(family, checkpoint):
 def test_inputs_for_masks_are_tensors(family):
     processor = tiny_llava.tiny_processor() if family.name == "llava" else tiny_qwen.tiny_processor()
     processor.mask_image_size = 32
+    with pytest.raises(ValueError, match="There is no picture: give at least one"):
+        processor.segmentation_inputs([], [])
     for wrong in ("np", None):
         with pytest.raises(ValueError, match=f'must be "pt", got {wrong!r}'):
             processor.segmentation_inputs(picture(), "a dog", return_tensors=wrong)
