@@ -54,7 +54,7 @@ class IntrinsicEvidence(VisualEvidence):
     def __init__(
         self,
         visual: nn.Module,
-        embed_tokens: nn.Module,
+        embed_tokens: nn.Embedding,
         features: torch.Tensor,
         grid: tuple[int, int],
         states: torch.Tensor,
