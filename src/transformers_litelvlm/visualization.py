@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from transformers_litelvlm.utils.resizing import resized
+
 
 Colour = tuple[int, int, int]
 
 # Pictures are drawn with the longest side in this range: text and contours stay readable on a 64-pixel image, and the
 # overlay of a 50-megapixel photo stays a file that opens at once. The masks themselves keep the size of the image.
 LONGEST_SIDE = (768, 1600)
+ROWS_AT_ONCE = 256
 LEGEND_WIDTH = 480  # at least, so that a sentence fits under a narrow picture
 
 # Okabe and Ito's colours (told apart by colour-blind readers), strongest contrast first.
@@ -114,7 +117,13 @@ def seen_region(
     resized_width, resized_height = width, height
     size = _as_dict(getattr(image_processor, "size", None))
     if getattr(image_processor, "do_resize", True) and size:
-        resized_width, resized_height = _resized(width, height, size)
+        after = resized(width, height, size)
+        if after is None:
+            raise ValueError(
+                "`image_processor.size` must hold one of 'shortest_edge' and 'longest_edge', or 'height' and 'width', "
+                f"got {size}."
+            )
+        resized_width, resized_height = after
     seen_width, seen_height, crop_left, crop_top = resized_width, resized_height, 0, 0
     crop = _as_dict(getattr(image_processor, "crop_size", None))
     if getattr(image_processor, "do_center_crop", False) and crop:
@@ -204,16 +213,6 @@ def _as_dict(size: Any) -> dict[str, int]:
     return {key: value for key, value in dict(size or {}).items() if value}
 
 
-def _resized(width: int, height: int, size: dict[str, int]) -> tuple[int, int]:
-    """(width, height) after resizing, with the rounding of Transformers' `get_resize_output_image_size`."""
-    if "shortest_edge" in size and "longest_edge" not in size:
-        short, long = size["shortest_edge"], int(size["shortest_edge"] * max(width, height) / min(width, height))
-        return (short, long) if width <= height else (long, short)
-    if "height" in size and "width" in size:
-        return size["width"], size["height"]
-    raise ValueError(f"`image_processor.size` must hold 'shortest_edge', or 'height' and 'width', got {size}.")
-
-
 def _crop_start(length: int, cropped: int) -> int:
     """Where a centre crop starts; negative if the picture was padded on both sides instead."""
     return int((length - cropped) / 2) if length >= cropped else -((cropped - length) // 2)
@@ -227,7 +226,8 @@ def _canvas(image: Image.Image) -> Image.Image:
     else:
         factor = min(1.0, LONGEST_SIDE[1] / longest)
     width, height = (max(1, round(side * factor)) for side in image.size)
-    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    in_rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy all of a large picture
+    return in_rgb.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -294,19 +294,22 @@ def _cells(
 
 def _token_picture(pixels: np.ndarray, cell: np.ndarray, seen: np.ndarray, level: np.ndarray) -> Image.Image:
     """Patches between dimmed (level 0) and as they are (level 1)."""
-    grey = pixels.mean(axis=-1, keepdims=True)
-    dimmed = 0.28 * (0.6 * grey + 0.4 * pixels) + 14
-    picture = dimmed + level[..., None] * (pixels - dimmed)
-    shown = seen & (level > 0.5)
-    y, x = np.indices(cell.shape)
-    stripe = (((x + y) // 6) % 2 == 0)[..., None]
-    hatched = np.where(stripe, 0.4 * grey + 90, 0.4 * grey + 140)
-    picture = np.where(seen[..., None], picture, hatched)
     # Borders between cells: bright where a kept patch meets a pruned one, faint elsewhere.
-    edge, front = _borders(cell), _borders(shown)
-    picture = np.where((edge & seen)[..., None], 0.82 * picture + 0.18 * 255, picture)
-    picture = np.where(front[..., None], 255, picture)
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    edge, front = _borders(cell) & seen, _borders(seen & (level > 0.5))
+    drawn = np.empty_like(pixels)
+    for top in range(0, len(pixels), ROWS_AT_ONCE):  # floating-point copies of the whole take hundreds of megabytes
+        rows = slice(top, top + ROWS_AT_ONCE)
+        grey = pixels[rows].mean(axis=-1, keepdims=True)
+        dimmed = 0.28 * (0.6 * grey + 0.4 * pixels[rows]) + 14
+        picture = dimmed + level[rows, :, None] * (pixels[rows] - dimmed)
+        y, x = np.indices(cell[rows].shape)
+        stripe = (((x + y + top) // 6) % 2 == 0)[..., None]
+        hatched = np.where(stripe, 0.4 * grey + 90, 0.4 * grey + 140)
+        picture = np.where(seen[rows, :, None], picture, hatched)
+        picture = np.where(edge[rows, :, None], 0.82 * picture + 0.18 * 255, picture)
+        picture = np.where(front[rows, :, None], 255, picture)
+        drawn[rows] = np.clip(picture, 0, 255).astype(np.uint8)
+    return Image.fromarray(drawn)
 
 
 def _borders(values: np.ndarray) -> np.ndarray:

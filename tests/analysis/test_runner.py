@@ -153,6 +153,16 @@ def test_masks_of_nothing_are_left_out(model, tmp_path):
     assert results["ablation"][0]["num_sentences"] == 1
 
 
+def test_an_image_that_cannot_be_used_is_named(model, tmp_path):
+    """By the means of an evaluation."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "square.png")
+    row = {"image": str(tmp_path / "square.png"), "mask": {"size": [2, 2], "counts": [4]}, "sentence": "a dog"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    args = options(tmp_path / "out", model, dataset="rows", split="train", source=str(tmp_path / "rows.jsonl"))
+    with pytest.raises(ValueError, match=r"^Image 0: a mask has shape \(2, 2\), the picture \(32, 32\)\.$"):
+        analyze(args)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

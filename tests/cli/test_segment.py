@@ -234,7 +234,7 @@ BAD_INPUT = {
     "option form": (["PICTURE", "the star", "--method-option", "seed"], "NAME=VALUE"),
     "preset": (
         ["PICTURE", "the star", "--preset", "warp"],
-        "'warp'. Known presets: accurate, balanced, context, faithful, fast",
+        "error: Unknown `pruning_preset` 'warp'. Known presets: accurate, balanced, context, faithful, fast",
     ),
     "out of reach": (["PICTURE", "the star", "--method", "tome", "--budget", "3"], "`budget` 3 of 16 visual tokens"),
     "device": (["PICTURE", "the star", "--device", "quantum"], "--device quantum"),

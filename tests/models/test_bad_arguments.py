@@ -41,6 +41,11 @@ def changes(inputs):
         "`guidance_input_ids` must be integers of shape",
     )
     yield {"guidance_input_ids": ids[:1], "guidance_attention_mask": None}, "has sentences for 1 images"
+    for wrong in (-1, 10**6):
+        for name in ("input_ids", "guidance_input_ids"):
+            changed = inputs[name].clone()
+            changed.view(-1)[-1] = wrong
+            yield {name: changed}, f"`{name}` must be from 0 to [0-9]+, got {wrong}: are they of another tokenizer"
     yield {"input_ids": inputs["input_ids"][:0], "attention_mask": mask[:0]}, r"The prompt has \[\] image placeholders"
 
 

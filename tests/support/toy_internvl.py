@@ -13,6 +13,7 @@ from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, Mul
 
 from tests.support import tiny_llava as llava
 from transformers_litelvlm import PruningConfig
+from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.family import (
     SENTENCE_ARGUMENTS,
     PrunedHeadMixin,
@@ -53,6 +54,7 @@ class TokenEvidence(VisualEvidence):
 
     def text_embeds(self):
         ids, mask = self._sentences.input_ids, self._sentences.attention_mask
+        check_ids("guidance_input_ids", ids, self._embed_tokens.num_embeddings)
         embeds = (self._embed_tokens(ids).float() * mask.unsqueeze(-1)).sum(2)
         return embeds / mask.sum(-1, keepdim=True).clamp(min=1), mask.any(-1)
 

@@ -11,6 +11,7 @@ from transformers_litelvlm.analysis.figures import FIGURE_NAMES
 from transformers_litelvlm.analysis.measuring import Analyst, sentences_of_others
 from transformers_litelvlm.analysis.report import MEASUREMENTS_NAME, PAGE_NAME, RESULTS_NAME, write_report
 from transformers_litelvlm.data.samples import ImageSample
+from transformers_litelvlm.evaluation.measuring import named
 from transformers_litelvlm.evaluation.records import RecordStore
 from transformers_litelvlm.evaluation.runner import (
     make_batches,
@@ -42,7 +43,7 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
     Raises:
         OtherConfigurationError: the folder holds results of another configuration.
         UnreadableImageError: an image cannot be read. What is done is saved.
-        ValueError: an option is wrong, the data is, or the data are videos.
+        ValueError: an option is wrong, the data is, or the data are videos. What is wrong with an image names it.
     """
     import_methods(args.imports)
     check_output(args.output_dir, (MEASUREMENTS_NAME, RESULTS_NAME, PAGE_NAME, *FIGURE_NAMES))
@@ -69,7 +70,10 @@ def _measure(analyst: Analyst, samples: list[Any]) -> tuple[dict[str, Any], str]
     for index, sample in samples:
         if not isinstance(sample, ImageSample):
             raise ValueError(f"`dataset` {analyst.args.dataset!r} has videos: an analysis is of images.")
-        rows, maps = analyst.measure(index, sample)
+        try:
+            rows, maps = analyst.measure(index, sample)
+        except ValueError as error:
+            raise named(sample, error) from error
         content["rows"] += rows
         content["maps"] += maps
     return content, ""

@@ -152,6 +152,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model in evaluation mode on its device, and its processor."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import load_for_segmentation
+    from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
@@ -164,7 +165,10 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         from transformers import AutoConfig
 
         # The small file first: what is wrong with the settings is known before gigabytes are read.
-        config = AutoConfig.from_pretrained(path, **pruning)
+        config = AutoConfig.from_pretrained(path)
+        if isinstance(config, PrunedConfigMixin):  # another one is refused below
+            with bad_input():  # not the fault of the checkpoint
+                config.set_pruning(**pruning)
         if args.guidance_model:
             config.guidance_model = args.guidance_model
         model, processor = load_for_segmentation(path, config, args.dtype)
@@ -211,16 +215,18 @@ def _segment(
         with bad_input():  # pixels or weights that are not finite
             output = model.segment(**inputs).require_finite()
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
-    masks = output.masks[0].cpu().numpy()
+    masks, merge_weights = output.masks[0].cpu().numpy(), output.merge_weights
     scores = [float(score) for score in output.scores[0]]
     # One row for each dialogue: usually there is one about all sentences.
     retained = [list(range(total))]
     if output.retained_indices is not None:
         retained = [row.tolist() for row in output.retained_indices]
+    method = None if output.retained_indices is None else model.config.pruning_config.method
+    del output  # its logits take four times the memory of the masks, and drawing takes more
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
-    kept_pictures = _kept_pictures(image, masks, retained, output.merge_weights, ((rows, columns), region))
+    kept_pictures = _kept_pictures(image, masks, retained, merge_weights, ((rows, columns), region))
     with write_atomically(folder, one_run=True) as staging:
         for name, drawing in {**pictures, **kept_pictures}.items():
             drawing.save(staging / name)
@@ -231,7 +237,7 @@ def _segment(
         "model": args.model or "embedded",
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "method": None if output.retained_indices is None else model.config.pruning_config.method,
+        "method": method,
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],

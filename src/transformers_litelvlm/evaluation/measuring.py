@@ -87,7 +87,7 @@ def measure_batch(
                 measured = measure_video(sample, segmenter, runs, args.protocol, task)
         except ValueError as error:
             if args.on_unreadable == "stop":
-                raise _named(sample, error) from error
+                raise named(sample, error, " (`on_unreadable='continue'` would count it as wrong.)") from error
             if isinstance(sample, ImageSample):
                 measured = _image_as_wrong(index, sample, segmenter, runs, args.protocol)
             else:
@@ -98,11 +98,12 @@ def measure_batch(
     return batch
 
 
-def _named(sample: ImageSample | VideoSample, error: ValueError) -> ValueError:
+def named(sample: ImageSample | VideoSample, error: ValueError, hint: str = "") -> ValueError:
+    """The same error with the name of the image or video before it, if it has not got one, and a hint behind it."""
     if isinstance(error, UnreadableImageError):
         return error
     name = f"Image {sample.image_id}" if isinstance(sample, ImageSample) else f"Video {sample.video_id}"
-    return ValueError(f"{name}: {error} (`on_unreadable='continue'` would count it as wrong.)")
+    return ValueError(f"{name}: {error}{hint}")
 
 
 # --- images ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,18 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
     """
     device = next(module.parameters()).device
     return tensor if device.type == "meta" else tensor.to(device)
+
+
+def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | None] = ()) -> None:
+    """Raises ValueError for ids that neither a table of `size` rows nor `further` has, if `ids` are on the CPU.
+
+    Another device would have to be waited for.
+    """
+    if not ids.is_cpu or torch.compiler.is_compiling():
+        return
+    wrong = [id for id in ids[(ids < 0) | (ids >= size)].tolist() if id not in further]
+    if wrong:
+        raise ValueError(f"`{name}` must be from 0 to {size - 1}, got {wrong[0]}: are they of another tokenizer?")
 
 
 def index_on(device: torch.device, places: Sequence[int]) -> torch.Tensor:

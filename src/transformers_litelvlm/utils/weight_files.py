@@ -37,9 +37,9 @@ def check_weights(file: Path) -> None:
                 raise ValueError("a compressed archive, which torch never writes")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
+def _without_repeats(pairs: list[tuple[str, Any]]) -> None:
+    """For a JSON object. It is not kept: with 100,000 of them, the garbage collector would take most of the time."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        [(repeated, _)] = Counter(names).most_common(1)
         raise ValueError(f"the name {quoted(repeated)} twice in its header")
-    return content

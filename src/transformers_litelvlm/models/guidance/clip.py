@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
-from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.devices import check_ids, to_device_of
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
@@ -40,6 +40,7 @@ class ClipGuidance(nn.Module):
         Padding is on the right, as CLIP's tokenizer puts it: attention is causal, so no [EOS] sees any, and a mask
         would change nothing but the kernel.
         """
+        check_ids("guidance_input_ids", input_ids, self.text_model.config.vocab_size)
         num_images, num_expressions, length = input_ids.shape
         input_ids = to_device_of(self.text_projection, input_ids).reshape(-1, length)
         states = self.text_model(input_ids=input_ids)

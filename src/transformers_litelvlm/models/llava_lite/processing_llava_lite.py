@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
 from transformers_litelvlm.models.loading import access_arguments, hub_arguments
@@ -18,6 +19,7 @@ from transformers_litelvlm.models.processing.processor import (
     load_guidance_tokenizer,
     on_pil,
     read_images,
+    resize_first,
 )
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
@@ -28,7 +30,7 @@ from transformers_litelvlm.models.processing.sentences import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.processing.tokens import tokenize
-from transformers_litelvlm.utils.image_io import load_rgb_image
+from transformers_litelvlm.utils.image_io import ImageInput, load_rgb_image
 
 
 # Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.
@@ -197,7 +199,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.mask_image_processor is None:
             raise ValueError("This processor has no `mask_image_processor`: its checkpoint does not write masks.")
         images = list(images) if isinstance(images, list | tuple) else [images]
-        images = [load_rgb_image(image) for image in images]
+        sized = [self._sized(image) for image in images]
         sentences = nest_expressions(expressions, len(images))
         self.check_expressions(self.expression(each, as_written) for of_image in sentences for each in of_image)
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
@@ -221,8 +223,10 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             turns = [[turn] for of_image in turns for turn in of_image]
         # A picture is prepared once, whatever the number of dialogues about it.
         # They are RGB: to convert them again would copy them.
-        for_clip = self.image_processor(images, return_tensors=return_tensors, do_convert_rgb=False)
-        features = BatchFeature({**for_clip})
+        pixels = self.image_processor(
+            [for_clip for for_clip, _, _ in sized], return_tensors=return_tensors, do_convert_rgb=False
+        )
+        features = BatchFeature({**pixels})
         _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
         dialogues = [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns]
@@ -230,13 +234,21 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]
             features.update(tokenize_guidance(self.guidance_tokenizer, guiding))
-        for_masks = self.mask_image_processor(images, return_tensors=return_tensors, do_convert_rgb=False)
-        features["mask_pixel_values"] = for_masks["pixel_values"]
-        features["original_sizes"] = for_masks["original_sizes"]
-        features["reshaped_input_sizes"] = for_masks["reshaped_input_sizes"]
+        pixels = self.mask_image_processor(
+            [for_masks for _, for_masks, _ in sized], return_tensors=return_tensors, do_convert_rgb=False
+        )
+        features["mask_pixel_values"] = pixels["pixel_values"]
+        features["original_sizes"] = torch.tensor([size for _, _, size in sized])
+        features["reshaped_input_sizes"] = pixels["reshaped_input_sizes"]
         if len(about) != len(images):
             features["dialogue_images"] = torch.tensor(about)
         return features
+
+    def _sized(self, image: ImageInput) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
+        """A picture as CLIP and as the mask decoder see it, before they crop or pad, and its (height, width)."""
+        picture = load_rgb_image(image)
+        for_clip, for_masks = (resize_first(of, picture) for of in (self.image_processor, self.mask_image_processor))
+        return for_clip, for_masks, (picture.height, picture.width)
 
     def expression(self, expression: str, as_written: bool = False) -> str:
         """An expression as it stands in the question: stripped and, with `lowercase_expressions` and unless it is to

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.utils import logging
 
@@ -27,6 +28,7 @@ from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCo
 from transformers_litelvlm.models.upstream import cached_file
 from transformers_litelvlm.utils.image_io import MAX_PIXELS, load_rgb_image
 from transformers_litelvlm.utils.messages import quoted
+from transformers_litelvlm.utils.resizing import resized
 
 
 logger = logging.get_logger(__name__)
@@ -218,6 +220,17 @@ def on_pil(processor):
     name = type(processor).__name__
     twin = None if name.endswith("Pil") else getattr(transformers, f"{name}Pil", None)
     return processor if processor is None or twin is None else twin(**processor.to_dict())
+
+
+def resize_first(processor: Any, picture: Image.Image) -> Image.Image:
+    """A picture in the size that an image processor on its PIL backend gives it, by the same resizing.
+
+    The processor would do it itself, and copy the whole picture four times before.
+    """
+    size = resized(*picture.size, processor.size) if processor.do_resize else None
+    if size is None or not type(processor).__name__.endswith("Pil"):
+        return picture
+    return picture.resize(size, processor.resample)
 
 
 def read_images(images):

@@ -35,6 +35,8 @@ def nest_expressions(expressions: Any, num_images: int) -> list[list[str]]:
     Raises:
         ValueError: for an empty sentence or list, anything that is no text, or a number that does not fit.
     """
+    if num_images == 0:
+        raise ValueError("There is no picture: give at least one.")
     if isinstance(expressions, str):
         nested = [[expressions]] * num_images
     elif isinstance(expressions, list | tuple) and num_images == 1 and all(isinstance(e, str) for e in expressions):

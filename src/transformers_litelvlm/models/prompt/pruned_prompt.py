@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.prompt.compaction import (
     CompactionPlan,
@@ -132,6 +133,9 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             f"{tuple(mask.shape)}: it gets shorter with the prompt. Pass that of the processor, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
+    if inputs.get("input_ids") is not None:
+        placeholders = [getattr(model.config, f"{modality}_token_id", None) for modality in model.modalities]
+        check_ids("input_ids", ids, model.config.get_text_config().vocab_size, placeholders)
     positions = inputs.get("position_ids")
     if positions is not None and positions.ndim == 3:  # of M-RoPE: with four rows, the first is for the mask
         positions = positions[0] if len(positions) == 4 else None

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
@@ -53,7 +54,7 @@ class IntrinsicEvidence(VisualEvidence):
     def __init__(
         self,
         visual: nn.Module,
-        embed_tokens: nn.Module,
+        embed_tokens: nn.Embedding,
         features: torch.Tensor,
         grid: tuple[int, int],
         states: torch.Tensor,
@@ -68,6 +69,7 @@ class IntrinsicEvidence(VisualEvidence):
         return self.features
 
     def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        check_ids("guidance_input_ids", self._sentences.input_ids, self._embed_tokens.num_embeddings)
         ids, mask = self._sentences.input_ids.to(self.features.device), self._sentences.attention_mask
         embeds = self._embed_tokens(ids).to(ids.device).float()
         mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
