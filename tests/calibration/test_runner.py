@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
+from tests.support import warm_python
 from tests.support.small_calibrations import content, copy_checkpoint, files, options
 from transformers_litelvlm.calibration.runner import calibrate
 from transformers_litelvlm.cli.main import main
@@ -114,15 +113,13 @@ def same(one: Path, other: Path) -> bool:
 @pytest.mark.slow
 def test_killed_half_way_it_goes_on(reference, checkpoint, tmp_path):
     folder = tmp_path / "calibration"
-    words = [sys.executable, "-m", "transformers_litelvlm.calibration"]
-    words += as_command_line(options(folder, checkpoint))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    killed = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["-m", "transformers_litelvlm.calibration", *as_command_line(options(folder, checkpoint))]
+    killed = warm_python.start(words, (tmp_path / "stdout", tmp_path / "stderr"))
     while not (folder / "validation" / "batches" / "000001.json").exists():
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.join()
     assert not (folder / "calibration.json").exists()
     calibrate(options(folder, checkpoint))
     assert files(folder) == [text.replace(str(reference).encode(), str(folder).encode()) for text in files(reference)]

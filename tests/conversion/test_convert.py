@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.support import fake_family
+from tests.support import fake_family, warm_python
 from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
 from transformers_litelvlm.conversion.convert import MustEqual, convert_checkpoint
 from transformers_litelvlm.conversion.errors import ConversionError
@@ -290,7 +289,6 @@ if sys.argv[3:] == ["wait"]:  # after the weights: a fast machine is not done be
     conversion = type(conversion)(**{**vars(conversion), "write_rest": lambda *_: time.sleep(60)})
 elif len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-print("ready", flush=True)
 try:
     convert_checkpoint(conversion, sys.argv[2])
 except ConversionError as error:
@@ -299,31 +297,18 @@ except ConversionError as error:
 """
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        # Jobs in the background of a script ignore Control-C, and hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 @pytest.mark.slow
 def test_file_size_limit(tmp_path):
     """The real error of the operating system while weights are written."""
-    make_source(tmp_path / "source", num_layers=400)
-    out, _ = start(tmp_path / "source", tmp_path / "out", 20_000).communicate()
-    assert out == (
-        f"ready\nmodel.safetensors cannot be written for {tmp_path}/out: File too large; nothing is left of this"
+    work = tmp_path / "work"
+    make_source(work / "source", num_layers=400)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    [run] = warm_python.run([tmp_path / "script.py", work / "source", work / "out", 20_000])
+    assert run.stdout == (
+        f"model.safetensors cannot be written for {work}/out: File too large; nothing is left of this"
         " conversion, so make room or choose another target\n"
     )
-    assert names_in(tmp_path) == ["source"]
+    assert names_in(work) == ["source"]
 
 
 @pytest.fixture
@@ -370,13 +355,15 @@ def test_disk_fills_up_with_the_tokenizer(tmp_path, small_disk):
 
 @pytest.mark.slow
 def test_control_c(tmp_path):
-    make_source(tmp_path / "source", num_layers=4000)
-    process = start(tmp_path / "source", tmp_path / "out", "wait")
-    process.stdout.readline()
-    while not (tmp_path / ".out.converting" / "model.safetensors").exists():
-        assert process.poll() is None
+    work = tmp_path / "work"
+    make_source(work / "source", num_layers=4000)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [tmp_path / "script.py", work / "source", work / "out", "wait"]
+    process = warm_python.start(words, (tmp_path / "stdout", tmp_path / "stderr"))
+    while not (work / ".out.converting" / "model.safetensors").exists():
+        assert process.is_alive()
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode == -signal.SIGINT or process.returncode == 1
-    assert names_in(tmp_path) == ["source"]
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == -signal.SIGINT or process.exitcode == 1
+    assert names_in(work) == ["source"]

@@ -1,24 +1,15 @@
 """`kill -9` at any moment never leaves a folder that loads but is wrong."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support import warm_python
 
 
 @pytest.mark.slow
 def test_kill_at_twenty_moments(tmp_path):
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.support.kill_conversions", str(tmp_path), "20"],
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    [run] = warm_python.run(["-m", "tests.support.kill_conversions", tmp_path, 20])
     print(run.stdout)
     # The worker compares bit for bit whatever has a config.json.
     assert run.returncode == 0, run.stderr

@@ -1,26 +1,16 @@
 """`kill -9` at any moment loses at most the batch that was being made, and changes nothing."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-
-ROOT = Path(__file__).parents[2]
+from tests.support import warm_python
+from tests.support.small_evaluations import assert_same, evaluate_in_processes, options
 
 
 @pytest.mark.slow
 def test_killed_at_ten_moments(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.support.kill_evaluations", str(tmp_path), "10"],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    [run] = warm_python.run(["-m", "tests.support.kill_evaluations", tmp_path, 10])
     print(run.stdout)
     # The worker compares records and results with those of a run that was left alone.
     assert run.returncode == 0, run.stderr
@@ -34,19 +24,9 @@ def test_killed_at_ten_moments(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [3])  # other tests share work between two
 def test_several_processes_give_the_same_records(processes, reference, tmp_path):
-    from tests.support.small_evaluations import METHODS, assert_same
-
     folder = tmp_path / "results"
-    words = ["--output-dir", str(folder), "--max-images", "6", "--batch-size", "1", "--methods", *METHODS]
-    run = subprocess.run(
-        [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *words]
-        + ["--budgets", "16", "--seeds", "0", "1", "2", "--processes", str(processes)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    printed = evaluate_in_processes(options(folder, batch_size=1), processes)
     assert_same(folder, reference)
     content = json.loads((folder / "results.json").read_text())
     assert content["environment"]["hardware"]["num_processes"] == processes
-    assert "| 16 | random | 3 |" in run.stdout
+    assert "| 16 | random | 3 |" in printed

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.original_checkpoints import SHARED
-from tests.support.small_evaluations import assert_same, options, records, run_command
+from tests.support.small_evaluations import assert_same, evaluate_in_processes, options, records
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.masks import encode_mask
@@ -80,7 +80,7 @@ def test_a_stream_goes_on_where_it_was_stopped(parquet, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_share_a_stream_exactly(parquet, tmp_path):
     evaluate(streamed(tmp_path / "1", parquet, batch_size=1))
-    run_command(streamed(tmp_path / "2", parquet, batch_size=1), processes=2)
+    evaluate_in_processes(streamed(tmp_path / "2", parquet, batch_size=1), processes=2)
     assert_same(tmp_path / "2", tmp_path / "1")
 
 

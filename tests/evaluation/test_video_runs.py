@@ -3,10 +3,7 @@
 import dataclasses
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,9 +13,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from tests.support import warm_python
 from tests.support.matrix import matrix
 from tests.support.original_checkpoints import SHARED
-from tests.support.small_evaluations import assert_same, records, results, run_command
+from tests.support.small_evaluations import assert_same, evaluate_in_processes, records, results
 from tests.support.tiny_videos import NUM_EXPRESSIONS, SIZE, VIDEOS, objects, write_mevis, write_referring
 from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.referring_video import annotators
@@ -380,21 +378,14 @@ def test_real_layouts(name, split, unipixel, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_records(swept, davis, unipixel, tmp_path):
-    printed = run_command(options(tmp_path / "2", unipixel, davis), processes=2)
+    printed = evaluate_in_processes(options(tmp_path / "2", unipixel, davis), processes=2)
     assert_same(tmp_path / "2", swept)
     assert "J&F" in printed
 
 
 @pytest.mark.slow
 def test_killed_at_several_moments(swept, davis, unipixel, tmp_path):
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.support.kill_evaluations", str(tmp_path), "6", str(unipixel), str(davis)],
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    [run] = warm_python.run(["-m", "tests.support.kill_evaluations", tmp_path, 6, unipixel, davis])
     assert run.returncode == 0, run.stderr
     attempts = [line for line in map(json.loads, run.stdout.splitlines()) if "killed" in line]
     assert sum(attempt["killed"] for attempt in attempts) == 6

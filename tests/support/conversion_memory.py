@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from tests.support import warm_python
 from transformers_litelvlm.conversion.convert import Conversion, convert_checkpoint
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
@@ -104,10 +102,10 @@ def measure(folder: Path, size: int, dtype: str) -> dict[str, float]:
     number = size // getattr(torch, dtype).itemsize
     try:
         largest = make_source(folder / "source", number, getattr(torch, dtype))
-        root = Path(__file__).parents[2]
-        command = [sys.executable, "-m", __spec__.name, "--in-this-process", str(number), "--folder", str(folder)]
-        environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-        run = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        words = ["-m", __spec__.name, "--in-this-process", number, "--folder", folder]
+        [run] = warm_python.run(words)
+        if run.returncode:
+            raise RuntimeError(run.stderr)
         written = sum(file.stat().st_size for file in (folder / "out").glob("*.safetensors"))
         return {"source": size, "largest_file": largest, "written": written, **json.loads(run.stdout)}
     finally:

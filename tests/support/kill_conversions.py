@@ -7,6 +7,7 @@ A process that has imported everything forks one child per attempt. Prints one J
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -25,13 +26,13 @@ from transformers_litelvlm.conversion.convert import convert_checkpoint
 from transformers_litelvlm.conversion.source import CheckpointSource
 
 
-NUM_LAYERS = 1000
+NUM_LAYERS = 400
 
 
 def convert(folder: Path) -> None:
     """The whole conversion, metadata included."""
     convert_checkpoint(
-        fake_conversion(CheckpointSource(folder / "source")), folder / "out", max_shard_size="50KB", progress=False
+        fake_conversion(CheckpointSource(folder / "source")), folder / "out", max_shard_size="20KB", progress=False
     )
 
 
@@ -52,7 +53,7 @@ def after_appearance(path: Path, seconds: float) -> None:
     """Returns shortly after a file appeared."""
     deadline = time.monotonic() + 60
     while not path.exists() and time.monotonic() < deadline:
-        pass
+        time.sleep(0.0001)
     time.sleep(seconds)
 
 
@@ -82,6 +83,9 @@ def main() -> None:
     """See the module."""
     folder, wanted = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
+    # A child that collects garbage would copy what was imported, page by page, to look at it.
+    gc.collect()
+    gc.freeze()
     values = expected(*make_source(folder / "source", num_layers=NUM_LAYERS))
     began = time.monotonic()
     convert(folder)

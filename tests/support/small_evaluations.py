@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.support import warm_python
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments, as_command_line
 
 
@@ -45,8 +47,22 @@ def assert_same(folder: Path, reference: Path) -> None:
     assert scores(folder) == scores(reference)
 
 
+def evaluate_in_processes(args: EvaluationArguments, processes: int) -> str:
+    """An evaluation in processes that some launcher has started; what the first one prints."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    each = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    runs = warm_python.run(["-m", "transformers_litelvlm.evaluation", *as_command_line(args)], *each)
+    for run in runs:
+        assert run.returncode == 0, run.stderr
+    assert not any(run.stdout for run in runs[1:])
+    return runs[0].stdout
+
+
 def run_command(args: EvaluationArguments, processes: int) -> str:
-    """`litelvlm evaluate` in processes of their own; what it prints."""
+    """`litelvlm evaluate`, started as a user does, in processes of their own; what it prints."""
     root = Path(__file__).parents[2]
     words = [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *as_command_line(args)]
     run = subprocess.run(

@@ -1,33 +1,25 @@
 """Scripts in a process of their own, where this package is installed but not imported, or not installed at all."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import torch
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from tests.support import warm_python
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 
 
 def run_script(script: str, folder: Path, *arguments, installed: bool = True) -> None:
     """Run `script` with `arguments`; `folder` is for its files. Fails the test if it fails."""
     (folder / "run.py").write_text(script)
-    path = [entry for entry in sys.path if entry]
+    path = []
     if not installed:
         blocker = folder / "blocked" / "transformers_litelvlm"
         blocker.mkdir(parents=True)
         error = "ModuleNotFoundError(\"No module named 'transformers_litelvlm'\")"  # what Python says
         (blocker / "__init__.py").write_text(f"raise {error}")
-        path.insert(0, str(blocker.parent))
-    # The same number of threads, so that sums are made in the same order.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(path)}
-    run = subprocess.run(
-        [sys.executable, folder / "run.py", *arguments], env=environment, capture_output=True, text=True, cwd=folder
-    )
+        path = [blocker.parent]
+    [run] = warm_python.run([folder / "run.py", *arguments], folder=folder, path=path)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
