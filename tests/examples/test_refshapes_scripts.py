@@ -30,7 +30,7 @@ def run(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # all stages of training, on a slow machine
 def test_every_stage_of_training_then_evaluation(run, tmp_path):
-    common = ["--work_dir", tmp_path, "--num_scenes", 12, "--num_validation_scenes", 32, "--batch_size", 4, "--cpu"]
+    common = ["--work_dir", tmp_path, "--num_scenes", 6, "--num_validation_scenes", 4, "--batch_size", 2, "--cpu"]
     for stage in ("sam", "clip", "ground", "masks", "guidance"):
         run("train_refshapes", stage, *common, "--steps", 2, "--evaluate_every", 2)
         entry = json.loads((tmp_path / stage / "log.jsonl").read_text().splitlines()[-1])
