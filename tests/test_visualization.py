@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from tests.support.fresh_python import memory_of
+from tests.support.warm_python import memory_of
 from transformers_litelvlm.visualization import (
     LONGEST_SIDE,
     draw_masks,

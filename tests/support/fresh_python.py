@@ -21,24 +21,6 @@ def run_python(code: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-# Not `getrusage`: that one starts with the memory of the process that started this one.
-_PEAK = """
-import json, re
-def peak():
-    with open("/proc/self/status") as status:
-        return int(re.search(r"VmHWM:\\s*(\\d+) kB", status.read()).group(1))
-{before}
-start = peak()
-{code}
-print(json.dumps((peak() - start) / 1024))
-"""
-
-
-def memory_of(before: str, code: str) -> float:
-    """By how many MiB `code` exceeds the peak memory of what runs `before` it in a fresh interpreter. Linux only."""
-    return run_python(_PEAK.format(before=before, code=code))
-
-
 UPSTREAM_SNAPSHOT = """
 import json, logging, warnings
 import transformers

@@ -9,6 +9,7 @@ interpreter, is for a fresh one.
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import runpy
@@ -114,3 +115,26 @@ def run(words: Sequence[object], *each: Mapping[str, str], **options: Any) -> li
             subprocess.CompletedProcess(child.name, child.exitcode, *(file.read_text() for file in pair))
             for child, pair in zip(children, files, strict=True)
         ]
+
+
+# Not `getrusage`: that one starts with the memory of the process that started this one.
+_PEAK = """
+import json, re
+def peak():
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\\s*(\\d+) kB", status.read()).group(1))
+{before}
+start = peak()
+{code}
+print(json.dumps((peak() - start) / 1024))
+"""
+
+
+def memory_of(before: str, code: str) -> float:
+    """By how many MiB `code` exceeds the peak memory of what runs `before` it in a process of its own. Linux only."""
+    with tempfile.TemporaryDirectory() as name:
+        script = Path(name, "measured.py")
+        script.write_text(_PEAK.format(before=before, code=code))
+        [ended] = run([script])
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])

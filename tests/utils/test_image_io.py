@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from transformers.image_utils import load_image
 
-from tests.support.fresh_python import memory_of
+from tests.support.warm_python import memory_of
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
 from transformers_litelvlm.utils.image_io import PICTURE_FORMATS, load_rgb_image, open_picture
 
