@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.benchmark.grid import describe, sides
 from transformers_litelvlm.benchmark.stages import STAGES
+from transformers_litelvlm.visualization.colours import LINE_COLOURS
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_BARS = 8  # points whose stages are drawn
 LEGEND = {
@@ -18,15 +23,21 @@ LEGEND = {
 }  # under the axes
 # Of Okabe and Ito, for colour-blind readers; neighbours in a bar differ in brightness, too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#882255", "#cc79a7", "#999999")
+MARKERS = "osD^vPX"
 DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a PNG.
+    """Write a PNG, opaque on white.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
+    figure_of(result).savefig(path, dpi=120, format="png", facecolor="white")
+
+
+def figure_of(result: dict[str, Any]) -> Figure:
+    """The figure: speed-ups and, where they were measured, stages and memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,12 +45,12 @@ def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
     weighed = [point for point in result["points"] if "weight_bytes" in point and "memory" in point][:MAX_BARS]
     panels = [(_speedups, result["points"]), (_stages, timed), (_memory, weighed)]
     panels = [(draw, points) for draw, points in panels if points or draw is _speedups]
-    figure = Figure(figsize=(7 * len(panels), 4 + 0.4 * max(len(timed), len(weighed))), layout="constrained")
+    figure = Figure(figsize=(7 * len(panels), 4.6 + 0.4 * max(len(timed), len(weighed))), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
     figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads")
-    figure.savefig(path, dpi=120, format="png")
+    return figure
 
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
@@ -49,6 +60,9 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         names = ("method", "batch_size", "sentences", "dtype")
         key = *(point[name] for name in names), point.get("quantization", "none")
         series.setdefault(key, []).append(point)
+    all_budgets = sorted({point["budget"] for point in points})
+    nearest = min((after - before for before, after in itertools.pairwise(all_budgets)), default=1)
+    step = 0.3 * nearest / max(len(series), 6)
     ends = [1.0]  # of what is drawn; 1 is where neither is faster
     for place, ((method, batch, sentences, dtype, quantization), of_series) in enumerate(series.items()):
         budgets = [point["budget"] for point in of_series]
@@ -60,15 +74,18 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         ]
         label = f"{method}, batch {batch}, {sentences} sentence{'s' * (sentences > 1)}, {dtype}"
         label += "" if quantization == "none" else f", {quantization}"
-        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-        axes.errorbar(budgets, measured, yerr=errors, marker="o", capsize=3, color=colour, ls=dashes, label=label)
+        colour = tuple(channel / 255 for channel in LINE_COLOURS[place % len(LINE_COLOURS)])
+        style = {"color": colour, "ls": DASHES[place // len(LINE_COLOURS) % len(DASHES)], "marker": MARKERS[place % 7]}
+        # Side by side, so that intervals can be told apart.
+        shifted = [budget + step * (place - (len(series) - 1) / 2) for budget in budgets]
+        axes.errorbar(shifted, measured, yerr=errors, capsize=3, label=label, **style)
         bounds = [point["flops"]["bound"] for point in of_series]
         axes.plot(budgets, bounds, "x:", color=colour)
         ends += bounds + [end for interval in intervals for end in interval] + measured
     axes.plot([], [], "x:", color="grey", label="bound: ratio of operations")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xlabel="visual tokens kept", ylabel="speed-up end to end", title="unpruned time / pruned time")
-    axes.set_xticks(sorted({point["budget"] for point in points}))
+    axes.set_xticks(all_budgets)
     margin = 0.06 * (max(ends) - min(ends)) or 0.1
     axes.set_ylim(min(ends) - margin, max(ends) + margin)
     axes.legend(**LEGEND)
@@ -86,10 +103,10 @@ def _stages(axes: Any, points: list[dict[str, Any]]) -> None:
         labels.append(describe(point) if side == "pruned" else _unpruned(point))
     for stage, colour in colours.items():
         axes.barh(0, 0, color=colour, label=stage)
-    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds (medians)", title="stages")
-    axes.legend(**LEGEND, ncols=4)
+    axes.legend(**LEGEND, ncols=3)
 
 
 def _unpruned(point: dict[str, Any]) -> str:
@@ -104,7 +121,7 @@ def _memory(axes: Any, points: list[dict[str, Any]]) -> None:
         axes.barh(place, weights, color=COLOURS[0], label="" if place else "weights")
         axes.barh(place, call, left=weights, color=COLOURS[1], label="" if place else "beside weights and inputs")
         labels.append(describe(point) if side == "pruned" else _unpruned(point))
-    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="MB at the worst moment", title="memory of a call")
     axes.legend(**LEGEND, ncols=2)

@@ -63,7 +63,7 @@ def side_by_side(pictures: Sequence[Image.Image], title: str = "", columns: int 
     widths = [max(row[column].width for row in rows if column < len(row)) for column in range(len(rows[0]))]
     heights = [max(picture.height for picture in row) for row in rows]
     width = sum(widths) + GAP * (len(widths) - 1)
-    size = max(20, min(48, width // 40))
+    size = max(24, min(48, width // 40))
     top = 2 * size if title else 0
     drawing = Image.new("RGB", (width, top + sum(heights) + GAP * (len(heights) - 1)), "white")
     if title:
