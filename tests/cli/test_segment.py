@@ -371,7 +371,7 @@ def test_a_failure_half_way_leaves_no_file(
         raise error
 
     if where == "draw":  # when the masks are already written to the temporary folder
-        monkeypatch.setattr("transformers_litelvlm.visualization.draw_retained_tokens", fail)
+        monkeypatch.setattr("transformers_litelvlm.visualization.draw_selections", fail)
     else:
         monkeypatch.setattr(segment_command, "_compare", fail)
     (tmp_path / "litelvlm_output").mkdir()

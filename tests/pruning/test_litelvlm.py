@@ -107,3 +107,23 @@ def test_surgery_is_not_computed_unless_asked_for(similarity):
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         LiteLVLMPruner(**options)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [[1, 3], [1, 2]]),  # token 1 by both
+        ({"context_share": 0.5}, [[1], [2]]),
+        ({"context_share": 1.0}, [[], []]),
+        ({"ranking": "forward"}, [[2, 4], [0, 3]]),
+    ],
+)
+def test_which_expression_chose_which_token(options, expected):
+    pruner = LiteLVLMPruner(**options)
+    selection = pruner.select(by_hand(SIMILARITY, CONTEXT), 4)
+    chosen = pruner.chosen_by(selection.similarity, torch.ones(1, 2, dtype=torch.bool), 4)
+    assert [row.nonzero().flatten().tolist() for row in chosen[0]] == expected
+    kept = set(selection.indices[0].tolist())
+    assert {index for row in expected for index in row} <= kept and len(kept) == 4
+    padded = pruner.chosen_by(selection.similarity, torch.tensor([[True, False]]), 4)
+    assert not padded[0, 1].any() and padded[0, 0].sum() == (4 - int(4 * options.get("context_share", 0) + 0.5))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
+from transformers_litelvlm.pruning.selection import fill_to_budget, top_of_each
 
 
 class Choice(NamedTuple):
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
         relevance = self.relevance.float().unsqueeze(1)
         one = torch.ones(relevance.shape[:2], dtype=torch.bool, device=relevance.device)
         numbers = torch.full((len(relevance),), budget - num_context, device=relevance.device)
-        marked = mark_top_of_each(relevance, one, numbers)
+        marked = top_of_each(relevance, one, numbers).any(dim=1)
         filler = torch.zeros_like(relevance[:, 0]) if self.context is None else self.context.float()
         indices = fill_to_budget(marked, filler, budget)
         return indices.sort(dim=-1).values if in_raster_order else indices

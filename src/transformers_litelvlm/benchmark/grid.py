@@ -185,7 +185,7 @@ def sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each point as `("pruned", point)`, after `("unpruned", point)` of the first that has its unpruned model."""
     seen = set()
     for point in points:
-        unpruned = (*apart(point), point["quantization"])
+        unpruned = (*apart(point), point.get("quantization", "none"))
         if unpruned not in seen:
             seen.add(unpruned)
             yield "unpruned", point

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.benchmark.grid import describe, sides
 from transformers_litelvlm.benchmark.stages import STAGES
+from transformers_litelvlm.visualization.colours import LINE_COLOURS
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_BARS = 8  # points whose stages are drawn
+LEGEND = {
+    "fontsize": "small",
+    "loc": "upper center",
+    "bbox_to_anchor": (0.5, -0.14),
+    "frameon": False,
+}  # under the axes
+# Of Okabe and Ito, for colour-blind readers; neighbours in a bar differ in brightness, too.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#882255", "#cc79a7", "#999999")
+MARKERS = "osD^vPX"
+DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a PNG.
+    """Write a PNG, opaque on white.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
+    figure_of(result).savefig(path, dpi=120, format="png", facecolor="white")
+
+
+def figure_of(result: dict[str, Any]) -> Figure:
+    """The figure: speed-ups and, where they were measured, stages and memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -25,12 +45,12 @@ def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
     weighed = [point for point in result["points"] if "weight_bytes" in point and "memory" in point][:MAX_BARS]
     panels = [(_speedups, result["points"]), (_stages, timed), (_memory, weighed)]
     panels = [(draw, points) for draw, points in panels if points or draw is _speedups]
-    figure = Figure(figsize=(7 * len(panels), 4 + 0.4 * max(len(timed), len(weighed))), layout="constrained")
+    figure = Figure(figsize=(7 * len(panels), 4.6 + 0.4 * max(len(timed), len(weighed))), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
     figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads")
-    figure.savefig(path, dpi=120, format="png")
+    return figure
 
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
@@ -40,7 +60,11 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         names = ("method", "batch_size", "sentences", "dtype")
         key = *(point[name] for name in names), point.get("quantization", "none")
         series.setdefault(key, []).append(point)
-    for (method, batch, sentences, dtype, quantization), of_series in series.items():
+    all_budgets = sorted({point["budget"] for point in points})
+    nearest = min((after - before for before, after in itertools.pairwise(all_budgets)), default=1)
+    step = 0.3 * nearest / max(len(series), 6)
+    ends = [1.0]  # of what is drawn; 1 is where neither is faster
+    for place, ((method, batch, sentences, dtype, quantization), of_series) in enumerate(series.items()):
         budgets = [point["budget"] for point in of_series]
         measured = [point["end_to_end"]["speedup"] for point in of_series]
         intervals = [point["end_to_end"]["speedup_interval_95"] for point in of_series]
@@ -50,34 +74,43 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         ]
         label = f"{method}, batch {batch}, {sentences} sentence{'s' * (sentences > 1)}, {dtype}"
         label += "" if quantization == "none" else f", {quantization}"
-        [line, *_] = axes.errorbar(budgets, measured, yerr=errors, marker="o", capsize=3, label=label)
-        axes.plot(budgets, [point["flops"]["bound"] for point in of_series], "x--", color=line.get_color(), alpha=0.6)
-    axes.plot([], [], "x--", color="grey", label="bound: ratio of operations")
+        colour = tuple(channel / 255 for channel in LINE_COLOURS[place % len(LINE_COLOURS)])
+        style = {"color": colour, "ls": DASHES[place // len(LINE_COLOURS) % len(DASHES)], "marker": MARKERS[place % 7]}
+        # Side by side, so that intervals can be told apart.
+        shifted = [budget + step * (place - (len(series) - 1) / 2) for budget in budgets]
+        axes.errorbar(shifted, measured, yerr=errors, capsize=3, label=label, **style)
+        bounds = [point["flops"]["bound"] for point in of_series]
+        axes.plot(budgets, bounds, "x:", color=colour)
+        ends += bounds + [end for interval in intervals for end in interval] + measured
+    axes.plot([], [], "x:", color="grey", label="bound: ratio of operations")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xlabel="visual tokens kept", ylabel="speed-up end to end", title="unpruned time / pruned time")
-    axes.set_xticks(sorted({point["budget"] for point in points}))
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
+    axes.set_xticks(all_budgets)
+    margin = 0.06 * (max(ends) - min(ends)) or 0.1
+    axes.set_ylim(min(ends) - margin, max(ends) + margin)
+    axes.legend(**LEGEND)
 
 
 def _stages(axes: Any, points: list[dict[str, Any]]) -> None:
-    """Two stacked bars for each point."""
-    labels, place = [], 0
-    colours = {stage: f"C{index}" for index, stage in enumerate(STAGES)}
-    for point in points:
-        for side in ("unpruned", "pruned"):
-            left = 0.0
-            for stage, times in point["stages"][side]["stages"].items():
-                axes.barh(place, times["median_ms"], left=left, color=colours[stage])
-                left += times["median_ms"]
-            labels.append(f"{describe(point) if side == 'pruned' else 'unpruned'}")
-            place += 1
+    """A stacked bar for each point, after one for its unpruned model."""
+    labels = []
+    colours = dict(zip(STAGES, COLOURS, strict=True))
+    for place, (side, point) in enumerate(sides(points)):
+        left = 0.0
+        for stage, times in point["stages"][side]["stages"].items():
+            axes.barh(place, times["median_ms"], left=left, color=colours[stage])
+            left += times["median_ms"]
+        labels.append(describe(point) if side == "pruned" else _unpruned(point))
     for stage, colour in colours.items():
         axes.barh(0, 0, color=colour, label=stage)
-    axes.set_yticks(range(place), labels, fontsize="small")
+    axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds (medians)", title="stages")
-    axes.legend(fontsize="small")
+    axes.legend(**LEGEND, ncols=3)
+
+
+def _unpruned(point: dict[str, Any]) -> str:
+    return describe({**point, "method": "unpruned", "budget": point["num_visual_tokens"]})
 
 
 def _memory(axes: Any, points: list[dict[str, Any]]) -> None:
@@ -85,10 +118,10 @@ def _memory(axes: Any, points: list[dict[str, Any]]) -> None:
     labels = []
     for place, (side, point) in enumerate(sides(points)):
         weights, call = point["weight_bytes"] / 1e6, point["memory"][side]["whole_bytes"] / 1e6
-        axes.barh(place, weights, color="C0", label="" if place else "weights")
-        axes.barh(place, call, left=weights, color="C1", label="" if place else "beside weights and inputs")
-        labels.append(describe(point) if side == "pruned" else f"unpruned, {point['quantization']}")
-    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+        axes.barh(place, weights, color=COLOURS[0], label="" if place else "weights")
+        axes.barh(place, call, left=weights, color=COLOURS[1], label="" if place else "beside weights and inputs")
+        labels.append(describe(point) if side == "pruned" else _unpruned(point))
+    axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="MB at the worst moment", title="memory of a call")
-    axes.legend(fontsize="small")
+    axes.legend(**LEGEND, ncols=2)

@@ -16,6 +16,7 @@ from transformers_litelvlm.cli import (
     env,
     evaluate,
     methods,
+    plot,
     segment,
 )
 from transformers_litelvlm.cli.errors import BadInputError, is_of_stdout, prepare_streams, report_failure
@@ -23,7 +24,7 @@ from transformers_litelvlm.version import __version__
 
 
 # Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
-SUBCOMMANDS = (segment, evaluate, analyze, calibrate, benchmark, convert, card, methods, env)
+SUBCOMMANDS = (segment, evaluate, analyze, calibrate, benchmark, plot, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
@@ -31,6 +32,7 @@ examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
   litelvlm evaluate --output-dir results --max-images 100
+  litelvlm plot results/results.json --output quality.png
   litelvlm analyze --output-dir analysis --max-images 100
   litelvlm calibrate --output-dir calibration --model ./glamm-refseg --write
   litelvlm benchmark grounding-1b --budgets 192 64

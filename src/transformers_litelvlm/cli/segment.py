@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +198,7 @@ def _segment(
     import torch
     from PIL import Image
 
-    from transformers_litelvlm.visualization import draw_masks
+    from transformers_litelvlm.visualization import draw_masks, draw_selections
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
@@ -215,18 +216,20 @@ def _segment(
         with bad_input():  # pixels or weights that are not finite
             output = model.segment(**inputs).require_finite()
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
-    masks, merge_weights = output.masks[0].cpu().numpy(), output.merge_weights
+    masks = output.masks[0].cpu().numpy()
     scores = [float(score) for score in output.scores[0]]
     # One row for each dialogue: usually there is one about all sentences.
     retained = [list(range(total))]
     if output.retained_indices is not None:
         retained = [row.tolist() for row in output.retained_indices]
-    method = None if output.retained_indices is None else model.config.pruning_config.method
-    del output  # its logits take four times the memory of the masks, and drawing takes more
+    # The logits take four times the memory of the masks, and drawing takes more.
+    output = replace(output, mask_logits=None)
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
-    kept_pictures = _kept_pictures(image, masks, retained, merge_weights, ((rows, columns), region))
+    drawn = draw_selections(image, output, model.config.pruning_config, sentences, (rows, columns), region)
+    one = len(drawn) == 1  # else a dialogue, and so a selection, for each sentence
+    kept_pictures = {f"kept_tokens{'' if one else f'_{row}'}.png": picture for row, picture in enumerate(drawn)}
     with write_atomically(folder, one_run=True) as staging:
         for name, drawing in {**pictures, **kept_pictures}.items():
             drawing.save(staging / name)
@@ -237,7 +240,7 @@ def _segment(
         "model": args.model or "embedded",
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "method": method,
+        "method": None if output.retained_indices is None else model.config.pruning_config.method,
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
@@ -249,23 +252,6 @@ def _segment(
         "overlay": str(folder / "overlay.png"),
         "kept_tokens": [str(folder / name) for name in kept_pictures],
         "comparison": comparison,
-    }
-
-
-def _kept_pictures(
-    image: Image.Image, masks: np.ndarray, retained: list[list[int]], weights: Any, where: tuple[Any, Any]
-) -> dict[str, Image.Image]:
-    """By name, a picture of what was kept for each dialogue; `where` is the grid and the region that it covers."""
-    from transformers_litelvlm.visualization import draw_retained_tokens
-
-    weights = [None] * len(retained) if weights is None else weights
-    if len(retained) == 1:
-        names, shown = ["kept_tokens.png"], [masks]
-    else:  # a dialogue, and so a selection, for each sentence
-        names, shown = [f"kept_tokens_{row}.png" for row in range(len(retained))], [mask[None] for mask in masks]
-    return {
-        name: draw_retained_tokens(image, kept, *where, of_dialogue, merged)
-        for name, kept, of_dialogue, merged in zip(names, retained, shown, weights, strict=True)
     }
 
 

@@ -190,6 +190,20 @@ class Pruner(ABC):
             ValueError: if the method cannot reach the budget; the message says which it can.
         """
 
+    def chosen_by(self, similarity: torch.Tensor, is_real: torch.Tensor, budget: int) -> torch.Tensor | None:
+        """Which kept tokens each expression brought in, for pictures of a selection.
+
+        Args:
+            similarity: (B, T, N) float32, that of the [`Selection`].
+            is_real: (B, T) bool, which expressions are no padding.
+            budget: K.
+
+        Returns:
+            (B, T, N) bool; kept tokens that no expression chose are context. `None`, the default, for a method that
+            does not choose for one expression at a time.
+        """
+        return None
+
     @classmethod
     def option_names(cls) -> list[str]:
         # Not `dataclasses.fields`, which torch.compile does not trace.

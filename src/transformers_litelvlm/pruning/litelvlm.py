@@ -11,7 +11,7 @@ import torch
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import similarity_scores, surgery_scores
-from transformers_litelvlm.pruning.selection import fill_to_budget, mark_top_of_each
+from transformers_litelvlm.pruning.selection import fill_to_budget, top_of_each
 
 
 @register_pruner("litelvlm")
@@ -77,20 +77,26 @@ class LiteLVLMPruner(TokenPruner):
             raise ValueError(f"`context_share` must be None or a number in [0, 1], got {share!r:.80}.")
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
-        num_context = int((self.context_share or 0.0) * budget + 0.5)
         text_embeds, is_real = evidence.text_embeds()
         if self.similarity == "surgery":
             tokens, empty_embeds = evidence.surgery_embeds()
             similarity = surgery_scores(tokens, text_embeds, empty_embeds)
         else:
             similarity = similarity_scores(evidence.image_embeds(), text_embeds, self.similarity)
-        relevance = -similarity if self.ranking == "reversed" else similarity
-        num_expressions = is_real.sum(dim=-1).clamp(min=1)
-        marked = mark_top_of_each(relevance, is_real, (budget - num_context) // num_expressions)
+        marked = self.chosen_by(similarity, is_real, budget).any(dim=1)
 
-        if evidence.max_expressions == 1 and num_context == 0:
+        if evidence.max_expressions == 1 and self._num_context(budget) == 0:
             # One expression marks the whole budget: nothing remains to fill, so context is not computed.
             context, filler = None, torch.zeros_like(similarity[:, 0])
         else:
             context = filler = evidence.context_scores()
         return Selection(fill_to_budget(marked, filler, budget), similarity, context)
+
+    def chosen_by(self, similarity: torch.Tensor, is_real: torch.Tensor, budget: int) -> torch.Tensor:
+        relevance = -similarity if self.ranking == "reversed" else similarity
+        num_expressions = is_real.sum(dim=-1).clamp(min=1)
+        return top_of_each(relevance, is_real, (budget - self._num_context(budget)) // num_expressions)
+
+    def _num_context(self, budget: int) -> int:
+        """How much of the budget is set aside for context tokens."""
+        return int((self.context_share or 0.0) * budget + 0.5)

@@ -60,8 +60,8 @@ def descending(scores: torch.Tensor) -> torch.Tensor:
     return scores.argsort(dim=-1, descending=True, stable=True)
 
 
-def mark_top_of_each(scores: torch.Tensor, is_real: torch.Tensor, num_per_image: torch.Tensor) -> torch.Tensor:
-    """Union over the expressions of an image of the tokens that each of them ranks highest.
+def top_of_each(scores: torch.Tensor, is_real: torch.Tensor, num_per_image: torch.Tensor) -> torch.Tensor:
+    """The tokens that each expression of an image ranks highest.
 
     Args:
         scores: (B, T, N), higher = keep.
@@ -69,13 +69,12 @@ def mark_top_of_each(scores: torch.Tensor, is_real: torch.Tensor, num_per_image:
         num_per_image: (B,) long, how many tokens one expression of the image may mark.
 
     Returns:
-        (B, N) bool.
+        (B, T, N) bool; nothing is marked for padding.
     """
     order = descending(scores)
     rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(-1, order, rank)
-    marked = (rank < num_per_image[:, None, None]) & is_real[:, :, None]
-    return marked.any(dim=1)
+    return (rank < num_per_image[:, None, None]) & is_real[:, :, None]
 
 
 def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> torch.Tensor:

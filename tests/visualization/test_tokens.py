@@ -1,4 +1,4 @@
-"""Pictures: the right pixels are coloured, dimmed and hatched."""
+"""Kept tokens: the right pixels are bright, dimmed, framed and hatched."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from tests.support.drawings import scaled
 from tests.support.warm_python import memory_of
 from transformers_litelvlm.visualization import (
     LONGEST_SIDE,
@@ -21,53 +22,6 @@ from transformers_litelvlm.visualization import (
 def image_processor(**kwargs):
     settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "resample": 0, **kwargs}
     return CLIPImageProcessorPil(**settings, do_rescale=False, do_normalize=False)
-
-
-def scaled(drawing, image, x, y):
-    """Pixel of the drawing at the centre of the pixel (x, y) of the image."""
-    factor = -(-LONGEST_SIDE[0] // max(image.size))
-    margin = (drawing.width - factor * image.width) // 2  # a narrow picture stands in the middle over its legend
-    return np.array(drawing.getpixel((margin + int((x + 0.5) * factor), int((y + 0.5) * factor))), dtype=int)
-
-
-def test_colours_are_distinct():
-    colours = np.array([mask_colour(index) for index in range(40)])
-    distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(40, dtype=int)
-    assert distances.min() > 8
-    assert distances[:12, :12].min() > 60
-
-
-def test_masks_are_tinted_where_they_are_and_nowhere_else():
-    image = Image.new("RGB", (64, 64), (128, 128, 128))
-    masks = np.zeros((2, 64, 64), bool)
-    masks[0, 4:24, 4:24] = True
-    masks[1, 40:60, 30:60] = True
-    drawing = draw_masks(image, torch.from_numpy(masks), ["the red circle", "the star"], [0.9, 0.4])
-    assert drawing.width >= 512 and drawing.mode == "RGB"
-    for index, (x, y) in enumerate([(8, 8), (34, 44)]):
-        shift = scaled(drawing, image, x, y) - 128
-        expected = np.array(mask_colour(index)) - 128
-        assert shift @ expected / np.linalg.norm(shift) / np.linalg.norm(expected) > 0.99
-    outside = scaled(drawing, image, 30, 10)
-    assert outside.min() == outside.max(), "grey stays grey outside the masks"
-    assert image.getpixel((8, 8)) == (128, 128, 128), "the input is not changed"
-
-
-def test_numbers_of_masks_that_coincide_stand_side_by_side():
-    image = Image.new("RGB", (64, 64), (255, 255, 255))
-    mask = np.zeros((64, 64), bool)
-    mask[20:40, 20:40] = True
-    pixels = np.asarray(draw_masks(image, [mask] * 3))[: LONGEST_SIDE[0]].reshape(-1, 3).tolist()
-    counts = [pixels.count(list(mask_colour(index))) for index in range(3)]
-    assert min(counts) > 100, "the disc of every number is seen"
-
-
-def test_mask_errors_name_the_sizes():
-    image = Image.new("RGB", (20, 10))
-    with pytest.raises(ValueError, match=r"\(10, 20\), got \(20, 10\)"):
-        draw_masks(image, np.zeros((1, 20, 10), bool))
-    with pytest.raises(ValueError, match="`labels` must hold one entry per mask: 2 given for 1"):
-        draw_masks(image, np.zeros((1, 10, 20), bool), ["a", "b"])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
@@ -169,3 +123,43 @@ picture, masks = Image.new("RGB", (4000, 4000), "red"), np.ones((1, 4000, 4000),
 """
     assert memory_of(before, "draw_masks(picture, masks, ['all of it'], [1.0])") < 110
     assert memory_of(before, "draw_retained_tokens(picture, [0, 5], (12, 12), None, masks)") < 200
+
+
+def frame_of(drawing, image, token, columns, side):
+    """Colours of a row of pixels from the left edge of a token to its centre."""
+    y, x = divmod(token, columns)
+    return [tuple(scaled(drawing, image, x * side + part, (y + 0.5) * side)) for part in np.arange(0, side / 2, 0.1)]
+
+
+def test_every_kept_token_is_marked_where_it_is_by_the_sentences_that_chose_it():
+    image = Image.new("RGB", (64, 64), (250, 250, 250))
+    chosen = np.zeros((3, 16), bool)
+    chosen[0, [0, 5]], chosen[2, [5, 10]] = True, True
+    chosen[1, 3] = True  # which was not kept in the end
+    kept = [0, 5, 10, 15]
+    sentences = ["a", "b", "c"]
+    drawing = draw_retained_tokens(image, kept, (4, 4), labels=sentences, chosen_by=torch.from_numpy(chosen))
+    marks = {index: mask_colour(index) for index in range(3)} | {"context": (32, 33, 36)}
+    found = {}
+    for token in range(16):
+        seen = frame_of(drawing, image, token, 4, 16)
+        found[token] = [name for name, colour in marks.items() if colour in seen]
+    expected = {0: [0], 5: [0, 2], 10: [2], 15: ["context"]}
+    assert found == {token: expected.get(token, []) for token in range(16)}
+    # The legend has the colours of the sentences.
+    legend = np.asarray(drawing)[LONGEST_SIDE[0] :]
+    assert all((legend == mask_colour(index)).all(-1).sum() > 100 for index in range(3))
+
+
+def test_a_method_that_does_not_say_marks_all_alike():
+    image = Image.new("RGB", (64, 64), (250, 250, 250))
+    pixels = np.asarray(draw_retained_tokens(image, [0, 5], (4, 4), labels=["a", "b"]))[: LONGEST_SIDE[0]]
+    assert len({tuple(pixels[int(y * 192 + 96), int(x * 192 + 20)]) for y, x in [(0, 0), (1, 1)]}) == 1
+    assert not any((pixels == mask_colour(index)).all(-1).any() for index in range(2))
+
+
+def test_sources_of_another_grid():
+    with pytest.raises(
+        ValueError, match=r"`chosen_by` must be of shape \(sentences, 16 visual tokens\), got \(2, 9\)"
+    ):
+        draw_retained_tokens(Image.new("RGB", (8, 8)), [0], (4, 4), chosen_by=np.zeros((2, 9)))
