@@ -10,7 +10,8 @@ from transformers import AutoProcessor, pipeline
 
 from tests.support.families import FAMILIES, picture
 from tests.support.tiny_unipixel import tiny_checkpoint
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig
+from transformers_litelvlm.configuration_pruning import FIELDS
 from transformers_litelvlm.data.refshapes import generate_scene
 
 
@@ -105,6 +106,87 @@ def test_pictures_as_text(segmenter):
         assert same(segmenter(text, one["sentences"]), segmenter(**one))
 
 
+# ---- pruning settings ----
+
+
+KEYWORDS = [
+    ({}, {"budget": 48}),
+    ({"pruning_budget": 16}, {"budget": 16}),
+    ({"pruning_retention_ratio": 0.25}, {"retention_ratio": 0.25}),
+    ({"pruning_preset": "fast", "pruning_method": "uniform"}, {"retention_ratio": 1 / 9, "method": "uniform"}),
+    ({"pruning_budget": None}, {}),
+    ({"pruning_config": {"method": "uniform", "budget": 9}}, {"method": "uniform", "budget": 9}),
+]
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return pipeline("referring-segmentation", model=DEFAULT_CHECKPOINT, pruning_budget=48)
+
+
+@pytest.mark.parametrize("keywords, expected", KEYWORDS, ids=str)
+def test_settings_of_a_pipeline_and_of_a_call(pruned, keywords, expected):
+    [one] = scenes(1)
+    model, before = pruned.model, pruned.model.config.pruning_config.to_dict()
+    inputs = pruned.processor.segmentation_inputs(one["image"], one["sentences"])
+    # What a call sets comes on top of the pipeline's, and that on top of the checkpoint's own.
+    own = {**model.config.pruning_config.to_dict(), "budget": None, "retention_ratio": None}
+    if "pruning_method" in keywords or "pruning_config" in keywords:
+        own = (
+            {"token_order": own["token_order"], "position_ids": own["position_ids"]}
+            if "pruning_method" in keywords
+            else {}
+        )
+    own = {name: value for name, value in own.items() if name in FIELDS}
+    masks = model.segment(**inputs, pruning_config=PruningConfig(**{**own, **expected})).masks[0]
+    for result in (pruned(**one, **keywords), pruned([one], **keywords)[0], next(pruned(iter_of(one), **keywords))):
+        assert [np.asarray(each["mask"]).astype(bool).tolist() for each in result] == masks.tolist()
+    assert model.config.pruning_config.to_dict() == before  # the model of others is as it was
+
+
+def iter_of(one):
+    yield one
+
+
+def test_settings_change_masks_and_are_not_kept(pruned):
+    [one] = scenes(1)
+    first = pruned(**one)
+    assert not same(first, pruned(**one, pruning_budget=8)) and same(first, pruned(**one))
+    by_model = pipeline("referring-segmentation", model=DEFAULT_CHECKPOINT, model_kwargs={"pruning_budget": 48})
+    assert by_model.model.config.pruning_budget == 48 and same(first, by_model(**one))
+    assert same(by_model(**one, pruning_budget=8), pruned(**one, pruning_budget=8))
+    pruned.model.config.pruning_method = "uniform"  # the pipeline keeps to its budget alone
+    changed = pruned(**one)
+    pruned.model.config.pruning_config = type(pruned.model.config).from_pretrained(DEFAULT_CHECKPOINT).pruning_config
+    assert not same(first, changed)
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        (
+            {"pruning_bugdet": 5},
+            r"Unknown .* \['pruning_bugdet'\]. There are: .*pruning_budget, pruning_retention_ratio",
+        ),
+        ({"top_k": 5}, r"Unknown arguments .*\['top_k'\]. There are: batch_size, num_workers, pruning_config, "),
+        ({"pruning_budget": "many"}, "`budget` must be a positive integer.*got 'many'"),
+        ({"pruning_budget": 5, "pruning_retention_ratio": 0.5}, "exclude each other"),
+        ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'"),
+        ({"pruning_config": 5}, "`pruning_config` must be a PruningConfig or a dict, got 5"),
+    ],
+)
+def test_settings_that_do_not_exist(pruned, keywords, message):
+    [one] = scenes(1)
+    with pytest.raises(ValueError, match=message):
+        pruned(**one, **keywords)
+    with pytest.raises(ValueError, match=message):
+        pipeline("referring-segmentation", model=pruned.model, processor=pruned.processor, **keywords)
+    if "top_k" not in keywords and "pruning_config" not in keywords:
+        for task in ("referring-segmentation", "image-text-to-text"):
+            with pytest.raises(ValueError, match=message):
+                pipeline(task, model=DEFAULT_CHECKPOINT, model_kwargs=keywords)
+
+
 # ---- image-text-to-text ---------------------------------------------------------------------------------------------
 
 
@@ -132,6 +214,16 @@ def chats(*questions, images=1):
 
 
 @pytest.mark.parametrize("budget", [None, 5])
+def test_answers_are_those_of_the_pruned_model(checkpoint):
+    [question] = chats("Where is the dog?")
+    (unpruned,), _ = answers(checkpoint, [question])
+    (pruned,), _ = answers(checkpoint, [question], pruning_budget=5)
+    chat = pipeline("image-text-to-text", model=checkpoint)
+    chat.model.config.pruning_budget = 5
+    how = {"max_new_tokens": 6, "generate_kwargs": {"do_sample": False}, "return_full_text": False}
+    assert pruned == chat(text=[question], **how)[0][0]["generated_text"] != unpruned
+
+
 def test_questions_of_different_length_in_a_batch(checkpoint, budget):
     questions = list(chats("Where is the dog?", "Who?", "And what about the other thing behind the tree?"))
     alone, ask = answers(checkpoint, questions, pruning_budget=budget)
