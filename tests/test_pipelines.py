@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import AutoProcessor, pipeline
 
 from tests.support.families import FAMILIES, picture
+from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig
-from transformers_litelvlm.configuration_pruning import FIELDS
 from transformers_litelvlm.data.refshapes import generate_scene
 
 
@@ -109,56 +109,46 @@ def test_pictures_as_text(segmenter):
 # ---- pruning settings ----
 
 
+# Keywords of a call, and what they make of the checkpoint's own setting, where the pipeline has `pruning_budget=8`.
 KEYWORDS = [
-    ({}, {"budget": 48}),
-    ({"pruning_budget": 16}, {"budget": 16}),
-    ({"pruning_retention_ratio": 0.25}, {"retention_ratio": 0.25}),
-    ({"pruning_preset": "fast", "pruning_method": "uniform"}, {"retention_ratio": 1 / 9, "method": "uniform"}),
-    ({"pruning_budget": None}, {}),
-    ({"pruning_config": {"method": "uniform", "budget": 9}}, {"method": "uniform", "budget": 9}),
+    ({}, lambda own: own.replace(budget=8)),
+    ({"pruning_budget": 3}, lambda own: own.replace(budget=3)),
+    ({"pruning_retention_ratio": 0.25}, lambda own: own.replace(retention_ratio=0.25)),
+    ({"pruning_preset": "fast"}, lambda own: own.replace(budget=8).apply_preset("fast")),
+    ({"pruning_method": "uniform"}, lambda own: own.replace(budget=8, method="uniform")),
+    ({"pruning_budget": None}, lambda own: own.replace(budget=None, retention_ratio=None)),
+    ({"pruning_config": {"method": "uniform", "budget": 9}}, lambda own: PruningConfig(method="uniform", budget=9)),
 ]
 
 
 @pytest.fixture(scope="module")
-def pruned():
-    return pipeline("referring-segmentation", model=DEFAULT_CHECKPOINT, pruning_budget=48)
+def pruned(tmp_path_factory):
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+    return pipeline("referring-segmentation", model=folder, pruning_budget=8)
 
 
-@pytest.mark.parametrize("keywords, expected", KEYWORDS, ids=str)
+@pytest.mark.parametrize("keywords, expected", KEYWORDS, ids=[str(keywords) for keywords, _ in KEYWORDS])
 def test_settings_of_a_pipeline_and_of_a_call(pruned, keywords, expected):
     [one] = scenes(1)
-    model, before = pruned.model, pruned.model.config.pruning_config.to_dict()
+    own = pruned.model.config.pruning_config
+    before = own.to_dict()
     inputs = pruned.processor.segmentation_inputs(one["image"], one["sentences"])
-    # What a call sets comes on top of the pipeline's, and that on top of the checkpoint's own.
-    own = {**model.config.pruning_config.to_dict(), "budget": None, "retention_ratio": None}
-    if "pruning_method" in keywords or "pruning_config" in keywords:
-        own = (
-            {"token_order": own["token_order"], "position_ids": own["position_ids"]}
-            if "pruning_method" in keywords
-            else {}
-        )
-    own = {name: value for name, value in own.items() if name in FIELDS}
-    masks = model.segment(**inputs, pruning_config=PruningConfig(**{**own, **expected})).masks[0]
-    for result in (pruned(**one, **keywords), pruned([one], **keywords)[0], next(pruned(iter_of(one), **keywords))):
+    masks = pruned.model.segment(**inputs, pruning_config=expected(own)).masks[0]
+    [lazily] = pruned((each for each in [one]), **keywords)
+    for result in (pruned(**one, **keywords), pruned([one], **keywords)[0], lazily):
         assert [np.asarray(each["mask"]).astype(bool).tolist() for each in result] == masks.tolist()
-    assert model.config.pruning_config.to_dict() == before  # the model of others is as it was
-
-
-def iter_of(one):
-    yield one
+    assert pruned.model.config.pruning_config.to_dict() == before  # the model may be another pipeline's, too
 
 
 def test_settings_change_masks_and_are_not_kept(pruned):
     [one] = scenes(1)
     first = pruned(**one)
-    assert not same(first, pruned(**one, pruning_budget=8)) and same(first, pruned(**one))
-    by_model = pipeline("referring-segmentation", model=DEFAULT_CHECKPOINT, model_kwargs={"pruning_budget": 48})
-    assert by_model.model.config.pruning_budget == 48 and same(first, by_model(**one))
-    assert same(by_model(**one, pruning_budget=8), pruned(**one, pruning_budget=8))
-    pruned.model.config.pruning_method = "uniform"  # the pipeline keeps to its budget alone
-    changed = pruned(**one)
-    pruned.model.config.pruning_config = type(pruned.model.config).from_pretrained(DEFAULT_CHECKPOINT).pruning_config
-    assert not same(first, changed)
+    assert not same(first, pruned(**one, pruning_budget=3)) and same(first, pruned(**one))
+    by_model = pipeline("referring-segmentation", model=pruned.model.name_or_path, model_kwargs={"pruning_budget": 8})
+    assert by_model.model.config.pruning_budget == 8 and same(first, by_model(**one))
+    assert same(by_model(**one, pruning_budget=3), pruned(**one, pruning_budget=3))
+    by_model.model.config.pruning_budget = 3  # as without a pipeline, it may change between calls
+    assert same(by_model(**one), pruned(**one, pruning_budget=3))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +174,7 @@ def test_settings_that_do_not_exist(pruned, keywords, message):
     if "top_k" not in keywords and "pruning_config" not in keywords:
         for task in ("referring-segmentation", "image-text-to-text"):
             with pytest.raises(ValueError, match=message):
-                pipeline(task, model=DEFAULT_CHECKPOINT, model_kwargs=keywords)
+                pipeline(task, model=pruned.model.name_or_path, model_kwargs=keywords)
 
 
 # ---- image-text-to-text ---------------------------------------------------------------------------------------------
@@ -213,7 +203,6 @@ def chats(*questions, images=1):
         yield [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
 
 
-@pytest.mark.parametrize("budget", [None, 5])
 def test_answers_are_those_of_the_pruned_model(checkpoint):
     [question] = chats("Where is the dog?")
     (unpruned,), _ = answers(checkpoint, [question])
@@ -224,6 +213,7 @@ def test_answers_are_those_of_the_pruned_model(checkpoint):
     assert pruned == chat(text=[question], **how)[0][0]["generated_text"] != unpruned
 
 
+@pytest.mark.parametrize("budget", [None, 5])
 def test_questions_of_different_length_in_a_batch(checkpoint, budget):
     questions = list(chats("Where is the dog?", "Who?", "And what about the other thing behind the tree?"))
     alone, ask = answers(checkpoint, questions, pruning_budget=budget)
