@@ -61,6 +61,7 @@ quality: $(VENV)/.installed-quality  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file= --warn-unused-ignores --cache-dir .mypy_cache/user tests/typing/user_script.py
 
 style: $(VENV)/.installed-quality  ## reformat, and fix what ruff can fix
 	$(BIN)/ruff check --fix .

@@ -9,8 +9,9 @@ from PIL import Image
 from transformers import AutoProcessor, pipeline
 
 from tests.support.families import FAMILIES, picture
+from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_unipixel import tiny_checkpoint
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig
 from transformers_litelvlm.data.refshapes import generate_scene
 
 
@@ -105,6 +106,77 @@ def test_pictures_as_text(segmenter):
         assert same(segmenter(text, one["sentences"]), segmenter(**one))
 
 
+# ---- pruning settings ----
+
+
+# Keywords of a call, and what they make of the checkpoint's own setting, where the pipeline has `pruning_budget=8`.
+KEYWORDS = [
+    ({}, lambda own: own.replace(budget=8)),
+    ({"pruning_budget": 3}, lambda own: own.replace(budget=3)),
+    ({"pruning_retention_ratio": 0.25}, lambda own: own.replace(retention_ratio=0.25)),
+    ({"pruning_preset": "fast"}, lambda own: own.replace(budget=8).apply_preset("fast")),
+    ({"pruning_method": "uniform"}, lambda own: own.replace(budget=8, method="uniform")),
+    ({"pruning_budget": None}, lambda own: own.replace(budget=None, retention_ratio=None)),
+    ({"pruning_config": {"method": "uniform", "budget": 9}}, lambda own: PruningConfig(method="uniform", budget=9)),
+]
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+    return pipeline("referring-segmentation", model=folder, pruning_budget=8)
+
+
+@pytest.mark.parametrize("keywords, expected", KEYWORDS, ids=[str(keywords) for keywords, _ in KEYWORDS])
+def test_settings_of_a_pipeline_and_of_a_call(pruned, keywords, expected):
+    [one] = scenes(1)
+    own = pruned.model.config.pruning_config
+    before = own.to_dict()
+    inputs = pruned.processor.segmentation_inputs(one["image"], one["sentences"])
+    masks = pruned.model.segment(**inputs, pruning_config=expected(own)).masks[0]
+    [lazily] = pruned((each for each in [one]), **keywords)
+    for result in (pruned(**one, **keywords), pruned([one], **keywords)[0], lazily):
+        assert [np.asarray(each["mask"]).astype(bool).tolist() for each in result] == masks.tolist()
+    assert pruned.model.config.pruning_config.to_dict() == before  # the model may be another pipeline's, too
+
+
+def test_settings_change_masks_and_are_not_kept(pruned):
+    [one] = scenes(1)
+    first = pruned(**one)
+    assert not same(first, pruned(**one, pruning_budget=3)) and same(first, pruned(**one))
+    by_model = pipeline("referring-segmentation", model=pruned.model.name_or_path, model_kwargs={"pruning_budget": 8})
+    assert by_model.model.config.pruning_budget == 8 and same(first, by_model(**one))
+    assert same(by_model(**one, pruning_budget=3), pruned(**one, pruning_budget=3))
+    by_model.model.config.pruning_budget = 3  # as without a pipeline, it may change between calls
+    assert same(by_model(**one), pruned(**one, pruning_budget=3))
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        (
+            {"pruning_bugdet": 5},
+            r"Unknown .* \['pruning_bugdet'\]. There are: .*pruning_budget, pruning_retention_ratio",
+        ),
+        ({"top_k": 5}, r"Unknown arguments .*\['top_k'\]. There are: batch_size, num_workers, pruning_config, "),
+        ({"pruning_budget": "many"}, "`budget` must be a positive integer.*got 'many'"),
+        ({"pruning_budget": 5, "pruning_retention_ratio": 0.5}, "exclude each other"),
+        ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'"),
+        ({"pruning_config": 5}, "`pruning_config` must be a PruningConfig or a dict, got 5"),
+    ],
+)
+def test_settings_that_do_not_exist(pruned, keywords, message):
+    [one] = scenes(1)
+    with pytest.raises(ValueError, match=message):
+        pruned(**one, **keywords)
+    with pytest.raises(ValueError, match=message):
+        pipeline("referring-segmentation", model=pruned.model, processor=pruned.processor, **keywords)
+    if "top_k" not in keywords and "pruning_config" not in keywords:
+        for task in ("referring-segmentation", "image-text-to-text"):
+            with pytest.raises(ValueError, match=message):
+                pipeline(task, model=pruned.model.name_or_path, model_kwargs=keywords)
+
+
 # ---- image-text-to-text ---------------------------------------------------------------------------------------------
 
 
@@ -129,6 +201,16 @@ def chats(*questions, images=1):
     for index, question in enumerate(questions):
         pictures = [{"type": "image", "image": picture(60, 40, 10 * index + i)} for i in range(images)]
         yield [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+
+
+def test_answers_are_those_of_the_pruned_model(checkpoint):
+    [question] = chats("Where is the dog?")
+    (unpruned,), _ = answers(checkpoint, [question])
+    (pruned,), _ = answers(checkpoint, [question], pruning_budget=5)
+    chat = pipeline("image-text-to-text", model=checkpoint)
+    chat.model.config.pruning_budget = 5
+    how = {"max_new_tokens": 6, "generate_kwargs": {"do_sample": False}, "return_full_text": False}
+    assert pruned == chat(text=[question], **how)[0][0]["generated_text"] != unpruned
 
 
 @pytest.mark.parametrize("budget", [None, 5])

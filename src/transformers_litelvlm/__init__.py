@@ -15,7 +15,8 @@ from transformers_litelvlm.models.llava_lite import (
     LlavaLiteProcessor,
 )
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
+from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
 from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteConfig,
@@ -55,6 +56,8 @@ __all__ = [
     "LlavaLiteModel",
     "LlavaLiteProcessor",
     "NoPruner",
+    "PrunedGenerateBeamOutput",
+    "PrunedGenerateOutput",
     "PrunedImageFeatures",
     "PruningConfig",
     "Qwen2_5_VLLite",
@@ -65,6 +68,7 @@ __all__ = [
     "Qwen2_5_VLLiteProcessor",
     "Qwen2_5_VLLiteVideoProcessor",
     "RandomPruner",
+    "ReferringSegmentationMixin",
     "ReferringSegmentationOutput",
     "ReferringSegmentationPipeline",
     "Selection",

@@ -11,8 +11,10 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 from transformers_litelvlm.models.processing.sentences import nest_expressions
+from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS, change_pruning
 from transformers_litelvlm.utils.image_io import load_rgb_image
 from transformers_litelvlm.utils.messages import quoted
 
@@ -25,7 +27,15 @@ class ReferringSegmentationPipeline(Pipeline):
     >>> segmenter = pipeline("referring-segmentation", model="path/to/checkpoint")
     >>> segmenter("photo.jpg", ["the dog on the left", "the ball"])
     [{"label": "the dog on the left", "score": 0.98, "mask": <PIL.Image>}, ...]
+    >>> segmenter = pipeline("referring-segmentation", model="path/to/checkpoint", pruning_budget=48)
+    >>> segmenter("photo.jpg", "the ball", pruning_budget=16)  # this call alone
     ```
+
+    Args:
+        pruning_config, pruning_preset, pruning_method, pruning_budget, pruning_retention_ratio,
+        pruning_method_options, pruning_then, pruning_token_order, pruning_position_ids: as in `from_pretrained` of the
+            models. They hold for the calls of this pipeline, and change those of the model's config, which remains as
+            it is: `save_pretrained` saves the model's own. `model_kwargs={"pruning_budget": 48}` changes the model's.
 
     Returns:
         For one picture a list with one dict per sentence: `label`, the sentence; `score`, the mean probability inside
@@ -37,24 +47,37 @@ class ReferringSegmentationPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._pruning = {name: kwargs.pop(name) for name in PRUNING_KEYWORDS if name in kwargs}
+        super().__init__(*args, **kwargs)
+
     def __call__(self, image: Any, sentences: str | list[str] | None = None, **kwargs: Any):
         """
         Args:
             image: path, URL, base64 or PIL image; or, without `sentences`, a list (generator, data set) of dicts
                 `{"image": ..., "sentences": ...}`, which is segmented in batches of `batch_size`.
             sentences: one sentence or several about the picture.
+            kwargs: `batch_size`, `num_workers`, and pruning settings for this call alone: the same as of the pipeline,
+                whose own they change.
 
         Raises:
-            ValueError: if a picture has no sentences, or one of both cannot be read.
+            ValueError: if a picture has no sentences, or one of both cannot be read; for unknown arguments and pruning
+                settings that do not exist or contradict each other.
         """
         if sentences is None:
             return super().__call__(image, **kwargs)
         return super().__call__({"image": image, "sentences": sentences}, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any):
-        if kwargs:
-            raise ValueError(f"Unknown arguments of the referring-segmentation pipeline: {sorted(kwargs)}.")
-        return {}, {}, {}
+        if unknown := sorted(set(kwargs) - set(PRUNING_KEYWORDS)):
+            known = ", ".join(("batch_size", "num_workers", *PRUNING_KEYWORDS))
+            raise ValueError(
+                f"Unknown arguments of the referring-segmentation pipeline: {quoted(unknown)}. There are: {known}."
+            )
+        config = self.model.config
+        pruning = change_pruning(change_pruning(config.pruning_config, self._pruning), kwargs)
+        config.check_pruning(pruning)
+        return {}, {"pruning_config": pruning}, {}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(inputs, Mapping) or not {"image", "sentences"} <= inputs.keys():
@@ -66,12 +89,12 @@ class ReferringSegmentationPipeline(Pipeline):
         [sentences] = nest_expressions(inputs["sentences"], num_images=1)
         return {"image": load_rgb_image(inputs["image"]), "sentences": sentences}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], pruning_config: PruningConfig) -> dict[str, Any]:
         # Upstream batches these dicts to a dict of lists. What has one row per picture is padded by the processor.
         is_batch = isinstance(model_inputs["image"], list)
         images, sentences = (model_inputs[n] if is_batch else [model_inputs[n]] for n in ("image", "sentences"))
         features = self.processor.segmentation_inputs(images=images, expressions=sentences).to(self.device)
-        output = self.model.segment(**features).require_finite()
+        output = self.model.segment(**features, pruning_config=pruning_config).require_finite()
         results = [
             dict(zip(("masks", "scores", "sentences"), of)) for of in zip(output.masks, output.scores, sentences)
         ]

@@ -1,6 +1,8 @@
 """From a folder to a model, for every family: Auto classes, keywords, code in checkpoints, pipelines."""
 
+import inspect
 import json
+import logging
 import shutil
 from importlib.metadata import metadata
 from pathlib import Path
@@ -15,7 +17,8 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from tests.support.families import FAMILIES, picture
 from tests.support.hub_cache import put_into_cache
 from tests.support.without_package import check_stub, run_script
-from transformers_litelvlm import PruningConfig
+from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
@@ -73,12 +76,46 @@ def test_keywords_of_from_pretrained(checkpoint, keywords, field, value):
         ({"pruning_method": "best"}, "Unknown pruning `method` 'best'. Known methods: "),
         ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'. Known presets: accurate, balanced"),
         ({"pruning_method_options": {"x": 1}}, r"`method_options` \['x'\] do not exist.*similarity"),
+        ({"pruning_bugdet": 5}, r"Unknown pruning settings \['pruning_bugdet'\]. There are: .*pruning_budget, "),
     ],
 )
 @pytest.mark.parametrize("auto", [AutoConfig, AutoModelForImageTextToText])
 def test_bad_keywords(checkpoint, auto, keywords, message):
     with pytest.raises(ValueError, match=message):
         auto.from_pretrained(checkpoint, **keywords)
+
+
+def test_keywords_beside_a_config(family, checkpoint):
+    config = AutoConfig.from_pretrained(checkpoint, pruning_retention_ratio=0.5)
+    for load in (family.model_class.from_pretrained, AutoModelForImageTextToText.from_pretrained):
+        model = load(checkpoint, config=config, pruning_budget=5)
+        assert (model.config.pruning_budget, model.config.pruning_retention_ratio) == (5, None)
+        assert load(checkpoint, config=config).config.pruning_retention_ratio == 0.5
+    assert config.pruning_budget is None  # that of the caller is as it was
+
+
+def test_every_keyword_is_in_the_signatures(family):
+    for load in (family.base_class, family.model_class, AutoModelForReferringSegmentation):
+        signature = inspect.signature(load.from_pretrained)
+        assert [name for name in signature.parameters if name.startswith("pruning_")] == list(PRUNING_KEYWORDS)
+        assert all(name in load.from_pretrained.__doc__ for name in PRUNING_KEYWORDS)
+
+
+def test_stock_checkpoints_are_configs_of_ours_without_a_word(family, tmp_path, caplog):
+    """Those of upstream's classes: upstream would warn of another `model_type`, as it does of others still."""
+    family.stock(family.model()).config.save_pretrained(tmp_path)
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        config = family.config_class.from_pretrained(tmp_path, pruning_budget=5)
+    assert caplog.text == ""
+    assert type(config) is family.config_class and config.model_type == family.config_class.model_type
+    assert config.pruning_budget == 5 and config.to_dict()["model_type"] == family.config_class.model_type
+    assert AutoConfig.from_pretrained(tmp_path).model_type == family.stock_config_class.model_type
+    written = json.loads(Path(tmp_path, "config.json").read_text())
+    Path(tmp_path, "config.json").write_text(json.dumps({**written, "model_type": "llava_next"}))
+    with caplog.at_level(logging.WARNING):
+        family.config_class.from_pretrained(tmp_path)
+    assert "You are using a model of type `llava_next`" in caplog.text
 
 
 def test_pruning_settings_travel_with_the_checkpoint(checkpoint, tmp_path):

@@ -16,6 +16,7 @@ from tests.support.families import FAMILIES
 from tests.support.matrix import matrix
 from transformers_litelvlm.models import upstream
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
+from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 
 
 SOURCE = Path(transformers_litelvlm.__file__).parent
@@ -108,7 +109,7 @@ OURS = {
     "forward": GUIDANCE,
     "get_image_features": GUIDANCE,
     "get_video_features": GUIDANCE,
-    "from_pretrained": {"output_loading_info", "guidance_model", "guidance_tokenizer"},
+    "from_pretrained": {"output_loading_info", "guidance_model", "guidance_tokenizer", *PRUNING_KEYWORDS},
     "__call__": {"expressions"},
     "__init__": {
         *("guidance_tokenizer", "guidance_image_processor", "mask_image_processor", "mask_image_size", "seg_token"),

@@ -18,6 +18,9 @@ from transformers import (
     ProcessorMixin,
 )
 
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.loading import AS_SAVED, given
+from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
@@ -31,6 +34,54 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
 
     # Transformers has no such task: the mapping starts empty, and our models register themselves.
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        pruning_config: PruningConfig | dict[str, Any] | None = AS_SAVED,
+        pruning_preset: str | None = AS_SAVED,
+        pruning_method: str = AS_SAVED,
+        pruning_budget: int | None = AS_SAVED,
+        pruning_retention_ratio: float | None = AS_SAVED,
+        pruning_method_options: dict[str, Any] | None = AS_SAVED,
+        pruning_then: dict[str, Any] | None = AS_SAVED,
+        pruning_token_order: str | None = AS_SAVED,
+        pruning_position_ids: str | None = AS_SAVED,
+        **kwargs: Any,
+    ) -> ReferringSegmentationMixin:
+        """The model of a checkpoint that has a mask decoder, as the `from_pretrained` of its class.
+
+        A setting that is not given is the checkpoint's own.
+
+        Args:
+            pretrained_model_name_or_path: a folder or the name of a repository on the Hub.
+            pruning_config: all settings at once; of a dict, the fields that it has. Those below change it.
+            pruning_preset: name of a saved setting, such as `"balanced"`, see [`PruningConfig`].
+            pruning_method: name of a method, see [`list_pruners`].
+            pruning_budget: visual tokens kept of each image or video; `None` switches pruning off.
+            pruning_retention_ratio: fraction of the visual tokens KEPT, in (0, 1], instead of a budget.
+            pruning_method_options, pruning_then, pruning_token_order, pruning_position_ids: as `method_options`,
+                `then`, `token_order` and `position_ids` of [`PruningConfig`].
+            kwargs: of upstream's `from_pretrained`, fields of the config among them.
+
+        Raises:
+            ValueError: for settings that do not exist, are out of range or contradict each other; if there is no class
+                for masks for the checkpoint.
+        """
+        pruning = given(
+            pruning_config=pruning_config,
+            pruning_preset=pruning_preset,
+            pruning_method=pruning_method,
+            pruning_budget=pruning_budget,
+            pruning_retention_ratio=pruning_retention_ratio,
+            pruning_method_options=pruning_method_options,
+            pruning_then=pruning_then,
+            pruning_token_order=pruning_token_order,
+            pruning_position_ids=pruning_position_ids,
+        )
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **pruning, **kwargs)
 
 
 def load_for_segmentation(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+import os
+from typing import Any, ClassVar, Self
 
+from transformers import PreTrainedConfig
+
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.local_weights import LocalWeightsMixin
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.upstream import resolve_revision
 
@@ -11,6 +17,20 @@ from transformers_litelvlm.models.upstream import resolve_revision
 # What says where a file comes from: of any repository, and within this one.
 _ACCESS = ("cache_dir", "force_download", "local_files_only", "token")
 _PLACE = ("revision", "subfolder")
+
+
+class _AsSaved:
+    def __repr__(self) -> str:
+        return "as saved"
+
+
+# For a setting that is not given: that of the checkpoint holds. `None` is a setting.
+AS_SAVED: Any = _AsSaved()
+
+
+def given(**keywords: Any) -> dict[str, Any]:
+    """Those that are not [`AS_SAVED`]."""
+    return {name: value for name, value in keywords.items() if value is not AS_SAVED}
 
 
 def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -26,8 +46,9 @@ def access_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in _ACCESS if name in kwargs}
 
 
-class GuidedLoadingMixin:
-    """For the model classes: a checkpoint without guidance gets it from `config.guidance_model`, if it needs one.
+class GuidedLoadingMixin(LocalWeightsMixin):
+    """For the model classes: `from_pretrained` takes pruning settings, and a checkpoint without guidance gets it from
+    `config.guidance_model`, if it needs one.
 
     Their base model has `load_missing_guidance(**access)`, which does so.
 
@@ -39,14 +60,63 @@ class GuidedLoadingMixin:
     base_model: Any
 
     @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-        """As upstream. `cache_dir`, `force_download`, `local_files_only` and `token` hold for the guidance, too.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        pruning_config: PruningConfig | dict[str, Any] | None = AS_SAVED,
+        pruning_preset: str | None = AS_SAVED,
+        pruning_method: str = AS_SAVED,
+        pruning_budget: int | None = AS_SAVED,
+        pruning_retention_ratio: float | None = AS_SAVED,
+        pruning_method_options: dict[str, Any] | None = AS_SAVED,
+        pruning_then: dict[str, Any] | None = AS_SAVED,
+        pruning_token_order: str | None = AS_SAVED,
+        pruning_position_ids: str | None = AS_SAVED,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """As upstream, also for a checkpoint of the stock class, and with pruning settings.
+
+        A setting that is not given is the checkpoint's own, which is no pruning in one of the stock class.
+        `cache_dir`, `force_download`, `local_files_only` and `token` hold for the guidance, too.
+
+        Args:
+            pretrained_model_name_or_path: a folder or the name of a repository on the Hub.
+            pruning_config: all settings at once; of a dict, the fields that it has. Those below change it.
+            pruning_preset: name of a saved setting, such as `"balanced"`, see [`PruningConfig`].
+            pruning_method: name of a method, see [`list_pruners`].
+            pruning_budget: visual tokens kept of each image or video; `None` switches pruning off.
+            pruning_retention_ratio: fraction of the visual tokens KEPT, in (0, 1], instead of a budget.
+            pruning_method_options, pruning_then, pruning_token_order, pruning_position_ids: as `method_options`,
+                `then`, `token_order` and `position_ids` of [`PruningConfig`].
+            kwargs: of upstream's `from_pretrained`, fields of the config among them.
 
         Raises:
-            ValueError: if guidance is missing, and the CLIP that the config names cannot be loaded or does not fit.
+            ValueError: for settings that do not exist, are out of range or contradict each other; if guidance is
+                missing, and the CLIP that the config names cannot be loaded or does not fit.
         """
+        pruning = given(
+            pruning_config=pruning_config,
+            pruning_preset=pruning_preset,
+            pruning_method=pruning_method,
+            pruning_budget=pruning_budget,
+            pruning_retention_ratio=pruning_retention_ratio,
+            pruning_method_options=pruning_method_options,
+            pruning_then=pruning_then,
+            pruning_token_order=pruning_token_order,
+            pruning_position_ids=pruning_position_ids,
+        )
+        if pruning and isinstance(kwargs.get("config"), PreTrainedConfig):
+            kwargs["config"] = copy.deepcopy(kwargs["config"])
+            kwargs["config"].set_pruning(**pruning)
+        else:
+            kwargs |= pruning
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], cls.unquantized_parts)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
         model.base_model.load_missing_guidance(**access_arguments(kwargs))
-        return (model, info) if output_loading_info else model
+        # Annotated as upstream's, which leaves the tuple out, too.
+        return (model, info) if output_loading_info else model  # type: ignore[return-value]

@@ -10,6 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.upstream import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 
 # (M, K) where every image keeps as many tokens, else one tensor (K_i,) for each of the M images.
@@ -20,8 +21,8 @@ RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 class PrunedImageFeatures(BaseModelOutputWithPooling):
     """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
 
-    It is also the `image_outputs` (or `video_outputs`) of the models' outputs, for methods inside the language model
-    too.
+    It is also the `image_outputs` (or `video_outputs`) of what `forward` and `generate` return, for methods inside the
+    language model too.
 
     Attributes:
         last_hidden_state: features of the vision tower before selection, (M, 1+N, C) in the LLaVA family; `None` where
@@ -77,3 +78,24 @@ class PrunedOutputMixin:
     retained_video_indices = _read("video", "retained_indices")
     video_merge_weights = _read("video", "merge_weights")
     retained_video_stages = _read("video", "retained_stages")
+
+
+@dataclass
+class PrunedGenerateOutput(PrunedOutputMixin, GenerateDecoderOnlyOutput):
+    """What `generate` returns for `return_dict_in_generate=True`: upstream's, and what was kept.
+
+    Attributes:
+        image_outputs, video_outputs: [`PrunedImageFeatures`] of the M images (videos) as they were passed, also if
+            there are several sequences for each prompt; `None` if nothing was cut.
+    """
+
+    image_outputs: PrunedImageFeatures | None = None
+    video_outputs: PrunedImageFeatures | None = None
+
+
+@dataclass
+class PrunedGenerateBeamOutput(PrunedOutputMixin, GenerateBeamDecoderOnlyOutput):
+    """The same of a beam search, further as [`PrunedGenerateOutput`]."""
+
+    image_outputs: PrunedImageFeatures | None = None
+    video_outputs: PrunedImageFeatures | None = None

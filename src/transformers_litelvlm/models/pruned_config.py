@@ -20,19 +20,51 @@ PRUNING_ALIASES = {
     "pruning_token_order": "token_order",
     "pruning_position_ids": "position_ids",
 }
+# All that `from_pretrained` and the pipeline take.
+PRUNING_KEYWORDS = ("pruning_config", "pruning_preset", *PRUNING_ALIASES)
+
+
+def change_pruning(pruning: PruningConfig, keywords: dict[str, Any]) -> PruningConfig:
+    """A setting changed by keywords of `from_pretrained`: first `pruning_config`, then the preset, then the others.
+
+    Raises:
+        ValueError: for a keyword that does not exist, if a budget and a ratio are both given, or as [`PruningConfig`]
+            does.
+    """
+    if unknown := sorted(set(keywords) - set(PRUNING_KEYWORDS)):
+        raise ValueError(f"Unknown pruning settings {quoted(unknown)}. There are: {', '.join(PRUNING_KEYWORDS)}.")
+    budget, ratio = keywords.get("pruning_budget"), keywords.get("pruning_retention_ratio")
+    if budget is not None and ratio is not None:
+        raise ValueError(
+            f"`pruning_budget` ({quoted(budget)}) and `pruning_retention_ratio` ({quoted(ratio)}) exclude each other: "
+            "give one of them."
+        )
+    if keywords.get("pruning_config") is not None:
+        pruning = PruningConfig.of(keywords["pruning_config"])
+    if keywords.get("pruning_preset") is not None:
+        pruning = pruning.apply_preset(keywords["pruning_preset"])
+    changes = {field: keywords[name] for name, field in PRUNING_ALIASES.items() if name in keywords}
+    # An explicit "no budget" means: off, also if the checkpoint's own setting is a ratio.
+    if "budget" in changes and budget is None and ratio is None:
+        changes["retention_ratio"] = None
+    return pruning.replace(**changes) if changes else pruning
 
 
 class PrunedConfigMixin(InstalledCodeMixin):
     """For configs with a `pruning_config` field: its settings are keywords and attributes of the config, too.
 
-    `pruning_budget`, `pruning_retention_ratio`, `pruning_method`, `pruning_method_options`, `pruning_token_order`,
-    `pruning_position_ids` and `pruning_preset` are accepted as keywords by the config and by `from_pretrained`, and as
-    attributes; they set fields of `pruning_config`.
+    `pruning_budget`, `pruning_retention_ratio`, `pruning_method`, `pruning_method_options`, `pruning_then`,
+    `pruning_token_order`, `pruning_position_ids` and `pruning_preset` are accepted as keywords by the config and by
+    `from_pretrained`, and as attributes; they set fields of `pruning_config`.
+
+    `from_pretrained` also reads the config of a checkpoint of the stock class, as one of this class.
 
     Raises:
-        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given.
+        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given, and for keywords of
+            `from_pretrained` that begin with `pruning_` and do not exist.
     """
 
+    model_type: str
     pruning_config: Any
     vision_config: Any
 
@@ -87,33 +119,29 @@ class PrunedConfigMixin(InstalledCodeMixin):
     def check_pruning(self, pruning: Any) -> None:
         """Refuse settings that a family cannot follow. Raises ValueError."""
 
-    def set_pruning(self, **aliases: Any) -> None:
+    def set_pruning(self, **keywords: Any) -> None:
         """Change several pruning settings at once, by the names that `from_pretrained` takes.
 
         Raises:
-            ValueError: if a budget and a ratio are both given, or as [`PruningConfig`] does.
+            ValueError: as [`change_pruning`] does, or if the family cannot follow the settings.
         """
-        budget, ratio = aliases.get("pruning_budget"), aliases.get("pruning_retention_ratio")
-        if budget is not None and ratio is not None:
-            raise ValueError(
-                f"`pruning_budget` ({budget!r}) and `pruning_retention_ratio` ({ratio!r}) exclude each other: "
-                "give one of them."
-            )
-        pruning = self.pruning_config
-        if aliases.get("pruning_preset") is not None:
-            pruning = pruning.apply_preset(aliases["pruning_preset"])
-        changes = {field: aliases[name] for name, field in PRUNING_ALIASES.items() if name in aliases}
-        # An explicit "no budget" means: off, also if the checkpoint's own setting is a ratio.
-        if "budget" in changes and budget is None and ratio is None:
-            changes["retention_ratio"] = None
-        if changes:
-            pruning = pruning.replace(**changes)
-        self.pruning_config = pruning
+        self.pruning_config = change_pruning(self.pruning_config, keywords)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """As upstream. What a checkpoint of the stock class says is the config of one of ours: every field that we add
+        has a default."""
+        stock: Any = super()
+        config_dict, kwargs = stock.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        # Otherwise upstream warns of errors that are not to be expected here.
+        if config_dict.get("model_type") == stock.model_type:
+            config_dict = {**config_dict, "model_type": cls.model_type}
+        return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
-        names = [name for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs]
+        names = [name for name in kwargs if name.startswith("pruning_") and name != "pruning_config"]
         pruning = {name: kwargs.pop(name) for name in names}
         if isinstance(config_dict.get("pruning_config"), dict):  # of a file, which may be newer than this version
             config_dict = {**config_dict, "pruning_config": PruningConfig.from_dict(config_dict["pruning_config"])}

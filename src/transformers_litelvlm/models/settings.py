@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers.utils import logging
+
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.pruning.base import Pruner, TokenPruner
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+
+
+logger = logging.get_logger(__name__)
+# Budgets of which it was said that they cut nothing: said once each, as sizes of images may differ in every call.
+_TOO_LARGE: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -69,5 +77,22 @@ class PruningSettings:
         return [resolve_budget(size, self.budget, self.retention_ratio) for size in sizes]
 
     def cuts(self, sizes: Sequence[int]) -> bool:
-        """Whether any of the images or videos with so many visual tokens loses some."""
-        return self.is_on and self.budgets(sizes) != list(sizes)
+        """Whether any of the images or videos with so many visual tokens loses some.
+
+        If the budget is above all of `sizes`, a warning says so: that the result is unpruned can be seen nowhere else.
+        A budget of exactly N does not warn, since it is a way to ask for all tokens.
+        """
+        if not self.is_on:
+            return False
+        if self.budget is not None and sizes and self.budget > max(sizes):
+            _warn_once(self.budget, max(sizes))
+        return self.budgets(sizes) != list(sizes)
+
+
+def _warn_once(budget: int, num_tokens: int) -> None:
+    if budget not in _TOO_LARGE and not torch.compiler.is_compiling():
+        _TOO_LARGE.add(budget)
+        logger.warning(
+            f"The budget of {budget} is above the number of visual tokens, {num_tokens}: nothing is pruned. This is "
+            "said once for each budget."
+        )

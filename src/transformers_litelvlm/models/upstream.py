@@ -36,7 +36,7 @@ from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.generation import BaseStreamer
+from transformers.generation import BaseStreamer, GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import create_causal_mask
@@ -92,6 +92,8 @@ __all__ = [
     "WEIGHTS_NAME",
     "BaseStreamer",
     "DynamicLayer",
+    "GenerateBeamDecoderOnlyOutput",
+    "GenerateDecoderOnlyOutput",
     "LlavaCausalLMOutputWithPast",
     "LlavaModelOutputWithPast",
     "MultimodalBaseModelOutputWithPast",

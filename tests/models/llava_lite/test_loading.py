@@ -105,6 +105,7 @@ def test_a_stock_checkpoint_loads_with_nothing_random(stock, tmp_path, caplog):
     )
     assert not any(info.values()), info
     assert "MISSING" not in caplog.text  # upstream's report would say so of the guidance
+    assert "You are using a model of type" not in caplog.text
     for name, value in upstream.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
     guidance = model.model.guidance.state_dict()

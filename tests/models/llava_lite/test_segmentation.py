@@ -120,6 +120,8 @@ def test_every_answer_of_its_own_finds_its_seg(model, processor, images):
                 forced = {**inputs, "input_ids": output.sequences}
                 forced["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
                 expected = model.segment(**forced)
+                kept = [of.retained_indices for of in (output, expected)]
+                assert torch.equal(*kept) if pruning else kept == [None, None]
                 for actual, wanted in zip(output.mask_logits, expected.mask_logits):
                     assert actual.shape == wanted.shape and actual.shape[0] == 3
                     torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)

@@ -156,6 +156,7 @@ def test_generation_encodes_once_too(model, processor, setting):
         output = model.generate_masks(**once, **arguments)
     assert rows == [int(once["video_grid_thw"].prod(-1).sum())]
     assert torch.equal(output.sequences, model.generate_masks(**each, **arguments).sequences)
+    assert (output.retained_indices is None) == (setting == "off")
 
 
 def test_pictures_that_are_given_more_than_once(model, processor):

@@ -106,13 +106,19 @@ def _prefill(
     output = prefill(model.language_model, settings, whole, budgets, **kwargs)
     stages = [_by_modality(stage, order, sizes) for stage in output.stages]
     return output, {
-        f"{modality}_outputs": _kept([stage[modality] for stage in stages], encoded[modality], counts)
+        f"{modality}_outputs": kept_in_decoder([stage[modality] for stage in stages], encoded[modality], counts)
         for modality, counts in sizes.items()
     }
 
 
-def _kept(stages: list[Stage], encoded: Any, sizes: list[int]) -> PrunedImageFeatures:
-    """What is left of the images or videos of a modality after each layer that pruned."""
+def kept_in_decoder(stages: list[Stage], encoded: Any, sizes: list[int]) -> PrunedImageFeatures:
+    """What is left of the images or videos of a modality.
+
+    Args:
+        stages: after each layer that pruned, in terms of the tokens that entered the language model.
+        encoded: features that entered it; [`PrunedImageFeatures`] if tokens were cut before.
+        sizes: their number for each image or video.
+    """
     first = encoded if isinstance(encoded, PrunedImageFeatures) else PrunedImageFeatures(num_visual_tokens=sizes)
     if first.retained_indices is not None:
         before = Stage(first.retained_indices, first.merge_weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -47,8 +47,15 @@ class DialogueStates(NamedTuple):
     kept: PrunedImageFeatures | None = None
 
 
-class ReferringSegmentationMixin:
-    """For a family's model that writes masks, in front of its model with a language-modeling head.
+if TYPE_CHECKING:  # every class that it is mixed into is one
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object
+
+
+class ReferringSegmentationMixin(_Model):
+    """For a family's model that writes masks, in front of its model with a language-modeling head. What
+    [`AutoModelForReferringSegmentation`] loads is one, and for type checkers also a [`~transformers.PreTrainedModel`].
 
     `segment` takes what `processor.segmentation_inputs` returns, B dialogues about M pictures or videos, and is
     [`encode`], [`select`], [`read`], [`encode_for_masks`] and [`decode`] one after the other. Sweeps over pruning
@@ -70,7 +77,7 @@ class ReferringSegmentationMixin:
     dtype: torch.dtype
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
+        super().__init__(config)
         self.loss_type = "ForCausalLM"  # of answers; upstream reads it from the names of classes it knows
 
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
@@ -144,7 +151,8 @@ class ReferringSegmentationMixin:
         new_ids = generated.sequences[:, input_ids.shape[1] :]
         # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
         shifted = nn.functional.pad(new_ids, (1, 0), value=-1)
-        read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted)
+        kept = getattr(generated, f"{self.mask_modality}_outputs")
+        read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted, kept=kept)
         output = self.decode(read, for_masks)
         output.sequences = generated.sequences
         return output
@@ -163,7 +171,7 @@ class ReferringSegmentationMixin:
                 features = self.features_of({**kwargs, **of_dialogues}, settings, about)
             kwargs |= self._media_by_dialogue(kwargs, about)
             kwargs |= {pixels: None, "mm_encoder_outputs": {self.mask_modality: _by_dialogue(features, about)}}
-        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs, *args, **kwargs)
 
     # ---- the halves of `segment`, for sweeps and measurements -------------------------------------------------------
 

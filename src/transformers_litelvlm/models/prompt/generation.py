@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.decoder.forward import kept_in_decoder
+from transformers_litelvlm.models.decoder.image_groups import Stage
+from transformers_litelvlm.models.outputs import (
+    PrunedGenerateBeamOutput,
+    PrunedGenerateOutput,
+    PrunedImageFeatures,
+)
 from transformers_litelvlm.models.prompt.full_prompt import (
     CriteriaOnFullPrompt,
     FullPrompt,
@@ -18,9 +28,32 @@ from transformers_litelvlm.models.prompt.full_prompt import (
     current_full_prompt,
     showing,
 )
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.models.upstream import takes_old_cache_name
+from transformers_litelvlm.models.upstream import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateDecoderOnlyOutput,
+    takes_old_cache_name,
+)
+
+
+OUTPUTS = {
+    GenerateDecoderOnlyOutput: PrunedGenerateOutput,
+    GenerateBeamDecoderOnlyOutput: PrunedGenerateBeamOutput,
+}
+
+# Of the call of `generate` that is running in this context: the output of its first step, which has the prompt.
+_FIRST_STEP: ContextVar[list[Any] | None] = ContextVar("first_step", default=None)
+
+
+@contextmanager
+def _noting_first_step() -> Iterator[list[Any]]:
+    noted: list[Any] = []
+    token = _FIRST_STEP.set(noted)
+    try:
+        yield noted
+    finally:
+        _FIRST_STEP.reset(token)
 
 
 class PrunedGenerationMixin:
@@ -48,6 +81,10 @@ class PrunedGenerationMixin:
 
         Args:
             pruning_config: pruning settings of this call alone.
+
+        Returns:
+            As upstream; with `return_dict_in_generate=True` a [`PrunedGenerateOutput`] or, of a beam search, a
+            [`PrunedGenerateBeamOutput`], which say what was kept: `retained_indices`, `image_outputs`.
         """
         base = self.model
         pruning = self.config.pruning_config if pruning_config is None else pruning_config
@@ -74,19 +111,38 @@ class PrunedGenerationMixin:
             self._refuse_guesses(settings, kwargs)
         if is_inside or pruning_config is not None:
             kwargs["pruning_config"] = pruning  # the first step prunes, or does not
-        if prompt.plan is None or input_ids is None:
-            with showing(None):  # also inside another call, as of assisted decoding
-                return super().generate(*args, **given, **kwargs)
-
-        full = FullPrompt(input_ids, given["input_ids"].shape[1])
-        if kwargs.get("streamer") is not None:
-            kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
-        with showing(full):
+        full = None
+        if prompt.plan is not None and input_ids is not None:
+            full = FullPrompt(input_ids, given["input_ids"].shape[1])
+            if kwargs.get("streamer") is not None:
+                kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
+        with showing(full), _noting_first_step() as noted:  # also inside another call, as of assisted decoding
             result = super().generate(*args, **given, **kwargs)
         if isinstance(result, torch.Tensor):
-            return full.restore(result)
-        result.sequences = full.restore(result.sequences)
-        return result
+            return result if full is None else full.restore(result)
+        if full is not None:
+            result.sequences = full.restore(result.sequences)
+        if type(result) not in OUTPUTS:
+            return result
+        kept = {modality: prompt.kept(modality) for modality in base.modalities}
+        if is_inside and noted:
+            for modality, encoded in prompt.encoded.items():
+                counts = partial(_num_placeholders, base, modality, arguments)
+                kept[modality] = _of_passed_media(noted[0].get(f"{modality}_outputs"), encoded, prompt, counts)
+        return OUTPUTS[type(result)](**result, **{f"{modality}_outputs": of for modality, of in kept.items()})
+
+    def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As upstream. Methods inside the language model say in the first step what they kept."""
+        first_step = _FIRST_STEP.get()
+        if first_step is not None and not first_step:
+            media = {name: getattr(outputs, name, None) for name in ("image_outputs", "video_outputs")}
+            first_step.append(media)  # not the states, which are large
+        return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """As upstream, which leaves out what it encodes media with: `forward` needs the pruning settings, too."""
+        pruning = {name: model_kwargs[name] for name in ("pruning_config",) if name in model_kwargs}
+        return {**super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs), **pruning}
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As upstream. Without a cache, a mask stays even if it masks nothing.
@@ -182,3 +238,37 @@ def _with_lengths(config: GenerationConfig, change: int) -> GenerationConfig:
         if getattr(config, name) is not None:
             setattr(config, name, max(getattr(config, name) + change, 0))
     return config
+
+
+def _num_placeholders(base: Any, modality: str, arguments: dict[str, Any]) -> list[int]:
+    return placeholder_mask(base, modality, arguments).sum(1).tolist()
+
+
+def _of_passed_media(
+    kept: Any, encoded: Any, prompt: PrunedPrompt, placeholders: Callable[[], list[int]]
+) -> PrunedImageFeatures | None:
+    """What a method inside the language model kept, for each image (video) that was passed.
+
+    Args:
+        kept: of the first step. The language model saw the images of a row again for each of its beams or samples, and
+            counts the tokens that entered it.
+        encoded: features of what was passed.
+        placeholders: of each row of the prompt as it was passed, if they have to be known.
+    """
+    if not isinstance(kept, PrunedImageFeatures):
+        return encoded if isinstance(encoded, PrunedImageFeatures) else None
+    entered = [len(tokens) for tokens in encoded.pooler_output]
+    repeats = len(kept.num_visual_tokens) // len(entered)
+    stages = [Stage(indices) for indices in kept.retained_stages[:-1]]
+    stages.append(Stage(kept.retained_indices, kept.merge_weights))
+    if repeats > 1:
+        is_short = prompt.plan is not None and isinstance(encoded, PrunedImageFeatures)
+        sizes = encoded.num_visual_tokens if is_short else entered
+        places: list[int] = []
+        for count in placeholders():
+            first = len(places)
+            while count > 0:
+                count -= sizes[len(places)]
+                places.append(repeats * first + len(places) - first)
+        stages = [stage.of_images(places) for stage in stages]
+    return kept_in_decoder(stages, encoded, entered)

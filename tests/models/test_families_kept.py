@@ -1,0 +1,106 @@
+"""What `generate` says about the tokens that were kept, and what is said where none was cut; for every family."""
+
+import logging
+
+import pytest
+import torch
+
+from tests.support.families import MODELS
+from tests.support.family_cases import NUM_LAYERS
+from transformers_litelvlm import PrunedGenerateBeamOutput, PrunedGenerateOutput, PruningConfig
+
+
+SETTINGS = {
+    "before": PruningConfig(method="divprune", budget=5),
+    "inside": PruningConfig(method="fastv", budget=5),
+    "both": PruningConfig(method="divprune", budget=9, then={"method": "fastv", "budget": 5}),
+}
+WAYS = {
+    "greedy": {},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "samples": {"do_sample": True, "num_return_sequences": 2},
+    "no cache": {"use_cache": False},
+}
+GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 2}
+_MODELS: dict = {}
+
+
+@pytest.fixture(params=MODELS, ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    if family.name not in _MODELS:
+        _MODELS[family.name] = family.model(NUM_LAYERS).eval()
+    return _MODELS[family.name]
+
+
+def generate(model, inputs, **how):
+    return model.generate(**inputs, return_dict_in_generate=True, **{**GREEDY, **how})
+
+
+def listed(rows):
+    return None if rows is None else [row.tolist() for row in rows]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("where", SETTINGS)
+def test_generate_says_what_forward_says(family, model, where, way):
+    """Of the images and videos as they were passed, whatever number of sequences each prompt gets."""
+    inputs, pruning = family.lite_inputs(), SETTINGS[where]
+    expected = model(**inputs, pruning_config=pruning)
+    output = generate(model, inputs, pruning_config=pruning, **WAYS[way])
+    assert type(output) is (PrunedGenerateBeamOutput if way == "beams" else PrunedGenerateOutput)
+    assert torch.equal(output.sequences, model.generate(**inputs, pruning_config=pruning, **GREEDY)) or way != "greedy"
+    for modality in model.model.modalities:
+        own, theirs = (getattr(of, f"{modality}_outputs") for of in (output, expected))
+        assert own.num_visual_tokens == theirs.num_visual_tokens
+        assert listed(own.retained_indices) == listed(theirs.retained_indices)
+        assert all(len(kept) == 5 for kept in own.retained_indices)
+        stages = [[listed(stage) for stage in of.retained_stages or ()] for of in (own, theirs)]
+        assert stages[0] == stages[1] and bool(stages[0]) == (where != "before")
+    assert output.retained_indices is output.image_outputs.retained_indices
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pruning", [None, PruningConfig(budget=24), PruningConfig(method="fastv", budget=24)])
+def test_nothing_was_cut(family, model, pruning):
+    inputs = family.lite_inputs()
+    for way, cls in ((WAYS["greedy"], PrunedGenerateOutput), (WAYS["beams"], PrunedGenerateBeamOutput)):
+        output = generate(model, inputs, pruning_config=pruning, **way)
+        assert type(output) is cls and output.retained_indices is None and output.image_outputs is None
+        assert torch.equal(output.sequences, generate(model, inputs, **way).sequences)
+
+
+@torch.no_grad()
+def test_features_that_were_encoded_before(family, model):
+    """Expanded for beams without pixels to count."""
+    pruning, inputs = SETTINGS["inside"], family.lite_inputs()
+    expected = generate(model, inputs, pruning_config=pruning, num_beams=2)
+    settings, base = model.model.settings(pruning), model.model
+    features = {name: base.media_features(name, inputs, settings) for name in base.modalities}
+    given = {name: value for name, value in inputs.items() if name not in base.pixels_of.values()}
+    output = generate(model, {**given, "mm_encoder_outputs": features}, pruning_config=pruning, num_beams=2)
+    assert listed(output.retained_indices) == listed(expected.retained_indices)
+
+
+# ---- a budget that cuts nothing -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_budget_above_all_tokens_is_said_once(family, model, caplog):
+    budget = 1000 + MODELS.index(family)  # said once in a process
+    largest = family.largest_budget
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("transformers_litelvlm").propagate = True
+        for method in ("divprune", "fastv"):
+            pruning = PruningConfig(method=method, budget=budget)
+            model(**family.lite_inputs(), pruning_config=pruning)
+            generate(model, family.lite_inputs(), pruning_config=pruning)
+        model(**family.lite_inputs(), pruning_config=PruningConfig(budget=largest, method="divprune"))
+    said = [record.getMessage() for record in caplog.records if "nothing is pruned" in record.getMessage()]
+    assert len(said) == 1 and f"budget of {budget} is above the number of visual tokens, " in said[0]
+    assert int(said[0].split("tokens, ")[1].split(":")[0]) <= largest
