@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert, and say what came out and how to load it."""
     from transformers_litelvlm.conversion.convert import convert_checkpoint
     from transformers_litelvlm.conversion.errors import ConversionError
+    from transformers_litelvlm.conversion.families import RECIPES
     from transformers_litelvlm.conversion.source import CheckpointSource
     from transformers_litelvlm.conversion.staging import check_target
 
