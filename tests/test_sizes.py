@@ -7,7 +7,7 @@ import transformers_litelvlm
 
 
 SOURCE = Path(transformers_litelvlm.__file__).parent
-LARGEST_FUNCTION, MOST_PARAMETERS, LARGEST_PACKAGE = 60, 8, 24_800
+LARGEST_FUNCTION, MOST_PARAMETERS, LARGEST_PACKAGE = 60, 8, 25_100
 # Upstream's signatures: constructors with arguments of ours, and a method that upstream calls.
 UPSTREAM = {
     "models/llava_lite/processing_llava_lite.py: LlavaLiteProcessor.__init__",
