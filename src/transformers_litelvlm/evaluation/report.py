@@ -42,7 +42,7 @@ METRIC_NAMES = {**METRICS["images"], **METRICS["videos"]}
 EXTRA_METRICS = {"precision@0.5": "P@0.5"}
 # In `flags` of a record.
 FLAGS = {
-    "empty_prediction": "the mask that the model gives is empty, which counts as IoU 0 unless the target is empty, too",
+    "empty_prediction": "the predicted mask is empty, which counts as IoU 0 unless the target is empty, too",
     "empty_target": "the data has an empty mask for it",
     "unreadable_image": "its picture cannot be read, which counts as IoU 0",
 }
