@@ -92,10 +92,11 @@ def render_card(
     base_model: str | list[str] | None = None,
     title: str | None = None,
     widget: list[dict[str, str]] | None = None,
+    limits: str | None = None,
     **more: Any,
 ) -> str:
     """A whole card, in which nothing is measured yet; `widget` has examples for the metadata, `src` and `text` of
-    each, and `more` is for the template."""
+    each, `limits` are those of the weights, and `more` is for the template."""
     model_class = config.architectures[0]
     writes_masks, answers = model_class.endswith("Segmentation"), model_class.endswith("Generation")
     data = ModelCardData(
@@ -118,6 +119,7 @@ def render_card(
         picture=widget[0]["src"] if widget else PICTURE,
         sentences=[example["text"] for example in widget] if widget else SENTENCES,
         setting=describe_setting(config),
+        limits=limits,
         num_tokens=config.num_visual_tokens,
         presets=describe_presets(config),
         pruning=config.pruning_config,
