@@ -1,17 +1,19 @@
 """
-The command `litelvlm`, up to the import of the package.
+The command `litelvlm`: first the command line is read, then the package is imported.
 
-It stands beside the package: to import a module of the package is to import transformers, and that imports the
-quantization libraries it finds. This takes seconds, which `litelvlm --version` can do without; and some of them log
-what is wrong with themselves. Those messages, and no others, are kept from the terminal here. The library itself
-leaves logging alone.
+It stands beside the package: to import a module of the package is to import torch and transformers, which register
+classes and find quantization libraries. This takes seconds, which help, `--version` and a wrong option can do without;
+and some of those libraries log what is wrong with themselves. Those messages, and no others, are kept from the
+terminal here. The library itself leaves logging alone.
 """
 
-import importlib.metadata
+import importlib.util
 import logging
 import sys
+from collections.abc import Callable
 
 
+PACKAGE = "transformers_litelvlm"
 # Logger and a part of the message: torchao and torch about one another, whatever is done with either.
 FOREIGN_MESSAGES = (
     ("torchao", "Failed to load "),  # kernels for CUDA, with a build of torch that has none
@@ -34,15 +36,33 @@ class _Without(logging.Filter):
 
 def main() -> int:
     """Runs `litelvlm` with the arguments of the process and returns its exit code."""
-    if sys.argv[1:] == ["--version"]:
-        if sys.stdout is not None:  # closed
-            sys.stdout.write(f"litelvlm {importlib.metadata.version('transformers-litelvlm')}\n")
-        return 0
-    for logger, text in FOREIGN_MESSAGES:
-        logging.getLogger(logger).addFilter(_Without(text))
+    import_package = None if PACKAGE in sys.modules else _import_in_two_steps()
     from transformers_litelvlm.cli.main import main as run
 
-    return run()
+    return run(before_the_work=import_package)
+
+
+def _import_in_two_steps() -> Callable[[], None]:
+    """Makes the package a module of which nothing has run, so that modules in it can be imported on their own.
+
+    Python runs `__init__.py` of a package before any module in it, and ours has to register all classes. Names that
+    are imported when they are asked for (PEP 562) would register nothing, unless the package knew who imports it; a
+    help text that was written ahead of time would be a second one to keep true. So the package stays as it is, for
+    everybody: it is this process that has importlib make the module first, and run it when the arguments were right.
+    What the parsers are built from imports neither torch nor transformers; a test looks.
+
+    Returns:
+        The second step.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    package = sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+
+    def run_package() -> None:
+        for logger, text in FOREIGN_MESSAGES:
+            logging.getLogger(logger).addFilter(_Without(text))
+        spec.loader.exec_module(package)
+
+    return run_package
 
 
 if __name__ == "__main__":

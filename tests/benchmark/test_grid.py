@@ -9,6 +9,7 @@ import torch
 from transformers_litelvlm.benchmark import side_by_side
 from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
 from transformers_litelvlm.benchmark.plot import plot
+from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.report import number, render, table, write_benchmark
 from transformers_litelvlm.benchmark.side_by_side import Effort
 from transformers_litelvlm.benchmark.subjects import Preset
@@ -58,6 +59,60 @@ def test_the_numbers_of_a_point_fit_together(result):
     assert memory["unpruned"]["whole_bytes"] >= memory["unpruned"]["prefill_bytes"]
     assert set(point["decode_ms_per_token"]) == {"unpruned", "pruned"}
     assert point["against_one_by_one"]["speedup"] > 0
+
+
+class Told(Progress):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.told, self.runs, self.reached_at, self.expected = [], 0, [], None
+
+    def says(self, message):
+        self.told.append(message)
+
+    def expects(self, runs, seconds_of_one, seconds):
+        assert self.expected is None
+        self.told.append("expected")
+        self.expected = (runs, seconds_of_one, seconds)
+
+    def ran(self, runs=1):
+        self.told.append("ran")
+        self.runs += runs
+
+    def reached(self, runs):
+        self.reached_at.append((self.runs, runs))
+
+
+@pytest.mark.parametrize(("warmup", "sentences"), [(0, [1]), (2, [3])])
+def test_progress(warmup, sentences):
+    """The duration is said before anything is measured, and every run of the model counts, as many as were announced;
+    what is skipped counts as done."""
+    progress, grid = Told(), Grid(methods=["litelvlm", "sparsevlm", "random"], budgets=[16], sentences=sentences)
+    effort = Effort(runs=2, warmup=warmup, new_tokens=2)
+    result = run_benchmark("tiny", grid, effort=effort, progress=progress)
+    assert [point["method"] for point in result["skipped"]] == ["sparsevlm"]
+    assert progress.told[:2] == ["building tiny in float32", "expected"]
+    runs, seconds_of_one, seconds = progress.expected
+    assert seconds == pytest.approx(runs * seconds_of_one)
+    (ran, first), (_, second), (ran_at_end, third) = progress.reached_at
+    assert ran == first and third == runs
+    of_last = ran_at_end - progress.reached_at[1][0]
+    assert of_last == third - second < first, "of the unpruned model, some things are measured once"
+    in_stage = [place for place, message in enumerate(progress.told) if message.endswith("end to end")]
+    assert progress.told[in_stage[0] + 1 : in_stage[0] + 1 + 2 * (warmup + 2)] == ["ran"] * 2 * (warmup + 2)
+
+
+def test_the_estimate_grows_with_what_is_asked_for():
+    def expected(**grid):
+        progress = Told()
+        effort = Effort(runs=1, warmup=0, parts=[])
+        run_benchmark("tiny", Grid(budgets=[16], **grid), effort=effort, progress=progress)
+        runs, seconds_of_one, seconds = progress.expected
+        return runs, seconds / seconds_of_one
+
+    runs, seconds = expected()
+    assert expected(batch_sizes=[1, 2]) == (2 * runs, pytest.approx(3 * seconds))
+    assert expected(dtypes=["float32", "bfloat16"]) == (2 * runs, pytest.approx(2 * seconds))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from transformers_litelvlm.benchmark.timing import PairedTimes, time_pairs
 
 def test_runs_are_interleaved_and_the_order_alternates():
     runs = []
-    times = time_pairs(lambda: runs.append("a"), lambda: runs.append("b"), pairs=3, warmup=1)
+    told: list[int] = []
+    times = time_pairs(lambda: runs.append("a"), lambda: runs.append("b"), pairs=3, warmup=1, after_each=told.append)
+    assert ["ab"[which] for which in told] == runs
     assert "".join(runs) == "ab" + "ab" + "ba" + "ab"
     assert len(times.first) == len(times.second) == 3
 

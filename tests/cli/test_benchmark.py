@@ -1,6 +1,7 @@
 """`litelvlm benchmark`: its options reach the benchmark, and what is wrong is one line."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -28,6 +29,9 @@ def test_table_progress_and_files(capsys, tmp_path):
     printed = capsys.readouterr()
     assert "## End to end" in printed.out and "16 of 64" in printed.out and "Selector" in printed.out
     assert "building tiny in float32" in printed.err and "end to end" in printed.err
+    # 1 + 1 counted, 1 + 1 timed, and of the stages 1 + 1 counted and 1 + 1 timed.
+    expected = r"expected duration: about \d+ (s|min) \(an estimate: 8 runs of the model, and an unpruned one takes "
+    assert re.search(expected, printed.err) and "/8 [" in printed.err and "expected" not in printed.out
     assert json.loads((folder / "benchmark.json").read_text())["points"][0]["budget"] == 16
 
 

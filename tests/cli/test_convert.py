@@ -13,6 +13,7 @@ from transformers_litelvlm.conversion.families import RECIPES
 @pytest.fixture(autouse=True)
 def fake_family(monkeypatch):
     monkeypatch.setitem(RECIPES, "fake", fake_conversion)
+    monkeypatch.setattr(convert_module, "FAMILIES", (*convert_module.FAMILIES, "fake"))
 
 
 def error_of(capsys, *arguments) -> str:
@@ -47,7 +48,7 @@ def test_clip_and_dtype(tmp_path):
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "out"
-    assert "nowhere is no folder" in error_of(capsys, "fake", tmp_path / "nowhere", target)
+    assert "nowhere' does not exist" in error_of(capsys, "fake", tmp_path / "nowhere", target)
     make_source(source)
     file = source / "pytorch_model-00002-of-00002.bin"
     content = file.read_bytes()

@@ -5,8 +5,10 @@ import io
 import json
 import logging
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from transformers import LlamaConfig
 
 from tests.support.third_party import install, method_code
 from transformers_litelvlm import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.cli import env
+from transformers_litelvlm.cli import convert, env
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, one_line
-from transformers_litelvlm.cli.main import build_parser, main
+from transformers_litelvlm.cli.main import SUBCOMMANDS, build_parser, main
+from transformers_litelvlm.conversion.families import RECIPES
 from transformers_litelvlm.pruning import TokenPruner, list_pruners, register_pruner, registry
 from transformers_litelvlm_command import FOREIGN_MESSAGES, _Without
 
@@ -36,8 +39,6 @@ def test_help(capsys, command):
 
 def test_examples_in_the_help_are_understood():
     """Every example of --help parses, so that it cannot name an option that is gone."""
-    import shlex
-
     from transformers_litelvlm.cli import benchmark, card, segment
     from transformers_litelvlm.cli import main as main_module
 
@@ -222,14 +223,41 @@ COMMAND = [sys.executable, "-m", "transformers_litelvlm_command"]
 ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "HOME": "/"}
 
 
+def run_and_look(arguments: list[str]) -> tuple[int, str, str, set[str]]:
+    """Exit code and streams of the command, and the top-level modules that it had imported at its end."""
+    program = f"import runpy, sys; sys.argv[1:] = {arguments}\n"
+    program += "try: runpy.run_module('transformers_litelvlm_command', run_name='__main__', alter_sys=True)\n"
+    program += "finally: open(3, 'w').write(' '.join(sys.modules))"
+    script = f"{shlex.join([sys.executable, '-c', program])} 3>modules"
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, cwd=folder)
+        return run.returncode, run.stdout, run.stderr, set(Path(folder, "modules").read_text().split())
+
+
 def test_the_version_is_all_that_is_printed():
-    """Also where torchao is installed, whose import logs. The answer needs no import of transformers."""
-    program = "import runpy, sys; sys.argv[1:] = ['--version']\n"
-    program += "try: runpy.run_module('transformers_litelvlm_command', run_name='__main__')\n"
-    program += "finally: assert 'transformers' not in sys.modules and 'torch' not in sys.modules"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
+    """Also where torchao is installed, whose import logs."""
     version = importlib.metadata.version("transformers-litelvlm")
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"litelvlm {version}\n", "")
+    assert run_and_look(["--version"])[:3] == (0, f"litelvlm {version}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        *((arguments, 0) for arguments in (["--version"], ["--help"])),
+        *(([module.__name__.rpartition(".")[2], "--help"], 0) for module in SUBCOMMANDS),
+        *((arguments, 2) for arguments in ([], ["frobnicate"], ["segment"], ["evaluate", "--loud"])),
+    ],
+    ids=str,
+)
+def test_help_and_bad_usage_import_nothing_heavy(arguments, code):
+    """They answer at once. The work itself finds the whole package: `test_as_a_process`."""
+    returned, _, _, imported = run_and_look(arguments)
+    assert returned == code and "transformers_litelvlm.cli.main" in imported
+    assert not imported & {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
+
+
+def test_the_families_of_convert_are_those_that_there_are():
+    assert list(convert.FAMILIES) == sorted(RECIPES)
 
 
 def test_as_a_process():

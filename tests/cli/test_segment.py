@@ -2,7 +2,9 @@
 
 import functools
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from tests.support.methods import ONE_OF_EACH_KIND
 from transformers_litelvlm.cli import segment as segment_command
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.cli.segment import mask_file_name
+from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.pruning import list_pruners
@@ -158,8 +161,8 @@ def test_compare(litelvlm, picture):
     code, out, _ = litelvlm(picture, *SENTENCES, "--budget", 4, "--compare", "--pairs", 3, "--json")
     comparison = json.loads(out)["comparison"]
     assert code == 0 and comparison["pairs"] == 3
-    assert comparison["ratio"] == pytest.approx(comparison["median_ms_pruned"] / comparison["median_ms_unpruned"])
-    low, high = comparison["ratio_interval_95"]
+    assert comparison["speedup"] == pytest.approx(comparison["median_ms_unpruned"] / comparison["median_ms_pruned"])
+    low, high = comparison["speedup_interval_95"]
     assert low <= high
     assert len(comparison["mask_iou_with_unpruned"]) == 2
     pruned = [np.asarray(Image.open(mask["file"])) > 0 for mask in json.loads(out)["masks"]]
@@ -169,6 +172,52 @@ def test_compare(litelvlm, picture):
         assert iou == pytest.approx((ours & other).sum() / (ours | other).sum())
     text = litelvlm(picture, "the star", "--budget", 4, "--compare", "--pairs", 2)[1]
     assert "median of 2 paired runs on cpu" in text and "IoU with the unpruned mask" in text
+    numbers = re.search(r"unpruned ([\d.]+) ms, pruned ([\d.]+) ms, speed-up ([\d.]+)x", text).groups()
+    unpruned, pruned, speedup = map(float, numbers)
+    assert speedup == pytest.approx(unpruned / pruned, rel=0.02)
+
+
+def test_which_of_both_is_faster(monkeypatch, litelvlm, picture):
+    """The speed-up is that of pruning: unpruned / pruned."""
+    segment = LlavaLiteForReferringSegmentation.segment
+
+    def slow_without_pruning(self, *args, **kwargs):
+        if "pruning_config" in kwargs and not kwargs["pruning_config"].is_on:
+            time.sleep(0.3)
+        return segment(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlavaLiteForReferringSegmentation, "segment", slow_without_pruning)
+    out = litelvlm(picture, "the star", "--budget", 4, "--compare", "--pairs", 2, "--json")[1]
+    assert json.loads(out)["comparison"]["speedup"] > 1.2
+
+
+@pytest.mark.parametrize(("options", "is_pruned"), [(["--budget", 4], True), ([], False)])
+def test_an_empty_mask_has_a_hint(monkeypatch, litelvlm, picture, options, is_pruned):
+    segment = LlavaLiteForReferringSegmentation.segment
+
+    def nothing(self, *args, **kwargs):
+        output = segment(self, *args, **kwargs)
+        output.masks[0][0] = False
+        return output
+
+    out = litelvlm(picture, *SENTENCES, *options)[1]
+    assert "hint" not in out and out.count("score 0.") == out.count("(mean mask probability, not correctness)") == 2
+    monkeypatch.setattr(LlavaLiteForReferringSegmentation, "segment", nothing)
+    out = litelvlm(picture, *SENTENCES, *options)[1]
+    assert out.splitlines()[1] == "  nothing found: the mask is empty" and out.count("score 0.") == 1
+    [hint] = [line for line in out.splitlines() if line.startswith("hint: a mask is empty; try other words")]
+    for way_out in ("--preset accurate", "--budget", "--method none"):
+        assert (way_out in hint) == is_pruned
+
+
+def test_the_embedded_checkpoint_warns_of_other_pictures(litelvlm, tmp_path, picture):
+    Image.fromarray(generate_scene("test", 0).image).save(tmp_path / "known.png")
+    code, out, err = litelvlm("known.png", "the star", "--json", model=None)
+    assert (code, err) == (0, "")
+    code, out, err = litelvlm(picture, "the star", "--json", model=None)
+    assert code == 0 and json.loads(out)["model"] == "embedded"
+    assert err.startswith("litelvlm: warning: the embedded checkpoint knows drawn shapes") and err.count("\n") == 1
+    assert litelvlm(picture, "the star", "--json")[2] == ""  # what other checkpoints know, nobody can tell
 
 
 def test_pictures_of_every_kind(litelvlm, tmp_path):
@@ -274,16 +323,21 @@ def test_folders_that_are_no_checkpoint(litelvlm, picture, tmp_path, tiny_checkp
     (tmp_path / "broken_config" / "config.json").write_text("{")
     for folder, message in {
         "empty": "no config.json",
-        "nowhere/at/all": "no config.json",
+        "nowhere/at/all": "does not exist: check the path",
+        "nowhere": "There is no folder 'nowhere' here",
+        "org/name": "the cache does not have it",
         "no_weights": "no file named model.safetensors",
         "no_guidance": "holds no CLIP text tower",
         "no_text_hidden_fcs": "lack 4 parameters, the first is text_hidden_fcs.0.bias",
         "broken_config": "config.json",
     }.items():
-        guidance = ["--guidance-model", tmp_path / "nowhere"]
+        guidance = ["--guidance-model", tmp_path / "empty"]
         code, out, err = litelvlm(picture, "the star", "--budget", 4, *guidance, model=folder)
         assert (code, out) == (2, ""), folder
-        assert err.startswith(f"litelvlm: error: --model {folder}: ") and message in err and err.count("\n") == 1
+        assert err.startswith("litelvlm: error: --model") and f"{folder}" in err
+        assert message in err and err.count("\n") == 1
+    guidance = ["--guidance-model", "./no_clip"]
+    assert "--guidance-model: './no_clip' does not exist" in litelvlm(picture, "the star", *guidance)[2]
     assert not (tmp_path / "litelvlm_output").exists()
 
 

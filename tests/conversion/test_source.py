@@ -12,6 +12,7 @@ from tests.support import fake_family
 from tests.support.fake_family import assert_identical, make_source
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.utils.messages import quoted
 
 
 def error_of(path, **kwargs) -> str:
@@ -199,10 +200,10 @@ def test_index_may_not_name_files_elsewhere(tmp_path, name):
 
 def test_nothing_there(tmp_path):
     assert error_of(tmp_path).startswith(f"{tmp_path}: no weights found in that folder; looked for model.safetensors,")
-    assert error_of(tmp_path / "nowhere") == (
-        f"{tmp_path}/nowhere is no folder: give the folder of a checkpoint, or its id on the Hub"
-    )
+    nowhere = tmp_path / "nowhere"
+    assert error_of(nowhere).startswith(f"{quoted(str(nowhere))} does not exist: check the path")
     (tmp_path / "file.bin").touch()
     assert "is no folder" in error_of(tmp_path / "file.bin")
-    assert error_of("org/unknown").startswith("org/unknown: no weights found on the Hub or in the cache")
-    assert "cannot be fetched" in error_of("not an id!")
+    assert "HF_HUB_OFFLINE is set, and the cache does not have it" in error_of("org/unknown")
+    assert error_of("not an id!").startswith("There is no folder 'not an id!' here")
+    assert "Repo id must use alphanumeric" in error_of("not/an id!")

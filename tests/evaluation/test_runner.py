@@ -63,6 +63,23 @@ def test_results_follow_from_the_records(reference):
     ]
 
 
+def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):
+    """Also that an unpruned model selects nothing, and what a flag means."""
+    evaluate(options(tmp_path, methods=["none", "litelvlm", "random"], budgets=[0.3333, 0.16, 20], max_images=2))
+    text = (tmp_path / "results.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    scores, differences = [row for row in rows if len(row) == 11], [row for row in rows if len(row) == 6]
+    assert [row[0] for row in scores] == ["| tokens", "| ---", "| 144", *["| 48 (1/3)", "| 23 (0.16)", "| 20"] * 2]
+    assert {row[0] for row in differences[1:]} == {"| 48 (1/3)", "| 23 (0.16)", "| 20"}
+    assert scores[2][-2] == "-" and all(float(row[-2]) > 0 for row in scores[3:])
+    flagged = sum("empty_prediction" in flags for flags in records(tmp_path)["flags"].to_pylist())
+    assert flagged > 0
+    assert (
+        f"{flagged} records (a record is one sentence in one run) are flagged `empty_prediction`: the predicted mask"
+        " is empty, which counts as IoU 0" in text
+    )
+
+
 def test_every_sentence_of_every_scene_is_asked_once_per_run(reference):
     table = records(reference).to_pandas()
     for _, rows in table.groupby("run_id"):

@@ -15,6 +15,7 @@ from tests.support.families import FAMILIES
 from tests.support.tiny_llava import tiny_grounding_model
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.hub.model_card import render_saved_card
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 
 
 MINE = b"---\nlicense: mit\n---\n# Mine\n"
@@ -71,7 +72,8 @@ def run_snippet(card, path):
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"PATH"', repr(path))
     lines, names = code.splitlines(), {}
     assert len(lines) == 3
-    Image.new("RGB", (40, 30)).save("photo.jpg")
+    for name in ("photo.jpg", "scene.png"):
+        Image.new("RGB", (40, 30)).save(name)
     exec("\n".join([*lines[:2], f"result = {lines[2]}"]), names)
     return names, names["result"]
 
@@ -82,6 +84,37 @@ def test_use_for_masks_runs(tmp_path, monkeypatch):
     names, masks = run_snippet(card, DEFAULT_CHECKPOINT)
     assert names["segmenter"].model.config.pruning_config.resolve(144) == 32
     assert [mask["mask"].size for mask in masks] == [(40, 30), (40, 30)]
+
+
+def test_copies_of_the_embedded_checkpoint_say_what_it_knows(tmp_path):
+    """Example, limits and setting are those of this checkpoint, in a copy of a copy, too."""
+    source = DEFAULT_CHECKPOINT
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        model = LlavaLiteForReferringSegmentation.from_pretrained(source, pruning_preset="accurate")
+        model.save_pretrained(folder)
+        source = str(folder)
+    card = ModelCard.load(tmp_path / "second" / "README.md")
+    assert 'segmenter("scene.png", ["the red circle", "the star left of the blue square"])' in card.text
+    assert 'litelvlm segment scene.png "the red circle" --model PATH' in card.text and "the man" not in card.text
+    limits = card.text.partition("## Limits\n")[2].partition("\n## ")[0]
+    assert "On a photo its masks mean nothing" in limits and "does worse than a random choice" in limits
+    assert (
+        "48 of 144 visual tokens, chosen by `litelvlm, context_share=1.0`, in raster order with original positions"
+        in card.text
+    )
+    assert card.data.widget[0] == {"src": "scene.png", "text": "the red circle"}
+    assert "Without a setting none is pruned" in render_saved_card(AutoConfig.from_pretrained(DEFAULT_CHECKPOINT))
+
+
+@pytest.mark.parametrize(
+    "widget",
+    ["no list", "[{text: 'no picture'}]", "[{src: a.png, text: 'x\")\nevil(\"'}]", "[]", "[3]", "[{src: 1, text: 2}]"],
+)
+def test_examples_that_would_not_run_are_left_out(model, tmp_path, widget):
+    (tmp_path / "README.md").write_text(f"---\nwidget: {widget}\n---\n<!-- litelvlm limits: begin")
+    model.config.architectures, model.config._name_or_path = [type(model).__name__], str(tmp_path)
+    card = render_saved_card(model.config)
+    assert '("photo.jpg", ["the man in the red shirt"' in card and "evil" not in card and "limits: begin" not in card
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from transformers_litelvlm.benchmark.presets import get_preset
+from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
 from transformers_litelvlm.benchmark.stages import StagedModel
 from transformers_litelvlm.benchmark.subjects import Subject
@@ -70,13 +71,14 @@ def run_benchmark(
     grid: Grid | None = None,
     device: str = "cpu",
     effort: Effort | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a model on a grid; the unpruned model is measured beside every point.
 
     Args:
         subject: the name of a preset, or a [`CheckpointSubject`].
-        progress: told what happens next.
+        progress: told how much there is to do, once one unpruned run has shown how long it takes, what happens next,
+            and what is done.
 
     Returns:
         What benchmark.json holds: the setting, the machine, one entry in `points` for every point, and in `skipped`
@@ -94,7 +96,7 @@ def run_benchmark(
     empty = StagedModel(subject.meta_model())
     num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
     measuring = _Measuring(
-        subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress
+        subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress or Progress()
     )
     for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
         measuring.measure(dtype, quantization)
@@ -123,24 +125,26 @@ class _Measuring:
     num_tokens: int
     device: torch.device
     effort: Effort
-    progress: Callable[[str], None]
+    progress: Progress
     points: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     operations: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+    runs_done: int = 0
 
     def measure(self, dtype: str, quantization: str) -> None:
         """Every point of one model."""
-        self.progress(f"building {self.subject.name} in {dtype}")
+        self.progress.says(f"building {self.subject.name} in {dtype}")
         model = self.subject.build(getattr(torch, dtype), self.device)
         if quantization != "none":
             self._count(StagedModel(model), dtype)
-            self.progress(f"quantizing {self.subject.name} to {quantization}")
+            self.progress.says(f"quantizing {self.subject.name} to {quantization}")
             model = quantize(model, quantization)
         staged = StagedModel(model)
         more = {} if tuple(self.grid.quantizations) == ("none",) else {"quantization": quantization}
         weights = {"weight_bytes": weight_bytes(model)} if more else {}
         for batch_size, sentences, side_by_side in self._workloads(staged, dtype):
-            for method, pruning in self.settings:
+            self._expect(side_by_side, batch_size)
+            for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
                 try:
@@ -149,6 +153,21 @@ class _Measuring:
                     raise
                 except (ValueError, NotImplementedError) as error:
                     self.skipped.append({**point, "reason": str(error)})
+                self.runs_done += self.effort.runs_of_model(sentences, number == 0)
+                self.progress.reached(self.runs_done)
+
+    def _expect(self, side_by_side: SideBySide, batch_size: int) -> None:
+        """Say at the beginning how long all of it takes, from an unpruned run; a large batch takes longer."""
+        if self.runs_done:
+            return
+        took = side_by_side.seconds_of_unpruned()
+        runs, of_one_picture = 0, 0
+        models = len(self.grid.dtypes) * len(self.grid.quantizations)
+        for other_size, sentences in itertools.product(self.grid.batch_sizes, self.grid.sentences):
+            of_settings = [self.effort.runs_of_model(sentences, number == 0) for number in range(len(self.settings))]
+            runs += models * sum(of_settings)
+            of_one_picture += models * sum(of_settings) * other_size
+        self.progress.expects(runs, took, took / batch_size * of_one_picture)
 
     def _count(self, staged: StagedModel, dtype: str) -> None:
         """Operations of the model that is about to be quantized."""

@@ -13,8 +13,9 @@ import torch
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.inputs import Workload
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
+from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, StagedModel
-from transformers_litelvlm.benchmark.timing import PairedTimes, time_pairs
+from transformers_litelvlm.benchmark.timing import PairedTimes, time_once, time_pairs
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch
 
@@ -39,6 +40,22 @@ class Effort:
     new_tokens: int = 16
     parts: Sequence[str] = PARTS
 
+    def runs_of_model(self, sentences: int, is_first: bool) -> int:
+        """Calls of the model at one setting, about.
+
+        Args:
+            sentences (`int`): In a call.
+            is_first (`bool`): Of the settings with these inputs: what is measured once of the unpruned model is, too.
+        """
+        pairs, once = self.warmup + self.runs, 1 + is_first
+        of_parts = {
+            "stages": 2 * (self.runs + max(0, self.warmup - 1)) + once,
+            "decode": 4 * pairs,
+            "memory": 3 * once + 3 * is_first,
+        }
+        one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
+        return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
+
 
 @dataclass
 class SideBySide:
@@ -49,14 +66,14 @@ class SideBySide:
         staged (`StagedModel`): The model.
         workload (`Workload`): Its inputs, on its device.
         effort (`Effort`): How much is measured.
-        progress (`Callable`): Told what happens next.
+        progress (`Progress`): Told what happens next, and what is done.
         operations (`dict`): What was counted, by setting; a setting that is there keeps its first count.
     """
 
     staged: StagedModel
     workload: Workload
     effort: Effort = field(default_factory=Effort)
-    progress: Callable[[str], None] = lambda message: None
+    progress: Progress = field(default_factory=Progress)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
@@ -72,19 +89,26 @@ class SideBySide:
             ValueError: The method cannot reach the budget, or is not defined for the model.
             FloatingPointError: The model computes something that is not finite.
         """
-        self.progress(f"{name}: floating-point operations")
+        self.progress.says(f"{name}: floating-point operations")
         result: dict[str, Any] = {"flops": self._flops(pruning)}
-        self.progress(f"{name}: end to end")
+        self.progress.says(f"{name}: end to end")
         times = self._time(partial(self._end_to_end, None), partial(self._end_to_end, pruning))
         result["end_to_end"] = compared(times)
         result["flops"]["share_of_bound"] = times.ratio / result["flops"]["bound"]
         if self.workload.one_by_one:
-            self.progress(f"{name}: against one sentence at a time")
-            result["against_one_by_one"] = compared(self._time(self._one_by_one, partial(self._end_to_end, pruning)))
+            self.progress.says(f"{name}: against one sentence at a time")
+            times = self._time(self._one_by_one, partial(self._end_to_end, pruning), len(self.workload.one_by_one))
+            result["against_one_by_one"] = compared(times)
         for part in self.effort.parts:
-            self.progress(f"{name}: {part}")
+            self.progress.says(f"{name}: {part}")
             result.update(getattr(self, f"_{part}")(pruning, result))
         return result
+
+    def seconds_of_unpruned(self) -> float:
+        """Of one unpruned run; the first one, unless it is so short that what it prepares would count."""
+        unpruned = partial(self._end_to_end, None)
+        first = time_once(unpruned)
+        return first if first > 1 else time_once(unpruned)
 
     def count(self, pruning: PruningConfig | None) -> None:
         """
@@ -107,8 +131,13 @@ class SideBySide:
         self.staged.prune(None)
         return [self.staged.end_to_end(inputs) for inputs in self.workload.one_by_one]
 
-    def _time(self, first: Callable[[], Any], second: Callable[[], Any]) -> PairedTimes:
-        return time_pairs(first, second, pairs=self.effort.runs, warmup=self.effort.warmup)
+    def _time(self, first: Callable[[], Any], second: Callable[[], Any], runs_of_first: int = 1) -> PairedTimes:
+        """As [`time_pairs`]; the first function is so many runs of the model."""
+
+        def after_each(which: int) -> None:
+            self.progress.ran(1 if which else runs_of_first)
+
+        return time_pairs(first, second, self.effort.runs, self.effort.warmup, after_each)
 
     def _of_unpruned(self, measure: Callable[..., Any], **kwargs: Any) -> Any:
         """What does not change from run to run is measured once of the unpruned model."""
@@ -121,6 +150,7 @@ class SideBySide:
         outputs: list[Any] = []
         flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)))
         self.staged.check_finite(outputs[0])
+        self.progress.ran()
         return self.operations.setdefault(_key(pruning), {}).setdefault("end_to_end", flops)
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
@@ -132,6 +162,7 @@ class SideBySide:
         meter = FlopMeter()
         self.staged.prune(pruning)
         self.staged.run_stages(self.workload.inputs, meter.stage)
+        self.progress.ran()
         return self.operations.setdefault(_key(pruning), {}).setdefault("stages", meter.flops)
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +174,7 @@ class SideBySide:
                 self.staged.prune(pruning if side == "pruned" else None)
                 watch = Stopwatch()
                 self.staged.run_stages(self.workload.inputs, watch.stage)
+                self.progress.ran()
                 if run >= 0:
                     watches[side].append(watch.milliseconds)
         sides = {}
@@ -199,11 +231,14 @@ class SideBySide:
         staged.prune(pruning)
         pruned = staged.compact(inputs, staged.encode(inputs))
         prefill = activation_bytes(lambda: staged.prefill(pruned, **kwargs), device)
+        self.progress.ran()
         cache = cache_bytes(staged.prefill(pruned, use_cache=True).cache)
+        self.progress.ran()
         # `segment` and `generate` do not keep hidden states: what does is put together from their halves.
         whole = activation_bytes(
             lambda: staged.run_stages(inputs, **kwargs) if kwargs else staged.end_to_end(inputs), device
         )
+        self.progress.ran()
         return {"prefill_bytes": prefill, "whole_bytes": whole, "cache_bytes": cache}
 
 

@@ -21,6 +21,7 @@ from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 from transformers_litelvlm.models.quantization import weight_bytes
 from transformers_litelvlm.models.upstream import no_init_weights
+from transformers_litelvlm.utils.hub_names import check_source
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
@@ -100,6 +101,7 @@ class CheckpointSubject:
     @cached_property
     def config(self) -> Any:
         try:
+            check_source(self.name)
             config = AutoConfig.from_pretrained(self.name)
         except Exception as error:  # a stranger's file
             raise ValueError(f"The checkpoint {self.name!r} cannot be read: {error}") from error

@@ -66,7 +66,13 @@ class PairedTimes:
         return float(low), float(high)
 
 
-def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 10, warmup: int = 2) -> PairedTimes:
+def time_pairs(
+    first: Callable[[], Any],
+    second: Callable[[], Any],
+    pairs: int = 10,
+    warmup: int = 2,
+    after_each: Callable[[int], None] = lambda which: None,
+) -> PairedTimes:
     """Time two functions in alternating runs.
 
     The runs are interleaved, and every other pair starts with the second function, so that a machine that becomes
@@ -76,17 +82,20 @@ def time_pairs(first: Callable[[], Any], second: Callable[[], Any], pairs: int =
         first, second: what to time.
         pairs: timed runs of each.
         warmup: untimed runs of each before (allocation, kernel choice, caches).
+        after_each: called after every run, while no time is taken; gets 0 for the first function and 1 for the second.
     """
     if pairs < 1:
         raise ValueError(f"`pairs` must be at least 1, got {pairs}.")
     functions = (first, second)
     for _ in range(warmup):
-        for function in functions:
+        for which, function in enumerate(functions):
             function()
+            after_each(which)
     seconds: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
             seconds[which].append(time_once(functions[which]))
+            after_each(which)
     return PairedTimes(tuple(seconds[0]), tuple(seconds[1]))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from typing import Any
 
+from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.cli.errors import bad_input, checked_device, checked_output, positive_int
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.evaluation.arguments import add_imports
@@ -154,7 +156,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         subject = CheckpointSubject(args.checkpoint, args.image, **own)
     grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes, args.quantization)
     effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
-    result = run_benchmark(subject, grid, args.device, effort, progress=_progress)
+    with closing(_Bar()) as progress:
+        result = run_benchmark(subject, grid, args.device, effort, progress)
     if args.output_dir:
         write_benchmark(result, args.output_dir)
     return result
@@ -165,8 +168,37 @@ def _count(text: str) -> int:
     return 0 if text == "0" else positive_int(text)
 
 
-def _progress(message: str) -> None:
-    print(f"  {message} ...", file=sys.stderr, flush=True)
+class _Bar(Progress):
+    """On stderr: what happens next, the expected duration, and a bar for all runs of the model."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(disable=True)
+
+    def says(self, message: str) -> None:
+        self.bar.write(f"  {message} ...", file=sys.stderr)
+
+    def expects(self, runs: int, seconds_of_one: float, seconds: float) -> None:
+        one = f"{1000 * seconds_of_one:.0f} ms" if seconds_of_one < 1 else f"{seconds_of_one:.1f} s"
+        estimate = f"an estimate: {runs} runs of the model, and an unpruned one takes {one}"
+        self.bar.write(f"  expected duration: about {_duration(seconds)} ({estimate})", file=sys.stderr)
+        self.bar = type(self.bar)(total=runs, unit="run", leave=False)
+
+    def ran(self, runs: int = 1) -> None:
+        self.bar.update(runs)
+
+    def reached(self, runs: int) -> None:
+        self.bar.update(runs - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _list_presets() -> None:

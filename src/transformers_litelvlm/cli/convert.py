@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
-from transformers_litelvlm.conversion.families import RECIPES
 
+
+FAMILIES = ("glamm", "lisa", "llava", "unipixel")  # those of conversion/families.py, which imports torch
 
 HELP = "turn a published checkpoint into one that loads here"
 DESCRIPTION = (
@@ -30,7 +31,7 @@ What became of every tensor stands in TARGET/conversion_report.json.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("family", metavar="FAMILY", choices=sorted(RECIPES), help="one of: %(choices)s")
+    parser.add_argument("family", metavar="FAMILY", choices=FAMILIES, help="one of: %(choices)s")
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")
     parser.add_argument(
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert, and say what came out and how to load it."""
     from transformers_litelvlm.conversion.convert import convert_checkpoint
     from transformers_litelvlm.conversion.errors import ConversionError
+    from transformers_litelvlm.conversion.families import RECIPES
     from transformers_litelvlm.conversion.source import CheckpointSource
     from transformers_litelvlm.conversion.staging import check_target
 

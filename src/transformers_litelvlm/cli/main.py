@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from transformers_litelvlm.cli import (
@@ -69,12 +69,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `litelvlm` and return its exit code."""
+def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] | None = None) -> int:
+    """Run `litelvlm` and return its exit code.
+
+    Args:
+        argv: what was typed; by default the arguments of the process.
+        before_the_work: called once the arguments are known to be right.
+    """
     prepare_streams()
     args = build_parser().parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if before_the_work is not None:
+            before_the_work()
         args.func(args)
         sys.stdout.flush()
         return 0

@@ -145,8 +145,11 @@ def _read_config(model: str | None) -> Any:
     from transformers import AutoConfig
 
     from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
+    from transformers_litelvlm.utils.hub_names import check_source
 
     with bad_input(f"--model {model}: "):
+        if model is not None:
+            check_source(model)
         config = LlavaLiteConfig() if model is None else AutoConfig.from_pretrained(model)
         if getattr(config, "pruning_config", None) is None:
             raise ValueError(f"its config.json is of a {config.model_type!r}, which does not prune.")

@@ -50,6 +50,10 @@ otherwise. It knows drawn shapes, not photos.
 
 # Of the checkpoint in the package, which was calibrated: there, the published default does worse than random tokens.
 EMBEDDED_PRESET = "balanced"
+UNLIKE = (
+    "litelvlm: warning: the embedded checkpoint knows drawn shapes on a grey background, and this picture looks"
+    " different, so its masks mean little; other pictures need a checkpoint for photos (--model)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +103,11 @@ def run(args: argparse.Namespace) -> None:
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
         image = load_rgb_image(args.image)
+    if args.model is None:
+        from transformers_litelvlm.data.refshapes_rendering import is_like_a_scene
+
+        if not is_like_a_scene(image):
+            print(UNLIKE, file=sys.stderr)
     model, processor = _load(args)
     report = _segment(args, model, processor, image, sentences, folder)
     if args.json:
@@ -154,13 +163,17 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import load_for_segmentation
     from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+    from transformers_litelvlm.utils.hub_names import check_source
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
-    # What cannot be the name of a repository on the Hub is not looked for there.
-    is_local = os.path.exists(path) or path.startswith((".", "/", "~")) or path.count("/") > 1
-    if is_local and not os.path.isfile(os.path.join(path, "config.json")):
+    with bad_input("--model: "):
+        check_source(path)
+    if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
         raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
+    if args.guidance_model:
+        with bad_input("--guidance-model: "):
+            check_source(args.guidance_model)
     device = checked_device(args.device)
     with bad_input(f"--model {path}: "), _quiet_loading():
         from transformers import AutoConfig
@@ -285,16 +298,15 @@ def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]
         return model.segment(**inputs, pruning_config=pruning)
 
     full = segment_with(unpruned)
-    times = time_pairs(lambda: segment_with(pruned), lambda: segment_with(unpruned), pairs)
-    low, high = times.ratio_interval()
+    times = time_pairs(lambda: segment_with(unpruned), lambda: segment_with(pruned), pairs)
     overlap = (output.masks[0] & full.masks[0]).flatten(1).sum(-1)
     union = (output.masks[0] | full.masks[0]).flatten(1).sum(-1)
     return {
         "pairs": pairs,
-        "median_ms_pruned": times.medians[0] * 1000,
-        "median_ms_unpruned": times.medians[1] * 1000,
-        "ratio": times.ratio,
-        "ratio_interval_95": [low, high],
+        "median_ms_unpruned": times.medians[0] * 1000,
+        "median_ms_pruned": times.medians[1] * 1000,
+        "speedup": times.ratio,
+        "speedup_interval_95": list(times.ratio_interval()),
         "threads": torch.get_num_threads(),
         # Two empty masks agree.
         "mask_iou_with_unpruned": [float(o / u) if u else 1.0 for o, u in zip(overlap, union, strict=True)],
@@ -308,21 +320,27 @@ def _print_report(report: dict[str, Any]) -> None:
         agreement = ""
         if comparison:
             agreement = f", IoU with the unpruned mask {comparison['mask_iou_with_unpruned'][index]:.2f}"
-        area = f"{mask['area']} pixels ({mask['area_fraction']:.1%})" if mask["area"] else "nothing found"
-        print(f"  score {mask['score']:.2f}, {area}{agreement}")
+        if mask["area"]:
+            area = f"{mask['area']} pixels ({mask['area_fraction']:.1%})"
+            print(f"  {area}, score {mask['score']:.2f} (mean mask probability, not correctness){agreement}")
+        else:
+            print(f"  nothing found: the mask is empty{agreement}")
         print(f"  {mask['file']}")
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
     how = (
         f"method {report['method']}" if report["method"] else "pruning is off (--budget, --retention-ratio, --preset)"
     )
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
+    if not all(mask["area"] for mask in report["masks"]):
+        tokens = "with more visual tokens (--preset accurate, a larger --budget), or without pruning (--method none)"
+        print(f"hint: a mask is empty; try other words{', or ' + tokens if report['method'] else ''}")
     print(f"overlay: {report['overlay']}")
     for file in report["kept_tokens"]:
         print(f"kept tokens: {file}")
     if comparison:
-        low, high = comparison["ratio_interval_95"]
+        low, high = comparison["speedup_interval_95"]
         print(
             f"time of model.segment, median of {comparison['pairs']} paired runs on {report['device']}:"
-            f" pruned {comparison['median_ms_pruned']:.1f} ms, unpruned {comparison['median_ms_unpruned']:.1f} ms,"
-            f" ratio {comparison['ratio']:.2f} (95 % interval {low:.2f} to {high:.2f})"
+            f" unpruned {comparison['median_ms_unpruned']:.1f} ms, pruned {comparison['median_ms_pruned']:.1f} ms,"
+            f" speed-up {comparison['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f})"
         )

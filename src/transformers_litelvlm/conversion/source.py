@@ -20,6 +20,7 @@ from transformers_litelvlm.models.upstream import (
     cached_file,
     extract_commit_hash,
 )
+from transformers_litelvlm.utils.hub_names import check_source
 
 
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
@@ -36,7 +37,7 @@ class CheckpointSource:
         token: access token, if the one of `hf auth login` is not right.
 
     Raises:
-        ConversionError: if `path_or_id` is a file, or a path without a folder.
+        ConversionError: if `path_or_id` is a file, a path without a folder, or the Hub cannot be reached.
     """
 
     def __init__(self, path_or_id: str | os.PathLike, revision: str | None = None, token: str | None = None) -> None:
@@ -46,11 +47,14 @@ class CheckpointSource:
         self._token = token
         self._tensors: dict[str, TensorInfo] | None = None
         self.is_local = os.path.isdir(self.path_or_id)
-        looks_local = self.path_or_id.startswith((".", "/", "~")) or self.path_or_id.count("/") > 1
-        if not self.is_local and (looks_local or os.path.exists(self.path_or_id)):
+        if not self.is_local and os.path.exists(self.path_or_id):
             raise ConversionError(
                 f"{self.path_or_id} is no folder: give the folder of a checkpoint, or its id on the Hub"
             )
+        try:
+            check_source(path_or_id)
+        except (OSError, ValueError) as error:
+            raise ConversionError(str(error)) from error
 
     def __str__(self) -> str:
         return self.path_or_id

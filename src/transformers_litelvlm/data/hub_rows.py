@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.utils.extras import needs_extra
+from transformers_litelvlm.utils.hub_names import check_source
 from transformers_litelvlm.utils.messages import quoted, shortened
 
 
@@ -50,6 +51,7 @@ def _load(source: str, split: str, streaming: bool, revision: str | None) -> Any
         raise FileNotFoundError(f"`source` {source} does not exist.")
     if path.exists() and not path.is_dir() and file_kind is None:
         raise ValueError(f"`source` {source} must be a folder, a .parquet, .json or .jsonl file, or a Hub id.")
+    check_source(source, "dataset", "README.md")
     try:
         if file_kind:
             return datasets.load_dataset(file_kind, data_files=source, split="train", streaming=streaming)

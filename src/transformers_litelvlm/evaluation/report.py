@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import COSTS, Task
 from transformers_litelvlm.hub.markdown import templates
 from transformers_litelvlm.hub.results import METRICS, SCHEMA
+from transformers_litelvlm.pruning import resolve_budget
 from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import to_json, write_atomically
 
@@ -38,6 +40,12 @@ RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "res
 METRIC_NAMES = {**METRICS["images"], **METRICS["videos"]}
 # Metrics with a column of their own beside those with intervals.
 EXTRA_METRICS = {"precision@0.5": "P@0.5"}
+# In `flags` of a record.
+FLAGS = {
+    "empty_prediction": "the predicted mask is empty, which counts as IoU 0 unless the target is empty, too",
+    "empty_target": "the data has an empty mask for it",
+    "unreadable_image": "its picture cannot be read, which counts as IoU 0",
+}
 TEMPLATES = templates(Path(__file__).parent, trim_blocks=True)
 
 
@@ -208,9 +216,31 @@ def _page(results: dict[str, Any]) -> str:
         main=list(first["intervals"]),
         extra=[name for name in EXTRA_METRICS if name in first["metrics"]],
         names=METRIC_NAMES | EXTRA_METRICS,
+        flags=FLAGS,
+        tokens=partial(_tokens, num_tokens=results["model"]["num_visual_tokens"]),
+        time=_time,
         options=" ".join(f"{name}={value}" for name, value in settings.items()),
         made_by=", ".join(f"{name} {value}" for name, value in made_by.items() if value is not None),
     )
+
+
+def _tokens(entry: dict[str, Any], num_tokens: int | None) -> str:
+    """Visual tokens that a group or comparison keeps: `48`, `48 (1/3)`, or `1/3` if the size of a picture decides."""
+    budget, ratio = entry["budget"], entry["retention_ratio"]
+    if ratio is None:
+        return str(budget or num_tokens or "all")
+    near = Fraction(ratio).limit_denominator(9)
+    share = str(near) if abs(float(near) - ratio) < 5e-4 else f"{ratio:.4g}"  # 0.3333 is meant as a third
+    return share if num_tokens is None else f"{resolve_budget(num_tokens, retention_ratio=ratio)} ({share})"
+
+
+def _time(group: dict[str, Any], stage: str) -> str:
+    """Milliseconds of a stage; `-` where there is none: an unpruned model selects nothing, whatever the clock says."""
+    is_pruned = group["budget"] is not None or group["retention_ratio"] is not None
+    milliseconds = group["timings_ms"][stage]
+    if stage == "selection" and not is_pruned:
+        return "-"
+    return "" if milliseconds is None else f"{milliseconds:.1f}"
 
 
 def _archives(sweep: Sweep, num_samples: int) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
+from transformers_litelvlm.hub.markdown import code, plain
 from transformers_litelvlm.hub.measured import TEMPLATES, render_measured
+from transformers_litelvlm.hub.results import kept_tokens
 from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.version import __version__
 
@@ -18,6 +21,13 @@ from transformers_litelvlm.version import __version__
 logger = logging.get_logger(__name__)
 
 CARD_NAME = "README.md"
+# In the card of a checkpoint: what is true of its weights, and so of every copy that is saved.
+LIMITS_BEGIN, LIMITS_END = (
+    "<!-- litelvlm limits: begin (saved copies have it, too) -->",
+    "<!-- litelvlm limits: end -->",
+)
+# Asked of a checkpoint whose card has no example, `widget` in its metadata.
+PICTURE, SENTENCES = "photo.jpg", ("the man in the red shirt", "the dog on the left")
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -35,18 +45,43 @@ def write_missing_card(folder: Path, config: Any) -> None:
 def render_saved_card(config: Any, name: str | None = None) -> str:
     """The card of a model of this package that was saved.
 
-    The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence and base
-    model are those of that folder's card. What is not known is left out.
+    The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence, base model,
+    example and limits are those of that folder's card. What is not known is left out.
 
     Args:
         config: of the model, with `architectures`.
         name: of the model; that of the folder or repository it was loaded from by default.
     """
     source = config.name_or_path or ""
-    known = read_metadata(Path(source, CARD_NAME)) if source and Path(source, CARD_NAME).is_file() else {}
+    card = Path(source, CARD_NAME)
+    known = read_metadata(card) if source and card.is_file() else {}
     base_model = source if _is_from_hub(source) else known.get("base_model")
     name = name or Path(source).name or config.architectures[0]
-    return render_card(config, name=name, license=known.get("license"), base_model=base_model)
+    return render_card(
+        config,
+        name=name,
+        license=known.get("license"),
+        base_model=base_model,
+        limits=_limits(card) if known else None,
+        widget=_examples(known.get("widget")),
+    )
+
+
+def _limits(card: Path) -> str | None:
+    """The part between the marks, with them, of somebody's card; `None` if it has none."""
+    _, begin, rest = card.read_text(encoding="utf-8", errors="replace").partition(LIMITS_BEGIN)
+    text, end, _ = rest.partition(LIMITS_END)
+    return f"{LIMITS_BEGIN}\n{text.strip()}\n{LIMITS_END}" if begin and end else None
+
+
+def _examples(widget: Any) -> list[dict[str, str]] | None:
+    """Pictures and sentences in the metadata of a card; `None` if they cannot stand in a program as they are."""
+    try:
+        texts = [text for example in widget for text in (example["src"], example["text"])]
+    except (KeyError, TypeError):
+        return None
+    is_plain = texts and all(isinstance(text, str) and re.fullmatch(r"[\w ./:-]{1,200}", text) for text in texts)
+    return [{"src": example["src"], "text": example["text"]} for example in widget] if is_plain else None
 
 
 def render_card(
@@ -56,9 +91,12 @@ def render_card(
     license: str | None = None,
     base_model: str | list[str] | None = None,
     title: str | None = None,
+    widget: list[dict[str, str]] | None = None,
+    limits: str | None = None,
     **more: Any,
 ) -> str:
-    """A whole card, in which nothing is measured yet; `more` is for the template."""
+    """A whole card, in which nothing is measured yet; `widget` has examples for the metadata, `src` and `text` of
+    each, `limits` are those of the weights, and `more` is for the template."""
     model_class = config.architectures[0]
     writes_masks, answers = model_class.endswith("Segmentation"), model_class.endswith("Generation")
     data = ModelCardData(
@@ -66,6 +104,7 @@ def render_card(
         pipeline_tag="image-segmentation" if writes_masks else "image-text-to-text" if answers else None,
         license=license,
         base_model=base_model,
+        widget=widget,
         tags=["visual-token-pruning", "litelvlm", *(["referring-segmentation"] if writes_masks else [])],
     )
     return TEMPLATES.get_template(template).render(
@@ -77,12 +116,29 @@ def render_card(
         answers=answers,
         model_class=model_class,
         question=config.example_question,
+        picture=widget[0]["src"] if widget else PICTURE,
+        sentences=[example["text"] for example in widget] if widget else SENTENCES,
+        setting=describe_setting(config),
+        limits=limits,
         num_tokens=config.num_visual_tokens,
         presets=describe_presets(config),
         pruning=config.pruning_config,
         measured=render_measured([], config.pruning_config, config.num_visual_tokens),
         version=__version__,
         **more,
+    )
+
+
+def describe_setting(config: Any) -> str | None:
+    """The setting of config.json in words; `None` if it prunes nothing."""
+    pruning, num_tokens = config.pruning_config, config.num_visual_tokens
+    if not pruning.is_on:
+        return None
+    options = "".join(f", {name}={value}" for name, value in pruning.method_options.items())
+    then = "" if pruning.then is None else f", then {plain(pruning.then)}"
+    return (
+        f"{plain(kept_tokens(pruning, num_tokens))} visual tokens, chosen by {code(pruning.method + options)}{then}, "
+        f"in {pruning.resolved_token_order} order with {pruning.resolved_position_ids} positions"
     )
 
 

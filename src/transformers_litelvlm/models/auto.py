@@ -24,6 +24,7 @@ from transformers_litelvlm.models.masks.segmentation import ReferringSegmentatio
 from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
+from transformers_litelvlm.utils.hub_names import check_source
 
 
 CPU = torch.device("cpu")
@@ -104,7 +105,9 @@ def load_for_segmentation(
         ImportError: the library of a quantization is not installed.
         ValueError: as `from_pretrained` does; also where weights are missing or have other shapes, which upstream
             replaces by random numbers or reports in its log alone, and where the tokenizer is not the model's.
+        OSError: there is no such folder, and the Hub cannot be reached or asked for it.
     """
+    check_source(source)
     processor = AutoProcessor.from_pretrained(source)
     if not hasattr(processor, "segmentation_inputs"):
         raise ValueError(f"The processor of {source} cannot prepare referring segmentation.")

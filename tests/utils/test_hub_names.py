@@ -1,0 +1,113 @@
+"""Names of checkpoints and data sets that are not there: what is said, and that it is said at once."""
+
+import contextlib
+import http.server
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from transformers_litelvlm.models.auto import load_for_segmentation
+from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
+from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
+from transformers_litelvlm.utils import hub_names
+from transformers_litelvlm.utils.hub_names import check_no_missing_path, check_source
+
+
+PATHS = ["./x", "../x", "~/x", "a/b/c", "/nowhere", "x/", Path("x")]
+
+
+@pytest.fixture
+def never_asked(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_names, "get_hf_file_metadata", fail)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_no_missing_path,
+        check_source,
+        load_for_segmentation,
+        LlavaLiteForConditionalGeneration.from_pretrained,
+        LlavaLiteProcessor.from_pretrained,
+    ],
+)
+def test_a_path_is_not_looked_for_on_the_hub(never_asked, check, path):
+    with pytest.raises(OSError, match="does not exist: check the path. A repository on the Hub is named ORG"):
+        check(path)
+
+
+def test_a_word_is_a_folder(never_asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="^There is no folder 'glamm-refseg' here. A repository on the Hub is named"):
+        check_source("glamm-refseg")
+    Path("glamm-refseg").mkdir()
+    Path("file.json").touch()
+    for name in ("glamm-refseg", "glamm-refseg/", "./glamm-refseg", "file.json", tmp_path):
+        check_source(name)
+
+
+@contextlib.contextmanager
+def silent():
+    """A server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def refusing():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port
+
+
+@contextlib.contextmanager
+def answering():
+    """A server that has nothing."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [(silent, "(no answer within|timed out)"), (refusing, "Connection refused"), (answering, None)],
+)
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_the_hub_is_asked_once_and_briefly(monkeypatch, tmp_path, server, reason, is_cached):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub_names, "_PATIENCE", 0.5)
+    if is_cached:
+        (tmp_path / "models--organisation--name").mkdir()
+    start = time.monotonic()
+    with server() as port:
+        monkeypatch.setattr(hub_names, "hf_hub_url", lambda *args, **kwargs: f"http://127.0.0.1:{port}/config.json")
+        if reason is None:  # the one who loads says what the Hub has not
+            check_source("organisation/name")
+            return
+        with pytest.raises(OSError, match=f"the Hub cannot be asked for it: .*{reason}") as error:
+            check_source("organisation/name")
+    assert time.monotonic() - start < 4  # three times as slow as it should be; retries take 25 seconds
+    assert ("HF_HUB_OFFLINE=1" in str(error.value)) == is_cached
+
+
+def test_offline_the_cache_alone_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set, and the cache does not have it"):
+        check_source("organisation/name")
+    (tmp_path / "models--organisation--name").mkdir()
+    check_source("organisation/name")
+    with pytest.raises(OSError, match="does not have it"):
+        check_source("organisation/name", "dataset")
