@@ -11,12 +11,13 @@ ROOT = TESTS.parent
 PACKAGE = ROOT / "src" / "transformers_litelvlm"
 SUPPORT = TESTS / "support"
 # What `make test-upstream` and `make test-soak` run, and nothing else: modules that are not collected.
-UNCOLLECTED = (TESTS / "upstream", TESTS / "soak")
+UNCOLLECTED = (TESTS / "upstream", TESTS / "soak", TESTS / "typing")
 # Tests with random input, of several parts of the package each.
 FUZZING = TESTS / "fuzzing"
 # Tests of the whole repository. All others belong to a module or a folder of the package.
 OF_THE_PROJECT = {
     "test_conftest.py",
+    "test_dist.py",
     "test_embedded_checkpoint.py",
     "test_layers.py",
     "test_layout.py",
@@ -30,6 +31,7 @@ OF_EVERY_FAMILY = {
     "models/test_families.py",
     "models/test_families_completions.py",
     "models/test_families_decoding.py",
+    "models/test_families_kept.py",
     "models/test_families_layer_methods.py",
     "models/test_families_loading.py",
     "models/test_families_training.py",

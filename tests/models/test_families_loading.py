@@ -112,10 +112,10 @@ def test_stock_checkpoints_are_configs_of_ours_without_a_word(family, tmp_path, 
     assert config.pruning_budget == 5 and config.to_dict()["model_type"] == family.config_class.model_type
     assert AutoConfig.from_pretrained(tmp_path).model_type == family.stock_config_class.model_type
     written = json.loads(Path(tmp_path, "config.json").read_text())
-    Path(tmp_path, "config.json").write_text(json.dumps({**written, "model_type": "llava_next"}))
+    Path(tmp_path, "config.json").write_text(json.dumps({**written, "model_type": "idefics3"}))
     with caplog.at_level(logging.WARNING):
         family.config_class.from_pretrained(tmp_path)
-    assert "You are using a model of type `llava_next`" in caplog.text
+    assert "You are using a model of type `idefics3`" in caplog.text
 
 
 def test_pruning_settings_travel_with_the_checkpoint(checkpoint, tmp_path):
