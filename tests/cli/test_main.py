@@ -205,7 +205,7 @@ def test_env(capsys):
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["torch"] == importlib.metadata.version("torch")
     assert lines["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
-    assert lines["devices"].startswith("cpu") and "embedded checkpoint" in lines and int(lines["torch threads"]) > 0
+    assert lines["devices"].startswith("cpu") and "bundled checkpoint" in lines and int(lines["torch threads"]) > 0
     assert main(["env", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == set(lines)
 
@@ -213,10 +213,10 @@ def test_env(capsys):
 def test_env_says_when_the_checkpoint_is_missing(capsys, monkeypatch, tmp_path, tiny_checkpoint):
     monkeypatch.setattr("transformers_litelvlm.DEFAULT_CHECKPOINT", str(tmp_path))
     main(["env", "--json"])
-    assert json.loads(capsys.readouterr().out)["embedded checkpoint"] == f"MISSING in {tmp_path}"
+    assert json.loads(capsys.readouterr().out)["bundled checkpoint"] == f"MISSING in {tmp_path}"
     monkeypatch.setattr("transformers_litelvlm.DEFAULT_CHECKPOINT", tiny_checkpoint)
     main(["env", "--json"])
-    assert json.loads(capsys.readouterr().out)["embedded checkpoint"].startswith(tiny_checkpoint)
+    assert json.loads(capsys.readouterr().out)["bundled checkpoint"].startswith(tiny_checkpoint)
 
 
 COMMAND = [sys.executable, "-m", "transformers_litelvlm_command"]

@@ -216,7 +216,7 @@ def test_the_embedded_checkpoint_warns_of_other_pictures(litelvlm, tmp_path, pic
     assert (code, err) == (0, "")
     code, out, err = litelvlm(picture, "the star", "--json", model=None)
     assert code == 0 and json.loads(out)["model"] == "embedded"
-    assert err.startswith("litelvlm: warning: the embedded checkpoint knows drawn shapes") and err.count("\n") == 1
+    assert err.startswith("litelvlm: warning: the bundled checkpoint knows drawn shapes") and err.count("\n") == 1
     assert litelvlm(picture, "the star", "--json")[2] == ""  # what other checkpoints know, nobody can tell
 
 

@@ -119,7 +119,7 @@ def _memory(axes: Any, points: list[dict[str, Any]]) -> None:
     for place, (side, point) in enumerate(sides(points)):
         weights, call = point["weight_bytes"] / 1e6, point["memory"][side]["whole_bytes"] / 1e6
         axes.barh(place, weights, color=COLOURS[0], label="" if place else "weights")
-        axes.barh(place, call, left=weights, color=COLOURS[1], label="" if place else "beside weights and inputs")
+        axes.barh(place, call, left=weights, color=COLOURS[1], label="" if place else "activation memory")
         labels.append(describe(point) if side == "pruned" else _unpruned(point))
     axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()

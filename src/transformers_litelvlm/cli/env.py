@@ -25,8 +25,8 @@ PACKAGES = (
 )
 
 
-HELP = "print versions, devices and the embedded checkpoint, for a bug report"
-DESCRIPTION = "Print what a bug report should hold: versions, devices, threads, the embedded checkpoint."
+HELP = "print versions, devices and the bundled checkpoint, for a bug report"
+DESCRIPTION = "Print what a bug report should hold: versions, devices, threads, the bundled checkpoint."
 EPILOG = None
 
 
@@ -56,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
     facts["torch threads"] = torch.get_num_threads()
     facts["cuda"] = torch.version.cuda or "not in this build of torch"
     facts["devices"] = _devices()
-    facts["embedded checkpoint"] = _embedded_checkpoint()
+    facts["bundled checkpoint"] = _embedded_checkpoint()
     return facts
 
 

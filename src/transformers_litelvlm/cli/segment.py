@@ -51,7 +51,7 @@ otherwise. It knows drawn shapes, not photos.
 # Of the checkpoint in the package, which was calibrated: there, the published default does worse than random tokens.
 EMBEDDED_PRESET = "balanced"
 UNLIKE = (
-    "litelvlm: warning: the embedded checkpoint knows drawn shapes on a grey background, and this picture looks"
+    "litelvlm: warning: the bundled checkpoint knows drawn shapes on a grey background, and this picture looks"
     " different, so its masks mean little; other pictures need a checkpoint for photos (--model)"
 )
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
-    parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the embedded one)")
+    parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the bundled one)")
     parser.add_argument(
         "--guidance-model", metavar="PATH", help="CLIP for a checkpoint without text tower (default: the one it names)"
     )
