@@ -182,8 +182,9 @@ def test_pruned_and_unpruned_take_turns(monkeypatch):
     monkeypatch.setattr(side_by_side.SideBySide, "_end_to_end", recorded)
     effort = Effort(runs=3, warmup=1, parts=())
     result = run_benchmark("tiny", Grid(budgets=[16, 8]), effort=effort)
-    # Counted (unpruned once for all), warm-up, three pairs of which the second is turned around.
-    assert runs == ["-", "16", "-", "16", *["-", "16", "16", "-", "-", "16"]] + [
+    # For the estimate (twice, the model being so small); counted (unpruned once for all), warm-up, three pairs of
+    # which the second is turned around.
+    assert runs == ["-", "-"] + ["-", "16", "-", "16", *["-", "16", "16", "-", "-", "16"]] + [
         *["8", "-", "8", "-", "8", "8", "-", "-", "8"]
     ]
     assert all("stages" not in point and "memory" not in point for point in result["points"])

@@ -219,7 +219,8 @@ def what_records_depend_on(
         "source_bytes": source.stat().st_size if args.source and source.is_file() else None,
     }
     layout = model.config.pruning_config.to_dict()
-    del layout["presets"]  # a calibration writes them
+    for name in ("presets", "litelvlm_version"):  # a calibration writes them
+        del layout[name]
     weights = {"weights": weights_digest(model), "dtype": str(model.dtype), "device": model.device.type}
     depends = {**options, **data, "layout": layout, **weights, "versions": versions()}
     # Code that can change while its path and its version do not.

@@ -555,7 +555,7 @@ def test_a_clip_that_is_not_there(tmp_path, capsys):
     target = tmp_path / "converted"
     source = write_glamm(tmp_path / "original")
     error = refused(capsys, target, "glamm", source, target)
-    assert "clip has no config.json on the Hub or in the cache" in error and "--clip names the CLIP" in error
+    assert "There is no folder 'clip' here" in error and "--clip names the CLIP" in error
     error = refused(capsys, target, "glamm", tmp_path, target)
     assert f"{tmp_path} has no config.json in that folder; give the folder" in error
 

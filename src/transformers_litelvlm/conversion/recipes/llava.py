@@ -16,6 +16,7 @@ from transformers_litelvlm.conversion.recipes.shared import (
     Rules,
     generation_config,
     make_conversion,
+    open_clip,
     read_clip_config,
     read_config,
 )
@@ -55,7 +56,7 @@ def llava_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
             f"{source}/config.json is no LLaVA of Transformers (model_type {published.get('model_type')!r}). "
             "For the original GLaMM and LISA use `convert glamm` and `convert lisa`."
         )
-    clip_source = CheckpointSource(clip or LlavaLiteConfig.guidance_model)
+    clip_source = open_clip(clip or LlavaLiteConfig.guidance_model)
     clip_config = read_clip_config(clip_source)
     config = LlavaLiteConfig.from_dict({**published, "model_type": LlavaLiteConfig.model_type, "architectures": None})
     set_guidance(config, clip_source, clip_config)

@@ -22,6 +22,7 @@ from transformers_litelvlm.conversion.recipes.shared import (
     generation_config,
     load_tokenizer,
     make_conversion,
+    open_clip,
     read_clip_config,
     read_config,
     read_preprocessor_config,
@@ -93,7 +94,7 @@ def grounding_conversion(
     """
     published = read_config(source)
     _check_original(source, published)
-    clip_source = CheckpointSource(clip or published["mm_vision_tower"])
+    clip_source = open_clip(clip or published["mm_vision_tower"])
     clip_config = read_clip_config(clip_source)
     tokenizer = _load_tokenizer(source)
     config = grounding_config(source, published, clip_config, tokenizer)

@@ -40,6 +40,18 @@ def read_config(source: CheckpointSource, way_out: str = "give the folder or the
     return config
 
 
+def open_clip(path_or_id: str) -> CheckpointSource:
+    """The CLIP of a conversion.
+
+    Raises:
+        ConversionError: as [`CheckpointSource`] does; names the option, since users need not have named a CLIP.
+    """
+    try:
+        return CheckpointSource(path_or_id)
+    except ConversionError as error:
+        raise ConversionError(f"{error} --clip names the CLIP.") from error
+
+
 def read_clip_config(source: CheckpointSource) -> CLIPConfig:
     """The config of a CLIP."""
     return CLIPConfig.from_dict(read_config(source, "--clip names the CLIP"))

@@ -20,6 +20,7 @@ from transformers_litelvlm.conversion.recipes.shared import (
     generation_config,
     load_tokenizer,
     make_conversion,
+    open_clip,
     read_clip_config,
     read_config,
     read_preprocessor_config,
@@ -81,7 +82,7 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     processor = unipixel_processor(source, config)
     parts = [Part("unipixel", source, RULES)]
     if clip is not None:
-        parts.append(_add_clip(CheckpointSource(clip), config, processor))
+        parts.append(_add_clip(open_clip(clip), config, processor))
     generation = generation_config(config.text_config, source.read_json("generation_config.json"))
     return make_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation)
 
