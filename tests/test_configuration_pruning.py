@@ -113,11 +113,13 @@ def test_the_preset_context_keeps_mostly_context_whatever_the_budget():
     assert config.apply_preset("fast").method_options == {"context_share": 0.75}
 
 
-def test_presets_of_a_checkpoint_replace_the_built_in_ones():
+def test_presets_of_a_checkpoint_come_before_the_built_in_ones():
     config = PruningConfig(presets={"mine": {"budget": 5, "method": "random"}})
     assert config.apply_preset("mine").resolve(576) == 5
-    with pytest.raises(ValueError, match="Unknown `pruning_preset` 'fast'. Known presets: mine"):
-        config.apply_preset("fast")
+    assert config.apply_preset("fast").retention_ratio == 1 / 9
+    assert PruningConfig(presets={"fast": {"budget": 5}}).apply_preset("fast").budget == 5
+    with pytest.raises(ValueError, match="Unknown `pruning_preset` 'no'. Known presets: accurate, .*, fast, mine"):
+        config.apply_preset("no")
 
 
 def test_off():

@@ -62,9 +62,8 @@ def test_accuracy_and_the_control_without_visual_tokens(model, questions):
 
 def test_a_budget_is_a_budget(model, questions):
     inputs, truths = questions
-    model.config.pruning_budget = 48
-    output = model.segment(**inputs)
-    model.config.pruning_budget = None
+    published = model.config.pruning_config.replace(budget=48, method_options={})
+    output = model.segment(**inputs, pruning_config=published)
     assert output.retained_indices.shape == (len(truths), 48)
     assert len({tuple(row) for row in output.retained_indices.sort(dim=-1).values.tolist()}) > 30  # the text decides
 

@@ -151,16 +151,15 @@ class PruningConfig(PreTrainedConfig):
         return new
 
     def apply_preset(self, name: str) -> PruningConfig:
-        """A copy changed by the preset `name`.
+        """A copy changed by the preset `name`: the checkpoint's own, or else that of this package.
 
         Raises:
             ValueError: if there is no such preset; the message lists the known ones.
         """
-        if name not in self.presets:
-            raise ValueError(
-                f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(self.presets))}."
-            )
-        return self.replace(**self.presets[name])
+        presets = DEFAULT_PRESETS | self.presets
+        if name not in presets:
+            raise ValueError(f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(presets))}.")
+        return self.replace(**presets[name])
 
     @property
     def is_on(self) -> bool:

@@ -159,7 +159,9 @@ def test_an_image_that_cannot_be_used_is_named(model, tmp_path):
     row = {"image": str(tmp_path / "square.png"), "mask": {"size": [2, 2], "counts": [4]}, "sentence": "a dog"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     args = options(tmp_path / "out", model, dataset="rows", split="train", source=str(tmp_path / "rows.jsonl"))
-    with pytest.raises(ValueError, match=r"^Image 0: a mask has shape \(2, 2\), the picture \(32, 32\)\.$"):
+    with pytest.raises(
+        ValueError, match=r"^Image .*square\.png: a mask has shape \(2, 2\), the picture \(32, 32\)\.$"
+    ):
         analyze(args)
 
 

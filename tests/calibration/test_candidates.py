@@ -45,14 +45,14 @@ def test_the_order_of_simplicity(config):
     ranked = sorted(found, key=lambda each: each.simplicity)
     compact = "token_order=raster,position_ids=compact"
     assert [each.name for each in ranked] == [
-        "litelvlm",  # what the checkpoint is set to
+        "litelvlm:context_share=1.0",  # what the checkpoint is set to
         "divprune",  # does not read the sentence
         "uniform",  # named later
         f"divprune:{compact}",
         f"uniform:{compact}",
         "cdpruner",
+        "litelvlm",  # and named last, as what is published
         f"cdpruner:{compact}",
-        "litelvlm:context_share=1.0",
         f"litelvlm:context_share=1.0,{compact}",
         "litelvlm:context_share=0.5,similarity=cosine",
         f"litelvlm:context_share=0.5,similarity=cosine,{compact}",

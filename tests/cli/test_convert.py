@@ -66,11 +66,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert "has no config.json" in error_of(capsys, "fake", source, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert "is a link to nothing" in error_of(capsys, "fake", tmp_path / "nowhere", tmp_path / "link")
-    assert "File name too long" in error_of(capsys, "fake", tmp_path / "nowhere", tmp_path / "a" / ("n" * 300))
+    assert "is a link to nothing" in error_of(capsys, "fake", source, tmp_path / "link")
+    assert "File name too long" in error_of(capsys, "fake", source, tmp_path / "a" / ("n" * 300))
     target.mkdir()
     (target / "mine").touch()
-    assert "exists already" in error_of(capsys, "fake", tmp_path / "nowhere", target)
+    assert "exists already" in error_of(capsys, "fake", source, target)
     assert sorted(path.name for path in target.iterdir()) == ["mine"]
 
 

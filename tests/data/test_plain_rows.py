@@ -49,6 +49,15 @@ def test_pictures_and_masks_that_are_none(picture):
     assert sample.sentences[0].mask.shape == (4, 4) and not sample.sentences[0].mask.any()
 
 
+def test_rows_about_one_file_are_about_one_image(tmp_path):
+    """Each row was an image of its own: intervals over images took sentences about one picture for independent."""
+    images = ["a.png", "b.png", "a.png", {"path": "a.png", "bytes": None}, Image.new("L", (4, 4))]
+    rows = [{**ROW, "image": image} for image in images] + [{**ROW, "image": "b.png", "image_id": 3}]
+    samples = list(load_split("rows", "x", rows, image_root=tmp_path))
+    assert [sample.image_id for sample in samples] == ["a.png", "b.png", "a.png", "a.png", "4", "3"]
+    assert len({sample.sentences[0].sentence_id for sample in samples}) == 6
+
+
 def test_a_name_of_a_file_that_is_too_long():
     [sample] = load_split("rows", "x", [{**ROW, "image": "x" * 10**6, "mask": "y" * 10**6}])
     for load in (sample.load_image, sample.sentences[0].load_mask):

@@ -7,8 +7,9 @@ from transformers_litelvlm.calibration.writing import BEGIN, END
 
 
 def uncalibrate(folder: Path) -> Path:
-    """Give the presets of a copy their ratios alone, and take the calibration out of its card."""
+    """Give a copy the published default and presets of ratios alone, and take the calibration out of its card."""
     settings = json.loads((folder / "config.json").read_text())
+    settings["pruning_config"]["method_options"] = {}
     presets = settings["pruning_config"]["presets"]
     for name in ("fast", "balanced", "accurate"):
         presets[name] = {"budget": None, "retention_ratio": presets[name]["retention_ratio"]}

@@ -146,7 +146,7 @@ _TINY_SAM = {
 
 @preset("tiny", GLAMM_PROMPT)
 def tiny() -> LlavaLiteConfig:
-    """64 visual tokens, 18 small layers, with masks: a first look, in seconds"""
+    """64 visual tokens, 18 small layers, with masks: a first look, in minutes"""
     ids = {"bos_token_id": 254, "eos_token_id": 255}
     return LlavaLiteConfig(
         vision_config=CLIPVisionConfig(**sizes("tiny-vision"), image_size=64, patch_size=8),

@@ -12,6 +12,7 @@ from transformers_litelvlm.evaluation import arguments
 from transformers_litelvlm.evaluation.arguments import from_namespace
 
 
+CHECKPOINT = "model"
 HELP = "check on a model and data whether the reversed ranking holds"
 EPILOG = """\
 examples:

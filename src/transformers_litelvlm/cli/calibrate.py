@@ -12,6 +12,7 @@ from transformers_litelvlm.evaluation.arguments import add_arguments as add_opti
 from transformers_litelvlm.evaluation.arguments import from_namespace
 
 
+CHECKPOINT = "model"
 HELP = "find the presets that suit a model and its data"
 DESCRIPTION = arguments.DESCRIPTION
 EPILOG = """\

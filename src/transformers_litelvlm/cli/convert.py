@@ -12,6 +12,7 @@ from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
 
 FAMILIES = ("glamm", "lisa", "llava", "unipixel")  # those of conversion/families.py, which imports torch
 
+CHECKPOINT = "source"
 HELP = "turn a published checkpoint into one that loads here"
 DESCRIPTION = (
     "Turn a published checkpoint into a self-contained safetensors checkpoint: model, guidance, processor, tokenizer."

@@ -10,6 +10,7 @@ from transformers_litelvlm.evaluation import arguments
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments, from_namespace
 
 
+CHECKPOINT = "model"
 HELP = "measure pruning methods on a data set"
 DESCRIPTION = arguments.DESCRIPTION
 EPILOG = """\

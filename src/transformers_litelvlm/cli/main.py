@@ -19,11 +19,12 @@ from transformers_litelvlm.cli import (
     plot,
     segment,
 )
-from transformers_litelvlm.cli.errors import BadInputError, is_of_stdout, prepare_streams, report_failure
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, is_of_stdout, prepare_streams, report_failure
 from transformers_litelvlm.version import __version__
 
 
 # Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
+# With CHECKPOINT, the argument of that name is looked up before torch and transformers are imported.
 SUBCOMMANDS = (segment, evaluate, analyze, calibrate, benchmark, plot, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
@@ -65,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         name = module.__name__.rpartition(".")[2]
         options = subparsers.add_parser(name, help=module.HELP, description=module.DESCRIPTION, epilog=module.EPILOG)
         module.add_arguments(options)
-        options.set_defaults(func=module.run)
+        options.set_defaults(func=module.run, checked=getattr(module, "CHECKPOINT", None))
     return parser
 
 
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] 
     args = build_parser().parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if args.checked is not None:
+            _check_checkpoint(args.checked, getattr(args, args.checked))
         if before_the_work is not None:
             before_the_work()
         args.func(args)
@@ -94,6 +97,15 @@ def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] 
                 return 0  # the reader (`| head`) has what it wanted
             error = BadInputError(f"standard output cannot be written: {error.strerror}")
         return report_failure(error)
+
+
+def _check_checkpoint(argument: str, source: str | None) -> None:
+    """Whether there is such a folder, or can be such a repository; `None` is the bundled checkpoint."""
+    from transformers_litelvlm.utils.hub_names import check_source
+
+    if source is not None:
+        with bad_input("" if argument == "source" else f"--{argument}: "):
+            check_source(source)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+CHECKPOINT = "model"
 HELP = "write the mask of what each sentence refers to"
 DESCRIPTION = (
     "Write one mask per sentence (PNG, 0 or 255, at the size of the picture), an overlay of all masks,"
@@ -82,9 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
+        "--output-dir",  # as of the other commands
         metavar="DIR",
         default="litelvlm_output",
-        help="folder for the results, made if missing; those of the last run in it go (default: %(default)s)",
+        help="folder for the results, made if missing; removes the files of the last run there (default: %(default)s)",
     )
     parser.add_argument("--compare", action="store_true", help="also time the model with and without pruning")
     parser.add_argument(
@@ -127,6 +129,8 @@ def _checked_sentence(sentence: str) -> str:
     sentence = " ".join(sentence.split())
     if not sentence:
         raise BadInputError('a sentence is empty: say what to find, e.g. "the red circle"')
+    if os.path.isfile(sentence):
+        raise BadInputError(f"{sentence} is a file, not a sentence: give one picture, then sentences about it")
     return sentence
 
 
@@ -183,6 +187,8 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         if isinstance(config, PrunedConfigMixin):  # another one is refused below
             with bad_input():  # not the fault of the checkpoint
                 config.set_pruning(**pruning)
+            if args.method not in (None, "none") and not config.pruning_config.is_on:
+                raise BadInputError(f"--method {args.method} prunes nothing without --budget or --retention-ratio")
         if args.guidance_model:
             config.guidance_model = args.guidance_model
         model, processor = load_for_segmentation(path, config, args.dtype)
@@ -218,13 +224,7 @@ def _segment(
     inputs = inputs.to(model.device, dtype=model.dtype)
     (rows, columns), region = _grid_and_region(processor, inputs, image)
     total = rows * columns
-    budget = model.config.pruning_config.resolve(total)
-    if args.compare and budget is None:
-        raise BadInputError(f"--compare needs pruning: give --budget (below {total}), --retention-ratio or --preset")
-    if budget is not None:
-        with bad_input():  # a budget that the method cannot reach
-            sizes = {**sizes_of(model.config), "num_tokens": total}
-            model.config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
+    _check_budget(args, model.config, total)
     with torch.inference_mode():
         with bad_input():  # pixels or weights that are not finite
             output = model.segment(**inputs).require_finite()
@@ -237,10 +237,11 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     # The logits take four times the memory of the masks, and drawing takes more.
     output = replace(output, mask_logits=None)
+    pruning, is_pruned = model.config.pruning_config, output.retained_indices is not None
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
-    drawn = draw_selections(image, output, model.config.pruning_config, sentences, (rows, columns), region)
+    drawn = draw_selections(image, output, pruning, sentences, (rows, columns), region)
     one = len(drawn) == 1  # else a dialogue, and so a selection, for each sentence
     kept_pictures = {f"kept_tokens{'' if one else f'_{row}'}.png": picture for row, picture in enumerate(drawn)}
     with write_atomically(folder, one_run=True) as staging:
@@ -253,7 +254,8 @@ def _segment(
         "model": args.model or "embedded",
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "method": None if output.retained_indices is None else model.config.pruning_config.method,
+        "method": pruning.method if is_pruned else None,
+        "method_options": pruning.method_options if is_pruned else None,
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
@@ -266,6 +268,17 @@ def _segment(
         "kept_tokens": [str(folder / name) for name in kept_pictures],
         "comparison": comparison,
     }
+
+
+def _check_budget(args: argparse.Namespace, config: Any, total: int) -> None:
+    """Refuse a budget that the method cannot reach, and a comparison of the unpruned model with itself."""
+    budget = config.pruning_config.resolve(total)
+    if args.compare and budget is None:
+        raise BadInputError(f"--compare needs pruning: give --budget (below {total}), --retention-ratio or --preset")
+    if budget is not None:
+        with bad_input():
+            sizes = {**sizes_of(config), "num_tokens": total}
+            config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
 
 
 def _grid_and_region(
@@ -327,9 +340,9 @@ def _print_report(report: dict[str, Any]) -> None:
             print(f"  nothing found: the mask is empty{agreement}")
         print(f"  {mask['file']}")
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
-    how = (
-        f"method {report['method']}" if report["method"] else "pruning is off (--budget, --retention-ratio, --preset)"
-    )
+    how = "nothing was pruned (--budget, --retention-ratio and --preset prune)"
+    if report["method"]:
+        how = ", ".join([f"method {report['method']}", *(f"{k}={v}" for k, v in report["method_options"].items())])
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
     if not all(mask["area"] for mask in report["masks"]):
         tokens = "with more visual tokens (--preset accurate, a larger --budget), or without pruning (--method none)"

@@ -45,6 +45,9 @@ def open_plain_rows(
     A mask is a picture or an array whose nonzero pixels are the object, a COCO run-length encoding, polygons in
     pixels, or `None` if nothing is meant. The sentences of a row or entry share its mask.
 
+    An image is named by its `image_id`, or else by its path, or else by the number of its row. Rows with the same name
+    are about one image, which intervals and tests are over.
+
     Args:
         source: a list of dicts, a `Dataset`, a parquet, JSON or JSON Lines file, a folder or a Hub id.
         image_root: folder that relative paths of images and masks start from. Default: the folder of a file as
@@ -67,7 +70,10 @@ def _starting_at(root: Path, picture: Any) -> Any:
 
 def _read_row(root: Path, allow_urls: bool, index: int, row: dict) -> ImageSample:
     picture = _starting_at(root, row["image"])
-    image_id = str(index if row.get("image_id") is None else row["image_id"])
+    image_id = row.get("image_id")
+    if image_id is None:  # rows about one file are about one image: intervals are over images
+        image_id = row["image"] if picture is not row["image"] else index
+    image_id = str(image_id.get("path") if isinstance(image_id, Mapping) else image_id)
     name = f"image {shortened(image_id)}"
     entries = row.get("expressions")
     entries = [row] if entries is None else entries
