@@ -43,7 +43,6 @@ class PrunedModelMixin:
         further_arguments: what else of `forward` belongs to the prompt.
         guidance_arguments: what guides the selection.
         output_class: of `forward`.
-        num_deepstack: after how many decoder layers features of the media are added, see [`~outputs.MediaFeatures`].
         takes_one_tensor: whether upstream's `forward` takes the features of images as one tensor, not as a list.
         can_share_prefix: whether prompts about one picture may be read once as far as they are the same.
     """
@@ -54,7 +53,6 @@ class PrunedModelMixin:
     output_class: ClassVar[type]
     can_share_prefix: ClassVar[bool] = False
     takes_one_tensor: ClassVar[bool] = False
-    num_deepstack: int = 0
 
     config: Any
     language_model: Any
@@ -80,6 +78,11 @@ class PrunedModelMixin:
     def upstream_features(self, modality: str, arguments: dict[str, Any]) -> Any:
         """What upstream's `get_image_features` or `get_video_features` returns; no method of ours is called."""
         return getattr(super(), f"get_{modality}_features")(**arguments, return_dict=True)
+
+    @property
+    def num_deepstack(self) -> int:
+        """After how many decoder layers features of the media are added, see [`~outputs.MediaFeatures`]."""
+        return 0
 
     def embed_sentences(self, guidance: Guidance) -> Guidance:
         """The sentences with their embeddings, if computing these takes long and no pruning setting changes them."""

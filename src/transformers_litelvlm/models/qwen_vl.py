@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedModelMixin
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
@@ -65,7 +65,10 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
     """
 
     config: Any
-    visual: nn.Module
+    visual: Any
+    dtype: torch.dtype
+    device: torch.device
+    compute_3d_position_ids: Callable[..., torch.Tensor | None]
 
     media_arguments: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_grid_thw"),
@@ -88,7 +91,7 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
         return states
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         self.guidance = None if config.guidance_config is None else SideClip(config.guidance_config)
         self.post_init()  # type: ignore[attr-defined]
 

@@ -94,7 +94,7 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
         """
         check_unicode("text", text)
         images = read_images(images)
-        features = super().__call__(images=images, text=text, videos=videos, **kwargs)
+        features = super().__call__(images=images, text=text, videos=videos, **kwargs)  # type: ignore[misc]
         frames = features.pop("first_frames", [])
         if images is None and videos is None:
             return features
@@ -121,7 +121,8 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
         return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
 
     def _process_videos(self, videos, **kwargs: Any):
-        return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
+        kwargs["return_first_frames"] = self.guidance_image_processor is not None
+        return super()._process_videos(videos, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, guidance_model=None, **kwargs: Any):
@@ -132,7 +133,9 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
                 checkpoint was saved with it.
         """
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
-        processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
+        processor = super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, **{**kwargs, **place}
+        )
         # Upstream's own video processor needs torchvision.
         processor.video_processor = cls.video_processor_type.from_pretrained(pretrained_model_name_or_path, **place)
         if guidance_model is not None:

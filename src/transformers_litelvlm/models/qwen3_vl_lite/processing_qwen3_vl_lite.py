@@ -36,8 +36,9 @@ class Qwen3_VLLiteVideoProcessor(Qwen2_5_VLLiteVideoProcessor):
 
     sample_frames = Qwen3VLVideoProcessor.sample_frames
 
-    def _decode_and_sample_videos(self, videos: Any, video_metadata: Any, **kwargs: Any) -> tuple[Any, Any]:
-        videos, video_metadata = super()._decode_and_sample_videos(videos, video_metadata, **kwargs)
+    def _decode_and_sample_videos(self, videos, video_metadata, do_sample_frames=None, sample_indices_fn=None):
+        sampling = (do_sample_frames, sample_indices_fn)
+        videos, video_metadata = super()._decode_and_sample_videos(videos, video_metadata, *sampling)
         for video, metadata in zip(videos, video_metadata, strict=True):
             if metadata.frames_indices is None:  # timestamps are made from them
                 metadata.frames_indices = list(range(len(video)))
