@@ -67,7 +67,8 @@ class Family:
         config = self._config(**kwargs)
         if num_layers is not None:
             config.text_config.num_hidden_layers = num_layers
-            config.text_config.layer_types = ["full_attention"] * num_layers
+            if getattr(config.text_config, "layer_types", None) is not None:
+                config.text_config.layer_types = ["full_attention"] * num_layers
         return config
 
     def _config(self, **kwargs: Any) -> Any:
