@@ -1,4 +1,4 @@
-"""What is special in Qwen3-VL: DeepStack, videos as runs of placeholders, normalised heads, a tower of whole frames."""
+"""What is special in Qwen3-VL: DeepStack, videos between timestamps, normalised heads, a tower without windows."""
 
 import copy
 
@@ -282,6 +282,11 @@ def test_every_method_runs_or_says_which_do(model, name):
 
 
 def test_settings_that_are_not_defined(model):
+    model.config.pruning_config = PruningConfig(token_order="reference", budget=4)
+    with pytest.raises(
+        ValueError, match="`token_order='reference'` is not defined for Qwen3-VL with the method 'fastv'"
+    ):
+        model.config.pruning_method = "fastv"
     with pytest.raises(ValueError, match="`position_ids='compact'` is not defined for Qwen3-VL"):
         model.config.pruning_position_ids = "compact"
     with pytest.raises(ValueError, match="`guidance` must be one of 'intrinsic', 'clip', got 'none'"):

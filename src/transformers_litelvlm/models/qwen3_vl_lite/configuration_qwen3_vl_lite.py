@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import CLIPConfig, PreTrainedConfig, Qwen3VLConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.qwen_vl import QwenVLConfigMixin
 from transformers_litelvlm.models.upstream import SubConfigSpec
+from transformers_litelvlm.pruning.layers import LayerPruner
+from transformers_litelvlm.pruning.registry import get_pruner
 
 
 class Qwen3_VLLiteConfig(QwenVLConfigMixin, Qwen3VLConfig):
@@ -27,7 +29,8 @@ class Qwen3_VLLiteConfig(QwenVLConfigMixin, Qwen3VLConfig):
         guidance_config (`CLIPConfig` or `dict`, *optional*): its configuration, set when it is loaded.
 
     Raises:
-        ValueError: as [`PruningConfig`] does; for compact positions; for an unknown `guidance`.
+        ValueError: as [`PruningConfig`] does; for compact positions; for an unknown `guidance`; for a method inside
+            the language model with `token_order="reference"`.
     """
 
     model_type = "qwen3_vl_lite"
@@ -47,3 +50,22 @@ class Qwen3_VLLiteConfig(QwenVLConfigMixin, Qwen3VLConfig):
     guidance: str = "intrinsic"
     guidance_model: str = "openai/clip-vit-large-patch14-336"
     guidance_config: dict | PreTrainedConfig | None = None
+
+    def check_pruning(self, pruning: Any) -> None:
+        super().check_pruning(pruning)
+        if pruning.token_order == "reference" and issubclass(get_pruner(pruning.method), LayerPruner):
+            raise ValueError(
+                f"`token_order='reference'` is not defined for Qwen3-VL with the method {pruning.method!r}: it ranks "
+                "a video as a whole, and its tokens would stand behind timestamps of other frames. Use 'raster', or "
+                "None."
+            )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "qwen3_vl_moe":  # most weights would be missing
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a mixture of experts ('qwen3_vl_moe'), for which there is no "
+                "pruning here: use a dense Qwen3-VL, or the stock class, `Qwen3VLMoeForConditionalGeneration`."
+            )
+        return config_dict, kwargs
