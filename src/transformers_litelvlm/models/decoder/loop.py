@@ -231,10 +231,11 @@ def _prune(
             evidence = DecoderLayerEvidence(attention, prompt, group.images, group.embeddings)
             selection = group.prune(pruner, evidence, settings.in_raster_order)
             indices = selection.indices
+            # A merged token enters at the place of the token that stands for it.
+            places = rows.gather(1, indices), columns.gather(1, indices)
             if selection.features is not None:
-                # A merged token enters at the place of the token that stands for it.
-                places = rows.gather(1, indices), columns.gather(1, indices)
                 states = states.index_put(places, selection.features.to(states.dtype))
+            if selection.weights is not None:
                 deepstack = tuple(
                     added.index_put(places, (selection.weights @ added[rows, columns].float()).to(added.dtype))
                     for added in deepstack

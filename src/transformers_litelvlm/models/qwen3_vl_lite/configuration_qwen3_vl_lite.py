@@ -35,6 +35,9 @@ class Qwen3_VLLiteConfig(QwenVLConfigMixin, Qwen3VLConfig):
 
     model_type = "qwen3_vl_lite"
     family_title: ClassVar[str] = "Qwen3-VL"
+    # There are no masks in this family: who asks every config hears so.
+    mask_config: ClassVar[None] = None
+    seg_token_id: ClassVar[None] = None
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock model.
     sub_configs_defaults = {
