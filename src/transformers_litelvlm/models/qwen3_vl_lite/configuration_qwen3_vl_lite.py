@@ -59,7 +59,7 @@ class Qwen3_VLLiteConfig(QwenVLConfigMixin, Qwen3VLConfig):
         if pruning.token_order == "reference" and issubclass(get_pruner(pruning.method), LayerPruner):
             raise ValueError(
                 f"`token_order='reference'` is not defined for Qwen3-VL with the method {pruning.method!r}: it ranks "
-                "a video as a whole, and its tokens would stand behind timestamps of other frames. Use 'raster', or "
+                "a video as a whole, and its tokens would stand at timestamps of other frames. Use 'raster', or "
                 "None."
             )
 
