@@ -26,6 +26,14 @@ from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLiteProcessor,
     Qwen2_5_VLLiteVideoProcessor,
 )
+from transformers_litelvlm.models.qwen3_vl_lite import (
+    Qwen3_VLLite,
+    Qwen3_VLLiteConfig,
+    Qwen3_VLLiteForConditionalGeneration,
+    Qwen3_VLLiteModel,
+    Qwen3_VLLiteProcessor,
+    Qwen3_VLLiteVideoProcessor,
+)
 from transformers_litelvlm.pipelines import ReferringSegmentationPipeline
 from transformers_litelvlm.pruning import (
     LiteLVLMPruner,
@@ -67,6 +75,12 @@ __all__ = [
     "Qwen2_5_VLLiteModel",
     "Qwen2_5_VLLiteProcessor",
     "Qwen2_5_VLLiteVideoProcessor",
+    "Qwen3_VLLite",
+    "Qwen3_VLLiteConfig",
+    "Qwen3_VLLiteForConditionalGeneration",
+    "Qwen3_VLLiteModel",
+    "Qwen3_VLLiteProcessor",
+    "Qwen3_VLLiteVideoProcessor",
     "RandomPruner",
     "ReferringSegmentationMixin",
     "ReferringSegmentationOutput",

@@ -26,9 +26,12 @@ EXPECTED = {
     "lisa-7b": LLAMA_7B + 2 * 32_004 * 4096 + SEG_HEAD + CLIP_224 + 1025 * 4096 + SAM_VIT_H,
     "qwen2.5-vl-3b": 3_754_622_976,
     "qwen2.5-vl-7b": 8_292_166_656,
+    "qwen3-vl-4b": 4_437_815_808,
+    "qwen3-vl-8b": 8_767_123_696,
     "unipixel-3b": 3_754_622_976 + 2048 + 2048**2 + 2048 + 512 * 2048 + 512 + 80_850_178,
 }
 VISUAL_TOKENS = {"lisa-7b": 256, "qwen2.5-vl-3b": 1000, "qwen2.5-vl-7b": 1000, "unipixel-3b": 391, "tiny": 64}
+VISUAL_TOKENS |= {"qwen3-vl-4b": 1000, "qwen3-vl-8b": 1000}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -101,30 +102,54 @@ def test_a_ratio_of_one_is_off(family, model, stock):
 # ---- on is upstream, run on what was kept ---------------------------------------------------------------------------
 
 
+class Kept(NamedTuple):
+    """What is left of a row: ids, embeddings (1, n, D), original positions (axes, 1, n), columns of the full prompt,
+    and what upstream's language model takes for DeepStack."""
+
+    ids: list
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    columns: list
+    deepstack: dict
+
+
 def kept_prompts(family, model, stock, inputs):
-    """For each row of the batch: ids, embeddings (1, n, D), original positions (axes, 1, n), columns kept."""
+    """For each row of the batch what is kept of it."""
     with torch.no_grad():
-        media = {token: iter(items) for token, items in family.features(model, inputs).items()}
+        media = {token: iter(enumerate(items)) for token, items in family.features(model, inputs).items()}
+        layers = family.deepstack(model, inputs)
     positions, rows = family.full_positions(stock, inputs), []
     embed = model.get_input_embeddings()
     for row, (ids, mask) in enumerate(zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist())):
-        new_ids, embeds, columns, column = [], [], [], 0
-        while column < len(ids):
-            if not mask[column]:
-                column += 1
-            elif ids[column] in media:
-                features, kept, count = next(media[ids[column]])
-                new_ids += [ids[column]] * len(kept)
-                embeds.append(features)
-                columns += [column + index for index in kept.tolist()]
-                column += count
-            else:
-                new_ids.append(ids[column])
-                embeds.append(embed(torch.tensor([ids[column]])))
-                columns.append(column)
-                column += 1
-        rows.append((new_ids, torch.cat(embeds)[None], positions[:, row : row + 1, columns], columns))
+        # Column of a kept placeholder -> the visual token there, its column of the full prompt, and what is added.
+        slots = {}
+        for token, items in media.items():
+            own = [column for column, each in enumerate(ids) if each == token]
+            while own:
+                place, (features, kept, count) = next(items)
+                origins = [own[index] for index in kept.tolist()]
+                added = zip(*(layer[place] for layer in layers.get(token, []))) if layers else [()] * len(kept)
+                slots.update(zip(sorted(origins), zip(features, origins, added)))
+                own = own[count:]
+        text = [c for c, token in enumerate(ids) if mask[c] and token not in media]
+        order = sorted([*text, *slots])
+        embeds = [slots[c][0] if c in slots else embed(torch.tensor(ids[c])) for c in order]
+        columns = [slots[c][1] if c in slots else c for c in order]
+        deepstack = {}
+        if layers and slots:
+            deepstack["visual_pos_masks"] = torch.tensor([[c in slots for c in order]])
+            deepstack["deepstack_visual_embeds"] = [
+                torch.stack(of_layer) for of_layer in zip(*(slots[c][2] for c in sorted(slots)))
+            ]
+        new_ids = [ids[c] for c in order]
+        rows.append(Kept(new_ids, torch.stack(embeds)[None], positions[:, row : row + 1, columns], columns, deepstack))
     return rows
+
+
+def upstream_logits(stock, embeds, positions, deepstack):
+    """Of a prompt whose visual tokens are in place."""
+    states = stock.model.language_model(inputs_embeds=embeds, position_ids=positions, **deepstack).last_hidden_state
+    return stock.lm_head(states)
 
 
 def positions_of(family, policy, original):
@@ -152,20 +177,24 @@ def test_forward_is_upstream_on_the_kept_tokens(family, model, stock, policy, si
 
     # The columns are those of the prompt that was passed, with zeros for tokens that were pruned.
     assert output.logits.shape[:2] == inputs["input_ids"].shape
-    for row, (_, embeds, original, columns) in enumerate(kept_prompts(family, model, stock, inputs)):
+    for row, (_, embeds, original, columns, added) in enumerate(kept_prompts(family, model, stock, inputs)):
         with torch.no_grad():
-            expected = stock(inputs_embeds=embeds, position_ids=positions_of(family, positions, original)).logits[0]
+            expected = upstream_logits(stock, embeds, positions_of(family, positions, original), added)[0]
         torch.testing.assert_close(output.logits[row, columns], expected, atol=2e-5, rtol=1e-4)
         pruned = sorted(set(range(inputs["input_ids"].shape[1])) - set(columns))
         assert len(pruned) >= 4 and not output.logits[row, pruned].any()
 
 
-def greedy_by_hand(family, stock, embeds, positions, count):
+def greedy_by_hand(family, stock, embeds, positions, deepstack, count):
     """Greedy decoding without a cache; new positions continue after the last one."""
     new = []
     with torch.no_grad():
         for _ in range(count):
-            logits = stock(inputs_embeds=embeds, position_ids=positions).logits[0, -1]
+            if deepstack:
+                is_visual = deepstack["visual_pos_masks"]
+                is_visual = torch.nn.functional.pad(is_visual, (0, embeds.shape[1] - is_visual.shape[1]))
+                deepstack = {**deepstack, "visual_pos_masks": is_visual}
+            logits = upstream_logits(stock, embeds, positions, deepstack)[0, -1]
             new.append(logits.argmax().item())
             embeds = torch.cat((embeds, stock.get_input_embeddings()(torch.tensor([[new[-1]]]))), dim=1)
             positions = torch.cat((positions, positions[..., -1:] + 1), dim=-1)
@@ -187,8 +216,8 @@ def test_generate_is_greedy_decoding_of_the_kept_tokens(family, model, stock, ho
     set_pruning(model, token_order=order, position_ids=positions)
     inputs = family.lite_inputs()
     new = greedy(model, inputs, **how)
-    for row, (_, embeds, original, _) in enumerate(kept_prompts(family, model, stock, inputs)):
-        expected = greedy_by_hand(family, stock, embeds, positions_of(family, positions, original), 5)
+    for row, (_, embeds, original, _, added) in enumerate(kept_prompts(family, model, stock, inputs)):
+        expected = greedy_by_hand(family, stock, embeds, positions_of(family, positions, original), added, 5)
         assert new[row] == expected
 
 
@@ -306,11 +335,11 @@ def test_labels_are_shortened_with_the_prompt_and_gradients_flow(family, model, 
         torch.testing.assert_close(trained(**inputs, labels=labels, shift_labels=targets).loss, loss)
 
     losses, count = 0.0, 0
-    for ids, embeds, original, _ in kept_prompts(family, trained, stock, inputs):
+    for ids, embeds, original, _, added in kept_prompts(family, trained, stock, inputs):
         targets = torch.tensor([ids])[0, 1:]
         targets = targets.masked_fill(torch.isin(targets, placeholders), -100)
         position_ids = positions_of(family, trained.config.resolved_position_ids, original)
-        logits = stock(inputs_embeds=embeds, position_ids=position_ids).logits[0, :-1]
+        logits = upstream_logits(stock, embeds, position_ids, added)[0, :-1]
         losses += torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         count += (targets != -100).sum()
     torch.testing.assert_close(loss, losses / count, atol=1e-5, rtol=1e-5)
@@ -356,7 +385,7 @@ def test_a_prompt_with_exactly_the_kept_placeholders_is_accepted(family, model, 
     length = max(len(short) for short, *_ in rows)
     ids, mask = torch.zeros(3, length, dtype=torch.long), torch.zeros(3, length, dtype=torch.long)
     positions = torch.zeros(len(rows[0][2]), 3, length, dtype=torch.long)
-    for row, (short, _, original, _) in enumerate(rows):
+    for row, (short, _, original, *_) in enumerate(rows):
         columns = slice(length - len(short), length)
         ids[row, columns], mask[row, columns], positions[:, row, columns] = torch.tensor(short), 1, original[:, 0]
     short_inputs = {**inputs, "input_ids": ids, "attention_mask": mask}
@@ -365,7 +394,7 @@ def test_a_prompt_with_exactly_the_kept_placeholders_is_accepted(family, model, 
             model(**short_inputs)
         short_inputs["position_ids"] = positions
     logits = model(**short_inputs).logits
-    for row, (short, _, _, columns) in enumerate(rows):
+    for row, (short, _, _, columns, _) in enumerate(rows):
         torch.testing.assert_close(logits[row, length - len(short) :], full.logits[row, columns])
 
 

@@ -56,19 +56,17 @@ def set_pruning(family, model, name, options, **kwargs):
 
 
 def media_of(model, ids, sizes):
-    """Row, first column, size, modality and place within it of every image and video, in reading order."""
-    found, counts = [], {modality: iter(enumerate(numbers)) for modality, numbers in sizes.items()}
-    tokens = {getattr(model.config, f"{modality}_token_id"): modality for modality in sizes}
-    for row, content in enumerate(ids.tolist()):
-        column = 0
-        while column < len(content):
-            modality = tokens.get(content[column])
-            if modality is not None:
-                index, size = next(counts[modality])
-                found.append((row, column, size, modality, index))
-                column += size - 1
-            column += 1
-    return found
+    """Row, columns, size, modality and place within it of every image and video, in reading order."""
+    found = []
+    for modality, numbers in sizes.items():
+        token, media = getattr(model.config, f"{modality}_token_id"), iter(enumerate(numbers))
+        for row, content in enumerate(ids.tolist()):
+            columns = [column for column, each in enumerate(content) if each == token]
+            while columns:
+                index, size = next(media)
+                found.append((row, torch.tensor(columns[:size]), size, modality, index))
+                columns = columns[size:]
+    return sorted(found, key=lambda each: (each[0], int(each[1][0])))
 
 
 class Recorded:
@@ -113,6 +111,7 @@ def stock_with_masks(family, stock, inputs, ids, output, merges, compact, shorte
     for modality, features in tokens.items():
         is_placeholder = (ids == getattr(stock.config, f"{modality}_token_id")).unsqueeze(-1)
         states = states.masked_scatter(is_placeholder, torch.cat(features))
+    added = added_states(family, stock, inputs, ids, states)
     num_new, length = ids.shape[1] - inputs["input_ids"].shape[1], ids.shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, num_new), value=1)
     positions = family.full_positions(stock, inputs)
@@ -120,9 +119,9 @@ def stock_with_masks(family, stock, inputs, ids, output, merges, compact, shorte
     media = media_of(stock, ids, {modality: list(map(len, features)) for modality, features in tokens.items()})
     alive = mask.bool()
     in_the_end = alive.clone()
-    for row, start, size, modality, place in media:
-        in_the_end[row, start : start + size] = False
-        in_the_end[row, start + getattr(output, STAGES[modality])[-1][place]] = True
+    for row, columns, _, modality, place in media:
+        in_the_end[row, columns] = False
+        in_the_end[row, columns[getattr(output, STAGES[modality])[-1][place]]] = True
     before, stage = [torch.arange(size) for _, _, size, *_ in media], 0
     for index, layer in enumerate(decoder.layers):
         seen = alive[:, None, None] & torch.ones(length, length, dtype=torch.bool).tril() | torch.eye(length).bool()
@@ -131,22 +130,38 @@ def stock_with_masks(family, stock, inputs, ids, output, merges, compact, shorte
         additive = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
         rotary = decoder.rotary_emb(states, family.shape_positions(positions))
         states = layer(states, attention_mask=additive, position_embeddings=rotary)
+        states = states + added[index] if index < len(added) else states
         if not any(layer == index for layer, _ in merges):
             continue
         alive, states = alive.clone(), states.clone()
-        for image, (row, start, size, modality, place) in enumerate(media):
+        for image, (row, columns, _, modality, place) in enumerate(media):
             kept = getattr(output, STAGES[modality])[stage][place]
             merge = merges.get((index, image))
             if merge is not None:
-                states[row, start + kept] = merge @ states[row, start + before[image]]
-            alive[row, start : start + size] = False
-            alive[row, start + kept] = True
+                for each in (states, *added[index + 1 :]):  # what DeepStack adds later, by the same weights
+                    each[row, columns[kept]] = merge @ each[row, columns[before[image]]]
+            alive[row, columns] = False
+            alive[row, columns[kept]] = True
             before[image] = kept
         stage += 1
         if compact:
             positions = (alive.long().cumsum(1) - 1).clamp(min=0).expand_as(positions)
     assert stage > 0
     return decoder.norm(states), alive
+
+
+def added_states(family, stock, inputs, ids, states):
+    """What DeepStack adds after each of the first layers, as large as the states."""
+    layers = {token: iter(of_layers) for token, of_layers in family.deepstack(stock, inputs).items()}
+    added = []
+    while layers:
+        each = torch.zeros_like(states)
+        for token, of_layers in layers.items():
+            if (features := next(of_layers, None)) is None:
+                return added
+            each = each.masked_scatter((ids == token).unsqueeze(-1), torch.cat(features))
+        added.append(each)
+    return added
 
 
 def merges_of(family, stock, recorded, inputs):
@@ -459,17 +474,16 @@ def test_attention_is_that_of_the_stock_layer(monkeypatch, family, model, stock,
 
     sizes = {modality: list(map(len, tokens)) for modality, tokens in family.all_tokens(stock, inputs).items()}
     seen: dict[int, int] = {}
-    for row, start, size, modality, index in media_of(stock, inputs["input_ids"], sizes):
+    for row, of_image, size, modality, index in media_of(stock, inputs["input_ids"], sizes):
         place = seen.get(size, 0)
         seen[size] = place + 1
-        of_image = slice(start, start + size)
         real = inputs["attention_mask"][row].nonzero().flatten()
         expected = attention[row, :, real[-1], of_image]
         torch.testing.assert_close(asked.last[size][place], expected, atol=1e-6, rtol=1e-4)
         kept = expected.mean(0).argsort(descending=True, stable=True)[:5].sort().values
         assert getattr(output, INDICES[modality])[index].tolist() == kept.tolist()
         placeholders = [getattr(model.config, f"{name}_token_id") for name in family.modalities]
-        text = [c for c in real.tolist() if c >= start + size and int(inputs["input_ids"][row, c]) not in placeholders]
+        text = [c for c in real.tolist() if c > of_image[-1] and int(inputs["input_ids"][row, c]) not in placeholders]
         rows, is_text = asked.text[size]
         actual = rows[place][:, is_text[place]]
-        torch.testing.assert_close(actual, attention[row][:, text, of_image], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(actual, attention[row][:, text][..., of_image], atol=1e-6, rtol=1e-4)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.support.family_cases import NUM_LAYERS
 from transformers_litelvlm import PruningConfig
+from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -29,8 +29,8 @@ def two_methods(family, name, second, options):
     return PruningConfig(**first, then=then), PruningConfig(**first), PruningConfig(**then)
 
 
-def features_of(family, model, inputs, pruning):
-    """Placeholder id -> for every image or video of a row its kept features, their indices, and N."""
+def outputs_of(family, model, inputs, pruning):
+    """Modality -> what the first method leaves of the images or videos of a row."""
     found, start = {}, 0
     for modality in family.modalities:
         arguments = {n: inputs[n] for n in model.model.media_arguments[modality] if n in inputs}
@@ -40,33 +40,37 @@ def features_of(family, model, inputs, pruning):
         for name in ("guidance_input_ids", "guidance_attention_mask"):
             arguments[name] = inputs[name][start : start + num_media]
         start += num_media
-        output = getattr(model.model, f"get_{modality}_features")(**arguments, pruning_config=pruning)
-        found[getattr(model.config, f"{modality}_token_id")] = list(
+        found[modality] = getattr(model.model, f"get_{modality}_features")(**arguments, pruning_config=pruning)
+    return found
+
+
+def features_of(family, model, inputs, pruning):
+    """Placeholder id -> for every image or video of a row its kept features, their indices, and N."""
+    return {
+        getattr(model.config, f"{modality}_token_id"): list(
             zip(output.pooler_output, output.retained_indices, output.num_visual_tokens)
         )
-    return found
+        for modality, output in outputs_of(family, model, inputs, pruning).items()
+    }
 
 
 def shortened(family, model, inputs, first):
     """What the first method leaves of a prompt of one row: arguments of the model, and columns of the full prompt."""
     features = features_of(family, model, inputs, first)
-    [ids], columns = inputs["input_ids"].tolist(), []
-    queues = {token: iter(found) for token, found in features.items()}
-    column = 0
-    while column < len(ids):
-        if ids[column] in queues:
-            _, indices, size = next(queues[ids[column]])
-            columns += [column + index for index in indices.tolist()]
-            column += size
-        else:
-            columns.append(column)
-            column += 1
+    [ids] = inputs["input_ids"].tolist()
+    kept = {column: column for column, token in enumerate(ids) if token not in features}  # slot -> where from
+    for token, found in features.items():
+        own = [column for column, each in enumerate(ids) if each == token]
+        for _, indices, size in found:
+            origins = [own[index] for index in indices.tolist()]
+            kept.update(zip(sorted(origins), origins))
+            own = own[size:]
+    columns = [kept[slot] for slot in sorted(kept)]
     positions = family.full_positions(model, inputs)[..., columns]
-    encoded = {}
-    for modality in family.modalities:
-        found = features.get(getattr(model.config, f"{modality}_token_id"))
-        if found:
-            encoded[modality] = BaseModelOutputWithPooling(pooler_output=[tokens for tokens, _, _ in found])
+    encoded = {
+        modality: MediaFeatures(pooler_output=output.pooler_output, deepstack_features=output.deepstack_features)
+        for modality, output in outputs_of(family, model, inputs, first).items()
+    }
     arguments = {
         "input_ids": inputs["input_ids"][:, columns],
         "attention_mask": inputs["attention_mask"][:, columns],

@@ -127,7 +127,8 @@ OURS = {
 def our_classes():
     for family in FAMILIES:
         yield from (family.base_class, family.model_class, family.processor_class)
-        yield AutoModelForReferringSegmentation._model_mapping[family.config_class]
+        if family.config_class in AutoModelForReferringSegmentation._model_mapping:
+            yield AutoModelForReferringSegmentation._model_mapping[family.config_class]
 
 
 def overridden():

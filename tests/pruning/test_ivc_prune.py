@@ -69,8 +69,11 @@ def test_released_counts():
 def dense(stock, family, inputs, layer, position_share, foreground, budget):
     """What stays of every image of a prompt alone, by plain loops: indices by modality."""
     decoder = stock.model.language_model
-    states = stock(**inputs, output_hidden_states=True).hidden_states[layer - 1][0]
-    block = decoder.layers[layer - 1]
+    block, entered = decoder.layers[layer - 1], []
+    handle = block.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    stock(**inputs)
+    handle.remove()
+    [[states]] = entered
     values = block.self_attn.v_proj(block.input_layernorm(states)).view(len(states), 2, 12).transpose(0, 1)
     similarity = torch.stack([(v @ v.T / 12**0.5).softmax(-1) for v in values]).mean(dim=0)
     positions = family.full_positions(stock, inputs)
@@ -96,7 +99,7 @@ def dense(stock, family, inputs, layer, position_share, foreground, budget):
                 c for table in (cos, sin) for c in sorted(image, key=lambda c: -table[0, c].mean().item())[:each]
             }
             chosen |= set([c for c in ranked if c not in chosen][: budget - len(chosen)])
-            kept[modality].append(sorted(c - image[0] for c in chosen) if budget < size else list(range(size)))
+            kept[modality].append(sorted(image.index(c) for c in chosen) if budget < size else list(range(size)))
     return kept
 
 

@@ -14,10 +14,13 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
+from tests.support import tiny_qwen3_vl as qwen3
 from tests.support import toy_internvl as toy
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
@@ -29,7 +32,12 @@ from transformers_litelvlm import (
     Qwen2_5_VLLiteConfig,
     Qwen2_5_VLLiteModel,
     Qwen2_5_VLLiteProcessor,
+    Qwen3_VLLite,
+    Qwen3_VLLiteConfig,
+    Qwen3_VLLiteModel,
+    Qwen3_VLLiteProcessor,
 )
+from transformers_litelvlm.models.outputs import deepstack_of
 
 
 # Inputs of a batch that divide by image or video and not by row.
@@ -52,13 +60,15 @@ class Family:
     has_class_token: bool = False  # of the vision tower
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
+    sizes: ClassVar[frozenset[int]] = frozenset({16})  # visual tokens of the images and videos of the batch
 
     def config(self, num_layers: int | None = None, **kwargs: Any) -> Any:
         """Of a tiny model, with so many decoder layers."""
         config = self._config(**kwargs)
         if num_layers is not None:
             config.text_config.num_hidden_layers = num_layers
-            config.text_config.layer_types = ["full_attention"] * num_layers
+            if getattr(config.text_config, "layer_types", None) is not None:
+                config.text_config.layer_types = ["full_attention"] * num_layers
         return config
 
     def _config(self, **kwargs: Any) -> Any:
@@ -96,6 +106,11 @@ class Family:
     def all_tokens(self, stock: Any, inputs: Inputs) -> dict[str, list[torch.Tensor]]:
         """Modality -> all visual tokens (N, D) of every image or video."""
         raise NotImplementedError
+
+    def deepstack(self, model: Any, inputs: Inputs) -> dict[int, list[list[torch.Tensor]]]:
+        """Placeholder id -> for each of the first decoder layers, what is added to the states of the visual tokens of
+        every image or video, (K, D) of ours and (N, D) of a stock model; `{}` in a family without DeepStack."""
+        return {}
 
     def full_positions(self, stock: Any, inputs: Inputs) -> torch.Tensor:
         """Upstream's positions of the unpruned prompt, (number of axes, B, L); at padding they mean nothing."""
@@ -177,13 +192,15 @@ class QwenFamily(Family):
         [14, _v[0], ("image", 12), _v[1], 15, 16, 17],
         [18, 19],
     )
-    seconds: ClassVar[torch.Tensor] = torch.tensor([0.5])
+    sizes: ClassVar[frozenset[int]] = frozenset({16, 12, 24})
+    tiny: ClassVar[Any] = qwen
+    further_media: ClassVar[Inputs] = {"second_per_grid_ts": torch.tensor([0.5])}
 
     def _config(self, **kwargs):
-        return qwen.tiny_config(**kwargs)
+        return self.tiny.tiny_config(**kwargs)
 
     def stock(self, model):
-        return qwen.stock_twin(model)
+        return self.tiny.stock_twin(model)
 
     def _media(self, images=True, first=True, video=True):
         grids = ([(1, 4, 4)] if first else []) + ([(1, 2, 6)] if images else [])
@@ -193,7 +210,7 @@ class QwenFamily(Family):
         assert len(media["image_grid_thw"]) == len(grids)
         if video:
             values, grid = qwen.random_media([(3, 2, 4)], seed=1)
-            media.update(pixel_values_videos=values, video_grid_thw=grid, second_per_grid_ts=self.seconds)
+            media.update(pixel_values_videos=values, video_grid_thw=grid, **self.further_media)
         return media
 
     def inputs(self, side="left"):
@@ -213,20 +230,23 @@ class QwenFamily(Family):
         return {**alone, **media, **sentences}
 
     def features(self, model, inputs):
-        ids, mask = inputs["guidance_input_ids"], inputs["guidance_attention_mask"]
-        images = model.get_image_features(
-            inputs["pixel_values"],
-            inputs["image_grid_thw"],
-            guidance_input_ids=ids[:2],
-            guidance_attention_mask=mask[:2],
-        )
-        videos = model.get_video_features(
-            inputs["pixel_values_videos"],
-            inputs["video_grid_thw"],
-            guidance_input_ids=ids[2:],
-            guidance_attention_mask=mask[2:],
-        )
+        images, videos = self._encoded(model, inputs).values()
         return {qwen.IMAGE: _of_features(images), qwen.VIDEO: _of_features(videos)}
+
+    def _encoded(self, model, inputs):
+        """Of ours with the guidance of the batch; of whatever there is in the inputs."""
+        found, first = {}, 0
+        for modality, suffix in (("image", ""), ("video", "_videos")):
+            grid = inputs.get(f"{modality}_grid_thw")
+            if grid is None or inputs.get(f"pixel_values{suffix}") is None:
+                continue
+            rows, first = slice(first, first + len(grid)), first + len(grid)
+            guidance = {
+                n: v[rows] for n, v in inputs.items() if n in ("guidance_input_ids", "guidance_attention_mask")
+            }
+            encode = getattr(model, f"get_{modality}_features")
+            found[modality] = encode(inputs[f"pixel_values{suffix}"], grid, **guidance)
+        return found
 
     def all_tokens(self, stock, inputs):
         found = {}
@@ -242,8 +262,8 @@ class QwenFamily(Family):
             "mm_token_type_ids",
             "image_grid_thw",
             "video_grid_thw",
-            "second_per_grid_ts",
             "attention_mask",
+            *self.further_media,
         )
         return stock.model.get_rope_index(**{name: inputs.get(name) for name in names})[0]
 
@@ -251,13 +271,34 @@ class QwenFamily(Family):
         return positions
 
     def save(self, folder, **kwargs):
-        qwen.tiny_model(**kwargs).save_pretrained(folder)
-        qwen.tiny_processor().save_pretrained(folder)
+        self.tiny.tiny_model(**kwargs).save_pretrained(folder)
+        self.tiny.tiny_processor().save_pretrained(folder)
         return str(folder)
 
     def prompt(self, question):
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        return qwen.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        return self.tiny.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+class Qwen3Family(QwenFamily):
+    """The same media; a video is a run of placeholders for each temporal patch, with text between them."""
+
+    _v: ClassVar[tuple[int, int]] = (qwen.VISION_START, qwen.VISION_END)
+    rows: ClassVar[tuple] = (
+        [
+            *(10, _v[0], ("image", 16), _v[1], 11),
+            *(20, _v[0], ("video", 8), _v[1], 21, 22, _v[0], ("video", 8), _v[1], 23, _v[0], ("video", 8), _v[1]),
+            *(12, 13),
+        ],
+        [14, _v[0], ("image", 12), _v[1], 15, 16, 17],
+        [18, 19],
+    )
+    tiny: ClassVar[Any] = qwen3
+    further_media: ClassVar[Inputs] = {}
+
+    def deepstack(self, model, inputs):
+        tokens = {"image": qwen.IMAGE, "video": qwen.VIDEO}
+        return {tokens[modality]: deepstack_of(found) for modality, found in self._encoded(model, inputs).items()}
 
 
 LLAVA = LlavaFamily(
@@ -281,6 +322,18 @@ QWEN2_5_VL = QwenFamily(
     stock_class=Qwen2_5_VLForConditionalGeneration,
     stock_config_class=Qwen2_5_VLConfig,
     policies=(("raster", "original"), ("reference", "original")),
+    largest_budget=24,
+)
+
+QWEN3_VL = Qwen3Family(
+    name="qwen3_vl",
+    config_class=Qwen3_VLLiteConfig,
+    model_class=Qwen3_VLLite,
+    base_class=Qwen3_VLLiteModel,
+    processor_class=Qwen3_VLLiteProcessor,
+    stock_class=Qwen3VLForConditionalGeneration,
+    stock_config_class=Qwen3VLConfig,
+    policies=QWEN2_5_VL.policies,
     largest_budget=24,
 )
 
@@ -311,7 +364,7 @@ TOY = ToyFamily(
     largest_budget=llava.NUM_TOKENS,
 )
 
-FAMILIES = [LLAVA, QWEN2_5_VL]
+FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
 

@@ -17,18 +17,9 @@ def is_defined(family, name, options=None):
     return family.has_class_token or not needs
 
 
-def sizes_of(family):
-    """Visual tokens of the images and videos of a family's test batch."""
-    return {item[1] if isinstance(item, tuple) else 16 for row in family.rows for item in row if _is_media(item)}
-
-
-def _is_media(item):
-    return item == "image" or isinstance(item, tuple)
-
-
 def can_reach(family, name, options):
     try:
-        return all(build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in sizes_of(family))
+        return all(build_pruner(name, **options).tokens_after(size, BUDGET, NUM_LAYERS) for size in family.sizes)
     except ValueError:  # the authors' tables do not fit these sizes, or the average is out of reach
         return False
 

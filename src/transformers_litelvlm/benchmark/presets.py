@@ -14,6 +14,7 @@ from transformers_litelvlm.conversion.recipes.sam import SAM_VIT_H
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import Qwen3_VLLiteConfig
 
 
 # Lengths of the prompts in tests/fixtures/golden/checkpoints, tokenised as the checkpoints were trained: medians of
@@ -22,7 +23,8 @@ GLAMM_PROMPT = PromptLengths(before=36, turn=36, further_turn=32, sentence=15)
 LISA_PROMPT = PromptLengths(before=35, turn=27, further_turn=None, sentence=15)
 # "USER: <image>\n" and a question of about 20 words, in llava-hf's chat template, which has no system prompt.
 LLAVA_PROMPT = PromptLengths(before=5, turn=28, further_turn=0, sentence=25)
-# Qwen2.5-VL's chat template with "You are a helpful assistant." and a question of about 20 words; UniPixel's with
+# Qwen2.5-VL's chat template with "You are a helpful assistant." and a question of about 20 words, also for Qwen3-VL,
+# whose template has no system prompt: a few tokens less; UniPixel's with
 # "Please segment the red mug in this image." and "The target is <|seg|>.".
 QWEN_PROMPT = PromptLengths(before=15, turn=26, further_turn=0, sentence=20)
 UNIPIXEL_PROMPT = PromptLengths(before=15, turn=22, further_turn=None, sentence=3, after_seg=3)
@@ -65,6 +67,10 @@ SIZES = {
     "tinyllama-1b": (2048, 5632, 22, 32, 4),
     "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2),
     "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4),
+    "qwen3-vl-4b": (2560, 9728, 36, 32, 8),
+    "qwen3-vl-4b-vision": (1024, 4096, 24, 16),
+    "qwen3-vl-8b": (4096, 12288, 36, 32, 8),
+    "qwen3-vl-8b-vision": (1152, 4304, 27, 16),
     "tiny-vision": (64, 128, 6, 4),
     "tiny-text": (64, 128, 2, 4),
     "tiny-llama": (64, 128, 18, 4, 2),
@@ -232,6 +238,33 @@ def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
 def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
     """Qwen2.5-VL 7B, a picture of 1000 visual tokens, answers in text"""
     return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
+
+
+def _qwen3_vl(name: str, deepstack: list[int], **kwargs: Any) -> Qwen3_VLLiteConfig:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    text = {**sizes(name), "vocab_size": 151_936, "head_dim": 128, "rope_parameters": rope, "pad_token_id": 151_643}
+    width, inner, depth, heads = SIZES[f"{name}-vision"]
+    vision = {
+        "depth": depth,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_heads": heads,
+        "out_hidden_size": text["hidden_size"],
+        "deepstack_visual_indexes": deepstack,
+    }
+    return Qwen3_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
+
+
+@preset("qwen3-vl-4b", QWEN_PROMPT, QWEN_GRID)
+def qwen3_vl_4b() -> Qwen3_VLLiteConfig:
+    """Qwen3-VL 4B, a picture of 1000 visual tokens, answers in text"""
+    return _qwen3_vl("qwen3-vl-4b", [5, 11, 17], tie_word_embeddings=True)
+
+
+@preset("qwen3-vl-8b", QWEN_PROMPT, QWEN_GRID)
+def qwen3_vl_8b() -> Qwen3_VLLiteConfig:
+    """Qwen3-VL 8B, a picture of 1000 visual tokens, answers in text"""
+    return _qwen3_vl("qwen3-vl-8b", [8, 16, 24], tie_word_embeddings=False)
 
 
 @preset("unipixel-3b", UNIPIXEL_PROMPT, UNIPIXEL_GRID)

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import holds_pruned_prompt
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
@@ -76,6 +75,15 @@ class PrunedModelMixin:
             ValueError: if pruning is not defined for the tower, or guidance is not what the config asks for.
         """
 
+    def upstream_features(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """What upstream's `get_image_features` or `get_video_features` returns; no method of ours is called."""
+        return getattr(super(), f"get_{modality}_features")(**arguments, return_dict=True)
+
+    @property
+    def num_deepstack(self) -> int:
+        """After how many decoder layers features of the media are added, see [`~outputs.MediaFeatures`]."""
+        return 0
+
     def embed_sentences(self, guidance: Guidance) -> Guidance:
         """The sentences with their embeddings, if computing these takes long and no pruning setting changes them."""
         return guidance
@@ -119,7 +127,7 @@ class PrunedModelMixin:
 
     def select(
         self, encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings | None = None
-    ) -> PrunedImageFeatures | BaseModelOutputWithPooling:
+    ) -> MediaFeatures:
         """The visual tokens that are kept of what [`encode`] returned, see [`~guidance.selection.select`]."""
         return select(encoded, guidance, settings or self.settings())
 
@@ -144,8 +152,7 @@ class PrunedModelMixin:
         guidance = {name: arguments.pop(name, None) for name in self.guidance_arguments}
         is_cut = settings.cuts(self.num_visual_tokens(modality, arguments))
         if settings.before_language_model is None or not is_cut:
-            upstream = getattr(super(), f"get_{modality}_features")
-            return upstream(**arguments, return_dict=True)
+            return self.upstream_features(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:

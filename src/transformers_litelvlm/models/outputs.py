@@ -18,7 +18,25 @@ RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 
 
 @dataclass
-class PrunedImageFeatures(BaseModelOutputWithPooling):
+class MediaFeatures(BaseModelOutputWithPooling):
+    """Features of M images or videos as the language model reads them.
+
+    Attributes:
+        pooler_output: list of M tensors (N_i, D), the visual tokens.
+        deepstack_features: in families with DeepStack, for each of the first decoder layers a list of M tensors
+            (N_i, D), which are added to the states of the visual tokens after that layer.
+    """
+
+    deepstack_features: Any = None
+
+
+def deepstack_of(features: Any) -> list[list[torch.Tensor]]:
+    """`deepstack_features` of ours or of upstream's output; `[]` in a family without DeepStack."""
+    return [list(of_layer) for of_layer in getattr(features, "deepstack_features", None) or []]
+
+
+@dataclass
+class PrunedImageFeatures(MediaFeatures):
     """Output of `get_image_features` (or `get_video_features`) where pruning is on, for M images of N_i visual tokens.
 
     It is also the `image_outputs` (or `video_outputs`) of what `forward` and `generate` return, for methods inside the
@@ -29,6 +47,7 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
             tokens were merged inside the tower.
         pooler_output: list of M tensors (K_i, D), projected kept tokens; for a method inside the language model
             (N_i, D), all tokens as they entered it.
+        deepstack_features: of the same tokens, see [`MediaFeatures`].
         retained_indices: 0-based raster indices (of a video: frame after frame), long, in the order of
             `pooler_output`; (M, K), or a list of M tensors (K_i,) where images differ in size or the image decides how
             many tokens are kept. Inside the language model: what is left in the end.
@@ -58,7 +77,9 @@ class PrunedImageFeatures(BaseModelOutputWithPooling):
                 return values[index_on(values.device, places)]
             return [values[place] for place in places]
 
-        return PrunedImageFeatures(**{name: rows(values) for name, values in self.items()})
+        fields = {name: rows(values) for name, values in self.items() if name != "deepstack_features"}
+        layers = [rows(of_layer) for of_layer in deepstack_of(self)]
+        return PrunedImageFeatures(**fields, deepstack_features=layers or None)
 
 
 def _read(modality: str, name: str) -> property:

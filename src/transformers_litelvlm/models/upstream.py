@@ -37,7 +37,13 @@ from transformers.cache_utils import DynamicLayer
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.generation import BaseStreamer, GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    SizeDict,
+)
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
@@ -48,6 +54,8 @@ from transformers.models.llama.modeling_llama import rotate_half
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm, apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 from transformers.models.sam.modeling_sam import SamMLPBlock, SamPatchEmbeddings, SamVisionSdpaAttention
 from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE
 from transformers.processing_utils import VideosKwargs
@@ -84,6 +92,8 @@ __all__ = [
     "FIRST_UNTESTED",
     "IMAGENET_DEFAULT_MEAN",
     "IMAGENET_DEFAULT_STD",
+    "IMAGENET_STANDARD_MEAN",
+    "IMAGENET_STANDARD_STD",
     "NO_OBJ_SCORE",
     "init",
     "SAFE_WEIGHTS_INDEX_NAME",
@@ -99,9 +109,11 @@ __all__ = [
     "MultimodalBaseModelOutputWithPast",
     "MultimodalCausalLMOutputWithPast",
     "Qwen2_5_VLRMSNorm",
+    "Qwen3VLVideoProcessor",
     "SamMLPBlock",
     "SamPatchEmbeddings",
     "SamVisionSdpaAttention",
+    "SizeDict",
     "SubConfigSpec",
     "VideoMetadata",
     "VideoProcessorMixin",
@@ -127,6 +139,7 @@ __all__ = [
     "rotate_half",
     "selected_hidden_states",
     "smart_resize",
+    "smart_resize_video",
     "str_to_torch_dtype",
     "takes_old_cache_name",
     "warn_outside_window",

@@ -31,7 +31,7 @@ def checkpoint(family, tmp_path_factory):
     """A folder with a processor that has a tokenizer for guidance."""
     folder = tmp_path_factory.mktemp("checkpoint")
     family.config().save_pretrained(folder)
-    processor = tiny_llava.tiny_processor() if family.name == "llava" else tiny_qwen.tiny_processor(with_clip=True)
+    processor = tiny_llava.tiny_processor() if family.name == "llava" else family.tiny.tiny_processor(with_clip=True)
     processor.save_pretrained(folder)
     return folder
 

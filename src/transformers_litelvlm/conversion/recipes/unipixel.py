@@ -27,15 +27,13 @@ from transformers_litelvlm.conversion.recipes.shared import (
 )
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.models.processing.qwen_vl import without_cropping
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     NUM_HIDDEN_TOKENS,
     Qwen2_5_VLLiteForReferringSegmentation,
 )
-from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteProcessor,
-    without_cropping,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TOKEN
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.devices import to_device_of
@@ -29,6 +30,7 @@ class PromptInDecoder:
         num_visual: n_i, how many of them each image has.
         is_text: (B, L) bool, text after the first image of its row.
         known: what of it is known on the host; `None` if the device has to be asked.
+        deepstack: (B, L, D) each, what is still to be added to the states, layer by layer; zeros where text is.
     """
 
     states: torch.Tensor
@@ -40,6 +42,14 @@ class PromptInDecoder:
     num_visual: Sequence[int]
     is_text: torch.Tensor
     known: PromptCounts | None = None
+    deepstack: tuple[torch.Tensor, ...] = ()
+
+    def with_deepstack(self) -> PromptInDecoder:
+        """The prompt with what is to be added to its states after the layer that it left."""
+        if not self.deepstack:
+            return self
+        added, *later = self.deepstack
+        return replace(self, states=self.states + added.to(self.states.device), deepstack=tuple(later))
 
     def visual_places(self, images: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of the visual tokens of some images that have n each, (number of images, n) each, without
@@ -83,7 +93,7 @@ class PromptEmbeddings:
 
 
 class LayerAttention:
-    """Rows of the attention inside a decoder layer that has run, with the attention of Llama; each computed once.
+    """Rows of the attention inside a decoder layer that has run, that of Llama or Qwen3; each computed once.
 
     Args:
         language_model: the decoder.
@@ -159,10 +169,11 @@ class LayerAttention:
         states = norm(to_device_of(norm, self._prompt.states))
         cos, sin = (table.expand(len(states), -1, -1).to(states.device) for table in self._rotary)
         columns = columns.to(states.device)
-        query = _rotated_heads(
-            attention.q_proj(gather_tokens(states, columns)), gather_tokens(cos, columns), gather_tokens(sin, columns)
-        )
-        keys = _rotated_heads(attention.k_proj(states), cos, sin)
+        # Qwen3 normalises each head of queries and keys before it is turned.
+        norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
+        tables = gather_tokens(cos, columns), gather_tokens(sin, columns)
+        query = _rotated_heads(attention.q_proj(gather_tokens(states, columns)), *tables, norms[0])
+        keys = _rotated_heads(attention.k_proj(states), cos, sin, norms[1])
         # Query heads in groups that share a key: (B, H / groups, groups, R, d) with (B, H / groups, 1, L, d).
         query = query.unflatten(1, (keys.shape[1], -1)).float()
         logits = query @ keys.unsqueeze(2).float().transpose(-1, -2) * attention.scaling
@@ -225,7 +236,8 @@ class DecoderLayerEvidence(LayerEvidence):
         return probabilities.gather(3, places)
 
 
-def _rotated_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """(B, R, H * d) as (B, H, R, d), turned by the tables (B, R, d)."""
-    heads = states.unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2)
+def _rotated_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
+    """(B, R, H * d) as (B, H, R, d), normalised by `norm` if there is one, and turned by the tables (B, R, d)."""
+    heads = states.unflatten(-1, (-1, cos.shape[-1]))
+    heads = (heads if norm is None else norm(heads)).transpose(1, 2)
     return heads * cos.unsqueeze(1) + rotate_half(heads) * sin.unsqueeze(1)

@@ -11,7 +11,8 @@ from transformers import Cache, PreTrainedModel
 from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill, whole_prompt
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.prompt.embedding import deepstack_states
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
 from transformers_litelvlm.models.settings import PruningSettings
 
@@ -100,7 +101,13 @@ def _prefill(
     num_visual = [sizes[modality][index] for modality, index in order]
     is_visual = torch.stack(list(is_placeholder.values())).any(dim=0)
     whole = whole_prompt(
-        embeds, is_visual, num_visual, kwargs.pop("attention_mask"), kwargs.pop("position_ids"), known
+        embeds,
+        is_visual,
+        num_visual,
+        kwargs.pop("attention_mask"),
+        kwargs.pop("position_ids"),
+        known,
+        deepstack_states(encoded, is_placeholder, embeds, model.num_deepstack),
     )
     budgets = settings.budgets(num_visual)
     output = prefill(model.language_model, settings, whole, budgets, **kwargs)
@@ -125,6 +132,7 @@ def kept_in_decoder(stages: list[Stage], encoded: Any, sizes: list[int]) -> Prun
         stages = [stage.after(before, first.num_visual_tokens) for stage in stages]
     return PrunedImageFeatures(
         pooler_output=list(encoded.pooler_output),
+        deepstack_features=deepstack_of(encoded) or None,
         retained_indices=stages[-1].indices,
         merge_weights=stages[-1].weights,
         retained_stages=tuple(stage.indices for stage in stages),

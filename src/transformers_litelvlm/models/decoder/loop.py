@@ -29,8 +29,8 @@ from transformers_litelvlm.models.upstream import create_causal_mask
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
-# Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does.
-DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text")
+# Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does (Qwen3's after a norm).
+DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3_vl_text")
 
 
 @dataclass
@@ -98,7 +98,8 @@ def prefill(
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
     mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, 0)
     for index, layer in enumerate(language_model.layers):
-        hidden_states.add(prompt.states, prompt)
+        hidden_states.add(prompt.states, prompt)  # as upstream, without what DeepStack adds
+        prompt = prompt.with_deepstack() if index else prompt
         output = layer(
             prompt.states,
             attention_mask=mask,
@@ -122,7 +123,8 @@ def prefill(
             )
             replace_layer(cache, later, kept)
         mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, index + 1)
-    normalised = at_full_length(language_model.norm(prompt.states), prompt)
+    whole = prompt.with_deepstack()
+    normalised = at_full_length(language_model.norm(whole.states), whole)
     states = hidden_states.result(prompt.states, normalised, prompt)
     return DecoderOutput(normalised, cache, states, stages)
 
@@ -178,6 +180,7 @@ def whole_prompt(
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     known: PromptCounts | None = None,
+    deepstack: Sequence[torch.Tensor] = (),
 ) -> PromptInDecoder:
     """A prompt before the first decoder layer.
 
@@ -187,6 +190,7 @@ def whole_prompt(
         attention_mask: (B, L), 1 for real tokens.
         position_ids: (..., B, L), for the rotary embedding.
         known: of the prompt, if the device was asked before; then nothing here asks it again.
+        deepstack: what is added to the states after each of the first layers, (B, L, D).
 
     Raises:
         ValueError: for a mask of another shape.
@@ -210,6 +214,7 @@ def whole_prompt(
         num_visual=num_visual,
         is_text=text_after_images(is_visual, mask),
         known=known,
+        deepstack=tuple(deepstack),
     )
 
 
@@ -218,7 +223,7 @@ def _prune(
 ) -> tuple[PromptInDecoder, CompactionPlan]:
     """What the method keeps of the prompt after a layer, padded again if rows differ, and where it comes from."""
     kept: dict[int, torch.Tensor] = {}
-    states, pruner = prompt.states, cast(LayerPruner, settings.pruner)
+    states, deepstack, pruner = prompt.states, prompt.deepstack, cast(LayerPruner, settings.pruner)
     for group in groups:
         rows, columns = prompt.visual_places(group.images)
         indices = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
@@ -226,12 +231,18 @@ def _prune(
             evidence = DecoderLayerEvidence(attention, prompt, group.images, group.embeddings)
             selection = group.prune(pruner, evidence, settings.in_raster_order)
             indices = selection.indices
+            # A merged token enters at the place of the token that stands for it.
+            places = rows.gather(1, indices), columns.gather(1, indices)
             if selection.features is not None:
-                # A merged token enters at the place of the token that stands for it.
-                places = rows.gather(1, indices), columns.gather(1, indices)
                 states = states.index_put(places, selection.features.to(states.dtype))
+            if selection.weights is not None:
+                deepstack = tuple(
+                    added.index_put(places, (selection.weights @ added[rows, columns].float()).to(added.dtype))
+                    for added in deepstack
+                )
         kept.update(zip(group.images, indices))
-    return _shorten(replace(prompt, states=states), [kept[image] for image in range(len(kept))], settings)
+    merged = replace(prompt, states=states, deepstack=deepstack)
+    return _shorten(merged, [kept[image] for image in range(len(kept))], settings)
 
 
 def _shorten(
@@ -256,6 +267,7 @@ def _shorten(
         num_visual=[len(indices) for indices in kept],
         is_text=plan.apply(prompt.is_text, False),
         known=prompt.known and plan.counts(prompt.known),
+        deepstack=tuple(plan.apply_to_embeddings(added) for added in prompt.deepstack),
     )
     return shortened, plan
 

@@ -121,6 +121,11 @@ class EncodedMedia(ABC):
     def tower_features(self) -> torch.Tensor | None:
         """`last_hidden_state` of the features: the tower's output before selection, if it was computed."""
 
+    @property
+    def deepstack(self) -> list[list[torch.Tensor]]:
+        """What the language model reads of the visual tokens beside themselves, see [`~outputs.MediaFeatures`]."""
+        return []
+
     @abstractmethod
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         """What a method may ask about the frames of a group; `guidance` has the sentences of all media."""

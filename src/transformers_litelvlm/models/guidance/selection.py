@@ -7,11 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup, group_frames
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
@@ -26,9 +25,7 @@ class Chosen(NamedTuple):
     parts: list[Selection]
 
 
-def select(
-    encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings
-) -> PrunedImageFeatures | BaseModelOutputWithPooling:
+def select(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings) -> MediaFeatures:
     """The visual tokens that the language model gets of M images or videos.
 
     Returns:
@@ -38,7 +35,7 @@ def select(
         ValueError: as [`choose`].
     """
     if settings.before_language_model is None or not settings.cuts(encoded.sizes):
-        return BaseModelOutputWithPooling(pooler_output=encoded.all_tokens())
+        return MediaFeatures(pooler_output=encoded.all_tokens(), deepstack_features=encoded.deepstack or None)
     return project(encoded, choose(encoded, guidance, settings), settings)
 
 
@@ -88,6 +85,7 @@ def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettin
         features = _join_frames(encoded, chosen)
     features.num_visual_tokens = encoded.sizes
     features.last_hidden_state = encoded.tower_features
+    features.deepstack_features = [_as_kept(of_layer, features) for of_layer in encoded.deepstack] or None
     for image, tokens in enumerate(features.pooler_output):
         # On other devices the answer would have to be waited for; what comes out in the end is checked.
         if tokens.is_cpu and not torch.compiler.is_compiling() and not tokens.isfinite().all():
@@ -96,6 +94,15 @@ def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettin
                 "the model's weights are (or too large for its dtype)."
             )
     return features
+
+
+def _as_kept(of_media: list[torch.Tensor], kept: PrunedImageFeatures) -> list[torch.Tensor]:
+    """Further features (N_i, D) of each image or video, gathered or merged as its visual tokens were."""
+    weights = [None] * len(of_media) if kept.merge_weights is None else kept.merge_weights
+    return [
+        rows[indices.to(rows.device)] if merge is None else (merge.to(rows.device) @ rows.float()).to(rows.dtype)
+        for rows, indices, merge in zip(of_media, kept.retained_indices, weights, strict=True)
+    ]
 
 
 def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings) -> None:

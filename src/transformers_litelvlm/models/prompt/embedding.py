@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from transformers_litelvlm.models.outputs import deepstack_of
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
 from transformers_litelvlm.models.upstream import create_causal_mask
 
@@ -29,7 +30,8 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
         cache: the cache that will be filled, if any.
 
     Returns:
-        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`.
+        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`; with DeepStack also what upstream's language
+        model takes for it, `visual_pos_masks` and `deepstack_visual_embeds`.
     """
     inputs = prompt.inputs
     embeds = inputs.get("inputs_embeds")
@@ -46,7 +48,51 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
             cache=cache,
             allow_is_causal_skip=False,
         )
-    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids")}
+    further = _deepstack_arguments(prompt, embeds, model.num_deepstack)
+    return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids"), **further}
+
+
+def deepstack_states(
+    encoded: dict[str, Any], is_visual: dict[str, torch.Tensor], embeds: torch.Tensor, count: int
+) -> list[torch.Tensor]:
+    """What DeepStack adds to the states after each of the first decoder layers, (B, L, D); zeros where text is.
+
+    Args:
+        encoded: features of each modality.
+        is_visual: (B, L) bool of each modality, where its tokens are.
+        embeds: (B, L, D) of the prompt.
+        count: of these layers.
+
+    Raises:
+        ValueError: if features lack those of a layer: without them the answer would be another one.
+    """
+    for modality in is_visual:
+        given = len(deepstack_of(encoded[modality]))
+        if given != count:
+            raise ValueError(
+                f"`mm_encoder_outputs[{modality!r}]` has `deepstack_features` for {given} layers, and this model "
+                f"needs them for {count}: pass what `get_{modality}_features` returns."
+            )
+    states = []
+    for of_layer in zip(*(deepstack_of(encoded[modality]) for modality in is_visual)):
+        added = torch.zeros_like(embeds)
+        for mask, features in zip(is_visual.values(), of_layer, strict=True):
+            rows = torch.cat(features).to(embeds.device, embeds.dtype)
+            added = added.masked_scatter(mask.unsqueeze(-1).to(embeds.device), rows)
+        states.append(added)
+    return states
+
+
+def _deepstack_arguments(prompt: PrunedPrompt, embeds: torch.Tensor, count: int) -> dict[str, Any]:
+    states = deepstack_states(prompt.encoded, prompt.is_visual, embeds, count)
+    if not states:
+        return {}
+    is_visual = torch.stack(list(prompt.is_visual.values())).any(dim=0).to(embeds.device)
+    count = sum(len(tokens) for name in prompt.is_visual for tokens in prompt.encoded[name].pooler_output)
+    # Indexing with the mask would ask the device how many there are.
+    places = (~is_visual).flatten().byte().argsort(stable=True)[:count]
+    rows = [added.flatten(0, 1)[places] for added in states]
+    return {"visual_pos_masks": is_visual, "deepstack_visual_embeds": rows}
 
 
 def takes_whole_mask(language_model: PreTrainedModel) -> bool:

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.devices import check_ids
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
 from transformers_litelvlm.models.prompt.compaction import (
     CompactionPlan,
     PromptCounts,
@@ -62,7 +61,7 @@ class PrunedPrompt:
             if output is not None:
                 tokens = list(output.pooler_output)
                 features = torch.stack(tokens) if takes_one_tensor else tokens
-                plain[name] = BaseModelOutputWithPooling(pooler_output=features)
+                plain[name] = MediaFeatures(pooler_output=features, deepstack_features=deepstack_of(output) or None)
         return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import AutoConfig, CLIPConfig, PreTrainedConfig, Qwen2_5_VLConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+from transformers_litelvlm.models.qwen_vl import QwenVLConfigMixin
 from transformers_litelvlm.models.upstream import SubConfigSpec
 
 
-GUIDANCE = ("intrinsic", "clip")
-
-
-class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
+class Qwen2_5_VLLiteConfig(QwenVLConfigMixin, Qwen2_5_VLConfig):
     """Configuration of [`Qwen2_5_VLLiteModel`] and the classes built on it.
 
     Modifications of [`~transformers.Qwen2_5_VLConfig`]: what to prune and how, and what guides it. The keywords and
@@ -40,9 +37,6 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
 
     model_type = "qwen2_5_vl_lite"
     family_title: ClassVar[str] = "Qwen2.5-VL"
-    # Positions are places in the picture: renumbered, they would mean nothing.
-    default_token_order: ClassVar[str] = "raster"
-    default_position_ids: ClassVar[str] = "original"
 
     # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock model.
     sub_configs_defaults = {
@@ -63,20 +57,3 @@ class Qwen2_5_VLLiteConfig(PrunedConfigMixin, Qwen2_5_VLConfig):
     guidance_config: dict | PreTrainedConfig | None = None
     mask_config: dict | PreTrainedConfig | None = None
     seg_token_id: int | None = None
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        if key == "guidance" and value not in GUIDANCE:
-            raise ValueError(f"`guidance` must be one of {', '.join(map(repr, GUIDANCE))}, got {value!r}.")
-        super().__setattr__(key, value)
-
-    @property
-    def num_tower_layers(self) -> int:
-        return self.vision_config.depth
-
-    def check_pruning(self, pruning: Any) -> None:
-        if pruning.position_ids == "compact":
-            raise ValueError(
-                "`position_ids='compact'` is not defined for Qwen2.5-VL: its positions are places in the picture (and "
-                "in time), and renumbering them would erase the places. Use 'original', or None. The preset "
-                "'faithful' asks for compact positions, too."
-            )

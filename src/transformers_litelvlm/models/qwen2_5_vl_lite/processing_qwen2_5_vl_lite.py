@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import Qwen2_5_VLProcessor
 
-from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Qwen2_5_VLProcessor
-
-from transformers_litelvlm.models.loading import access_arguments, hub_arguments
-from transformers_litelvlm.models.processing.processor import (
-    GuidedProcessorMixin,
-    check_size,
-    check_sizes,
-    in_format_of,
-    load_guidance_tokenizer,
-    on_pil,
-    read_images,
-)
-from transformers_litelvlm.models.processing.sentences import EXPRESSION, check_unicode, checked_templates
+from transformers_litelvlm.models.processing.processor import check_size
+from transformers_litelvlm.models.processing.qwen_vl import QwenVLProcessorMixin
+from transformers_litelvlm.models.processing.sentences import EXPRESSION, checked_templates
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     ANSWER_TEMPLATES,
@@ -26,10 +16,9 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
-from transformers_litelvlm.utils.image_io import MAX_PIXELS
 
 
-class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwen2_5_VLProcessor):
+class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen2_5_VLProcessor):
     """[`~transformers.Qwen2_5_VLProcessor`] that also prepares the sentences that guide pruning.
 
     Modifications: `processor(images, text, videos, expressions=...)` adds `guidance_input_ids` and
@@ -57,7 +46,7 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
     """
 
     skip_tensor_conversion = [*Qwen2_5_VLProcessor.skip_tensor_conversion, "first_frames"]
-    turn_tokens = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
+    video_processor_type = Qwen2_5_VLLiteVideoProcessor
 
     def __init__(
         self,
@@ -76,125 +65,15 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Qwe
         normalize_expressions=True,
         **kwargs,
     ):
-        if isinstance(guidance_image_processor, dict):  # as saved in processor_config.json
-            guidance_image_processor = CLIPImageProcessorPil(**guidance_image_processor)
-        if not isinstance(video_processor, Qwen2_5_VLLiteVideoProcessor):
-            settings = {} if video_processor is None else video_processor
-            settings = settings if isinstance(settings, dict) else settings.to_dict()
-            video_processor = Qwen2_5_VLLiteVideoProcessor(**settings)
-        self.video_processor = video_processor
-        self.guidance_tokenizer = guidance_tokenizer
-        self.guidance_image_processor = guidance_image_processor
-        self.user_marker = user_marker
-        self.assistant_marker = assistant_marker
+        guidance = (guidance_tokenizer, guidance_image_processor)
+        image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
         self.mask_image_size = mask_image_size
         self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
         self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
         self.seg_token = seg_token
         self.normalize_expressions = normalize_expressions
-        super().__init__(on_pil(image_processor), tokenizer, chat_template=chat_template, **kwargs)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
         check_size("mask_image_size", mask_image_size)
-        check_sizes("guidance_image_processor", guidance_image_processor)
-        check_sizes("image_processor", self.image_processor, MAX_PIXELS)
-        check_sizes("video_processor", self.video_processor, MAX_PIXELS)
-
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | list[str] | None = None,
-        videos: Any = None,
-        expressions: str | list | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
-        """As upstream, with the sentences for guidance.
-
-        Args:
-            images, text, videos: as upstream; paths and PIL images are turned upright and made RGB.
-            expressions (`str`, `list[str]` or `list[list[str]]`, *optional*): what to find: one sentence for all, for
-                one image or video its sentences, for several one sentence each, or a list of sentences for each;
-                images first, then videos. Default: the last user turn of each prompt.
-
-        Returns:
-            `BatchFeature` with upstream's keys; of M images and videos `guidance_input_ids` and
-            `guidance_attention_mask`, (M, T, L), or (M, L) where `expressions` are not given; and
-            `guidance_pixel_values` where this processor has a CLIP's.
-
-        Raises:
-            ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
-                not fit.
-        """
-        check_unicode("text", text)
-        images = read_images(images)
-        features = super().__call__(images=images, text=text, videos=videos, **kwargs)
-        frames = features.pop("first_frames", [])
-        if images is None and videos is None:
-            return features
-        self.add_guidance(features, text, expressions, self.guidance_tokenizer or self.tokenizer)
-        if self.guidance_image_processor is not None:
-            pictures = [*_flat(images), *frames]
-            features.update(in_format_of(features, _for_clip(self.guidance_image_processor, pictures)))
-        return features
-
-    @property
-    def media_tokens(self) -> tuple[str, ...]:
-        return (self.image_token, self.video_token)
-
-    @property
-    def further_input_names(self) -> list[str]:
-        # Without a CLIP's tokenizer, sentences are in the tokens of the language model.
-        pictures = [] if self.guidance_image_processor is None else ["guidance_pixel_values"]
-        return [*self.video_processor.model_input_names, "guidance_input_ids", "guidance_attention_mask", *pictures]
-
-    def visual_token_grids(self, features: BatchFeature) -> list[tuple[int, int, int]]:
-        """(frames, rows, columns) of the visual tokens of every image, then of every video, before pruning."""
-        merge = self.image_processor.merge_size
-        grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in features.get(name, [])]
-        return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
-
-    def _process_videos(self, videos, **kwargs: Any):
-        return super()._process_videos(videos, **kwargs, return_first_frames=self.guidance_image_processor is not None)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, guidance_model=None, **kwargs: Any):
-        """As upstream.
-
-        Args:
-            guidance_model: folder or Hub id of the CLIP of a model with `guidance="clip"`. Not needed where the
-                checkpoint was saved with it.
-        """
-        place = hub_arguments(pretrained_model_name_or_path, kwargs)
-        processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
-        # Upstream's own video processor needs torchvision.
-        processor.video_processor = Qwen2_5_VLLiteVideoProcessor.from_pretrained(
-            pretrained_model_name_or_path, **place
-        )
-        if guidance_model is not None:
-            access = access_arguments(kwargs)
-            processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model, **access)
-            processor.guidance_image_processor = without_cropping(guidance_model, **access)
-        elif processor.guidance_image_processor is None:
-            processor.guidance_tokenizer = None
-        else:
-            processor.guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, True)
-        return processor
-
-
-def without_cropping(source, **access: Any) -> CLIPImageProcessorPil:
-    """A CLIP's image processor that squeezes the whole picture into CLIP's square; `access` says how it is loaded."""
-    processor = CLIPImageProcessorPil.from_pretrained(source, **access)
-    settings = processor.to_dict()
-    side = dict(settings["crop_size"])
-    return CLIPImageProcessorPil(**{**settings, "size": side, "do_center_crop": False})
-
-
-def _for_clip(image_processor, pictures: list) -> dict[str, Any]:
-    return {"guidance_pixel_values": image_processor(pictures, return_tensors="pt")["pixel_values"]}
-
-
-def _flat(images) -> list:
-    if isinstance(images, list | tuple):
-        return [picture for image in images for picture in _flat(image)]
-    return [] if images is None else [images]
 
 
 __all__ = ["Qwen2_5_VLLiteProcessor"]

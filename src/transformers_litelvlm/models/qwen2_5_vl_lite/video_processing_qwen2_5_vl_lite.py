@@ -112,6 +112,10 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
             for video in videos
         ]
 
+    def resize_frame(self, frame: np.ndarray, num_frames: int, size: Any, resample: Any, factor: int) -> np.ndarray:
+        """A frame (3, H, W) of a video of `num_frames` in the size for the model, sides multiples of `factor`."""
+        return self.resize(frame, size=size, resample=resample, factor=factor)
+
     def _preprocess(
         self,
         videos: list[list[np.ndarray]],
@@ -135,7 +139,7 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
             flat = []
             for frame in frames:
                 if do_resize:
-                    frame = self.resize(frame, size=size, resample=resample, factor=patch_size * merge_size)
+                    frame = self.resize_frame(frame, len(frames), size, resample, patch_size * merge_size)
                 if do_rescale:
                     frame = self.rescale(frame, rescale_factor)
                 if do_normalize:

@@ -1,7 +1,7 @@
-"""Guidance where the vision tower is not CLIP: named sources of what pruning methods may ask about visual tokens.
+"""Media after a vision tower of Qwen's, and guidance where that is not CLIP: named sources of what methods may ask.
 
-`"intrinsic"` asks Qwen2.5-VL itself, without a second model; `"clip"` asks a CLIP beside it. Both are ours, not the
-paper's: LiteLVLM is defined on CLIP towers, and publishes no figures for this family.
+`"intrinsic"` asks the model itself, without a second one; `"clip"` asks a CLIP beside it. Both are ours, not the
+paper's: LiteLVLM is defined on CLIP towers, and publishes no figures for these families.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
-from transformers_litelvlm.models.upstream import (
-    apply_rotary_pos_emb_vision,
-    get_vision_position_ids,
-    get_vision_window_index,
-)
+from transformers_litelvlm.models.outputs import MediaFeatures, deepstack_of
+from transformers_litelvlm.models.upstream import apply_rotary_pos_emb_vision, get_vision_position_ids
 from transformers_litelvlm.pruning.base import VisualEvidence
 
 
@@ -42,6 +38,7 @@ class IntrinsicEvidence(VisualEvidence):
 
     Args:
         visual: the vision tower.
+        block: index of that block.
         embed_tokens: embedding table of the language model.
         features: (B, h * w, D) visual tokens after the merger.
         grid: (h, w).
@@ -54,6 +51,7 @@ class IntrinsicEvidence(VisualEvidence):
     def __init__(
         self,
         visual: nn.Module,
+        block: int,
         embed_tokens: nn.Embedding,
         features: torch.Tensor,
         grid: tuple[int, int],
@@ -62,7 +60,7 @@ class IntrinsicEvidence(VisualEvidence):
     ) -> None:
         self.features = features
         self.max_expressions = sentences.max_expressions
-        self._visual, self._embed_tokens = visual, embed_tokens
+        self._visual, self._block, self._embed_tokens = visual, visual.blocks[block], embed_tokens
         self.grid, self._states, self._sentences = grid, states, sentences
 
     def image_embeds(self) -> torch.Tensor:
@@ -92,7 +90,7 @@ class IntrinsicEvidence(VisualEvidence):
         states = self._states.flatten(1, 2)
         rotary = self._visual.rotary_pos_emb(states, positions)
 
-        block = self._visual.blocks[last_full_attention_block(self._visual.config)]
+        block = self._block
         heads = block.attn.num_heads
         # (B, patches, 3, heads, head size)
         query, key, _ = block.attn.qkv(block.norm1(states)).unflatten(-1, (3, heads, -1)).unbind(2)
@@ -103,7 +101,7 @@ class IntrinsicEvidence(VisualEvidence):
 
 
 class EncodedByQwen(EncodedMedia):
-    """Images or videos after Qwen2.5-VL's vision tower, which ends with the projector.
+    """Images or videos after a vision tower of Qwen's, which ends with the projector.
 
     Args:
         model: the base model.
@@ -111,10 +109,10 @@ class EncodedByQwen(EncodedMedia):
         grid_thw: (M, 3) patches of each.
     """
 
-    family = "Qwen2.5-VL"
     has_class_token = False
 
-    def __init__(self, model: PreTrainedModel, tower: BaseModelOutputWithPooling, grid_thw: torch.Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, tower: Any, grid_thw: torch.Tensor) -> None:
+        self.family = model.config.family_title
         self.model, self.tower, self.grid_thw = model, tower, grid_thw
         self.grids = token_grids(grid_thw, model.visual.spatial_merge_size)
 
@@ -123,7 +121,7 @@ class EncodedByQwen(EncodedMedia):
             return self
         return type(self)(self.model, self._tower_of(places), self.grid_thw[list(places)])
 
-    def _tower_of(self, places: Sequence[int]) -> BaseModelOutputWithPooling:
+    def _tower_of(self, places: Sequence[int]) -> MediaFeatures:
         """Of every hidden state the patches of some of the media."""
         rows = rows_of(self.grid_thw.prod(-1).tolist(), places)
         states = tuple(
@@ -131,7 +129,12 @@ class EncodedByQwen(EncodedMedia):
             for state in self.tower.hidden_states or ()
         )
         tokens = [self.tower.pooler_output[medium] for medium in places]
-        return BaseModelOutputWithPooling(pooler_output=tokens, hidden_states=states or None)
+        further = [[of_layer[medium] for medium in places] for of_layer in self.deepstack]
+        return MediaFeatures(pooler_output=tokens, hidden_states=states or None, deepstack_features=further or None)
+
+    @property
+    def deepstack(self) -> list[list[torch.Tensor]]:
+        return deepstack_of(self.tower)
 
     def finish(self) -> None:
         """Nothing is left: the whole tower has run."""
@@ -174,26 +177,23 @@ class EncodedWithIntrinsicGuidance(EncodedByQwen):
                 "CLIP: `model.base_model.load_guidance()`), or load the processor without `guidance_model`."
             )
         # Of all hidden states, upstream then keeps this one alone: the input of the block that gives the context.
-        block = last_full_attention_block(model.config.vision_config)
-        return cls(model, encode(output_hidden_states=[block]), grid_thw)
+        return cls(model, encode(output_hidden_states=[model.context_block]), grid_thw)
 
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         states = torch.stack([self._states[frame] for frame in group.frames])
         embed_tokens = self.model.get_input_embeddings()
         tokens, sentences = self.tokens_of(group), guidance.rows(group.media)
-        return IntrinsicEvidence(self.model.visual, embed_tokens, tokens, group.grid, states, sentences)
+        model = self.model
+        return IntrinsicEvidence(
+            model.visual, model.context_block, embed_tokens, tokens, group.grid, states, sentences
+        )
 
     @cached_property
     def _states(self) -> Sequence[torch.Tensor]:
-        """Of every frame (h * w, merge ** 2, C), in raster order; the tower keeps its patches window by window."""
+        """Of every frame (h * w, merge ** 2, C), in raster order."""
         [states] = [states for states in self.tower.hidden_states if states is not None]
-        visual = self.model.visual
-        window_index, _ = get_vision_window_index(
-            self.grid_thw, visual.spatial_merge_size, visual.window_size, visual.patch_size
-        )
-        order = window_index.to(states.device).argsort()
-        states = states.view(len(order), visual.spatial_merge_unit, -1)[order]
-        return states.split(frame_sizes(self.grids))
+        states = states.unflatten(0, (-1, self.model.visual.spatial_merge_unit))
+        return self.model.in_raster_order(states, self.grid_thw).split(frame_sizes(self.grids))
 
 
 class EncodedWithSideClip(EncodedByQwen):
@@ -245,7 +245,7 @@ class EncodedWithSideClip(EncodedByQwen):
 
 
 # What `encode` of these classes calls: upstream's encoder, with further arguments of the tower.
-Encode = Callable[..., BaseModelOutputWithPooling]
+Encode = Callable[..., Any]
 GUIDANCE: dict[str, Any] = {"intrinsic": EncodedWithIntrinsicGuidance, "clip": EncodedWithSideClip}
 
 
@@ -285,18 +285,3 @@ def attention_received(query: torch.Tensor, key: torch.Tensor, scaling: float) -
     for rows in query.split(QUERY_CHUNK, dim=2):
         received += (rows @ key).softmax(dim=-1).sum(dim=(1, 2))
     return received / (query.shape[1] * query.shape[2])
-
-
-def last_full_attention_block(vision_config) -> int:
-    """Index of the last vision block that attends over whole frames, not windows.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    full = [index for index in vision_config.fullatt_block_indexes if index < vision_config.depth]
-    if not full:
-        raise ValueError(
-            "`guidance='intrinsic'` reads a vision block with full attention, and `fullatt_block_indexes` "
-            f"{list(vision_config.fullatt_block_indexes)} names none of the {vision_config.depth} blocks."
-        )
-    return max(full)
