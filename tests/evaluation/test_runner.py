@@ -405,7 +405,10 @@ def test_a_secret_source_is_not_in_the_results(own_data, tmp_path, monkeypatch):
     [
         ({"text": "  "}, "Image .*1.png: .*expression"),
         ({"mask": {"size": [600, 600], "counts": ""}}, "Image .*1.png: `counts` of a run-length encoding is damaged"),
-        ({"mask": {"size": [2, 2], "counts": [4]}}, r"Image .*1.png: a mask has shape \(2, 2\), the picture \(144, 144\)"),
+        (
+            {"mask": {"size": [2, 2], "counts": [4]}},
+            r"Image .*1.png: a mask has shape \(2, 2\), the picture \(144, 144\)",
+        ),
         ({"mask": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "Image .*1.png: A polygon lies outside the image"),
     ],
     ids=["sentence", "run lengths", "size", "polygon"],

@@ -156,7 +156,9 @@ def _set_axes(axes: Any, panel: Panel, sizes: Sequence[float]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(panel.size_name, fontsize=TEXT_SIZE)
     axes.set_ylabel(panel.metric, fontsize=TEXT_SIZE)
-    note = "95 % intervals. Points of one budget are moved apart." + (INSIDE_NOTE if any(line.is_inside for line in panel.lines) else "")
+    note = "95 % intervals. Points of one budget are moved apart." + (
+        INSIDE_NOTE if any(line.is_inside for line in panel.lines) else ""
+    )
     where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(_plain(panel.title), (0, 1), (-45, 18), fontsize=TEXT_SIZE, color=_hex(INK), **where)
     axes.annotate(note, (0, 0), (-45, -58), fontsize=LABEL_SIZE - 1, color=_hex(GREY), **where)
