@@ -167,15 +167,14 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import load_for_segmentation
     from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
-    from transformers_litelvlm.utils.hub_names import check_source
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
-    with bad_input("--model: "):
-        check_source(path)
     if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
         raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
     if args.guidance_model:
+        from transformers_litelvlm.utils.hub_names import check_source
+
         with bad_input("--guidance-model: "):
             check_source(args.guidance_model)
     device = checked_device(args.device)
