@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ Part = dict[str, Any]
 MAX_DIALOGUES = 16
 # Of videos fewer: the masks of all their frames are in memory at the original size.
 MAX_VIDEO_DIALOGUES = 4
-# Of the picture that settings are tried on; processors resize it.
-PROBE_SIZE = (448, 448)
+# Visual tokens on each side of the picture that settings are tried on, where its size decides.
+PROBE_SIDE = 16
 # Inputs with a row for each dialogue, those of the same length together.
 PER_DIALOGUE = (
     ("input_ids", "attention_mask", "mm_token_type_ids"),
@@ -106,8 +107,12 @@ class SweepSegmenter:
         self.base_pruning = model.config.pruning_config
         self.takes_videos = model.mask_decoder.takes_videos
         self.num_visual_tokens = model.config.num_visual_tokens
-        sentence = VideoExpression("probe", "object")
-        self._probe = self.encode(Image.new("RGB", PROBE_SIZE), [sentence])
+
+    @cached_property
+    def _probe(self) -> SharedEncodings:
+        vision = self.model.config.vision_config
+        side = PROBE_SIDE * vision.patch_size * getattr(vision, "spatial_merge_size", 1)
+        return self.encode(Image.new("RGB", (side, side)), [VideoExpression("probe", "object")])
 
     @torch.no_grad()  # not inference mode: an analysis takes gradients later
     def encode(
