@@ -96,7 +96,7 @@ def test_a_choice_that_other_images_would_change_says_so():
     means, noise = {"simple": 0.56, "clever": 0.60, "random": 0.3}, 0.07
     levels = [judged(planted(means, 24, seed, noise), 24) for seed in range(40)]
     choices = [choose(found, SIMPLICITY, 0.02, 0.95) for found in levels]
-    assert "NOT SURE" in choices[0].reason and "`--max-images`" in choices[0].reason
+    assert "NOT SURE" in choices[0].reason and "--max-images" in choices[0].reason
     truly = np.mean([choice.chosen == "simple" for choice in choices])
     redrawn = np.mean([choice.redrawn.get("simple", 0) for choice in choices])
     assert 0.3 < truly < 0.7 and abs(truly - redrawn) < 0.1

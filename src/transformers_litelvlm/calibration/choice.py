@@ -136,8 +136,10 @@ def _how_sure(chosen: str, redrawn: Mapping[str, float], confidence: float) -> s
     share = redrawn.get(chosen, 0.0)
     if share >= confidence:
         return f"; {share:.0%} of {statistics.RESAMPLES} redraws of the images choose it, too"
-    others = ", ".join(f"{name or 'nothing'} in {part:.0%}" for name, part in redrawn.items() if name != chosen)
+    others = ", ".join(
+        f"{name or 'nothing'} in {part:.0%}" for name, part in redrawn.items() if name != chosen and part >= 0.01
+    )
     return (
         f"; NOT SURE: redraws of the images choose it in {share:.0%} of the cases, {others}. More images "
-        "(`--max-images`) can tell them apart"
+        "(--max-images) can tell them apart"
     )
