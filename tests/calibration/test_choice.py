@@ -88,3 +88,26 @@ def test_a_difference_that_was_seen_needs_fewer_images_than_a_smaller_one():
         choice.over_baseline[choice.best].difference.value
     )
     assert choice.images_needed < chosen({**means, "random": 0.52}, 33, 0.4, smallest=0.01).images_needed
+
+
+def test_a_choice_that_other_images_would_change_says_so():
+    """Of two settings with a difference that these images show just so: on others of the kind the simple one is chosen
+    as often as the choice is made on images that are truly others."""
+    means, noise = {"simple": 0.56, "clever": 0.60, "random": 0.3}, 0.07
+    levels = [judged(planted(means, 24, seed, noise), 24) for seed in range(40)]
+    choices = [choose(found, SIMPLICITY, 0.02, 0.95) for found in levels]
+    assert "NOT SURE" in choices[0].reason and "`--max-images`" in choices[0].reason
+    truly = np.mean([choice.chosen == "simple" for choice in choices])
+    redrawn = np.mean([choice.redrawn.get("simple", 0) for choice in choices])
+    assert 0.3 < truly < 0.7 and abs(truly - redrawn) < 0.1
+
+    sure = chosen(means, 400, noise)
+    assert sure.chosen == "clever" and "NOT SURE" not in sure.reason and "redraws" in sure.reason
+    assert sure.redrawn["clever"] > 0.95 and sum(sure.redrawn.values()) == pytest.approx(1)
+    assert chosen({"plain": 0.5, "random": 0.5}, noise=0.2).redrawn == {}
+
+
+def judged(scores, num_images):
+    found = level(*(name for name in scores if name != "random"), rounds=1)
+    halve({"fast": found}, [num_images], Planted(fast=scores))
+    return found

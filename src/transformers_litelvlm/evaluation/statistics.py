@@ -12,7 +12,7 @@ a vector of weights, and all draws together a matrix product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -82,6 +82,12 @@ class RatioOfSums:
     @property
     def value(self) -> float:
         return float(self.numerators.sum() / self.denominators.sum())
+
+    @property
+    def shares(self) -> np.ndarray:
+        """What each image adds to the score beyond the score, `(images,)`: their mean is 0, and their standard
+        deviation over the root of the number of images is the standard error of the score (delta method)."""
+        return (self.numerators - self.value * self.denominators) / self.denominators.mean()
 
     @property
     def seed_deviation(self) -> float:
@@ -251,15 +257,24 @@ def images_needed(
     for name, value in (("difference", difference), ("significance", significance), ("power", power)):
         if not 0 < value < 1:
             raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
-    parts = [
-        (score.numerators - score.value * score.denominators) / score.denominators.mean() for score in (first, second)
-    ]
-    deviation = float(np.std(parts[0] - parts[1], ddof=1)) if len(first.images) > 1 else float("nan")
+    difference_by_image = first.shares - second.shares
+    deviation = float(np.std(difference_by_image, ddof=1)) if len(first.images) > 1 else float("nan")
     quantile = NormalDist().inv_cdf
     by_variance = ((quantile(1 - significance / 2) + quantile(power)) * deviation / difference) ** 2
     # Fewer coins than this cannot fall in a way that is rare enough.
     by_coins = 1 - math.log2(significance)
     return math.ceil(max(by_coins, 0.0 if math.isnan(by_variance) else by_variance))
+
+
+def draw_again(scores: Sequence[RatioOfSums], draws: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Values of scores on the same images, when as many images are drawn, with repetition: `(scores, draws)`."""
+    size, values = len(scores[0].images), []
+    rng = np.random.default_rng(seed)
+    for count in _chunks(draws, size):
+        weights = rng.multinomial(size, np.full(size, 1 / size), size=count)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values.append([(weights @ item.numerators) / (weights @ item.denominators) for item in scores])
+    return np.concatenate(values, axis=1)
 
 
 def _interval(
@@ -268,16 +283,10 @@ def _interval(
     _check_count("resamples", resamples)
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
-    rng = np.random.default_rng(seed)
-    size = len(scores[0].images)
-    drawn = []
-    for count in _chunks(resamples, size):
-        weights = rng.multinomial(size, np.full(size, 1 / size), size=count)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn.append(combine(*((weights @ item.numerators) / (weights @ item.denominators) for item in scores)))
+    drawn = combine(*draw_again(scores, resamples, seed))
     # A draw of images without anything to divide by says nothing (all targets and predictions empty).
     tail = (1 - confidence) / 2 * 100
-    low, high = np.nanpercentile(np.concatenate(drawn), (tail, 100 - tail))
+    low, high = np.nanpercentile(drawn, (tail, 100 - tail))
     return Interval(float(combine(*(item.value for item in scores))), float(low), float(high), confidence)
 
 
