@@ -30,6 +30,7 @@ from transformers_litelvlm.models.processing.sentences import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.processing.tokens import tokenize
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.image_io import ImageInput, load_rgb_image
 
 
@@ -302,11 +303,16 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
 
         Args:
             guidance_tokenizer: a tokenizer, or where to load one from, instead.
+
+        Raises:
+            OSError: a path that does not exist, or a repository that cannot be reached.
         """
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
         if isinstance(guidance_tokenizer, str | os.PathLike):
-            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer, **access_arguments(kwargs))
+            access = access_arguments(kwargs)
+            check_loadable(guidance_tokenizer, **access)
+            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer, **access)
         elif guidance_tokenizer is None:
             is_needed = bool(processor.guidance_tokenizer)
             guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, is_needed)
