@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
 from transformers_litelvlm.models.loading import access_arguments, hub_arguments
+from transformers_litelvlm.models.processing.known_pictures import warn_of_unknown
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
     check_return_tensors,
@@ -248,6 +249,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
     def _sized(self, image: ImageInput) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
         """A picture as CLIP and as the mask decoder see it, before they crop or pad, and its (height, width)."""
         picture = load_rgb_image(image)
+        warn_of_unknown(picture, self.tokenizer.name_or_path)
         for_clip, for_masks = (resize_first(of, picture) for of in (self.image_processor, self.mask_image_processor))
         return for_clip, for_masks, (picture.height, picture.width)
 
