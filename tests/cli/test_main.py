@@ -292,6 +292,14 @@ def test_as_a_process():
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+def test_the_processes_that_it_starts_are_as_quiet():
+    """Their package is imported whole, whatever torchao has to say about this build of torch."""
+    words = [*COMMAND, "--as-worker", "transformers_litelvlm.evaluation", "--help"]
+    run = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("usage: python -m transformers_litelvlm.evaluation")
+
+
 FULL = "litelvlm: error: standard output cannot be written: No space left on device\n"
 
 
