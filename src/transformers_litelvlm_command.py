@@ -9,11 +9,13 @@ terminal here. The library itself leaves logging alone.
 
 import importlib.util
 import logging
+import runpy
 import sys
 from collections.abc import Callable
 
 
 PACKAGE = "transformers_litelvlm"
+AS_WORKER = "--as-worker"
 # Logger and a part of the message: torchao and torch about one another, whatever is done with either.
 FOREIGN_MESSAGES = (
     ("torchao", "Failed to load "),  # kernels for CUDA, with a build of torch that has none
@@ -35,7 +37,16 @@ class _Without(logging.Filter):
 
 
 def main() -> int:
-    """Runs `litelvlm` with the arguments of the process and returns its exit code."""
+    """Runs `litelvlm` with the arguments of the process and returns its exit code.
+
+    After `AS_WORKER` stands a module of the package instead, which is run with the arguments after it: so the
+    processes that the command starts are as quiet as the command.
+    """
+    if sys.argv[1:2] == [AS_WORKER]:
+        _hide_foreign_messages()
+        del sys.argv[:2]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return 0
     import_package = None if PACKAGE in sys.modules else _import_in_two_steps()
     from transformers_litelvlm.cli.main import main as run
 
@@ -58,11 +69,15 @@ def _import_in_two_steps() -> Callable[[], None]:
     package = sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
 
     def run_package() -> None:
-        for logger, text in FOREIGN_MESSAGES:
-            logging.getLogger(logger).addFilter(_Without(text))
+        _hide_foreign_messages()
         spec.loader.exec_module(package)
 
     return run_package
+
+
+def _hide_foreign_messages() -> None:
+    for logger, text in FOREIGN_MESSAGES:
+        logging.getLogger(logger).addFilter(_Without(text))
 
 
 if __name__ == "__main__":

@@ -154,11 +154,13 @@ def test_configs_do_not_share_state():
 
 
 def test_unknown_names_are_errors_in_code():
-    message = r"PruningConfig has no field \['budgt'\]. Its fields: method, budget"
+    message = r"PruningConfig has no field \['budgt'\]. Did you mean 'budget'\? Its fields: method, budget"
     with pytest.raises(ValueError, match=message):
         PruningConfig(budgt=7)
     config = PruningConfig()
-    with pytest.raises(AttributeError, match="PruningConfig has no field 'budgt'. Its fields: method, budget"):
+    with pytest.raises(
+        AttributeError, match=r"has no field 'budgt'. Did you mean 'budget'\? Its fields: method, budget"
+    ):
         config.budgt = 7
     with pytest.raises(ValueError, match=message):
         LlavaLiteConfig(pruning_config={"budgt": 7})

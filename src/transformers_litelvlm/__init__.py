@@ -3,8 +3,6 @@
 Importing this package registers its own classes with the Auto classes and its own pipeline, and does nothing else.
 """
 
-from pathlib import Path
-
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 from transformers_litelvlm.models.llava_lite import (
@@ -17,6 +15,7 @@ from transformers_litelvlm.models.llava_lite import (
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
+from transformers_litelvlm.models.processing.known_pictures import DEFAULT_CHECKPOINT
 from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteConfig,
@@ -50,9 +49,6 @@ from transformers_litelvlm.pruning import (
 )
 from transformers_litelvlm.version import __version__
 
-
-# The tiny grounding checkpoint that comes with the package; it knows the shapes of RefShapes, not photos.
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "refshapes_tiny")
 
 __all__ = [
     "DEFAULT_CHECKPOINT",

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from transformers_litelvlm.pruning import LayerPruner, Pruner, TokenPruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
 from transformers_litelvlm.utils.files import write_atomically
-from transformers_litelvlm.utils.messages import quoted
+from transformers_litelvlm.utils.messages import did_you_mean, quoted
 from transformers_litelvlm.version import __version__
 
 
@@ -119,7 +119,7 @@ class PruningConfig(PreTrainedConfig):
             if "_built" in self.__dict__:
                 self._built = _build({**self.__dict__, key: value})
         elif not key.startswith("_") and not hasattr(type(self), key):
-            raise AttributeError(f"PruningConfig has no field {quoted(key)}. Its fields: {', '.join(FIELDS)}.")
+            raise AttributeError(_no_field([key], quoted(key)))
         super().__setattr__(key, value)
 
     @classmethod
@@ -250,7 +250,11 @@ THEN_FIELDS = ("method", "budget", "retention_ratio", "method_options", "token_o
 
 def _refuse_unknown(names: set[str]) -> None:
     if names:
-        raise ValueError(f"PruningConfig has no field {quoted(sorted(names))}. Its fields: {', '.join(FIELDS)}.")
+        raise ValueError(_no_field(sorted(names), quoted(sorted(names))))
+
+
+def _no_field(names: list[str], shown: str) -> str:
+    return f"PruningConfig has no field {shown}.{did_you_mean(names, FIELDS)} Its fields: {', '.join(FIELDS)}."
 
 
 def _build(fields: dict[str, Any]) -> Built:

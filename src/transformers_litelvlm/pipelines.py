@@ -94,7 +94,7 @@ class ReferringSegmentationPipeline(Pipeline):
         is_batch = isinstance(model_inputs["image"], list)
         images, sentences = (model_inputs[n] if is_batch else [model_inputs[n]] for n in ("image", "sentences"))
         features = self.processor.segmentation_inputs(images=images, expressions=sentences).to(self.device)
-        output = self.model.segment(**features, pruning_config=pruning_config).require_finite()
+        output = self.model.segment(**features, pruning_config=pruning_config).require_finite().warn_if_empty()
         results = [
             dict(zip(("masks", "scores", "sentences"), of)) for of in zip(output.masks, output.scores, sentences)
         ]

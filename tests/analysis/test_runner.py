@@ -74,6 +74,9 @@ def test_files_and_statements(finished, model):
     [row] = [row for row in results["where"] if (row["score"], row["control"]) == ("dot", "own")]
     assert row["auroc"]["value"] == pytest.approx(np.mean(values)) and len(values) > 1
     page = (folder / "report.md").read_text()
+    # As an evaluation has it: a budget, and a ratio of 16 tokens.
+    assert {line.split(" | ")[0] for line in page.splitlines() if "| random |" in line} == {"| 6", "| 4 (1/4)"}
+    assert "| 16 | unpruned |" in page
     assert page.index("## Does the reversed ranking hold?") < page.index("## 1.") and "the command" in page
     assert "nan" not in page and "None" not in page
 

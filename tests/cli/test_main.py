@@ -39,16 +39,41 @@ def test_help(capsys, command):
 
 def test_examples_in_the_help_are_understood():
     """Every example of --help parses, so that it cannot name an option that is gone."""
-    from transformers_litelvlm.cli import benchmark, card, segment
     from transformers_litelvlm.cli import main as main_module
 
-    lines = [
-        line.strip() for line in (main_module.EPILOG + segment.EPILOG + card.EPILOG + benchmark.EPILOG).splitlines()
-    ]
+    epilogs = [module.EPILOG or "" for module in (main_module, *SUBCOMMANDS)]
+    lines = [line.strip() for epilog in epilogs for line in epilog.splitlines()]
     examples = [line.partition(" | ")[0] for line in lines if line.startswith("litelvlm ")]
-    assert len(examples) >= 8
+    assert len(examples) >= 20
     for example in examples:
         build_parser().parse_args(shlex.split(example)[1:])
+
+
+def test_the_help_says_where_folders_of_its_examples_come_from():
+    """A folder is named as one, and either an example before makes it, or a sentence says what does."""
+    from transformers_litelvlm.cli import main as main_module
+
+    for epilog in (module.EPILOG or "" for module in (main_module, *SUBCOMMANDS)):
+        for word in re.findall(r"\S*glamm-refseg\S*", epilog):
+            assert word.startswith(("./glamm-refseg", "`./glamm-refseg"))
+        if "glamm-refseg" in epilog:
+            assert "convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg" in epilog
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--output-dir", "o", "--method", "fastv"], "--method fastv. Did you mean '--methods'? (see: "),
+        (["segment", "a.png", "the star", "--bugdet", "3"], "Did you mean '--budget'? (see: litelvlm segment --help)"),
+        (["methods", "--loud"], "unrecognized arguments: --loud (see: litelvlm methods --help)"),
+        (["segment", "a.png", "the star", "--method"], "expected one argument (see: litelvlm methods)"),
+        (["--loud"], "(see: litelvlm --help)"),
+    ],
+)
+def test_bad_usage_names_the_way_out(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["segment"], ["methods", "--loud"]])
@@ -265,6 +290,14 @@ def test_as_a_process():
     script = f"{' '.join(COMMAND)} methods | true; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_the_processes_that_it_starts_are_as_quiet():
+    """Their package is imported whole, whatever torchao has to say about this build of torch."""
+    words = [*COMMAND, "--as-worker", "transformers_litelvlm.evaluation", "--help"]
+    run = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("usage: python -m transformers_litelvlm.evaluation")
 
 
 FULL = "litelvlm: error: standard output cannot be written: No space left on device\n"

@@ -192,7 +192,7 @@ def test_which_of_both_is_faster(monkeypatch, litelvlm, picture):
 
 
 @pytest.mark.parametrize(("options", "is_pruned"), [(["--budget", 4], True), ([], False)])
-def test_an_empty_mask_has_a_hint(monkeypatch, litelvlm, picture, options, is_pruned):
+def test_an_empty_mask_has_a_hint(monkeypatch, litelvlm, picture, caplog, options, is_pruned):
     segment = LlavaLiteForReferringSegmentation.segment
 
     def nothing(self, *args, **kwargs):
@@ -201,23 +201,22 @@ def test_an_empty_mask_has_a_hint(monkeypatch, litelvlm, picture, options, is_pr
         return output
 
     out = litelvlm(picture, *SENTENCES, *options)[1]
-    assert "hint" not in out and out.count("score 0.") == out.count("(mean mask probability, not correctness)") == 2
+    assert caplog.text == "" and out.count("score 0.") == out.count("(mean mask probability, not correctness)") == 2
     monkeypatch.setattr(LlavaLiteForReferringSegmentation, "segment", nothing)
     out = litelvlm(picture, *SENTENCES, *options)[1]
     assert out.splitlines()[1] == "  nothing found: the mask is empty" and out.count("score 0.") == 1
-    [hint] = [line for line in out.splitlines() if line.startswith("hint: a mask is empty; try other words")]
-    for way_out in ("--preset accurate", "--budget", "--method none"):
+    [hint] = [record.getMessage() for record in caplog.records if "A mask is empty" in record.getMessage()]
+    for way_out in ("accurate", "larger budget", "none"):
         assert (way_out in hint) == is_pruned
 
 
-def test_the_embedded_checkpoint_warns_of_other_pictures(litelvlm, tmp_path, picture):
+def test_the_embedded_checkpoint_warns_of_other_pictures(litelvlm, tmp_path, picture, caplog):
     Image.fromarray(generate_scene("test", 0).image).save(tmp_path / "known.png")
     code, out, err = litelvlm("known.png", "the star", "--json", model=None)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "") and "drawn shapes" not in caplog.text
     code, out, err = litelvlm(picture, "the star", "--json", model=None)
     assert code == 0 and json.loads(out)["model"] == "embedded"
-    assert err.startswith("litelvlm: warning: the bundled checkpoint knows drawn shapes") and err.count("\n") == 1
-    assert litelvlm(picture, "the star", "--json")[2] == ""  # what other checkpoints know, nobody can tell
+    assert caplog.text.count("The bundled checkpoint knows drawn shapes") == 1
 
 
 def test_pictures_of_every_kind(litelvlm, tmp_path):

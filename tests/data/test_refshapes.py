@@ -9,9 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.support.original_checkpoints import SHARED
 from transformers_litelvlm.data.masks import decode_mask, encode_mask
 from transformers_litelvlm.data.refshapes import generate_scene, load_refshapes
 from transformers_litelvlm.data.refshapes_rendering import (
@@ -19,14 +17,12 @@ from transformers_litelvlm.data.refshapes_rendering import (
     SCENE_SIZE,
     SceneObject,
     draw_object,
-    is_like_a_scene,
     shape_region,
 )
 
 
 SPLITS = ("train", "validation", "test")
 SCENES = [(split, index) for split in SPLITS for index in range(60)]
-PHOTOS = sorted((SHARED / "data" / "res" / "images").glob("*.jpg"))
 
 
 def answers(query: dict, objects: list[dict]) -> list[int]:
@@ -207,32 +203,3 @@ def test_bad_arguments_are_named_with_their_value(arguments, named, value):
 def test_bad_scene_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         generate_scene(*arguments)
-
-
-@pytest.mark.parametrize("size", [72, SCENE_SIZE, 500])
-def test_scenes_are_like_scenes(size):
-    """At any size, and crowded."""
-    scenes = [
-        *(generate_scene(*scene) for scene in SCENES),
-        *(generate_scene("test", i, 5, 6, (7, 7)) for i in range(40)),
-    ]
-    pictures = [Image.fromarray(scene.image).resize((size, size)) for scene in scenes]
-    assert all(map(is_like_a_scene, pictures))
-
-
-def test_other_pictures_are_not_like_scenes():
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 255, 200)
-    others = {
-        "noise": rng.integers(0, 256, (40, 64, 3)),
-        "black and white": np.repeat(rng.integers(0, 256, (40, 64, 1)), 3, axis=2),
-        "from black to white": np.broadcast_to(ramp[:, None, None], (200, 200, 3)),
-        "sky": np.broadcast_to([90, 150, 240], (50, 50, 3)),
-    }
-    like = [name for name, pixels in others.items() if is_like_a_scene(Image.fromarray(pixels.astype(np.uint8)))]
-    assert not like
-
-
-@pytest.mark.skipif(not PHOTOS, reason="needs the shared data")
-def test_photos_are_not_like_scenes():
-    assert not [path for path in PHOTOS if is_like_a_scene(Image.open(path).convert("RGB"))]

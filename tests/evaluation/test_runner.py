@@ -28,6 +28,7 @@ from transformers_litelvlm.evaluation import runner
 from transformers_litelvlm.evaluation.arguments import as_command_line
 from transformers_litelvlm.evaluation.provenance import typed_command, without_secrets
 from transformers_litelvlm.evaluation.records import OtherConfigurationError
+from transformers_litelvlm.evaluation.report import FLAGS
 from transformers_litelvlm.evaluation.runner import evaluate
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
 from transformers_litelvlm.pruning import registry
@@ -74,6 +75,11 @@ def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):
     assert scores[2][-2] == "-" and all(float(row[-2]) > 0 for row in scores[3:])
     flagged = sum("empty_prediction" in flags for flags in records(tmp_path)["flags"].to_pylist())
     assert flagged > 0
+    ours = (Path(__file__).parents[2] / "docs" / "results_methods.md").read_text()  # laid out alike
+    for head in (line for line in text.splitlines() if line.startswith("| tokens |")):
+        assert head in ours
+    assert "| 100.0% | - |" in ours
+    assert FLAGS["empty_prediction"] in " ".join(ours.split())
     assert (
         f"{flagged} records (a record is one sentence in one run) are flagged `empty_prediction`: the predicted mask"
         " is empty, which counts as IoU 0" in text
@@ -240,6 +246,7 @@ def test_the_exit_code_of_several_processes(tmp_path):
         text=True,
     )
     assert run.returncode == 2 and "\nerror: " in run.stderr and "Please report it" not in run.stderr
+    assert "torchao" not in run.stderr.lower() and "cpp extensions" not in run.stderr
     assert run.stderr.endswith("litelvlm: error: the evaluation was not done; its own message is above\n")
 
 

@@ -1,14 +1,17 @@
 """save_pretrained and push_to_hub write a card where there is none."""
 
+import os
 import re
+from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.utils._http import default_client_factory
 from PIL import Image
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoProcessor
 
 from tests.support.fake_hub import FakeHub
 from tests.support.families import FAMILIES
@@ -18,6 +21,7 @@ from transformers_litelvlm.hub.model_card import render_saved_card
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 
 
+ASSETS = Path(__file__).parents[2] / "examples" / "assets"
 MINE = b"---\nlicense: mit\n---\n# Mine\n"
 
 
@@ -68,22 +72,32 @@ def test_a_card_of_the_user_is_never_replaced(model, tmp_path):
 
 
 def run_snippet(card, path):
-    """Runs the three lines under "Use" on a picture; returns the variables, and what the last line makes."""
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"PATH"', repr(path))
+    """Runs the three lines under "Use" in the folder; returns the variables, and what the last line makes."""
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     lines, names = code.splitlines(), {}
     assert len(lines) == 3
-    for name in ("photo.jpg", "scene.png"):
-        Image.new("RGB", (40, 30)).save(name)
+    os.chdir(path)
+    assert ("`photo.jpg` stands for a picture of yours" in card) == ("photo.jpg" in code)
+    if "photo.jpg" in code:
+        Image.new("RGB", (40, 30)).save("photo.jpg")
     exec("\n".join([*lines[:2], f"result = {lines[2]}"]), names)
     return names, names["result"]
 
 
-def test_use_for_masks_runs(tmp_path, monkeypatch):
+def test_use_for_masks_runs_as_it_stands(tmp_path, monkeypatch):
+    """In the folder of a copy, whose name its title is; and the masks are right."""
     monkeypatch.chdir(tmp_path)
-    card = render_saved_card(AutoConfig.from_pretrained(DEFAULT_CHECKPOINT))
-    names, masks = run_snippet(card, DEFAULT_CHECKPOINT)
+    copy = tmp_path / "mine"
+    LlavaLiteForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(copy)
+    AutoProcessor.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(copy)
+    card = (copy / "README.md").read_text()
+    names, masks = run_snippet(card, copy)
     assert names["segmenter"].model.config.pruning_config.resolve(144) == 32
-    assert [mask["mask"].size for mask in masks] == [(40, 30), (40, 30)]
+    for place, mask in enumerate(masks):
+        found, known = (np.asarray(of) > 0 for of in (mask["mask"], Image.open(ASSETS / f"demo_mask_{place}.png")))
+        assert (found & known).sum() / (found | known).sum() > 0.5
+    assert "\n# mine, with visual-token pruning\n" in card
+    assert "without training" not in card and "trained since they were loaded, this card does not know" in card
 
 
 def test_copies_of_the_embedded_checkpoint_say_what_it_knows(tmp_path):
@@ -94,24 +108,28 @@ def test_copies_of_the_embedded_checkpoint_say_what_it_knows(tmp_path):
         model.save_pretrained(folder)
         source = str(folder)
     card = ModelCard.load(tmp_path / "second" / "README.md")
-    assert 'segmenter("scene.png", ["the red circle", "the star left of the blue square"])' in card.text
-    assert 'litelvlm segment scene.png "the red circle" --model PATH' in card.text and "the man" not in card.text
+    assert 'segmenter("scene.png", ["the red triangle", "the dotted triangle right of the red triangle"])' in card.text
+    assert 'litelvlm segment scene.png "the red triangle" --model . ' in card.text and "the man" not in card.text
+    assert card.text.count("Of the checkpoint that it was loaded from:") == 1
     limits = card.text.partition("## Limits\n")[2].partition("\n## ")[0]
     assert "On a photo its masks mean nothing" in limits and "does worse than a random choice" in limits
     assert (
         "48 of 144 visual tokens, chosen by `litelvlm, context_share=1.0`, in raster order with original positions"
         in card.text
     )
-    assert card.data.widget[0] == {"src": "scene.png", "text": "the red circle"}
+    assert card.data.widget[0] == {"src": "scene.png", "text": "the red triangle"}
     assert "Without a setting none is pruned" in render_saved_card(AutoConfig.from_pretrained(DEFAULT_CHECKPOINT))
 
 
 @pytest.mark.parametrize(
     "widget",
-    ["no list", "[{text: 'no picture'}]", "[{src: a.png, text: 'x\")\nevil(\"'}]", "[]", "[3]", "[{src: 1, text: 2}]"],
+    ["no list", "[{text: 'no picture'}]", "[{src: a.png, text: 'x\")\nevil(\"'}]", "[]", "[3]", "[{src: 1, text: 2}]"]
+    + [f"[{{src: {src}, text: x}}]" for src in ("a.png", "../here.png", "config.json")],
 )
 def test_examples_that_would_not_run_are_left_out(model, tmp_path, widget):
     (tmp_path / "README.md").write_text(f"---\nwidget: {widget}\n---\n<!-- litelvlm limits: begin")
+    for name in ("here.png", "config.json"):
+        (tmp_path / name).touch()
     model.config.architectures, model.config._name_or_path = [type(model).__name__], str(tmp_path)
     card = render_saved_card(model.config)
     assert '("photo.jpg", ["the man in the red shirt"' in card and "evil" not in card and "limits: begin" not in card
@@ -134,7 +152,7 @@ def test_base_model_is_what_came_from_the_hub(hub, model, tmp_path):
     model.push_to_hub("me/first")
     type(model).from_pretrained("me/first").save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == "me/first" and "weights come from me/first" in card.text
+    assert card.data.base_model == "me/first" and "loaded from me/first." in card.text
     # From there by way of a folder: what its card says.
     type(model).from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert ModelCard.load(tmp_path / "again" / "README.md").data.base_model == "me/first"
@@ -160,6 +178,7 @@ def test_push_writes_a_card_where_the_repository_has_none(hub, model):
     assert (commit["repo_id"], commit["revision"], commit["summary"]) == ("me/new", "main", "First")
     assert {"README.md", "config.json", "model.safetensors", "litelvlm_remote.py"} <= set(commit["names"])
     card = ModelCard(hub.files["me/new"]["README.md"].decode())
+    assert "\n# new, with visual-token pruning\n" in card.text
     assert card.data.tags == ["visual-token-pruning", "litelvlm", "referring-segmentation", "mine"]
     assert "Nothing was measured" in card.text
 

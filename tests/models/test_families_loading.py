@@ -73,16 +73,30 @@ def test_keywords_of_from_pretrained(checkpoint, keywords, field, value):
             {"pruning_budget": 3, "pruning_retention_ratio": 0.5},
             r"`pruning_budget` \(3\) and `pruning_retention_ratio`",
         ),
-        ({"pruning_method": "best"}, "Unknown pruning `method` 'best'. Known methods: "),
+        ({"pruning_method": "best"}, "Unknown pruning `method` 'best'. Known methods: .*`litelvlm methods` describes"),
+        ({"pruning_method": "litelvml"}, "Unknown pruning `method` 'litelvml'. Did you mean 'litelvlm'[?]"),
         ({"pruning_preset": "slow"}, "Unknown `pruning_preset` 'slow'. Known presets: accurate, balanced"),
         ({"pruning_method_options": {"x": 1}}, r"`method_options` \['x'\] do not exist.*similarity"),
-        ({"pruning_bugdet": 5}, r"Unknown pruning settings \['pruning_bugdet'\]. There are: .*pruning_budget, "),
+        (
+            {"pruning_bugdet": 5},
+            r"Unknown pruning settings \['pruning_bugdet'\]. Did you mean 'pruning_budget'[?] There are: pruning_",
+        ),
     ],
 )
-@pytest.mark.parametrize("auto", [AutoConfig, AutoModelForImageTextToText])
-def test_bad_keywords(checkpoint, auto, keywords, message):
+@pytest.mark.parametrize("load", ["config", "model", "constructor"])
+def test_bad_keywords(family, checkpoint, load, keywords, message):
     with pytest.raises(ValueError, match=message):
-        auto.from_pretrained(checkpoint, **keywords)
+        if load == "constructor":
+            family.config_class(**keywords)
+        else:
+            {"config": AutoConfig, "model": AutoModelForImageTextToText}[load].from_pretrained(checkpoint, **keywords)
+
+
+def test_attributes_that_do_not_exist(family):
+    config = family.config_class(pruning_budget=4)
+    with pytest.raises(ValueError, match="Did you mean 'pruning_budget'"):
+        config.pruning_bugdet = 5
+    assert config.pruning_budget == 4 and not hasattr(config, "pruning_bugdet")
 
 
 def test_keywords_beside_a_config(family, checkpoint):

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
-from transformers_litelvlm.models.auto import load_for_segmentation
+from tests.support.families import FAMILIES
+from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation, load_for_segmentation
+from transformers_litelvlm.models.guidance.clip import load_side_clip
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.utils import hub_names
-from transformers_litelvlm.utils.hub_names import check_no_missing_path, check_source
+from transformers_litelvlm.utils.hub_names import check_loadable, check_no_missing_path, check_source
 
 
 PATHS = ["./x", "../x", "~/x", "a/b/c", "/nowhere", "x/", Path("x")]
@@ -36,6 +39,7 @@ def never_asked(monkeypatch):
         check_no_missing_path,
         check_source,
         load_for_segmentation,
+        AutoModelForReferringSegmentation.from_pretrained,
         LlavaLiteForConditionalGeneration.from_pretrained,
         LlavaLiteProcessor.from_pretrained,
     ],
@@ -45,10 +49,23 @@ def test_a_path_is_not_looked_for_on_the_hub(never_asked, check, path):
         check(path)
 
 
+@pytest.mark.parametrize("name", ["./clip", "a/b/c", "clip"])
+def test_nor_is_the_clip_of_the_guidance(never_asked, tmp_path, name):
+    missing = f"{name!r} (does not exist|here)"
+    with pytest.raises(ValueError, match=missing):
+        load_side_clip(name, torch.float32, torch.device("cpu"))
+    for family in FAMILIES[:2]:
+        option = "guidance_tokenizer" if family.name == "llava" else "guidance_model"
+        with pytest.raises(OSError, match=missing):
+            family.processor_class.from_pretrained(family.save(tmp_path / family.name), **{option: name})
+
+
 def test_a_word_is_a_folder(never_asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match="^There is no folder 'glamm-refseg' here. A repository on the Hub is named"):
-        check_source("glamm-refseg")
+    loads = (LlavaLiteForConditionalGeneration, LlavaLiteProcessor, AutoModelForReferringSegmentation)
+    for look in (check_source, *(kind.from_pretrained for kind in loads)):
+        with pytest.raises(OSError, match="^There is no folder 'glamm-refseg' here. A repository on the Hub is named"):
+            look("glamm-refseg")
     Path("glamm-refseg").mkdir()
     Path("file.json").touch()
     for name in ("glamm-refseg", "glamm-refseg/", "./glamm-refseg", "file.json", tmp_path):
@@ -77,6 +94,27 @@ def answering():
     yield server.server_port
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(("server", "message"), [(silent, "cannot be asked for it"), (answering, None)])
+def test_from_python_the_hub_is_asked_as_briefly(monkeypatch, tmp_path, server, message):
+    """Unless it does not matter, since there is a cache."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub_names, "_PATIENCE", 0.5)
+    (tmp_path / "mine" / "models--organisation--name").mkdir(parents=True)
+    loads = (AutoModelForReferringSegmentation, LlavaLiteForConditionalGeneration, LlavaLiteProcessor)
+    checks = [lambda name: load_side_clip(name, torch.float32, torch.device("cpu"))]
+    with server() as port:
+        monkeypatch.setattr(hub_names, "hf_hub_url", lambda *args, **kwargs: f"http://127.0.0.1:{port}/config.json")
+        check_loadable("organisation/name", cache_dir=tmp_path / "mine")
+        check_loadable("organisation/name", local_files_only=True)
+        if message is None:
+            check_loadable("organisation/name")
+            return
+        for check in (check_loadable, *checks, *(kind.from_pretrained for kind in loads)):
+            with pytest.raises((OSError, ValueError), match=message):
+                check("organisation/name")
 
 
 @pytest.mark.parametrize(

@@ -23,17 +23,20 @@ FIGURE_NAMES = (WHERE, AGREEMENT, SELECTIONS, EXAMPLES)
 _DPI = 110
 
 
-def draw_figures(results: dict[str, Any], examples: list[dict[str, Any]], folder: Path) -> None:
+def draw_figures(
+    results: dict[str, Any], examples: list[dict[str, Any]], tokens: dict[str | None, str], folder: Path
+) -> None:
     """Write them as PNG.
 
     Args:
         results: the content of `analysis.json`.
         examples: of `measuring`, each with its `image`, `sentence` and `mask`; without any there is no such figure.
+        tokens: how budgets in `results` are written.
         folder: where to.
     """
     _where(results["where"], results["settings"]["coverage"]).savefig(folder / WHERE, dpi=_DPI)
     _agreement(results["agreement"]).savefig(folder / AGREEMENT, dpi=_DPI)
-    _selections(results["ablation"]).savefig(folder / SELECTIONS, dpi=_DPI)
+    _selections(results["ablation"], tokens).savefig(folder / SELECTIONS, dpi=_DPI)
     if examples:
         _examples(examples).savefig(folder / EXAMPLES, dpi=_DPI)
 
@@ -77,7 +80,7 @@ def _agreement(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _selections(rows: list[dict[str, Any]]) -> Figure:
+def _selections(rows: list[dict[str, Any]], tokens: dict[str | None, str]) -> Figure:
     full, rows = rows[0], rows[1:]
     sizes = list(dict.fromkeys(row["budget"] for row in rows))
     figure = _figure(5 * len(sizes), 2 + 0.3 * len(rows) / len(sizes))
@@ -89,7 +92,7 @@ def _selections(rows: list[dict[str, Any]]) -> Figure:
             axes.plot([found["low"], found["high"]], [place, place], color="black")
         axes.axvline(full["giou"]["value"], color="black", linestyle=":", label="unpruned")
         axes.set_yticks(range(len(of_size)), [row["selection"] for row in of_size])
-        axes.set_title(f"budget {size}")
+        axes.set_title(f"{tokens[size]} tokens")
         axes.set_xlabel("gIoU")
     return figure
 

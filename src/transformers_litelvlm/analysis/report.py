@@ -22,6 +22,7 @@ from transformers_litelvlm.analysis.summary import (
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.provenance import environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed
+from transformers_litelvlm.evaluation.report import describe_size
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.hub.markdown import templates
 from transformers_litelvlm.utils.extras import needs_extra
@@ -89,9 +90,12 @@ def write_report(
     with space_needed(store.folder), write_atomically(store.folder) as staging:
         pq.write_table(table, staging / MEASUREMENTS_NAME, compression="zstd")
         (staging / RESULTS_NAME).write_text(to_json(results, indent=1), encoding="utf-8")
-        draw_figures(results, _with_images(split, maps, args.examples), staging)
+        # Of what the entries call a budget, `None` for the unpruned model.
+        names: list[tuple[str | None, Any]] = [(None, None), *zip(sizes, args.budgets, strict=True)]
+        tokens = {name: describe_size(size, segmenter.num_visual_tokens) for name, size in names}
+        draw_figures(results, _with_images(split, maps, args.examples), tokens, staging)
         page = TEMPLATES.get_template("report.md.jinja").render(
-            **results, of_layer=of_layer, examples=EXAMPLES if maps else ""
+            **results, of_layer=of_layer, examples=EXAMPLES if maps else "", tokens=tokens
         )
         (staging / PAGE_NAME).write_text(page, encoding="utf-8")
     return results

@@ -160,14 +160,15 @@ class _Measuring:
         """Say at the beginning how long all of it takes, from an unpruned run; a large batch takes longer."""
         if self.runs_done:
             return
-        took = side_by_side.seconds_of_unpruned()
-        runs, of_one_picture = 0, 0
+        took, of_tokens = side_by_side.seconds_of_unpruned(), side_by_side.seconds_of_decoding()
+        of_tokens *= self.effort.long_runs * len(self.settings)  # at one workload
+        runs, seconds = 0, 0.0
         models = len(self.grid.dtypes) * len(self.grid.quantizations)
         for other_size, sentences in itertools.product(self.grid.batch_sizes, self.grid.sentences):
             of_settings = [self.effort.runs_of_model(sentences, number == 0) for number in range(len(self.settings))]
             runs += models * sum(of_settings)
-            of_one_picture += models * sum(of_settings) * other_size
-        self.progress.expects(runs, took, took / batch_size * of_one_picture)
+            seconds += models * (took * sum(of_settings) + of_tokens) * other_size / batch_size
+        self.progress.expects(runs, took, seconds)
 
     def _count(self, staged: StagedModel, dtype: str) -> None:
         """Operations of the model that is about to be quantized."""

@@ -13,6 +13,8 @@ from transformers_litelvlm.benchmark.timing import machine_line
 from transformers_litelvlm.utils.files import to_json, write_atomically
 
 
+LARGEST_GAP = 0.1  # of the time end to end, beyond which the report remarks on unaccounted time
+
 NOTES = """\
 How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in alternating
 runs with the same weights and inputs; brackets hold a 95 % interval. "Bound" is the ratio of their floating-point
@@ -182,7 +184,23 @@ def _stage_table(point: dict[str, Any]) -> str:
     return (
         table(["stage", "unpruned ms", "pruned ms", "unpruned GFLOP", "pruned GFLOP"], rows)
         + f"\n\nSelector ({' + '.join(SELECTOR)}): {number(selector['ms'])} ms,"
-        f" {selector['share_of_unpruned']:.2%} of unpruned end to end."
+        f" {selector['share_of_unpruned']:.2%} of unpruned end to end." + _contradictions(point)
+    )
+
+
+def _contradictions(point: dict[str, Any]) -> str:
+    """Says where the stages do not add up to the time end to end; empty if they do."""
+    apart = [
+        f"{side} {number(stages['sum_ms'])} ms of {number(point['end_to_end'][side]['median_ms'])} ms end to end"
+        for side, stages in point["stages"].items()
+        if abs(stages["unexplained_ms"]) > LARGEST_GAP * point["end_to_end"][side]["median_ms"]
+    ]
+    if not apart:
+        return ""
+    return (
+        f"\n\nThe stages do not add up (sum of stages: {', '.join(apart)}). They are timed in runs of their own:"
+        " likely the machine was busy meanwhile (measure again when it is idle), or the model is too small for its"
+        " times to mean anything."
     )
 
 

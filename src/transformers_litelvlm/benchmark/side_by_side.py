@@ -37,8 +37,13 @@ class Effort:
 
     runs: int = 5
     warmup: int = 1
-    new_tokens: int = 16
+    new_tokens: int = 8
     parts: Sequence[str] = PARTS
+
+    @property
+    def long_runs(self) -> int:
+        """Those of [`runs_of_model`] that generate `new_tokens`."""
+        return 2 * (self.warmup + self.runs) if "decode" in self.parts else 0
 
     def runs_of_model(self, sentences: int, is_first: bool) -> int:
         """Calls of the model at one setting, about.
@@ -109,6 +114,17 @@ class SideBySide:
         unpruned = partial(self._end_to_end, None)
         first = time_once(unpruned)
         return first if first > 1 else time_once(unpruned)
+
+    def seconds_of_decoding(self) -> float:
+        """Of the new tokens of one unpruned run; 0 if none are timed."""
+        if "decode" not in self.effort.parts:
+            return 0.0
+        self.staged.prune(None)
+        features = self.staged.encode(self.workload.inputs)
+        one, many = (
+            time_once(partial(self._generate, None, features, count)) for count in (1, 1 + self.effort.new_tokens)
+        )
+        return max(0.0, many - one)
 
     def count(self, pruning: PruningConfig | None) -> None:
         """

@@ -17,8 +17,10 @@ HELP = "check on a model and data whether the reversed ranking holds"
 EPILOG = """\
 examples:
   litelvlm analyze --output-dir analysis --max-images 100
-  litelvlm analyze --output-dir analysis --model glamm-refseg --dataset refcoco --split val --max-images 500
+  litelvlm analyze --output-dir analysis --model ./glamm-refseg --dataset refcoco --split val --max-images 500
   litelvlm analyze --output-dir analysis --budgets 48 32 16 --leave-one-out 0
+
+./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 
 Started again with the same options it goes on where it was. On several machines, launch it yourself:
   accelerate launch -m transformers_litelvlm.analysis --output-dir analysis ...

@@ -33,6 +33,8 @@ examples:
   litelvlm benchmark tiny --methods all --batch-sizes 1 8 --without stages decode memory --check
   litelvlm benchmark glamm-7b --device cuda --dtypes bfloat16 --sentences 1 3
   litelvlm benchmark llava-1b --quantization none int8 int4 --budgets 192 32
+
+./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 """
 
 
@@ -105,7 +107,7 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         "--warmup", type=_count, default=1, metavar="N", help="untimed runs of each before (default: 1)"
     )
     parser.add_argument(
-        "--new-tokens", type=positive_int, default=16, metavar="N", help="generated tokens that time one (default: 16)"
+        "--new-tokens", type=positive_int, default=8, metavar="N", help="generated tokens that time one (default: 8)"
     )
     parser.add_argument(
         "--without", nargs="+", default=[], choices=("stages", "decode", "memory"), help="leave out, to be done sooner"

@@ -20,7 +20,9 @@ examples:
   litelvlm calibrate --output-dir calibration
   litelvlm calibrate --output-dir calibration --model ./refshapes_copy --write
   litelvlm calibrate --output-dir calibration --methods uniform litelvlm:context_share=0.5 fastv --budgets 16 32 48
-  litelvlm calibrate --output-dir refcoco --model glamm-refseg --dataset refcoco --split val --test-split testA
+  litelvlm calibrate --output-dir refcoco --model ./glamm-refseg --dataset refcoco --split val --test-split testA
+
+./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 
 Without --write the checkpoint is not changed. Started again with the same options it goes on where it was; --write may
 be added then. On several machines, launch it yourself:

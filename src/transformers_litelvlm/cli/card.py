@@ -19,6 +19,8 @@ examples:
   litelvlm card ./glamm-refseg --results results/results.json
   litelvlm card ./glamm-refseg --results refcoco/results.json reason_seg/results.json --output card.md
 
+./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
+
 Only the part between the two marks of the card and `model-index` in its metadata are written; without marks, that part
 goes to the end. A checkpoint without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
 """

@@ -19,7 +19,7 @@ DESCRIPTION = (
 )
 EPILOG = """\
 examples:
-  litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
+  litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg
   litelvlm convert lisa xinlai/LISA-7B-v1 LISA-7B-lite --dtype bfloat16
   litelvlm convert unipixel PolyU-ChenLab/UniPixel-3B UniPixel-3B-lite
   litelvlm convert llava ./llava-1.5-7b-hf ./llava-lite --clip ./clip-vit-large-patch14-336

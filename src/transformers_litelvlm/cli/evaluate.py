@@ -17,9 +17,12 @@ EPILOG = """\
 examples:
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm evaluate --output-dir results --methods none litelvlm random --budgets 48 32 16
-  litelvlm evaluate --output-dir results --model glamm-refseg --dataset refcoco --split val --protocol glamm
+  litelvlm evaluate --output-dir results --model ./glamm-refseg --dataset refcoco --split val --protocol glamm
   litelvlm evaluate --output-dir results --methods litelvlm litelvlm:context_share=0.5 tome
-  litelvlm evaluate --output-dir results --model unipixel-3b --dataset mevis --split valid_u --source /data/mevis
+  litelvlm evaluate --output-dir results --model ./unipixel-3b --dataset mevis --split valid_u --source /data/mevis
+
+./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes; likewise
+./unipixel-3b.
 
 Started again with the same options it goes on where it was. On several machines, launch it yourself:
   accelerate launch -m transformers_litelvlm.evaluation --output-dir results ...

@@ -44,7 +44,8 @@ def launch(module: str, options: Options, work: Callable[[Options, str], None], 
         return
     # Not `accelerate launch`: on CPUs without MPI it starts a single process, whatever it is asked for.
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, "-m", module, *as_command_line(options)]
+    worker = ["-m", "transformers_litelvlm_command", "--as-worker", module]  # without messages of other libraries
+    command = [sys.executable, *launcher, *worker, *as_command_line(options)]
     with tempfile.TemporaryDirectory() as folder:
         code_file = Path(folder, "code")  # torchrun itself ends with 1, whatever its processes end with
         environment = {**os.environ, COMMAND_VARIABLE: typed, CODE_VARIABLE: str(code_file)}

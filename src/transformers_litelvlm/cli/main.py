@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from transformers_litelvlm.cli import (
     segment,
 )
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, is_of_stdout, prepare_streams, report_failure
+from transformers_litelvlm.utils.messages import did_you_mean
 from transformers_litelvlm.version import __version__
 
 
@@ -35,12 +37,14 @@ examples:
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm plot results/results.json --output quality.png
   litelvlm analyze --output-dir analysis --max-images 100
-  litelvlm calibrate --output-dir calibration --model ./glamm-refseg --write
   litelvlm benchmark grounding-1b --budgets 192 64
-  litelvlm convert glamm MBZUAI/GLaMM-RefSeg GLaMM-RefSeg-lite
-  litelvlm card ./GLaMM-RefSeg-lite --results results/results.json
+  litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg
+  litelvlm calibrate --output-dir calibration --model ./glamm-refseg --write
+  litelvlm card ./glamm-refseg --results results/results.json
   litelvlm methods
   litelvlm env
+
+scene.png stands for a picture of yours.
 
 exit codes: 0 done, 1 a fault of ours (or --check found one), 2 usage, input or machine, 130 interrupted.
 LITELVLM_DEBUG=1 in the environment shows the traceback of every error.
@@ -53,8 +57,17 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of argparse; what a sub-command does not know is its own error, since its help has the options."""
+        parsed = super().parse_known_args(args, namespace)
+        if parsed[1]:
+            near = did_you_mean(parsed[1], re.findall(r"(?<!\S)--[\w-]+", self.format_help()))
+            self.error(f"unrecognized arguments: {' '.join(parsed[1])}.{near}".removesuffix("."))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"litelvlm: error: {message} (see: {self.prog} --help)\n")
+        where = "litelvlm methods" if re.search(r"--methods?\b(?!-)", message) else f"{self.prog} --help"
+        self.exit(2, f"litelvlm: error: {message} (see: {where})\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

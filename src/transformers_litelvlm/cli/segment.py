@@ -44,6 +44,7 @@ examples:
   litelvlm segment scene.png "the star" --preset fast --compare
   litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
 
+scene.png stands for a picture of yours.
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
 Without --model the small checkpoint inside the package is used, with its preset "balanced" unless these options say
 otherwise. It knows drawn shapes, not photos.
@@ -51,10 +52,6 @@ otherwise. It knows drawn shapes, not photos.
 
 # Of the checkpoint in the package, which was calibrated: there, the published default does worse than random tokens.
 EMBEDDED_PRESET = "balanced"
-UNLIKE = (
-    "litelvlm: warning: the bundled checkpoint knows drawn shapes on a grey background, and this picture looks"
-    " different, so its masks mean little; other pictures need a checkpoint for photos (--model)"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +102,6 @@ def run(args: argparse.Namespace) -> None:
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
         image = load_rgb_image(args.image)
-    if args.model is None:
-        from transformers_litelvlm.data.refshapes_rendering import is_like_a_scene
-
-        if not is_like_a_scene(image):
-            print(UNLIKE, file=sys.stderr)
     model, processor = _load(args)
     report = _segment(args, model, processor, image, sentences, folder)
     if args.json:
@@ -226,7 +218,7 @@ def _segment(
     _check_budget(args, model.config, total)
     with torch.inference_mode():
         with bad_input():  # pixels or weights that are not finite
-            output = model.segment(**inputs).require_finite()
+            output = model.segment(**inputs).require_finite().warn_if_empty()
         comparison = _compare(model, inputs, output, args.pairs) if args.compare else None
     masks = output.masks[0].cpu().numpy()
     scores = [float(score) for score in output.scores[0]]
@@ -343,9 +335,6 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["method"]:
         how = ", ".join([f"method {report['method']}", *(f"{k}={v}" for k, v in report["method_options"].items())])
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
-    if not all(mask["area"] for mask in report["masks"]):
-        tokens = "with more visual tokens (--preset accurate, a larger --budget), or without pruning (--method none)"
-        print(f"hint: a mask is empty; try other words{', or ' + tokens if report['method'] else ''}")
     print(f"overlay: {report['overlay']}")
     for file in report["kept_tokens"]:
         print(f"kept tokens: {file}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 
 SCENE_SIZE = 144
@@ -156,25 +155,6 @@ def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: 
     paint = np.where(ink[:, :, None], 0.35 * base, base)
     canvas[top:bottom, left:right][region] = paint[region]
     id_map[top:bottom, left:right][region] = item.object_id + 1
-
-
-def is_like_a_scene(image: Image.Image) -> bool:
-    """Whether a picture could be one that [`render_scene`] draws, at any size: mostly an even grey.
-
-    In a copy of 48 x 48 pixels, two kinds are counted: those that hardly differ from their neighbours, and grey ones
-    about as bright as most. Of 600 scenes the shares are 0.78 and 0.82 at least; 93 photos have 0.66 and 0.79 at most,
-    and none has much of both. With the limits below, all of 700 further scenes pass, enlarged and as JPEG too, and no
-    photo. Drawings on a white or coloured background may or may not.
-
-    Args:
-        image: RGB.
-    """
-    pixels = np.asarray(image.resize((48, 48), Image.Resampling.BOX), dtype=np.int16)
-    steps = [np.abs(np.diff(pixels, axis=axis)).max(axis=2) for axis in (0, 1)]
-    is_flat = np.maximum(steps[0][:, :-1], steps[1][:-1]) <= 12
-    is_grey = np.ptp(pixels, axis=2) <= 24
-    is_usual = np.abs(pixels - np.median(pixels, axis=(0, 1))).max(axis=2) <= 64
-    return bool(is_flat.mean() >= 0.69 and (is_grey & is_usual).mean() >= 0.65)
 
 
 def render_scene(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

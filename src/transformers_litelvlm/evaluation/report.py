@@ -224,14 +224,19 @@ def _page(results: dict[str, Any]) -> str:
     )
 
 
+def describe_size(size: int | float | None, num_tokens: int | None) -> str:
+    """A budget, a ratio or neither, of so many visual tokens: `48`, `48 (1/3)`, or `1/3` if the size of a picture
+    decides; `144` or `all` of the unpruned model."""
+    if not isinstance(size, float):
+        return str(size or num_tokens or "all")
+    near = Fraction(size).limit_denominator(9)
+    share = str(near) if abs(float(near) - size) < 5e-4 else f"{size:.4g}"  # 0.3333 is meant as a third
+    return share if num_tokens is None else f"{resolve_budget(num_tokens, retention_ratio=size)} ({share})"
+
+
 def _tokens(entry: dict[str, Any], num_tokens: int | None) -> str:
-    """Visual tokens that a group or comparison keeps: `48`, `48 (1/3)`, or `1/3` if the size of a picture decides."""
-    budget, ratio = entry["budget"], entry["retention_ratio"]
-    if ratio is None:
-        return str(budget or num_tokens or "all")
-    near = Fraction(ratio).limit_denominator(9)
-    share = str(near) if abs(float(near) - ratio) < 5e-4 else f"{ratio:.4g}"  # 0.3333 is meant as a third
-    return share if num_tokens is None else f"{resolve_budget(num_tokens, retention_ratio=ratio)} ({share})"
+    """Visual tokens that a group or comparison keeps."""
+    return describe_size(entry["budget"] or entry["retention_ratio"], num_tokens)
 
 
 def _time(group: dict[str, Any], stage: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ def write_card(folder: Path, card: str) -> None:
 
 
 def write_missing_card(folder: Path, config: Any) -> None:
-    """Write the README.md of a saved model, if the folder has none."""
-    if not Path(folder, CARD_NAME).exists():
-        write_card(folder, render_saved_card(config))
+    """Write the README.md of a saved model, if the folder has none, and the pictures of its example."""
+    folder = Path(folder)
+    if Path(folder, CARD_NAME).exists():
+        return
+    write_card(folder, render_saved_card(config, name=folder.resolve().name))
+    for example in read_metadata(folder / CARD_NAME).get("widget") or []:
+        if not _is_address(example["src"]):
+            shutil.copyfile(Path(config.name_or_path, example["src"]), folder / example["src"])
 
 
 def render_saved_card(config: Any, name: str | None = None) -> str:
@@ -63,7 +69,7 @@ def render_saved_card(config: Any, name: str | None = None) -> str:
         license=known.get("license"),
         base_model=base_model,
         limits=_limits(card) if known else None,
-        widget=_examples(known.get("widget")),
+        widget=_examples(known.get("widget"), card.parent),
     )
 
 
@@ -74,14 +80,26 @@ def _limits(card: Path) -> str | None:
     return f"{LIMITS_BEGIN}\n{text.strip()}\n{LIMITS_END}" if begin and end else None
 
 
-def _examples(widget: Any) -> list[dict[str, str]] | None:
-    """Pictures and sentences in the metadata of a card; `None` if they cannot stand in a program as they are."""
+def _examples(widget: Any, folder: Path) -> list[dict[str, str]] | None:
+    """Pictures and sentences in the metadata of a card; `None` if they cannot stand in a program as they are, or a
+    picture is not in the folder of the card."""
     try:
         texts = [text for example in widget for text in (example["src"], example["text"])]
     except (KeyError, TypeError):
         return None
     is_plain = texts and all(isinstance(text, str) and re.fullmatch(r"[\w ./:-]{1,200}", text) for text in texts)
-    return [{"src": example["src"], "text": example["text"]} for example in widget] if is_plain else None
+    if not is_plain or not all(_is_address(src) or _is_in(folder, src) for src in texts[::2]):
+        return None
+    return [{"src": example["src"], "text": example["text"]} for example in widget]
+
+
+def _is_address(picture: str) -> bool:
+    return picture.startswith("https://")
+
+
+def _is_in(folder: Path, picture: str) -> bool:
+    is_name = re.fullmatch(r"[\w-]+\.(png|jpg)", picture)
+    return bool(is_name) and Path(folder, picture).is_file()
 
 
 def render_card(
@@ -117,6 +135,7 @@ def render_card(
         model_class=model_class,
         question=config.example_question,
         picture=widget[0]["src"] if widget else PICTURE,
+        takes_photo=answers or (writes_masks and not widget),
         sentences=[example["text"] for example in widget] if widget else SENTENCES,
         setting=describe_setting(config),
         limits=limits,

@@ -24,7 +24,7 @@ from transformers_litelvlm.models.masks.segmentation import ReferringSegmentatio
 from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
-from transformers_litelvlm.utils.hub_names import check_source
+from transformers_litelvlm.utils.hub_names import check_loadable, check_source
 
 
 CPU = torch.device("cpu")
@@ -68,9 +68,11 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
             kwargs: of upstream's `from_pretrained`, fields of the config among them.
 
         Raises:
+            OSError: a path that does not exist, or a repository that cannot be reached.
             ValueError: for settings that do not exist, are out of range or contradict each other; if there is no class
                 for masks for the checkpoint.
         """
+        check_loadable(pretrained_model_name_or_path, **kwargs)  # upstream reads its config first
         pruning = given(
             pruning_config=pruning_config,
             pruning_preset=pruning_preset,

@@ -12,7 +12,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.local_weights import LocalWeightsMixin
 from transformers_litelvlm.models.quantization import keep_unquantized
 from transformers_litelvlm.models.upstream import resolve_revision
-from transformers_litelvlm.utils.hub_names import check_no_missing_path
+from transformers_litelvlm.utils.hub_names import check_loadable
 
 
 # What says where a file comes from: of any repository, and within this one.
@@ -36,8 +36,8 @@ def given(**keywords: Any) -> dict[str, Any]:
 
 def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Those arguments of `from_pretrained` that say where the files of `source` come from; the revision as a commit,
-    so that all parts come from one. Raises FileNotFoundError if `source` is a path that does not exist."""
-    check_no_missing_path(source)
+    so that all parts come from one. Raises OSError if `source` is not there, see [`check_loadable`]."""
+    check_loadable(source, **kwargs)
     arguments = {name: kwargs[name] for name in (*_ACCESS, *_PLACE) if name in kwargs}
     access = {name: arguments[name] for name in ("cache_dir", "local_files_only", "token") if name in arguments}
     return {**arguments, "revision": resolve_revision(source, arguments.get("revision"), **access)}

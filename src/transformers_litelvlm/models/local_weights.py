@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from transformers_litelvlm.models.upstream import str_to_torch_dtype
 from transformers_litelvlm.utils.files import read_json
-from transformers_litelvlm.utils.hub_names import check_no_missing_path
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.messages import quoted
 from transformers_litelvlm.utils.weight_files import check_weights
 
@@ -25,12 +25,12 @@ class LocalWeightsMixin:
         """As upstream.
 
         Raises:
-            FileNotFoundError: a path that does not exist.
+            OSError: a path that does not exist, or a repository that cannot be reached.
             ValueError: in a local folder, an index of weights names a file elsewhere, or weights cannot be read.
         """
         source, files = args[0] if args else kwargs.get("pretrained_model_name_or_path"), []
         if source:
-            check_no_missing_path(source)
+            check_loadable(source, **kwargs)
         if source and os.path.isdir(source):
             folder = Path(source, kwargs.get("subfolder") or "")
             for index in (*folder.glob("*.safetensors.index*.json"), *folder.glob("*.bin.index*.json")):

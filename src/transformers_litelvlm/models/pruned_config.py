@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.remote_code import InstalledCodeMixin
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.utils.messages import quoted
+from transformers_litelvlm.utils.messages import did_you_mean, quoted
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
@@ -32,7 +32,10 @@ def change_pruning(pruning: PruningConfig, keywords: dict[str, Any]) -> PruningC
             does.
     """
     if unknown := sorted(set(keywords) - set(PRUNING_KEYWORDS)):
-        raise ValueError(f"Unknown pruning settings {quoted(unknown)}. There are: {', '.join(PRUNING_KEYWORDS)}.")
+        raise ValueError(
+            f"Unknown pruning settings {quoted(unknown)}.{did_you_mean(unknown, PRUNING_KEYWORDS)} There are: "
+            f"{', '.join(PRUNING_KEYWORDS)}."
+        )
     budget, ratio = keywords.get("pruning_budget"), keywords.get("pruning_retention_ratio")
     if budget is not None and ratio is not None:
         raise ValueError(
@@ -60,8 +63,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
     `from_pretrained` also reads the config of a checkpoint of the stock class, as one of this class.
 
     Raises:
-        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given, and for keywords of
-            `from_pretrained` that begin with `pruning_` and do not exist.
+        ValueError: as [`PruningConfig`] does; also if both a budget and a ratio are given, and for keywords and
+            attributes that begin with `pruning_` and do not exist.
     """
 
     model_type: str
@@ -93,7 +96,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
         raise NotImplementedError
 
     def __post_init__(self, **kwargs: Any) -> None:
-        pruning = {name: kwargs.pop(name) for name in [*PRUNING_ALIASES, "pruning_preset"] if name in kwargs}
+        pruning = {name: kwargs.pop(name) for name in list(kwargs) if _is_setting(name)}
         super().__post_init__(**kwargs)  # type: ignore[misc]
         self._check_vision_config()
         self.set_pruning(**pruning)
@@ -107,7 +110,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
                     raise ValueError(f"`vision_config.{name}` must be a whole number above 0, got {quoted(value)}.")
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in PRUNING_ALIASES or key == "pruning_preset":
+        if _is_setting(key):
             self.set_pruning(**{key: value})
             return
         is_new = not self.__dict__.get("_post_init_done", False)
@@ -141,8 +144,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
-        names = [name for name in kwargs if name.startswith("pruning_") and name != "pruning_config"]
-        pruning = {name: kwargs.pop(name) for name in names}
+        pruning = {name: kwargs.pop(name) for name in list(kwargs) if _is_setting(name)}
         if isinstance(config_dict.get("pruning_config"), dict):  # of a file, which may be newer than this version
             config_dict = {**config_dict, "pruning_config": PruningConfig.from_dict(config_dict["pruning_config"])}
         result = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
@@ -159,6 +161,11 @@ class PrunedConfigMixin(InstalledCodeMixin):
     def resolved_position_ids(self) -> str:
         """`"original"` or `"compact"`: the setting, or else what the family or the method says."""
         return "original" if PruningSettings.of(self).keeps_positions else "compact"
+
+
+def _is_setting(name: str) -> bool:
+    """Whether a keyword is meant as a setting, known or not; the field `pruning_config` is none."""
+    return name.startswith("pruning_") and name != "pruning_config"
 
 
 def _alias(field: str) -> property:

@@ -108,7 +108,9 @@ class RemoteCodeMixin(LocalWeightsMixin, InstalledCodeMixin):
         """Save with the arguments `saving`, with `card` instead of a new one, and upload in one commit."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent, repo_id.rpartition("/")[2])  # a new card has its name
+            folder.mkdir()
             if card is not None and card.exists():
                 shutil.copy(card, folder)
             self.save_pretrained(folder, **saving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import threading
 import traceback
@@ -228,8 +229,10 @@ def _unknown(name: str) -> ValueError:
     also = "".join(
         f" Not loaded: entry point {entry.name!r:.80} of {entry.distribution}: {entry.reason}" for entry in broken
     )
+    near = "".join(f" Did you mean {match!r}?" for match in difflib.get_close_matches(name, _REGISTRY, 1, cutoff=0.8))
     return ValueError(
-        f"Unknown pruning `method` {name!r:.80}. Known methods: {', '.join(sorted(_REGISTRY))}. It is not bundled: "
+        f"Unknown pruning `method` {name!r:.80}.{near} Known methods: {', '.join(sorted(_REGISTRY))}; `litelvlm "
+        f"methods` describes them. It is not bundled: "
         f"install the package that provides it (by an entry point {ENTRY_POINTS!r}), or import the module that "
         f"registers it first (`--import FILE_OR_MODULE` on the command line).{also}"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
@@ -22,15 +23,19 @@ _HOW_HUB_NAMES_LOOK = "A repository on the Hub is named ORGANISATION/NAME"
 
 
 def check_no_missing_path(source: str | os.PathLike) -> None:
-    """Refuse what is there neither as a file or folder, nor can be the name of a repository.
+    """Refuse what is there neither as a file or folder, nor can be the name of a repository; the Hub is not asked.
 
     Raises:
         FileNotFoundError: names it.
     """
     name = os.fspath(source)
+    if os.path.exists(name):
+        return
     is_path = isinstance(source, os.PathLike) or name.startswith((".", "/", "~")) or name.endswith("/")
-    if not os.path.exists(name) and (is_path or os.sep in name.replace("/", "") or name.count("/") > 1):
+    if is_path or os.sep in name.replace("/", "") or name.count("/") > 1:
         raise FileNotFoundError(f"{quoted(name)} does not exist: check the path. {_HOW_HUB_NAMES_LOOK}.")
+    if "/" not in name:
+        raise FileNotFoundError(f"There is no folder {quoted(name)} here. {_HOW_HUB_NAMES_LOOK}.")
 
 
 def check_source(source: str | os.PathLike, kind: str = "model", file: str = "config.json") -> None:
@@ -49,9 +54,7 @@ def check_source(source: str | os.PathLike, kind: str = "model", file: str = "co
     name = os.fspath(source)
     if os.path.exists(name):
         return
-    if "/" not in name:
-        raise FileNotFoundError(f"There is no folder {quoted(name)} here. {_HOW_HUB_NAMES_LOOK}.")
-    is_cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind)).is_dir()
+    is_cached = _is_cached(name, kind)
     if constants.HF_HUB_OFFLINE:
         reason = None if is_cached else "HF_HUB_OFFLINE is set, and the cache does not have it"
     else:
@@ -62,6 +65,25 @@ def check_source(source: str | os.PathLike, kind: str = "model", file: str = "co
             f"There is no folder {quoted(name)} here, and the Hub cannot be asked for it: {reason}. Check the"
             f" connection, or {way_out}."
         )
+
+
+def check_loadable(source: str | os.PathLike, **where: Any) -> None:
+    """As [`check_source`] for what `from_pretrained` is to load, which may be in a cache: then nothing is asked.
+
+    Args:
+        source: folder, or name of a repository on the Hub.
+        where: keywords of `from_pretrained`; `cache_dir` and `local_files_only` are heeded.
+    """
+    check_no_missing_path(source)
+    name = os.fspath(source)
+    if not (
+        os.path.exists(name) or where.get("local_files_only") or _is_cached(name, "model", where.get("cache_dir"))
+    ):
+        check_source(name)
+
+
+def _is_cached(name: str, kind: str, cache: str | os.PathLike | None = None) -> bool:
+    return Path(cache or constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind)).is_dir()
 
 
 def _why_unreachable(url: str) -> str | None:

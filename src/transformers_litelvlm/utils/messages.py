@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -20,3 +22,10 @@ def quoted(value: Any) -> str:
     if isinstance(value, str) and len(value) > _LONGEST:
         value = shortened(value)
     return shortened(repr(value))
+
+
+def did_you_mean(names: Iterable[str], known: Iterable[str]) -> str:
+    """`" Did you mean 'budget'?"`, with the known name that is nearest to each; empty if none is near."""
+    known = list(known)
+    near = [match for name in names for match in difflib.get_close_matches(name, known, 1, cutoff=0.8)]
+    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""

@@ -15,6 +15,7 @@ from transformers_litelvlm.models.devices import check_ids, to_device_of
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
+from transformers_litelvlm.utils.hub_names import check_loadable
 
 
 class ClipGuidance(nn.Module):
@@ -247,6 +248,7 @@ def load_side_clip(
 
 def _load_clip(source: str, dtype: torch.dtype, access: dict[str, Any]) -> CLIPModel:
     try:
+        check_loadable(source, **access)
         return CLIPModel.from_pretrained(source, dtype=dtype, **access)
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, LlavaProcessor
 
 from transformers_litelvlm.models.loading import access_arguments, hub_arguments
+from transformers_litelvlm.models.processing.known_pictures import warn_of_unknown
 from transformers_litelvlm.models.processing.processor import (
     GuidedProcessorMixin,
     check_return_tensors,
@@ -30,6 +31,7 @@ from transformers_litelvlm.models.processing.sentences import (
     tokenize_guidance,
 )
 from transformers_litelvlm.models.processing.tokens import tokenize
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.image_io import ImageInput, load_rgb_image
 
 
@@ -247,6 +249,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
     def _sized(self, image: ImageInput) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
         """A picture as CLIP and as the mask decoder see it, before they crop or pad, and its (height, width)."""
         picture = load_rgb_image(image)
+        warn_of_unknown(picture, self.tokenizer.name_or_path)
         for_clip, for_masks = (resize_first(of, picture) for of in (self.image_processor, self.mask_image_processor))
         return for_clip, for_masks, (picture.height, picture.width)
 
@@ -302,11 +305,16 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
 
         Args:
             guidance_tokenizer: a tokenizer, or where to load one from, instead.
+
+        Raises:
+            OSError: a path that does not exist, or a repository that cannot be reached.
         """
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         processor = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
         if isinstance(guidance_tokenizer, str | os.PathLike):
-            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer, **access_arguments(kwargs))
+            access = access_arguments(kwargs)
+            check_loadable(guidance_tokenizer, **access)
+            guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_tokenizer, **access)
         elif guidance_tokenizer is None:
             is_needed = bool(processor.guidance_tokenizer)
             guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, is_needed)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from transformers_litelvlm.models.outputs import RetainedIndices
+
+
+logger = logging.get_logger(__name__)
+
+NOTHING_FOUND = "A mask is empty: nothing was found for its sentence, and its score is 0. Try other words"
+MORE_TOKENS = ', more visual tokens (the preset "accurate", a larger budget), or no pruning (the method "none")'
 
 
 class NotFiniteError(ValueError, FloatingPointError):
@@ -65,4 +71,10 @@ class ReferringSegmentationOutput(ModelOutput):
                         f"The masks of image or video {index} are not finite numbers: its pixels are NaN or infinite, "
                         "or the model's weights are (or too large for its dtype: try `dtype=torch.float32`)."
                     )
+        return self
+
+    def warn_if_empty(self) -> ReferringSegmentationOutput:
+        """The same; logs, once per process, that a mask is empty, and what to try. Waits for the device."""
+        if not all(masks.flatten(1).any(1).all() for masks in self.masks):
+            logger.warning_once(NOTHING_FOUND + ("." if self.retained_indices is None else f"{MORE_TOKENS}."))
         return self

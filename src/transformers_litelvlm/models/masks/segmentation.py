@@ -114,7 +114,7 @@ class ReferringSegmentationMixin(_Model):
 
         Returns:
             [`ReferringSegmentationOutput`]; its lists have one entry per picture or video, its tensors one row per
-            dialogue.
+            dialogue. On a CPU, an empty mask is remarked on in the log, once per process.
 
         Raises:
             ValueError: if a row of the prompt has no [SEG], or an input is missing, does not fit, or is unknown.
@@ -127,7 +127,7 @@ class ReferringSegmentationMixin(_Model):
             )
         inputs = _on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         read = self.read(inputs, settings=self.model.settings(pruning_config))
-        return self.decode(read, inputs, mask_features)
+        return _remark(self.decode(read, inputs, mask_features))
 
     @torch.no_grad()
     def generate_masks(self, input_ids: torch.Tensor, **inputs: Any) -> ReferringSegmentationOutput:
@@ -155,7 +155,7 @@ class ReferringSegmentationMixin(_Model):
         read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted, kept=kept)
         output = self.decode(read, for_masks)
         output.sequences = generated.sequences
-        return output
+        return _remark(output)
 
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any):
         """As without masks; inputs that only masks need are left aside. With `dialogue_images`, pictures or videos are
@@ -342,6 +342,12 @@ def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None
             f"mask_config={config.mask_config!r} and seg_token_id={config.seg_token_id!r}. Checkpoints without a "
             f"mask decoder load as {without_masks}."
         )
+
+
+def _remark(output: ReferringSegmentationOutput) -> ReferringSegmentationOutput:
+    """Empty masks are remarked on where it does not mean to wait for the device; elsewhere by who brings masks to the
+    host."""
+    return output.warn_if_empty() if output.masks[0].is_cpu else output
 
 
 def _by_dialogue(features: Any, about: Sequence[int]) -> Any:

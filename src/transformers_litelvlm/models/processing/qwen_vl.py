@@ -16,6 +16,7 @@ from transformers_litelvlm.models.processing.processor import (
     read_images,
 )
 from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.image_io import MAX_PIXELS
 
 
@@ -131,6 +132,9 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
         Args:
             guidance_model: folder or Hub id of the CLIP of a model with `guidance="clip"`. Not needed where the
                 checkpoint was saved with it.
+
+        Raises:
+            OSError: a path that does not exist, or a repository that cannot be reached.
         """
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         processor = super().from_pretrained(  # type: ignore[misc]
@@ -140,6 +144,7 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
         processor.video_processor = cls.video_processor_type.from_pretrained(pretrained_model_name_or_path, **place)
         if guidance_model is not None:
             access = access_arguments(kwargs)
+            check_loadable(guidance_model, **access)
             processor.guidance_tokenizer = AutoTokenizer.from_pretrained(guidance_model, **access)
             processor.guidance_image_processor = without_cropping(guidance_model, **access)
         elif processor.guidance_image_processor is None:
