@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import inspect
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -183,8 +185,22 @@ def processes() -> PartialState:
     """The processes that were launched together."""
     # Unless it is told, accelerate does not see the processes of torchrun if there is no accelerator.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    # The first process may be done hours before the last.
-    return PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
+    with _libraries_print_to_stderr() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else nullcontext():
+        # The first process may be done hours before the last.
+        return PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
+
+
+@contextmanager
+def _libraries_print_to_stderr() -> Iterator[None]:
+    """Gloo of torch 2.10 writes to standard output that it is connected, from C++; results are on standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager
