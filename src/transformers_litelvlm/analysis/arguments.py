@@ -8,10 +8,10 @@ from transformers_litelvlm.evaluation.arguments import DataArguments, option
 
 
 DESCRIPTION = (
-    "Ask of a checkpoint and data whether the reversed ranking holds: where the tokens of the referent stand in each"
-    " score, what the language model itself looks at, and which selection gives the best masks at equal budgets."
+    "Check on a checkpoint and data whether the reversed ranking works: which scores find the tokens of the referent,"
+    " what the language model itself attends to, and which choice of tokens gives the best masks at equal budgets."
     " Writes analysis.json, report.md, measurements.parquet and figures. Started again with the same options after an"
-    " interruption, it goes on."
+    " interruption, it continues."
 )
 
 
@@ -23,9 +23,9 @@ class AnalysisArguments(DataArguments):
         budgets: visual tokens kept in the comparison of selections, or, below 1, the fraction of them.
         seeds: of the random selection.
         coverage: a visual token belongs to the referent if the mask covers at least this share of its cell.
-        leave_one_out: of each image the first so many sentences are run without each of its visual tokens; 0 for
-            none. It takes most of the time.
-        examples: so many images, the first ones, are drawn.
+        leave_one_out: number of sentences per image, the first ones, that are run again once for each visual token,
+            with that token removed; 0 for none. This takes most of the time.
+        examples: number of images, the first ones, that are drawn.
         The rest as [`~evaluation.arguments.DataArguments`].
 
     Raises:
@@ -37,7 +37,9 @@ class AnalysisArguments(DataArguments):
     )
     seeds: list[int] = option("of the random selection", [0, 1, 2], metavar="SEED")
     coverage: float = option("share of a token's cell that the mask covers at least, if it is the referent's", 0.3)
-    leave_one_out: int = option("sentences per image that are run without each visual token", 1, metavar="N")
+    leave_one_out: int = option(
+        "sentences per image that are run again without each visual token in turn", 1, metavar="N"
+    )
     examples: int = option("images that are drawn", 4, metavar="N")
 
     def __post_init__(self) -> None:
