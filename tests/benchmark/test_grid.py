@@ -182,6 +182,12 @@ def test_quantizations_stand_side_by_side_in_the_report(quantized, tmp_path):
     text = render(quantized, max_details=0)
     lines = text[text.index("## Quantization") :].splitlines()[2:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert rows[0][6:10] == [
+        "weights MB",
+        "activations MB",
+        "weights + activations MB",
+        "share of unpruned, unquantized",
+    ]
     assert [(row[5], row[1], row[0]) for row in rows[2:]] == [
         (name, tokens, "-" if tokens == "64" else "litelvlm")
         for name in ("int4", "none", "int8")

@@ -24,9 +24,10 @@ text, scoring and selection, prompt compaction; its share is of the unpruned tim
 runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
 
 NOTES_ON_QUANTIZATION = """\
-"Weights" are all parameters and buffers with the scales of quantized ones. "Call" is the activation memory of a call:
-what tensors take at the worst moment, weights and inputs not counted. "Of unpruned none" is the share that both have
-of those of the unpruned model without quantization. Speed-ups compare runs of one quantization only."""
+"Weights" are all parameters and buffers. For quantized weights, their scales are included. "Activations" is the
+activation memory of a call: the largest memory that tensors take at one moment, without weights and inputs. "Share of
+unpruned, unquantized" is weights + activations, divided by weights + activations of the unpruned model without
+quantization. Speed-ups compare runs of one quantization only."""
 
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
@@ -127,8 +128,9 @@ def _overview(points: list[dict[str, Any]]) -> str:
 
 def _quantizations(points: list[dict[str, Any]]) -> str:
     """Memory and speed of every quantization, the unpruned model before the pruned ones."""
-    head = ["method", "tokens", "batch", "sentences", "dtype", "quantization", "weights MB", "call MB", "both MB"]
-    head += ["of unpruned none", "KV cache MB", "end to end ms", "decode ms per token"]
+    head = ["method", "tokens", "batch", "sentences", "dtype", "quantization", "weights MB", "activations MB"]
+    head += ["weights + activations MB", "share of unpruned, unquantized"]
+    head += ["KV cache MB", "end to end ms", "decode ms per token"]
     both = {
         apart(point): point["weight_bytes"] + point["memory"]["unpruned"]["whole_bytes"]
         for point in points
@@ -147,7 +149,7 @@ def _quantizations(points: list[dict[str, Any]]) -> str:
 
 
 def _memory_cells(point: dict[str, Any], side: str, unpruned: int | None) -> list[str]:
-    """A call, weights and a call together, their share of the `unpruned` bytes of both, and the cache."""
+    """Activations of a call, weights and activations together, their share of the `unpruned` bytes, and the cache."""
     if "memory" not in point:
         return ["-"] * 4
     memory = point["memory"][side]
