@@ -33,6 +33,10 @@ from transformers_litelvlm.models.qwen3_vl_lite import (
     Qwen3_VLLiteModel,
     Qwen3_VLLiteProcessor,
     Qwen3_VLLiteVideoProcessor,
+    Qwen3_VLMoeLite,
+    Qwen3_VLMoeLiteConfig,
+    Qwen3_VLMoeLiteForConditionalGeneration,
+    Qwen3_VLMoeLiteModel,
 )
 from transformers_litelvlm.pipelines import ReferringSegmentationPipeline
 from transformers_litelvlm.pruning import (
@@ -81,6 +85,10 @@ __all__ = [
     "Qwen3_VLLiteModel",
     "Qwen3_VLLiteProcessor",
     "Qwen3_VLLiteVideoProcessor",
+    "Qwen3_VLMoeLite",
+    "Qwen3_VLMoeLiteConfig",
+    "Qwen3_VLMoeLiteForConditionalGeneration",
+    "Qwen3_VLMoeLiteModel",
     "RandomPruner",
     "ReferringSegmentationMixin",
     "ReferringSegmentationOutput",
