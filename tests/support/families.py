@@ -16,7 +16,7 @@ from transformers import (
 
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
-from tests.support import tiny_qwen3_vl
+from tests.support import tiny_qwen3_5, tiny_qwen3_vl
 from tests.support import toy_internvl as toy
 from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
@@ -325,6 +325,8 @@ def of_qwen(cls: type[QwenFamily], name: str, tiny: Any, **kwargs: Any) -> QwenF
 QWEN2_5_VL = of_qwen(QwenFamily, "qwen2_5_vl", qwen.QWEN2_5_VL)
 QWEN3_VL = of_qwen(Qwen3Family, "qwen3_vl", tiny_qwen3_vl.QWEN3_VL)
 QWEN3_VL_MOE = of_qwen(Qwen3Family, "qwen3_vl_moe", tiny_qwen3_vl.QWEN3_VL_MOE, is_quick=False)
+QWEN3_5 = of_qwen(Qwen3Family, "qwen3_5", tiny_qwen3_5.QWEN3_5, is_recurrent=True)
+QWEN3_5_MOE = of_qwen(Qwen3Family, "qwen3_5_moe", tiny_qwen3_5.QWEN3_5_MOE, is_recurrent=True, is_quick=False)
 
 
 # Every test in tests/models/test_families_*.py runs for each of these.
@@ -353,7 +355,7 @@ TOY = ToyFamily(
     largest_budget=llava.NUM_TOKENS,
 )
 
-FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE]
+FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
 # Where methods inside the language model are defined.

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaModel, Qwen3VLMoeTextModel
+from transformers import LlamaConfig, LlamaModel, Qwen3_5MoeTextModel, Qwen3_5TextModel, Qwen3VLMoeTextModel
 
+from tests.support.tiny_qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from tests.support.tiny_qwen3_vl import QWEN3_VL_MOE
 from transformers_litelvlm.models.decoder.flops import prefill_flops
 from transformers_litelvlm.models.decoder.loop import prefill, whole_prompt
@@ -57,7 +58,7 @@ def test_a_decoder_that_prunes():
 
 @pytest.mark.parametrize(
     "cls, tiny",
-    [(Qwen3VLMoeTextModel, QWEN3_VL_MOE)],
+    [(Qwen3VLMoeTextModel, QWEN3_VL_MOE), (Qwen3_5TextModel, QWEN3_5), (Qwen3_5MoeTextModel, QWEN3_5_MOE)],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_experts_and_recurrent_layers(cls, tiny):
