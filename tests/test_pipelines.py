@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
-from tests.support.families import FAMILIES, picture
+from tests.support.families import FAMILIES, family_params, picture
 from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig
@@ -180,7 +180,7 @@ def test_settings_that_do_not_exist(pruned, keywords, message):
 # ---- image-text-to-text ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(FAMILIES), ids=lambda family: family.name)
 def checkpoint(request, tmp_path_factory):
     return request.param.save(tmp_path_factory.mktemp("checkpoint"))
 

@@ -25,6 +25,16 @@ from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLiteProcessor,
     Qwen2_5_VLLiteVideoProcessor,
 )
+from transformers_litelvlm.models.qwen3_5_lite import (
+    Qwen3_5Lite,
+    Qwen3_5LiteConfig,
+    Qwen3_5LiteForConditionalGeneration,
+    Qwen3_5LiteModel,
+    Qwen3_5MoeLite,
+    Qwen3_5MoeLiteConfig,
+    Qwen3_5MoeLiteForConditionalGeneration,
+    Qwen3_5MoeLiteModel,
+)
 from transformers_litelvlm.models.qwen3_vl_lite import (
     Qwen3_VLLite,
     Qwen3_VLLiteConfig,
@@ -32,6 +42,10 @@ from transformers_litelvlm.models.qwen3_vl_lite import (
     Qwen3_VLLiteModel,
     Qwen3_VLLiteProcessor,
     Qwen3_VLLiteVideoProcessor,
+    Qwen3_VLMoeLite,
+    Qwen3_VLMoeLiteConfig,
+    Qwen3_VLMoeLiteForConditionalGeneration,
+    Qwen3_VLMoeLiteModel,
 )
 from transformers_litelvlm.pipelines import ReferringSegmentationPipeline
 from transformers_litelvlm.pruning import (
@@ -71,12 +85,24 @@ __all__ = [
     "Qwen2_5_VLLiteModel",
     "Qwen2_5_VLLiteProcessor",
     "Qwen2_5_VLLiteVideoProcessor",
+    "Qwen3_5Lite",
+    "Qwen3_5LiteConfig",
+    "Qwen3_5LiteForConditionalGeneration",
+    "Qwen3_5LiteModel",
+    "Qwen3_5MoeLite",
+    "Qwen3_5MoeLiteConfig",
+    "Qwen3_5MoeLiteForConditionalGeneration",
+    "Qwen3_5MoeLiteModel",
     "Qwen3_VLLite",
     "Qwen3_VLLiteConfig",
     "Qwen3_VLLiteForConditionalGeneration",
     "Qwen3_VLLiteModel",
     "Qwen3_VLLiteProcessor",
     "Qwen3_VLLiteVideoProcessor",
+    "Qwen3_VLMoeLite",
+    "Qwen3_VLMoeLiteConfig",
+    "Qwen3_VLMoeLiteForConditionalGeneration",
+    "Qwen3_VLMoeLiteModel",
     "RandomPruner",
     "ReferringSegmentationMixin",
     "ReferringSegmentationOutput",

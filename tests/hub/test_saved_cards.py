@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from tests.support.fake_hub import FakeHub
-from tests.support.families import FAMILIES
+from tests.support.families import FAMILIES, family_params
 from tests.support.tiny_llava import tiny_grounding_model
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.hub.model_card import render_saved_card
@@ -44,7 +44,7 @@ def model():
     return tiny_grounding_model()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", family_params(FAMILIES), ids=lambda family: family.name)
 def test_every_family_gets_a_card(family, tmp_path):
     model = family.model()
     model.save_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_examples_that_would_not_run_are_left_out(model, tmp_path, widget):
     assert '("photo.jpg", ["the man in the red shirt"' in card and "evil" not in card and "limits: begin" not in card
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", family_params(FAMILIES), ids=lambda family: family.name)
 def test_use_for_text_runs(family, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = family.save(tmp_path / "checkpoint")

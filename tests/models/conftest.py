@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.support.families import MODELS
+from tests.support.families import MODELS, family_params
 from tests.support.family_cases import NUM_LAYERS
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=[family.name for family in MODELS])
+@pytest.fixture(scope="module", params=family_params(MODELS), ids=[family.name for family in MODELS])
 def family(request):
     return request.param
 

@@ -9,7 +9,8 @@ import torch
 from transformers import DynamicCache, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
-from tests.support.families import MODELS
+from tests.support.families import MODELS, family_params
+from tests.support.family_cases import need_methods_inside
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import PruningConfig
 
@@ -17,7 +18,7 @@ from transformers_litelvlm import PruningConfig
 BUDGET = 5
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(MODELS), ids=lambda family: family.name)
 def family(request):
     return request.param
 
@@ -272,6 +273,10 @@ def test_prompt_lookup_and_assisted_decoding_are_greedy(family, model, policy, n
     set_pruning(model, token_order=order, position_ids=positions)
     inputs, arguments = family.row(1), {"max_new_tokens": 8, "do_sample": False}
     expected = model.generate(**inputs, **arguments)
+    if family.is_recurrent:  # upstream cannot take guesses back out of a recurrent state, and says so
+        with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+            model.generate(**inputs, **arguments, prompt_lookup_num_tokens=2)
+        return
     assert torch.equal(model.generate(**inputs, **arguments, prompt_lookup_num_tokens=2), expected)
     assistant = asymmetric_(copy.deepcopy(model), seed=1)
     assert torch.equal(model.generate(**inputs, **arguments, assistant_model=assistant), expected)
@@ -510,6 +515,8 @@ def test_logits_to_keep_names_columns_of_the_prompt_that_was_passed(family, mode
 
 @pytest.mark.parametrize("method, options", [("litelvlm", {}), ("fastv", {"layer": 1})])
 def test_a_mask_that_cannot_be_shortened_is_refused(family, model, method, options):
+    if method == "fastv":
+        need_methods_inside(family)
     set_pruning(model, method=method, method_options=options)
     inputs = family.lite_inputs()
     length = inputs["input_ids"].shape[1]

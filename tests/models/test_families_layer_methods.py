@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from tests.support.families import MODELS
+from tests.support.families import INSIDE, family_params
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS
+from tests.support.matrix import matrix
 from tests.support.methods import LAYER_METHODS
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.configuration_pruning import Built
@@ -19,7 +20,7 @@ INDICES = {"image": "retained_indices", "video": "retained_video_indices"}
 
 METHOD = pytest.mark.parametrize(
     "family, name, options",
-    LAYER_CASES,
+    matrix(LAYER_CASES, lambda case: case[0].is_quick),
     ids=[f"{f.name}-{n}-{o}" for f, n, o in LAYER_CASES],
 )
 BOTH = pytest.mark.parametrize("positions", ["original", "compact"])
@@ -27,7 +28,7 @@ GREEDY = {"do_sample": False, "eos_token_id": None}
 
 
 def test_every_method_is_exercised_in_every_family():
-    for family in MODELS:
+    for family in INSIDE:
         assert {name for other, name, _ in LAYER_CASES if other is family} == {name for name, _ in LAYER_METHODS}
 
 
@@ -378,7 +379,7 @@ def test_the_cache_goes_on_after_the_config_changed_and_after_a_crop(family, mod
     torch.testing.assert_close(two_more(cache, new), expected)
 
 
-EACH = pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+EACH = pytest.mark.parametrize("family", family_params(INSIDE), ids=lambda family: family.name)
 
 
 @EACH

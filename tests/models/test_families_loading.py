@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from tests.support.families import FAMILIES, picture
+from tests.support.families import FAMILIES, family_params, picture
 from tests.support.hub_cache import put_into_cache
 from tests.support.without_package import check_stub, run_script
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(FAMILIES), ids=lambda family: family.name)
 def family(request):
     return request.param
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.family_cases import NUM_LAYERS
+from tests.support.family_cases import NUM_LAYERS, need_methods_inside
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.pruning import build_pruner
@@ -19,6 +19,7 @@ GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
 
 def two_methods(family, name, second, options):
     """The settings of both, of the first alone, and of the second alone."""
+    need_methods_inside(family)
     order, positions = family.policies[-1]
     try:
         build_pruner(second, **options).tokens_after(FIRST, SECOND, NUM_LAYERS)

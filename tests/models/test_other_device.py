@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.support.families import FAMILIES, picture
-from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined
+from tests.support.families import FAMILIES, family_params, picture
+from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined, need_methods_inside
 from tests.support.mask_cases import PICTURES, QUICK_DIALOGUES, SENTENCES, masks_case
 from tests.support.matrix import matrix
 from tests.support.methods import LAYER_METHODS, METHODS, ONE_OF_EACH_KIND, RAGGED
@@ -54,7 +54,7 @@ def models():
 
 @pytest.mark.parametrize(
     "family, name, options",
-    matrix(CASES, lambda case: case[1] in ONE_OF_EACH_KIND),
+    matrix(CASES, lambda case: case[1] in ONE_OF_EACH_KIND and case[0].is_quick),
     ids=[f"{f.name}-{n}-{o}" for f, n, o in CASES],
 )
 def test_every_method(models, family, name, options):
@@ -78,9 +78,11 @@ GENERATION = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", family_params(FAMILIES), ids=lambda family: family.name)
 @pytest.mark.parametrize("method, how", GENERATION, ids=str)
 def test_generation(family, method, how):
+    if method == "fastv":
+        need_methods_inside(family)
     model = family.model()
     options = {"layer": 1} if method == "fastv" else {}
     model.config.pruning_config = PruningConfig(budget=BUDGET, method=method, method_options=options)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.families import FAMILIES
+from tests.support.families import INSIDE, TOY, family_params
 from tests.support.layer_evidence import RandomLayerEvidence
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.configuration_pruning import Built
@@ -105,7 +105,9 @@ def dense(stock, family, inputs, layer, position_share, foreground, budget):
 
 @pytest.mark.parametrize("foreground", ["separate", "joint"])
 @pytest.mark.parametrize("layer", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", family_params([family for family in INSIDE if family is not TOY]), ids=lambda family: family.name
+)
 @torch.no_grad()
 def test_what_stays_is_that_of_plain_loops(family, layer, foreground):
     model = family.model(4)
@@ -128,7 +130,9 @@ def test_what_stays_is_that_of_plain_loops(family, layer, foreground):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", family_params([family for family in INSIDE if family is not TOY]), ids=lambda family: family.name
+)
 @torch.no_grad()
 def test_scores_do_not_depend_on_padding(monkeypatch, family, side):
     scores = {}

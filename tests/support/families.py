@@ -12,30 +12,19 @@ from transformers import (
     InternVLForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
 )
 
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
-from tests.support import tiny_qwen3_vl as qwen3
+from tests.support import tiny_qwen3_5, tiny_qwen3_vl
 from tests.support import toy_internvl as toy
+from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
     LlavaLiteModel,
     LlavaLiteProcessor,
-    Qwen2_5_VLLite,
-    Qwen2_5_VLLiteConfig,
-    Qwen2_5_VLLiteModel,
-    Qwen2_5_VLLiteProcessor,
-    Qwen3_VLLite,
-    Qwen3_VLLiteConfig,
-    Qwen3_VLLiteModel,
-    Qwen3_VLLiteProcessor,
 )
 from transformers_litelvlm.models.outputs import deepstack_of
 
@@ -58,6 +47,9 @@ class Family:
     policies: tuple[tuple[str, str], ...]  # token order, positions
     largest_budget: int  # what no image or video of the batch exceeds
     has_class_token: bool = False  # of the vision tower
+    tiny: Any = None  # of Qwen's families: models and processors
+    is_recurrent: bool = False  # the decoder has recurrent layers, so no method works inside it
+    is_quick: bool = True  # else `make test` leaves it out: most of its code is that of another family
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     sizes: ClassVar[frozenset[int]] = frozenset({16})  # visual tokens of the images and videos of the batch
@@ -68,7 +60,8 @@ class Family:
         if num_layers is not None:
             config.text_config.num_hidden_layers = num_layers
             if getattr(config.text_config, "layer_types", None) is not None:
-                config.text_config.layer_types = ["full_attention"] * num_layers
+                kinds = ["linear_attention", "full_attention"] if self.is_recurrent else ["full_attention"] * 2
+                config.text_config.layer_types = [kinds[layer % 2] for layer in range(num_layers)]
         return config
 
     def _config(self, **kwargs: Any) -> Any:
@@ -193,7 +186,6 @@ class QwenFamily(Family):
         [18, 19],
     )
     sizes: ClassVar[frozenset[int]] = frozenset({16, 12, 24})
-    tiny: ClassVar[Any] = qwen
     further_media: ClassVar[Inputs] = {"second_per_grid_ts": torch.tensor([0.5])}
 
     def _config(self, **kwargs):
@@ -293,12 +285,11 @@ class Qwen3Family(QwenFamily):
         [14, _v[0], ("image", 12), _v[1], 15, 16, 17],
         [18, 19],
     )
-    tiny: ClassVar[Any] = qwen3
     further_media: ClassVar[Inputs] = {}
 
     def deepstack(self, model, inputs):
-        tokens = {"image": qwen.IMAGE, "video": qwen.VIDEO}
-        return {tokens[modality]: deepstack_of(found) for modality, found in self._encoded(model, inputs).items()}
+        tokens, encoded = {"image": qwen.IMAGE, "video": qwen.VIDEO}, self._encoded(model, inputs).items()
+        return {tokens[modality]: layers for modality, found in encoded if (layers := deepstack_of(found))}
 
 
 LLAVA = LlavaFamily(
@@ -313,29 +304,29 @@ LLAVA = LlavaFamily(
     largest_budget=llava.NUM_TOKENS,
     has_class_token=True,
 )
-QWEN2_5_VL = QwenFamily(
-    name="qwen2_5_vl",
-    config_class=Qwen2_5_VLLiteConfig,
-    model_class=Qwen2_5_VLLite,
-    base_class=Qwen2_5_VLLiteModel,
-    processor_class=Qwen2_5_VLLiteProcessor,
-    stock_class=Qwen2_5_VLForConditionalGeneration,
-    stock_config_class=Qwen2_5_VLConfig,
-    policies=(("raster", "original"), ("reference", "original")),
-    largest_budget=24,
-)
 
-QWEN3_VL = Qwen3Family(
-    name="qwen3_vl",
-    config_class=Qwen3_VLLiteConfig,
-    model_class=Qwen3_VLLite,
-    base_class=Qwen3_VLLiteModel,
-    processor_class=Qwen3_VLLiteProcessor,
-    stock_class=Qwen3VLForConditionalGeneration,
-    stock_config_class=Qwen3VLConfig,
-    policies=QWEN2_5_VL.policies,
-    largest_budget=24,
-)
+
+def of_qwen(cls: type[QwenFamily], name: str, tiny: Any, **kwargs: Any) -> QwenFamily:
+    return cls(
+        name=name,
+        config_class=tiny.config_class,
+        model_class=tiny.model_class,
+        base_class=tiny.model_class.base_class,
+        processor_class=tiny.processor_class,
+        stock_class=tiny.stock_class,
+        stock_config_class=tiny.stock_config_class,
+        policies=(("raster", "original"), ("reference", "original")),
+        largest_budget=24,
+        tiny=tiny,
+        **kwargs,
+    )
+
+
+QWEN2_5_VL = of_qwen(QwenFamily, "qwen2_5_vl", qwen.QWEN2_5_VL)
+QWEN3_VL = of_qwen(Qwen3Family, "qwen3_vl", tiny_qwen3_vl.QWEN3_VL)
+QWEN3_VL_MOE = of_qwen(Qwen3Family, "qwen3_vl_moe", tiny_qwen3_vl.QWEN3_VL_MOE, is_quick=False)
+QWEN3_5 = of_qwen(Qwen3Family, "qwen3_5", tiny_qwen3_5.QWEN3_5, is_recurrent=True)
+QWEN3_5_MOE = of_qwen(Qwen3Family, "qwen3_5_moe", tiny_qwen3_5.QWEN3_5_MOE, is_recurrent=True, is_quick=False)
 
 
 # Every test in tests/models/test_families_*.py runs for each of these.
@@ -364,9 +355,16 @@ TOY = ToyFamily(
     largest_budget=llava.NUM_TOKENS,
 )
 
-FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL]
+FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
+# Where methods inside the language model are defined.
+INSIDE = [family for family in MODELS if not family.is_recurrent]
+
+
+def family_params(families: list[Family]) -> list:
+    """Parameters for `pytest.mark.parametrize`."""
+    return matrix(families, lambda family: family.is_quick)
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

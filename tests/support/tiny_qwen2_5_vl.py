@@ -1,9 +1,11 @@
-"""Tiny random models of the Qwen2.5-VL family, built in code. A visual token is a square of 8 pixels."""
+"""Tiny random models of Qwen's families, built in code; the Qwen2.5-VL. A visual token is a square of 8 pixels."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -39,6 +41,12 @@ SPECIAL = [
 ]
 PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO = range(len(SPECIAL))
 VOCABULARY = len(SPECIAL) + 256
+IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
 PATCH, MERGE, TEMPORAL = 4, 2, 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -51,74 +59,109 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_config(**kwargs) -> Qwen2_5_VLLiteConfig:
-    """Three vision blocks with windows of 2 x 2 visual tokens, but for the last; two decoder layers."""
-    vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "patch_size": PATCH,
-        "spatial_merge_size": MERGE,
-        "temporal_patch_size": TEMPORAL,
-        "tokens_per_second": 4,
-        "window_size": 16,
-        "out_hidden_size": 48,
-        "fullatt_block_indexes": [0, 2],
-    }
-    text = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
-        "pad_token_id": PAD,
-        "bos_token_id": PAD,
-        "eos_token_id": END,
-    }
-    ids = {
-        "image_token_id": IMAGE,
-        "video_token_id": VIDEO,
-        "vision_start_token_id": VISION_START,
-        "vision_end_token_id": VISION_END,
-    }
-    return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **ids, **kwargs)
+@dataclass(frozen=True)
+class TinyQwen:
+    """A family of Qwen's in small: its classes, and what its config has beside what all of them have.
+
+    Attributes:
+        video_processor_type: in stock checkpoints; `None` where a file is for both processors.
+    """
+
+    model_class: Any
+    config_class: Any
+    stock_class: Any
+    stock_config_class: Any
+    processor_class: Any
+    video_processor_class: Any
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    video_processor_type: str | None = "Qwen3VLVideoProcessor"
+
+    def tiny_config(self, **kwargs) -> Any:
+        """Three vision blocks, two decoder layers."""
+        vision = {
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 4,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": TEMPORAL,
+            "out_hidden_size": 48,
+        }
+        text = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "pad_token_id": PAD,
+            "bos_token_id": PAD,
+            "eos_token_id": END,
+        }
+        parts = {"vision_config": {**vision, **self.vision}, "text_config": {**text, **self.text}}
+        return self.config_class(**parts, **IDS, **kwargs)
+
+    def stock_config(self, config: Any) -> Any:
+        return self.stock_config_class(
+            **{name: config.to_dict()[name] for name in ("vision_config", "text_config", *IDS)}
+        )
+
+    def tiny_model(self, **kwargs) -> Any:
+        return asymmetric_(self.model_class(self.tiny_config(**kwargs)))
+
+    def stock_twin(self, model: Any) -> Any:
+        """The stock class with the same weights."""
+        upstream = self.stock_class(self.stock_config(model.config)).eval()
+        upstream.load_state_dict({n: v for n, v in model.state_dict().items() if ".guidance." not in n})
+        return upstream
+
+    def tiny_processor(self, with_clip: bool = False) -> Any:
+        settings = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL}
+        size = {"shortest_edge": 64, "longest_edge": 64 * 400}
+        side = {"height": 32, "width": 32}
+        return self.processor_class(
+            image_processor=Qwen2VLImageProcessorPil(**settings, size=size),
+            tokenizer=tiny_tokenizer(),
+            video_processor=self.video_processor_class(**settings, size=size),
+            chat_template=CHAT_TEMPLATE,
+            guidance_tokenizer=tiny_guidance_tokenizer() if with_clip else None,
+            guidance_image_processor=CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False)
+            if with_clip
+            else None,
+        )
+
+    def save_stock_checkpoint(self, folder: Path) -> None:
+        """A stock checkpoint in `folder`, as on the Hub, with the classes for torchvision."""
+        self.stock_twin(self.tiny_model()).save_pretrained(folder)
+        tiny = self.tiny_processor()
+        tiny.tokenizer.chat_template = CHAT_TEMPLATE
+        tiny.tokenizer.save_pretrained(folder)
+        files = {"preprocessor_config.json": (tiny.image_processor, "image_processor_type", "Qwen2VLImageProcessor")}
+        if self.video_processor_type is not None:
+            of_videos = (tiny.video_processor, "video_processor_type", self.video_processor_type)
+            files["video_preprocessor_config.json"] = of_videos
+        for name, (processor, key, value) in files.items():
+            (folder / name).write_text(json.dumps({**processor.to_dict(), key: value}), encoding="utf-8")
 
 
-def stock_config(config: Qwen2_5_VLLiteConfig) -> Qwen2_5_VLConfig:
-    names = (
-        "vision_config",
-        "text_config",
-        "image_token_id",
-        "video_token_id",
-        "vision_start_token_id",
-        "vision_end_token_id",
-    )
-    return Qwen2_5_VLConfig(**{name: config.to_dict()[name] for name in names})
-
-
-def tiny_model(**kwargs) -> Qwen2_5_VLLite:
-    return asymmetric_(Qwen2_5_VLLite(tiny_config(**kwargs)))
-
-
-def stock_twin(model: Qwen2_5_VLLite) -> Qwen2_5_VLForConditionalGeneration:
-    """The stock class with the same weights."""
-    upstream = Qwen2_5_VLForConditionalGeneration(stock_config(model.config)).eval()
-    upstream.load_state_dict({n: v for n, v in model.state_dict().items() if ".guidance." not in n})
-    return upstream
-
-
-def save_stock_checkpoint(folder: Path) -> None:
-    """A stock checkpoint in `folder`, as on the Hub: one file for both processors, with the class for torchvision."""
-    stock_twin(tiny_model()).save_pretrained(folder)
-    tiny = tiny_processor()
-    tiny.tokenizer.chat_template = CHAT_TEMPLATE
-    tiny.tokenizer.save_pretrained(folder)
-    settings = {**tiny.image_processor.to_dict(), "image_processor_type": "Qwen2VLImageProcessor"}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+# The tower has windows of 2 x 2 visual tokens, but for the last block.
+QWEN2_5_VL = TinyQwen(
+    model_class=Qwen2_5_VLLite,
+    config_class=Qwen2_5_VLLiteConfig,
+    stock_class=Qwen2_5_VLForConditionalGeneration,
+    stock_config_class=Qwen2_5_VLConfig,
+    processor_class=Qwen2_5_VLLiteProcessor,
+    video_processor_class=Qwen2_5_VLLiteVideoProcessor,
+    vision={"tokens_per_second": 4, "window_size": 16, "fullatt_block_indexes": [0, 2]},
+    text={"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}},
+    video_processor_type=None,
+)
+tiny_config, tiny_model, tiny_processor = QWEN2_5_VL.tiny_config, QWEN2_5_VL.tiny_model, QWEN2_5_VL.tiny_processor
+stock_config, stock_twin = QWEN2_5_VL.stock_config, QWEN2_5_VL.stock_twin
+save_stock_checkpoint = QWEN2_5_VL.save_stock_checkpoint
 
 
 def tiny_clip(seed: int = 7) -> CLIPModel:
@@ -151,22 +194,6 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens=dict(
             zip(("start", "vision_start", "vision_end", "image_token", "video_token"), [SPECIAL[1], *SPECIAL[3:]])
         ),
-    )
-
-
-def tiny_processor(with_clip: bool = False) -> Qwen2_5_VLLiteProcessor:
-    settings = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL}
-    size = {"shortest_edge": 64, "longest_edge": 64 * 400}
-    side = {"height": 32, "width": 32}
-    return Qwen2_5_VLLiteProcessor(
-        image_processor=Qwen2VLImageProcessorPil(**settings, size=size),
-        tokenizer=tiny_tokenizer(),
-        video_processor=Qwen2_5_VLLiteVideoProcessor(**settings, size=size),
-        chat_template=CHAT_TEMPLATE,
-        guidance_tokenizer=tiny_guidance_tokenizer() if with_clip else None,
-        guidance_image_processor=CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False)
-        if with_clip
-        else None,
     )
 
 

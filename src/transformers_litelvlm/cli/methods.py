@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
                 f"--model {args.model}: the number of visual tokens depends on the image. Say it with --visual-tokens."
             )
         for method in methods:
-            counts = tokens_per_layer(method["name"], args.budget, sizes, config.has_class_token)
+            counts = tokens_per_layer(method["name"], args.budget, sizes, config)
             method["at_budget"] = describe_counts(counts, config.get_text_config(), args.text_tokens, sizes)
     if args.json:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
@@ -167,15 +167,16 @@ def sizes_of(config: Any) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def tokens_per_layer(
-    name: str, budget: int, sizes: dict[str, int], has_class_token: bool = True
-) -> list[int] | str | None:
-    """Visual tokens that each layer computes on; `None` if the image decides, or why the budget is out of reach."""
+def tokens_per_layer(name: str, budget: int, sizes: dict[str, int], config: Any) -> list[int] | str | None:
+    """Visual tokens that each layer computes on; `None` if the image decides, or why the method is not defined for
+    the model, or the budget out of reach."""
+    from transformers_litelvlm.configuration_pruning import PruningConfig
     from transformers_litelvlm.pruning import build_pruner, get_pruner, resolve_budget
 
-    if get_pruner(name).needs_class_token and not has_class_token:
+    if get_pruner(name).needs_class_token and not config.has_class_token:
         return "not defined for this model, whose vision tower has no class token."
     try:
+        config.check_pruning(PruningConfig(method=name))
         return build_pruner(name).tokens_per_layer(budget=resolve_budget(sizes["num_tokens"], budget), **sizes)
     except ValueError as error:
         return str(error)

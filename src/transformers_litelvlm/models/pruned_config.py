@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.remote_code import InstalledCodeMixin
+from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.pruning.layers import LayerPruner
+from transformers_litelvlm.pruning.registry import get_pruner
 from transformers_litelvlm.utils.messages import did_you_mean, quoted
 
 
@@ -84,6 +86,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
     default_position_ids: ClassVar[str | None] = None
     # Whether methods that read the class token, or the layers of a CLIP tower, are defined.
     has_class_token: ClassVar[bool] = False
+    # Why methods inside the language model are not defined, as part of a message; `None` where they are.
+    why_none_inside: ClassVar[str | None] = None
 
     @property
     def num_visual_tokens(self) -> int | None:
@@ -121,6 +125,14 @@ class PrunedConfigMixin(InstalledCodeMixin):
 
     def check_pruning(self, pruning: Any) -> None:
         """Refuse settings that a family cannot follow. Raises ValueError."""
+        methods = (pruning.method, (pruning.then or {}).get("method"))
+        inside = [name for name in methods if name is not None and issubclass(get_pruner(name), LayerPruner)]
+        if inside and self.why_none_inside is not None:
+            raise ValueError(
+                f"The method {inside[0]!r} takes tokens out inside the language model, which is not defined for "
+                f"{self.family_title}: {self.why_none_inside} Choose a `pruning_method` that works before the "
+                "language model, such as 'litelvlm' or 'divprune'."
+            )
 
     def set_pruning(self, **keywords: Any) -> None:
         """Change several pruning settings at once, by the names that `from_pretrained` takes.
@@ -137,8 +149,11 @@ class PrunedConfigMixin(InstalledCodeMixin):
         stock: Any = super()
         config_dict, kwargs = stock.get_config_dict(pretrained_model_name_or_path, **kwargs)
         # Otherwise upstream warns of errors that are not to be expected here.
-        if config_dict.get("model_type") == stock.model_type:
+        model_type = config_dict.get("model_type")
+        if model_type == stock.model_type:
             config_dict = {**config_dict, "model_type": cls.model_type}
+        elif model_type != cls.model_type:
+            _refuse_other_family(pretrained_model_name_or_path, model_type)
         return config_dict, kwargs
 
     @classmethod
@@ -166,6 +181,18 @@ class PrunedConfigMixin(InstalledCodeMixin):
 def _is_setting(name: str) -> bool:
     """Whether a keyword is meant as a setting, known or not; the field `pruning_config` is none."""
     return name.startswith("pruning_") and name != "pruning_config"
+
+
+def _refuse_other_family(source: Any, model_type: Any) -> None:
+    """Upstream only warns of another `model_type`, and weights that the checkpoint lacks would be random. Raises
+    ValueError if it is that of another family here, or of the stock class of one."""
+    for classes in REMOTE_CLASSES.values():
+        config: Any = classes["AutoConfig"]
+        if model_type in (config.model_type, super(PrunedConfigMixin, config).model_type):
+            raise ValueError(
+                f"{quoted(str(source))} is a checkpoint of another family, {model_type!r}: load it with "
+                f"`{classes['AutoModelForImageTextToText'].__name__}`, or with the class of that family for your task."
+            )
 
 
 def _alias(field: str) -> property:

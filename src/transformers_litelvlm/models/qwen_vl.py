@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel
 
-from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedModelMixin
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedHeadMixin, PrunedModelMixin
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid
 from transformers_litelvlm.models.guidance.qwen_tower import GUIDANCE, token_grids
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
+from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.per_thread import PerThread
+from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+from transformers_litelvlm.models.upstream import (
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+    MultimodalMoeBaseModelOutputWithPast,
+    MultimodalMoeCausalLMOutputWithPast,
+    SubConfigSpec,
+)
 from transformers_litelvlm.utils.messages import quoted
 
 
 GUIDANCE_ARGUMENTS = (*SENTENCE_ARGUMENTS, "guidance_pixel_values")
 
 
+# Mixins of upstream's dataclasses give them fields if they are dataclasses, too.
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class QwenVLConfigMixin(PrunedConfigMixin):
-    """For configs with the fields `guidance`, `guidance_model` and `guidance_config`.
+    """For configs: what to prune and how, and what guides it.
+
+    Args:
+        pruning_config (`PruningConfig` or `dict`, *optional*): see [`PruningConfig`]; default: pruning is off. A
+            budget counts the tokens of an image, or of a whole video.
+        guidance (`str`, defaults to `"intrinsic"`): what tells the methods about sentences and visual tokens.
+            `"intrinsic"`: the model itself, without a second one. `"clip"`: a CLIP beside it.
+        guidance_model (`str`, defaults to `"openai/clip-vit-large-patch14-336"`): where that CLIP comes from when a
+            checkpoint does not hold it.
+        guidance_config (`CLIPConfig` or `dict`, *optional*): its configuration, set when it is loaded.
 
     Raises:
         ValueError: as [`PrunedConfigMixin`] does; for compact positions; for an unknown `guidance`.
@@ -31,6 +54,28 @@ class QwenVLConfigMixin(PrunedConfigMixin):
     # Positions are places in the picture: renumbered, they would mean nothing.
     default_token_order: ClassVar[str] = "raster"
     default_position_ids: ClassVar[str] = "original"
+
+    # Added to those of upstream's class.
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "pruning_config": SubConfigSpec(config_class=PruningConfig),
+        "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True),
+    }
+    sub_configs: ClassVar[dict[str, type]]
+
+    pruning_config: dict | PreTrainedConfig | None = None
+    guidance: str = "intrinsic"
+    guidance_model: str = "openai/clip-vit-large-patch14-336"
+    guidance_config: dict | PreTrainedConfig | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # A new mapping: that of upstream's class is shared with every stock model.
+        cls.sub_configs_defaults = {}
+        for base in reversed(cls.__mro__):
+            cls.sub_configs_defaults |= vars(base).get("sub_configs_defaults", {})
+        # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
+        parts = cls.sub_configs_defaults.items()
+        cls.sub_configs = {name: spec.config_class for name, spec in parts if name != "pruning_config"}
+        super().__init_subclass__(**kwargs)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "guidance" and value not in GUIDANCE:
@@ -42,12 +87,34 @@ class QwenVLConfigMixin(PrunedConfigMixin):
         return self.vision_config.depth
 
     def check_pruning(self, pruning: Any) -> None:
+        super().check_pruning(pruning)
         if pruning.position_ids == "compact":
             raise ValueError(
                 f"`position_ids='compact'` is not defined for {self.family_title}: its positions are places in the "
                 "picture (and in time), and renumbering them would erase the places. Use 'original', or None. The "
                 "preset 'faithful' asks for compact positions, too."
             )
+
+
+@dataclass
+class QwenVLModelOutputWithPast(PrunedOutputMixin, MultimodalBaseModelOutputWithPast):
+    """Upstream's, whose `image_outputs`, `video_outputs` are [`PrunedImageFeatures`] if tokens were pruned."""
+
+
+@dataclass
+class QwenVLCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLMOutputWithPast):
+    """Upstream's, further as [`QwenVLModelOutputWithPast`]."""
+
+
+@dataclass
+class QwenVLMoeModelOutputWithPast(PrunedOutputMixin, MultimodalMoeBaseModelOutputWithPast):
+    """Upstream's of a mixture of experts, further as [`QwenVLModelOutputWithPast`]; `router_logits` have the tokens
+    that the layers got."""
+
+
+@dataclass
+class QwenVLMoeCausalLMOutputWithPast(PrunedOutputMixin, MultimodalMoeCausalLMOutputWithPast):
+    """Upstream's, further as [`QwenVLMoeModelOutputWithPast`]."""
 
 
 class QwenVLLoadingMixin(GuidedLoadingMixin):
@@ -159,3 +226,31 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
                 "The prompt already holds the placeholders of the kept tokens alone, so their places in the picture "
                 "cannot be told from it. Pass `position_ids`, or a prompt with all placeholders."
             )
+
+
+class TimestampedVideosMixin(QwenVLModelMixin):
+    """For base models that see a video as pictures between timestamps, in front of upstream's."""
+
+    def upstream_features(self, modality: str, arguments: dict[str, Any]) -> Any:
+        # Upstream's method for videos calls `get_image_features`, which here prunes.
+        names = dict(zip(self.media_arguments[modality], self.media_arguments["image"]))
+        arguments = {names.get(name, name): value for name, value in arguments.items()}
+        return super().upstream_features("image", arguments)
+
+
+class QwenVLHeadMixin(QwenVLLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin):
+    """For models that answer in text, in front of upstream's.
+
+    Attributes:
+        base_class: of `model`.
+    """
+
+    base_class: ClassVar[Callable[..., Any]]
+
+    def __init__(self, config: Any) -> None:
+        # Upstream's constructor would build a stock base model only to throw it away.
+        PreTrainedModel.__init__(self, config)
+        self.model = type(self).base_class(config)
+        text = config.text_config
+        self.lm_head = torch.nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]

@@ -40,7 +40,9 @@ REMOTE_CLASSES: dict[str, dict[str, type]] = {}
 def write_stub(folder: str | os.PathLike, model_type: str) -> dict[str, str]:
     """Write the stub of a family into `folder`; returns the `auto_map` that names its classes."""
     classes = REMOTE_CLASSES[model_type]
-    imports = sorted({f"from {_public_module(cls)} import {cls.__name__}" for cls in classes.values()})
+    # Families may share a processor, which does not know whose folder it is: the stub has the classes of all of them.
+    sharing = [of for of in REMOTE_CLASSES.values() if of["AutoProcessor"] is classes["AutoProcessor"]]
+    imports = sorted({f"from {_public_module(cls)} import {cls.__name__}" for of in sharing for cls in of.values()})
     text = _STUB_TEXT.format(version=__version__, imports="\n".join(imports))
     Path(folder).mkdir(parents=True, exist_ok=True)
     Path(folder, f"{STUB}.py").write_text(text, encoding="utf-8")

@@ -46,7 +46,12 @@ from transformers.image_utils import (
 )
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+    MultimodalMoeBaseModelOutputWithPast,
+    MultimodalMoeCausalLMOutputWithPast,
+)
 from transformers.modeling_utils import str_to_torch_dtype
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -108,6 +113,8 @@ __all__ = [
     "LlavaModelOutputWithPast",
     "MultimodalBaseModelOutputWithPast",
     "MultimodalCausalLMOutputWithPast",
+    "MultimodalMoeBaseModelOutputWithPast",
+    "MultimodalMoeCausalLMOutputWithPast",
     "Qwen2_5_VLRMSNorm",
     "Qwen3VLVideoProcessor",
     "SamMLPBlock",

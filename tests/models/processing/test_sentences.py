@@ -6,12 +6,12 @@ import pytest
 
 from tests.support import tiny_llava
 from tests.support import tiny_qwen2_5_vl as tiny_qwen
-from tests.support.families import FAMILIES, picture
+from tests.support.families import FAMILIES, family_params, picture
 from transformers_litelvlm.models.processing.sentences import EXPRESSION, check_special_tokens
 
 
 # Those that write masks, by `segmentation_inputs`.
-@pytest.fixture(scope="module", params=FAMILIES[:2], ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(FAMILIES)[:2], ids=lambda family: family.name)
 def family(request):
     return request.param
 

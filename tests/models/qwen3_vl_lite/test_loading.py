@@ -2,45 +2,53 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMoeConfig,
-)
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from tests.support.families import picture
-from tests.support.tiny_qwen3_vl import save_stock_checkpoint, stock_twin, tiny_model
-from transformers_litelvlm import Qwen3_VLLite, Qwen3_VLLiteConfig, Qwen3_VLLiteModel, Qwen3_VLLiteProcessor
+from tests.support.families import QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, picture
+from tests.support.without_package import check_stub
+from transformers_litelvlm import Qwen3_VLLiteProcessor
 
 
-@pytest.mark.parametrize("cls", [Qwen3_VLLite, Qwen3_VLLiteModel])
-def test_stock_checkpoints_load_with_nothing_random(tmp_path, cls):
-    save_stock_checkpoint(tmp_path)
+FAMILIES = pytest.mark.parametrize("family", [QWEN3_VL, QWEN3_VL_MOE], ids=lambda family: family.name)
+
+
+@pytest.mark.parametrize("is_base", [False, True])
+@FAMILIES
+def test_stock_checkpoints_load_with_nothing_random(tmp_path, family, is_base):
+    """Published ones have the weights of experts transposed."""
+    family.tiny.save_stock_checkpoint(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    experts = {name: value.mT.contiguous() for name, value in weights.items() if ".experts." in name}
+    save_file(weights | experts, tmp_path / "model.safetensors", {"format": "pt"})
+    assert {value.shape[1:] for value in experts.values()} == (set() if family is QWEN3_VL else {(48, 32), (16, 48)})
+    cls = family.base_class if is_base else family.model_class
     model, info = cls.from_pretrained(tmp_path, pruning_retention_ratio=0.25, output_loading_info=True)
     assert not any(info.values()), info
-    assert model.config.pruning_retention_ratio == 0.25 and model.config.model_type == "qwen3_vl_lite"
-    upstream = stock_twin(tiny_model())
-    expected = upstream.state_dict() if cls is Qwen3_VLLite else upstream.model.state_dict()
+    assert model.config.pruning_retention_ratio == 0.25
+    assert model.config.model_type == family.config_class.model_type
+    upstream = family.stock(family.tiny.tiny_model())
+    expected = upstream.model.state_dict() if is_base else upstream.state_dict()
     assert set(model.state_dict()) == set(expected)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
     processor = Qwen3_VLLiteProcessor.from_pretrained(tmp_path)
     assert processor.video_processor.patch_size == processor.image_processor.patch_size == 4
 
 
-def test_saved_checkpoints_load_with_the_auto_classes(tmp_path):
-    save_stock_checkpoint(tmp_path / "stock")
-    model = Qwen3_VLLite.from_pretrained(tmp_path / "stock", pruning_budget=3)
+@FAMILIES
+def test_saved_checkpoints_load_with_the_auto_classes(tmp_path, family):
+    family.tiny.save_stock_checkpoint(tmp_path / "stock")
+    model = family.model_class.from_pretrained(tmp_path / "stock", pruning_budget=3)
     model.save_pretrained(tmp_path / "ours")
+    # Saved last, it must not take the place of the code of the model: both families have this processor.
     Qwen3_VLLiteProcessor.from_pretrained(tmp_path / "stock").save_pretrained(tmp_path / "ours")
+    check_stub(tmp_path / "ours")
+    assert f"import {family.config_class.__name__}\n" in (tmp_path / "ours" / "litelvlm_remote.py").read_text()
     again, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(again) is Qwen3_VLLite and not any(info.values()), info
+    assert type(again) is family.model_class and not any(info.values()), info
     assert again.config.pruning_budget == 3 and again.config.guidance == "intrinsic"
-    assert type(AutoModel.from_pretrained(tmp_path / "ours")) is Qwen3_VLLiteModel
-    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is Qwen3_VLLiteConfig
+    assert type(AutoModel.from_pretrained(tmp_path / "ours")) is family.base_class
+    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is family.config_class
     processors = [
         AutoProcessor.from_pretrained(tmp_path / "ours"),
         Qwen3_VLLiteProcessor.from_pretrained(tmp_path / "stock"),
@@ -56,36 +64,57 @@ def test_saved_checkpoints_load_with_the_auto_classes(tmp_path):
     assert torch.equal(again(**found[0]).logits, model(**found[1]).logits)
 
 
-def test_a_mixture_of_experts_is_refused(tmp_path):
-    Qwen3VLMoeConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a mixture of experts .*`Qwen3VLMoeForConditionalGeneration`"):
-        Qwen3_VLLite.from_pretrained(tmp_path)
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_checkpoints_of_another_family_are_refused(tmp_path, kind):
+    """Upstream warns, and what the checkpoint lacks is random."""
+    for family, other in ((QWEN3_VL, QWEN3_VL_MOE), (QWEN3_VL_MOE, QWEN3_VL), (QWEN3_VL, QWEN2_5_VL)):
+        (other.stock_config_class if kind == "stock" else other.config_class)().save_pretrained(tmp_path)
+        name = (other.stock_config_class if kind == "stock" else other.config_class).model_type
+        message = f"is a checkpoint of another family, '{name}': load it with `{other.model_class.__name__}`"
+        for cls in (family.model_class, family.config_class):
+            with pytest.raises(ValueError, match=message):
+                cls.from_pretrained(tmp_path)
 
 
-# As published: width, inner width, layers; of the vision tower too; and whether the head is the embedding table.
+# As published: of the decoder width, inner width and layers; of the vision tower too; and whether the head is the
+# embedding table.
 PUBLISHED = {
-    "4B": ((2560, 9728, 36), (1024, 4096, 24), [5, 11, 17], True),
-    "8B": ((4096, 12288, 36), (1152, 4304, 27), [8, 16, 24], False),
+    "4B": (QWEN3_VL, (2560, 9728, 36), (1024, 4096, 24), [5, 11, 17], {"tie_word_embeddings": True}),
+    "8B": (QWEN3_VL, (4096, 12288, 36), (1152, 4304, 27), [8, 16, 24], {"tie_word_embeddings": False}),
+    "30B-A3B": (QWEN3_VL_MOE, (2048, 6144, 48), (1152, 4304, 27), [8, 16, 24], {"tie_word_embeddings": False}),
+}
+EXPERTS = {
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "tie_word_embeddings": False,
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_sizes_have_upstreams_keys(name):
-    text, vision, deepstack, tied = PUBLISHED[name]
-    names = ("hidden_size", "intermediate_size")
+    family, text, vision, deepstack, tied = PUBLISHED[name]
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "depth")
+    further = EXPERTS if family is QWEN3_VL_MOE else {"num_key_value_heads": 8}
     settings = {
-        "text_config": {**dict(zip(names, text)), "num_hidden_layers": text[2], "num_key_value_heads": 8},
+        "text_config": {**dict(zip(names, text)), **further},
         "vision_config": {
-            **dict(zip(names, vision)),
-            "depth": vision[2],
+            **dict(zip([*names[:2], "depth"], vision)),
             "out_hidden_size": text[0],
             "deepstack_visual_indexes": deepstack,
         },
-        "tie_word_embeddings": tied,
+        **tied,
     }
     with torch.device("meta"):
-        ours = Qwen3_VLLite(Qwen3_VLLiteConfig(**settings, pruning_budget=64))
-        theirs = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**settings))
+        ours = family.model_class(family.config_class(**settings, pruning_budget=64))
+        theirs = family.stock_class(family.stock_config_class(**settings))
     shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (ours, theirs)]
     assert shapes[0] == shapes[1] and len(shapes[0]) > 700
     assert ours.all_tied_weights_keys == theirs.all_tied_weights_keys
+    if family is QWEN3_VL_MOE:
+        total = sum(value.numel() for value in ours.parameters())
+        assert shapes[0]["model.language_model.layers.47.mlp.experts.down_proj"] == (128, 2048, 768)
+        assert 30.5e9 < total < 31.5e9

@@ -1,58 +1,32 @@
-"""What is special in Qwen3-VL: DeepStack, videos between timestamps, normalised heads, a tower without windows."""
+"""What is special in Qwen3-VL, dense and MoE: DeepStack, videos between timestamps, normalised heads, no windows."""
 
 import copy
 
 import pytest
 import torch
 
-from tests.support.families import QWEN3_VL
+from tests.support.families import QWEN3_VL, QWEN3_VL_MOE, family_params
+from tests.support.qwen3_vl_media import GREEDY, MEDIA, VIDEOS, inputs_of, kept_columns
 from tests.support.random_weights import asymmetric_
-from tests.support.tiny_qwen2_5_vl import VISION_END, VISION_START, prompt, random_guidance, random_media, tiny_clip
-from tests.support.tiny_qwen3_vl import stock_twin, tiny_config
-from transformers_litelvlm import PruningConfig, Qwen3_VLLite
+from tests.support.tiny_qwen2_5_vl import tiny_clip
+from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 
 
-IMAGES = {"one image": [[(0, 4, 5)]], "several": [[(0, 4, 4), (0, 2, 6)]], "in two rows": [[(0, 3, 4)], [(0, 2, 2)]]}
-VIDEOS = {
-    "a video": [[(3, 2, 4)]],
-    "of two lengths": [[(2, 2, 3)], [(4, 2, 2), (0, 2, 3)]],
-    "mixed": [[(0, 2, 3), (2, 3, 2)]],
-}
-MEDIA = {**IMAGES, **VIDEOS}
-GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 5}
-
-
-def inputs_of(rows, guided=True):
-    """All that the model takes for rows of media: (0, h, w) is an image, (t, h, w) a video, text between frames."""
-    prompts, grids = [], {"image": [], "video": []}
-    for index, row in enumerate(rows):
-        items = [10 + index]
-        for t, height, width in row:
-            kind = "video" if t else "image"
-            grids[kind].append((max(t, 1), height, width))
-            for frame in range(max(t, 1)):
-                items += [60 + frame] * bool(t) + [VISION_START, (kind, height * width), VISION_END]
-            items.append(30 + len(items))
-        prompts.append([*items, 40, *range(50, 52 + index)])
-    inputs = prompt(*prompts)
-    for kind, suffix in (("image", ""), ("video", "_videos")):
-        if grids[kind]:
-            pixels, grid = random_media(grids[kind], seed=len(suffix))
-            inputs.update({f"pixel_values{suffix}": pixels, f"{kind}_grid_thw": grid})
-    count = sum(map(len, grids.values()))
-    return {**inputs, **random_guidance(count)} if guided else inputs
+@pytest.fixture(scope="module", params=family_params([QWEN3_VL, QWEN3_VL_MOE]), ids=lambda family: family.name)
+def family(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model():
-    return QWEN3_VL.model(4)
+def model(family):
+    return family.model(4)
 
 
 @pytest.fixture(scope="module")
-def stock(model):
-    return stock_twin(model)
+def stock(family, model):
+    return family.stock(model)
 
 
 @pytest.fixture(autouse=True)
@@ -145,24 +119,6 @@ def test_deepstack_follows_the_selection(model, stock, media, method):
             torch.testing.assert_close(added[layer][is_added][where], rows, atol=1e-5, rtol=1e-5)
 
 
-def kept_columns(ids, output):
-    """Row, columns and placeholder of the kept tokens of every image and video, from the indices that the output
-    names; all columns if nothing was cut."""
-    found = []
-    for token, features in ((5, output.image_outputs), (6, output.video_outputs)):
-        if getattr(features, "retained_indices", None) is None:
-            found += [(row, (each == token).nonzero().flatten(), token) for row, each in enumerate(ids)]
-            continue
-        media = iter(zip(features.retained_indices, features.num_visual_tokens))
-        for row, each in enumerate(ids):
-            own = (each == token).nonzero().flatten()
-            while len(own):
-                indices, size = next(media)
-                found.append((row, own[indices], token))
-                own = own[size:]
-    return found
-
-
 def kept_order(ids, output):
     """Placeholders that are kept, in reading order."""
     found = [(row, c, token) for row, columns, token in kept_columns(ids, output) for c in columns.tolist()]
@@ -210,13 +166,13 @@ def test_features_without_those_of_deepstack_are_refused(model, method, options)
 
 @pytest.mark.parametrize("indexes", [[], [0, 1, 2]])
 @torch.no_grad()
-def test_other_numbers_of_deepstack_layers(indexes):
+def test_other_numbers_of_deepstack_layers(family, indexes):
     """None at all, and more than there are decoder layers but one."""
-    config = tiny_config()
+    config = family.config()
     config.vision_config.deepstack_visual_indexes = indexes
-    model = asymmetric_(Qwen3_VLLite(config))
+    model = asymmetric_(family.model_class(config))
     inputs, plain = inputs_of([[(0, 2, 3), (2, 2, 2)]]), inputs_of([[(0, 2, 3), (2, 2, 2)]], guided=False)
-    upstream = stock_twin(model)
+    upstream = family.stock(model)
     if indexes:
         assert torch.equal(model(**inputs, pruning_config=PruningConfig(budget=8)).logits, upstream(**plain).logits)
     for pruning in (PruningConfig(budget=3), PruningConfig(method="fastv", budget=3, method_options={"layer": 1})):
@@ -284,7 +240,7 @@ def test_every_method_runs_or_says_which_do(model, name):
 def test_settings_that_are_not_defined(model):
     model.config.pruning_config = PruningConfig(token_order="reference", budget=4)
     with pytest.raises(
-        ValueError, match="`token_order='reference'` is not defined for Qwen3-VL with the method 'fastv'"
+        ValueError, match="`token_order='reference'` is not defined for Qwen3-VL.* with the method 'fastv'"
     ):
         model.config.pruning_method = "fastv"
     with pytest.raises(ValueError, match="`position_ids='compact'` is not defined for Qwen3-VL"):
@@ -339,3 +295,30 @@ def test_a_clip_beside_the_model(model, tmp_path):
     )
     kept = [[rows.tolist() for rows in each.retained_indices] for each in (output, other)]
     assert kept[0] != kept[1] and len(kept[0][0]) == 5 and len(output.retained_video_indices[0]) == 5
+
+
+# ---- experts --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_routers_and_the_loss_that_balances_experts_see_the_kept_tokens():
+    model = QWEN3_VL_MOE.model(4)
+    stock = QWEN3_VL_MOE.stock(model)
+    inputs, plain = inputs_of([[(0, 4, 4)]]), inputs_of([[(0, 4, 4)]], guided=False)
+    wanted = {"labels": inputs["input_ids"], "output_router_logits": True}
+    expected = stock(**plain, **wanted)
+    for budget in (None, 16):
+        output = model(**inputs, **wanted, pruning_config=PruningConfig(budget=budget))
+        assert torch.equal(output.loss, expected.loss) and torch.equal(output.aux_loss, expected.aux_loss)
+    pruning = PruningConfig(budget=5)
+    output = model(**inputs, **wanted, pruning_config=pruning)
+    length = inputs["input_ids"].shape[1] - 11
+    assert [each.shape for each in output.router_logits] == [(length, 6)] * 3  # layer 1 has no experts
+    routed = torch.cat(output.router_logits).softmax(-1)
+    chosen = torch.zeros_like(routed).scatter(1, routed.topk(2).indices, 1.0)
+    torch.testing.assert_close(output.aux_loss, 6 * (chosen.mean(0) * routed.mean(0)).sum())
+    without = model(**inputs, labels=wanted["labels"], pruning_config=pruning).loss
+    torch.testing.assert_close(output.loss, without + 0.001 * output.aux_loss)
+    inside = PruningConfig(method="fastv", budget=5, method_options={"layer": 1})
+    with pytest.raises(ValueError, match="`output_router_logits` is not available if a method prunes inside"):
+        model(**inputs, **wanted, pruning_config=inside)

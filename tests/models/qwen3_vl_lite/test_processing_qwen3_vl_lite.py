@@ -7,7 +7,7 @@ from transformers import Qwen3VLProcessor
 
 from tests.support.families import QWEN3_VL, picture
 from tests.support.tiny_qwen2_5_vl import VIDEO, VISION_START
-from tests.support.tiny_qwen3_vl import stock_twin, tiny_processor
+from tests.support.tiny_qwen3_vl import QWEN3_VL as TINY
 from transformers_litelvlm import PruningConfig, Qwen3_VLLiteVideoProcessor
 from transformers_litelvlm.models.upstream import Qwen3VLVideoProcessor, VideoMetadata, smart_resize_video
 
@@ -31,7 +31,7 @@ class Upstream(Qwen3VLProcessor):
 
 @pytest.fixture(scope="module")
 def processor():
-    return tiny_processor()
+    return TINY.tiny_processor()
 
 
 def video(frames, height=24, width=32):
@@ -108,7 +108,7 @@ def test_from_pictures_and_videos_to_an_answer(processor):
     assert inputs["image_grid_thw"].tolist() == [[1, 2, 4]]
     plain = {name: value for name, value in inputs.items() if not name.startswith("guidance_")}
     how = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
-    expected = stock_twin(model).generate(**plain, **how)
+    expected = TINY.stock_twin(model).generate(**plain, **how)
     assert torch.equal(model.generate(**inputs, **how), expected)
     output = model.generate(
         **inputs, **how, pruning_config=PruningConfig(retention_ratio=0.001), return_dict_in_generate=True
@@ -122,5 +122,5 @@ def test_from_pictures_and_videos_to_an_answer(processor):
 
 
 def test_pictures_for_a_clip():
-    inputs = call(tiny_processor(with_clip=True), video(5), do_sample_frames=False, expressions=["the cup"])
+    inputs = call(TINY.tiny_processor(with_clip=True), video(5), do_sample_frames=False, expressions=["the cup"])
     assert inputs["guidance_pixel_values"].shape == (3, 3, 32, 32)  # the first frame of each temporal patch

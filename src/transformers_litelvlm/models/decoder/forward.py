@@ -23,6 +23,7 @@ def forward_in_decoder(
     *,
     cache: Cache | None = None,
     output_attentions: bool | None = None,
+    output_router_logits: bool | None = None,
     **kwargs: Any,
 ) -> dict[str, Any] | None:
     """Run `model.language_model` on a prompt that is pruned inside it, or on what comes after such a prompt.
@@ -45,8 +46,9 @@ def forward_in_decoder(
         sizes = [len(tokens) for output in encoded.values() for tokens in output.pooler_output]
         if not settings.cuts(sizes):
             return None
-    if output_attentions:
-        raise ValueError("`output_attentions` is not available if a method prunes inside the language model.")
+    for name, is_wanted in (("output_attentions", output_attentions), ("output_router_logits", output_router_logits)):
+        if is_wanted:
+            raise ValueError(f"`{name}` is not available if a method prunes inside the language model.")
     embeds, position_ids = inputs.get("inputs_embeds"), inputs.get("position_ids")
     embeds = model.get_input_embeddings()(inputs["input_ids"]) if embeds is None else embeds
     if position_ids is None:

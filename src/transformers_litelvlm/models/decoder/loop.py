@@ -30,7 +30,7 @@ from transformers_litelvlm.pruning.layers import LayerPruner
 
 
 # Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does (Qwen3's after a norm).
-DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3_vl_text")
+DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text")
 
 
 @dataclass

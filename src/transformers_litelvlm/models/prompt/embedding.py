@@ -30,7 +30,8 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
         cache: the cache that will be filled, if any.
 
     Returns:
-        `inputs_embeds` (B, L', D), `attention_mask` and `position_ids`; with DeepStack also what upstream's language
+        `inputs_embeds` (B, L', D), `attention_mask` (for a decoder with recurrent layers one for each type of layer)
+        and `position_ids`; with DeepStack also what upstream's language
         model takes for it, `visual_pos_masks` and `deepstack_visual_embeds`.
     """
     inputs = prompt.inputs
@@ -41,13 +42,15 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
         embeds = embeds.masked_scatter(is_visual.unsqueeze(-1).to(embeds.device), features)
     mask = inputs.get("attention_mask")
     if takes_whole_mask(model.language_model):
-        mask = create_causal_mask(
+        causal = create_causal_mask(
             config=model.language_model.config,
             inputs_embeds=embeds,
             attention_mask=mask,
             cache=cache,
             allow_is_causal_skip=False,
         )
+        # Recurrent layers need to know which tokens are padding: what they read of these would stay in their state.
+        mask = {"full_attention": causal, "linear_attention": mask} if is_hybrid(model.language_model) else causal
     further = _deepstack_arguments(prompt, embeds, model.num_deepstack)
     return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids"), **further}
 
@@ -96,6 +99,12 @@ def _deepstack_arguments(prompt: PrunedPrompt, embeds: torch.Tensor, count: int)
 
 
 def takes_whole_mask(language_model: PreTrainedModel) -> bool:
-    """Whether one mask of four dimensions serves all layers: then it need not be known whether it masks anything."""
+    """Whether one mask of four dimensions serves all layers with attention: then it need not be known whether it masks
+    anything."""
     decoder = language_model.config
     return decoder._attn_implementation in MASKED_KERNELS and getattr(decoder, "sliding_window", None) is None
+
+
+def is_hybrid(language_model: PreTrainedModel) -> bool:
+    """Whether some decoder layers are recurrent (linear attention)."""
+    return "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())

@@ -1,36 +1,25 @@
 """Qwen2.5-VL with visual-token pruning of images and videos: the stock model, told which visual tokens to keep."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
-from transformers_litelvlm.models.family import PrunedHeadMixin, pruned_features, pruned_forward
-from transformers_litelvlm.models.outputs import PrunedOutputMixin
-from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
+from transformers_litelvlm.models.family import pruned_features, pruned_forward
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
-from transformers_litelvlm.models.qwen_vl import GUIDANCE_ARGUMENTS, QwenVLLoadingMixin, QwenVLModelMixin
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
-from transformers_litelvlm.models.upstream import (
-    MultimodalBaseModelOutputWithPast,
-    MultimodalCausalLMOutputWithPast,
-    get_vision_window_index,
+from transformers_litelvlm.models.qwen_vl import (
+    GUIDANCE_ARGUMENTS,
+    QwenVLCausalLMOutputWithPast,
+    QwenVLHeadMixin,
+    QwenVLModelMixin,
+    QwenVLModelOutputWithPast,
 )
+from transformers_litelvlm.models.remote_code import RemoteCodeMixin
+from transformers_litelvlm.models.upstream import get_vision_window_index
 
 
 # Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
 MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
-
-
-@dataclass
-class Qwen2_5_VLLiteModelOutputWithPast(PrunedOutputMixin, MultimodalBaseModelOutputWithPast):
-    """Upstream's, whose `image_outputs`, `video_outputs` are [`PrunedImageFeatures`] if tokens were pruned."""
-
-
-@dataclass
-class Qwen2_5_VLLiteCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLMOutputWithPast):
-    """Upstream's, further as [`Qwen2_5_VLLiteModelOutputWithPast`]."""
 
 
 class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
@@ -46,7 +35,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
 
     further_arguments: ClassVar[tuple[str, ...]] = ("second_per_grid_ts", "mm_token_type_ids")
-    output_class = Qwen2_5_VLLiteModelOutputWithPast
+    output_class = QwenVLModelOutputWithPast
 
     forward = pruned_forward(Qwen2_5_VLModel, *GUIDANCE_ARGUMENTS)
     get_image_features = pruned_features(Qwen2_5_VLModel, "image", *GUIDANCE_ARGUMENTS)
@@ -80,13 +69,7 @@ def last_full_attention_block(vision_config: Any) -> int:
     return max(full)
 
 
-class Qwen2_5_VLLiteForConditionalGeneration(
-    RemoteCodeMixin,
-    QwenVLLoadingMixin,
-    PrunedGenerationMixin,
-    PrunedHeadMixin,
-    Qwen2_5_VLForConditionalGeneration,
-):
+class Qwen2_5_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
     """[`~transformers.Qwen2_5_VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen2_5_VLLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`]
@@ -96,16 +79,10 @@ class Qwen2_5_VLLiteForConditionalGeneration(
     config: Qwen2_5_VLLiteConfig
     # The same folder may hold the mask decoder of `Qwen2_5_VLLiteForReferringSegmentation`.
     _keys_to_ignore_on_load_unexpected = MASK_KEYS
-    output_class = Qwen2_5_VLLiteCausalLMOutputWithPast
+    base_class = Qwen2_5_VLLiteModel
+    output_class = QwenVLCausalLMOutputWithPast
 
     forward = pruned_forward(Qwen2_5_VLForConditionalGeneration, *GUIDANCE_ARGUMENTS)
-
-    def __init__(self, config: Qwen2_5_VLLiteConfig) -> None:
-        # Upstream's constructor would build a stock Qwen2_5_VLModel only to throw it away.
-        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
-        self.model = Qwen2_5_VLLiteModel(config)
-        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
 
 
 Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration

@@ -1,19 +1,37 @@
-"""The Qwen3-VL family: stock weights, images and videos."""
+"""The Qwen3-VL families, dense and mixture of experts: stock weights, images and videos."""
 
 from transformers_litelvlm.models.auto import register_family
-from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import Qwen3_VLLiteConfig
+from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import (
+    Qwen3_VLLiteConfig,
+    Qwen3_VLMoeLiteConfig,
+)
 from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite import (
     Qwen3_VLLite,
     Qwen3_VLLiteForConditionalGeneration,
     Qwen3_VLLiteModel,
+    Qwen3_VLMoeLite,
+    Qwen3_VLMoeLiteForConditionalGeneration,
+    Qwen3_VLMoeLiteModel,
 )
 from transformers_litelvlm.models.qwen3_vl_lite.processing_qwen3_vl_lite import (
     Qwen3_VLLiteProcessor,
     Qwen3_VLLiteVideoProcessor,
 )
+from transformers_litelvlm.models.upstream import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
 
 register_family(Qwen3_VLLiteConfig, Qwen3_VLLiteProcessor, Qwen3_VLLiteModel, Qwen3_VLLiteForConditionalGeneration)
+register_family(
+    Qwen3_VLMoeLiteConfig, Qwen3_VLLiteProcessor, Qwen3_VLMoeLiteModel, Qwen3_VLMoeLiteForConditionalGeneration
+)
+
+# Stock checkpoints have the weights of experts transposed, which upstream knows by `model_type`.
+register_checkpoint_conversion_mapping(
+    Qwen3_VLMoeLiteConfig.model_type, get_checkpoint_conversion_mapping("qwen3_vl_moe"), overwrite=True
+)
 
 __all__ = [
     "Qwen3_VLLite",
@@ -22,4 +40,8 @@ __all__ = [
     "Qwen3_VLLiteModel",
     "Qwen3_VLLiteProcessor",
     "Qwen3_VLLiteVideoProcessor",
+    "Qwen3_VLMoeLite",
+    "Qwen3_VLMoeLiteConfig",
+    "Qwen3_VLMoeLiteForConditionalGeneration",
+    "Qwen3_VLMoeLiteModel",
 ]
