@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig
 
 from tests.support.third_party import install, method_code
-from transformers_litelvlm import Qwen2_5_VLLiteConfig
+from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_5LiteConfig
 from transformers_litelvlm.cli import convert, env
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, one_line
 from transformers_litelvlm.cli.main import SUBCOMMANDS, build_parser, main
@@ -218,6 +218,15 @@ def test_methods_of_a_model_whose_images_differ(capsys, tmp_path):
     counted = {method["name"]: method["at_budget"] for method in json.loads(capsys.readouterr().out)["methods"]}
     assert counted["visionzip"]["retained"] == 100 and "no class token" in counted["tome"]["unreachable"]
     assert counted["fastv"]["per_layer"] == pytest.approx((2 * 400 + 26 * 100) / 28)
+
+
+def test_methods_of_a_model_with_recurrent_layers(capsys, tmp_path):
+    Qwen3_5LiteConfig().save_pretrained(tmp_path)
+    assert main(["methods", "--budget", "9", "--model", str(tmp_path), "--visual-tokens", "400", "--json"]) == 0
+    counted = {method["name"]: method["at_budget"] for method in json.loads(capsys.readouterr().out)["methods"]}
+    for name in ("fastv", "sparsevlm", "ivc_prune"):
+        assert "not defined for Qwen3.5: most of its layers are recurrent" in counted[name]["unreachable"]
+    assert counted["divprune"]["retained"] == 9 and counted["divprune"]["prefill_ratio"] < 0.2
 
 
 def test_methods_of_a_model_that_is_not_there(capsys, tmp_path):

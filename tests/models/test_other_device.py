@@ -34,8 +34,11 @@ CASES = [
 ]
 
 
-def on_both(model, inputs, call):
+def on_both(model, inputs, call, atol=2e-5):
     """The tensors that `call(model, inputs)` gives are the same on the CPU and on the other device."""
+    if "moe" in model.config.model_type:
+        # Upstream's kernel for experts counts tokens with a function that PyTorch has on CUDA alone.
+        model.set_experts_implementation("eager")
     with torch.no_grad():
         expected = call(model, inputs)
         with other_device():
@@ -44,7 +47,7 @@ def on_both(model, inputs, call):
             assert all(value.device == DEVICE for value in actual)
             actual = [value.cpu() for value in actual]
     for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(ours, theirs, atol=atol, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,8 @@ def test_every_method(models, family, name, options):
         indices = [getattr(output, f"retained_{modality}indices", None) for modality in ("", "video_")]
         return [output.logits, *[row for rows in indices if rows is not None for row in rows]]
 
-    on_both(model, family.lite_inputs(), call)
+    # Recurrent layers add up what is rounded, in stock models too.
+    on_both(model, family.lite_inputs(), call, atol=5e-4 if family.is_recurrent else 2e-5)
 
 
 GENERATION = [
