@@ -14,6 +14,7 @@ from transformers_litelvlm.models.llava_lite import (
     LlavaLiteModel,
     LlavaLiteProcessor,
 )
+from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation, BoxSegmentationOutput
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
@@ -57,6 +58,8 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "refshapes_tiny
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "AutoModelForReferringSegmentation",
+    "BoxSegmentation",
+    "BoxSegmentationOutput",
     "LiteLVLMPruner",
     "LlavaLiteConfig",
     "LlavaLiteForConditionalGeneration",

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,9 +44,11 @@ class GuidedProcessorMixin(InstalledCodeMixin):
 
     Attributes:
         turn_tokens: what of a rendered turn, beside placeholders, is no word of it.
+        writes_boxes: whether it is known in which units models of this family answer with boxes.
     """
 
     turn_tokens: tuple[str, ...] = ()
+    writes_boxes: ClassVar[bool] = False
 
     # What the processor has.
     visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
@@ -60,6 +62,10 @@ class GuidedProcessorMixin(InstalledCodeMixin):
     @property
     def media_tokens(self) -> tuple[str, ...]:
         """Placeholders of the media, in the order in which guidance has their sentences."""
+        raise NotImplementedError
+
+    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
+        """(width, height) of every image in the units of the boxes that the model writes."""
         raise NotImplementedError
 
     @classmethod
