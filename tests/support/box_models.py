@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import Sam2Config, Sam2Model, SamImageProcessorPil, SamModel
+from transformers import (
+    Sam2Config,
+    Sam2Model,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    SamImageProcessorPil,
+    SamModel,
+)
 
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_llava import tiny_sam_config
@@ -36,6 +43,33 @@ def save_tiny_sam2(folder: Path) -> str:
         "image_std": [0.229, 0.224, 0.225],
         "mask_size": {"height": 32, "width": 32},
     }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return str(folder)
+
+
+def save_tiny_sam3(folder: Path) -> str:
+    """A stock tracker of SAM 3 for squares of 112 pixels."""
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 112,
+        "patch_size": 14,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 56,
+    }
+    sizes = [[32, 32], [16, 16], [8, 8]]
+    vision = {"backbone_config": backbone, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes}
+    prompt = {"hidden_size": 32, "image_size": 112, "patch_size": 14, "mask_input_channels": 4}
+    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    vision["model_type"] = "sam3_vision_model"
+    config = Sam3TrackerConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    asymmetric_(Sam3TrackerModel(config)).save_pretrained(folder)
+    settings = {"image_processor_type": "Sam3ImageProcessorFast", "size": {"height": 112, "width": 112}}
+    settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return str(folder)
 

@@ -3,9 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskGeneration, Sam2Processor, SamProcessor, ViTImageProcessorPil
+from transformers import (
+    AutoModelForMaskGeneration,
+    Sam2Processor,
+    Sam3TrackerProcessor,
+    SamProcessor,
+    ViTImageProcessorPil,
+)
 
-from tests.support.box_models import noise, save_tiny_sam, save_tiny_sam2
+from tests.support.box_models import noise, save_tiny_sam, save_tiny_sam2, save_tiny_sam3
 from tests.support.tiny_llava import save_tiny_checkpoint
 from transformers_litelvlm.models.masks.box_prompts import load_box_prompts
 from transformers_litelvlm.models.masks.boxes import LocatedObject
@@ -14,6 +20,9 @@ from transformers_litelvlm.models.masks.boxes import LocatedObject
 PICTURE = noise(50, 37)
 BOX, POINTS = (4.0, 6.5, 30.0, 33.0), ((12.0, 20.0), (25.0, 9.0))
 OBJECTS = [LocatedObject(BOX), LocatedObject(BOX, POINTS), LocatedObject(None, POINTS[:1])]
+
+
+LATER = [(save_tiny_sam2, 128, Sam2Processor), (save_tiny_sam3, 112, Sam3TrackerProcessor)]
 
 
 def decoded(source, objects):
@@ -54,12 +63,13 @@ def test_masks_of_sam_are_those_of_its_own_processor(tmp_path, each):
 
 
 @pytest.mark.parametrize("each", OBJECTS, ids=["box", "box and points", "point"])
-def test_masks_of_sam_2_are_those_of_its_own_processor(tmp_path, each):
-    source = save_tiny_sam2(tmp_path)
+@pytest.mark.parametrize("save, side, processor_class", LATER, ids=["sam2", "sam3"])
+def test_masks_of_later_models_are_those_of_their_own_processor(tmp_path, each, save, side, processor_class):
+    source = save(tmp_path)
     _, image_processor = load_box_prompts(source)
-    assert isinstance(image_processor, ViTImageProcessorPil) and image_processor.size["height"] == 128
+    assert isinstance(image_processor, ViTImageProcessorPil) and image_processor.size["height"] == side
     pixels = image_processor([PICTURE], return_tensors="pt")["pixel_values"]
-    prompts = Sam2Processor(image_processor)(original_sizes=[[37, 50]], **arguments(each), return_tensors="pt")
+    prompts = processor_class(image_processor)(original_sizes=[[37, 50]], **arguments(each), return_tensors="pt")
     prompts.pop("original_sizes")
     model = AutoModelForMaskGeneration.from_pretrained(source).eval()
     with torch.no_grad():

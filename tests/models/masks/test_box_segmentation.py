@@ -11,6 +11,7 @@ from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite, Qwen3_VLLite
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import LocatedObject
+from transformers_litelvlm.models.outputs import PrunedGenerateOutput
 from transformers_litelvlm.models.prompt.pruned_prompt import prune_prompt
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 
@@ -44,7 +45,7 @@ def joined(sam, name="qwen3", **pruning):
 
 def scripted(monkeypatch, sam, answers=None, **pruning):
     model = joined(sam, **pruning)
-    answer_with(monkeypatch, Qwen3_VLLite, model.processor, ANSWERS if answers is None else answers)
+    answer_with(monkeypatch, Qwen3_VLLite, model.processor.chat, ANSWERS if answers is None else answers)
     return model
 
 
@@ -104,7 +105,7 @@ def test_pixels_of_the_resized_picture(monkeypatch, sam):
         sizes.append((width, height))
         return f'{{"bbox_2d": [{width // 2}, 0, {width}, {height // 2}]}}'
 
-    answer_with(monkeypatch, Qwen2_5_VLLite, model.processor, {"the dog": answer})
+    answer_with(monkeypatch, Qwen2_5_VLLite, model.processor.chat, {"the dog": answer})
     picture = noise(301, 203)
     [box] = segment(model, [picture], [["the dog"]]).answers[0][0].objects
     assert sizes[0] != picture.size  # so it was resized
@@ -177,7 +178,7 @@ class WhereItIs(Qwen3_VLLite):
         rows, columns = (kwargs["image_grid_thw"][0, 1:] // 2).tolist()
         box = [1000 * cell / columns, 1000 * row / rows, 1000 * (cell + 1) / columns, 1000 * (row + 1) / rows]
         new = qwen3.tiny_tokenizer()(str([round(value) for value in box]), return_tensors="pt")["input_ids"]
-        return {"sequences": torch.cat((input_ids, new), dim=1), "image_outputs": kept}
+        return PrunedGenerateOutput(sequences=torch.cat((input_ids, new), dim=1), image_outputs=kept)
 
 
 def test_boxes_stay_where_they_are_whatever_is_pruned(sam):
