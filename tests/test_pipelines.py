@@ -267,7 +267,7 @@ def test_a_chat_model_needs_a_mask_model(tmp_path):
 
 
 def test_a_processor_that_cannot_be_loaded_is_named(tmp_path):
-    tiny_checkpoint(tmp_path)
-    (tmp_path / "processor_config.json").write_text("{")
+    folder = tiny_checkpoint(tmp_path)
+    (folder / "processor_config.json").write_text("{")
     with pytest.raises((ValueError, OSError), match="processor_config|JSON"):
-        pipeline("referring-segmentation", model=str(tmp_path))
+        pipeline("referring-segmentation", model=str(folder))

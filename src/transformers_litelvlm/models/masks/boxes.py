@@ -302,7 +302,7 @@ def box_iou(first: Box | None, second: Box | None) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     common = max(width, 0.0) * max(height, 0.0)
-    return common / (_area((first, second)) - common)
+    return min(common / (_area((first, second)) - common), 1.0)
 
 
 def _area(boxes: Iterable[Box]) -> float:
