@@ -80,6 +80,7 @@ class ReferringSegmentationPipeline(Pipeline):
             )
         elif self.processor is None:  # says what is wrong
             self.processor = AutoProcessor.from_pretrained(source)
+        self.tokenizer = self.processor.tokenizer  # upstream makes no batches without
 
     def __call__(self, image: Any, sentences: str | list[str] | None = None, **kwargs: Any):
         """
