@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
+from tests.support import tiny_qwen3_vl
+from tests.support.box_models import answer_with, noise, save_tiny_sam
 from tests.support.families import FAMILIES, family_params, picture
 from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_unipixel import tiny_checkpoint
-from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig
+from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig, Qwen3_VLLite
 from transformers_litelvlm.data.refshapes import generate_scene
 
 
@@ -229,3 +231,43 @@ def test_several_pictures_in_a_batch(checkpoint):
     else:
         with pytest.raises(ValueError, match="has sentences for 2 images or videos, but there are 4"):
             ask(questions, batch_size=2)
+
+
+# ---- boxes that prompt a mask model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def boxes_segmenter(tmp_path, monkeypatch):
+    tiny_qwen3_vl.save_stock_checkpoint(tmp_path / "chat")
+    answers = {"Locate the dog,": '[{"bbox_2d": [100, 100, 500, 600]}, {"bbox_2d": [0, 0, 250, 250]}]'}
+    answer_with(monkeypatch, Qwen3_VLLite, tiny_qwen3_vl.tiny_processor(), answers)
+    mask_model = save_tiny_sam(tmp_path / "sam")
+    return pipeline("referring-segmentation", model=str(tmp_path / "chat"), mask_model=mask_model, pruning_budget=4)
+
+
+def test_a_chat_model_and_a_mask_model(boxes_segmenter):
+    picture = noise(96, 64)
+    dog, cat = boxes_segmenter(picture, ["the dog", "the cat"])
+    assert dog["boxes"] == [pytest.approx((9.6, 6.4, 48, 38.4)), pytest.approx((0, 0, 24, 16))]
+    assert dog["mask"].size == (96, 64) and not dog["says_none"]
+    assert np.array_equal(np.asarray(dog["mask"]), np.maximum(*map(np.asarray, dog["object_masks"])))
+    assert (cat["boxes"], cat["object_masks"], cat["says_none"], cat["score"]) == ([], [], True, 0)
+    assert not np.asarray(cat["mask"]).any() and cat["answer"] == "[]"
+    inputs = [{"image": picture, "sentences": "the dog"}, {"image": noise(40, 40), "sentences": "the cat"}]
+    [first], [second] = boxes_segmenter(inputs, batch_size=2)
+    assert same([first], [dog]) and second["says_none"]
+    with pytest.raises(ValueError, match="two checkpoints"):
+        boxes_segmenter.save_pretrained("anywhere")
+
+
+def test_a_chat_model_needs_a_mask_model(tmp_path):
+    tiny_qwen3_vl.save_stock_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="Qwen3_VLLiteForConditionalGeneration answers in text: name a mask model"):
+        pipeline("referring-segmentation", model=str(tmp_path))
+
+
+def test_a_processor_that_cannot_be_loaded_is_named(tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    (folder / "processor_config.json").write_text("{")
+    with pytest.raises((ValueError, OSError), match="processor_config|JSON"):
+        pipeline("referring-segmentation", model=str(folder))

@@ -12,6 +12,7 @@ from transformers_litelvlm.models.llava_lite import (
     LlavaLiteModel,
     LlavaLiteProcessor,
 )
+from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation, BoxSegmentationOutput
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
@@ -67,6 +68,8 @@ from transformers_litelvlm.version import __version__
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "AutoModelForReferringSegmentation",
+    "BoxSegmentation",
+    "BoxSegmentationOutput",
     "LiteLVLMPruner",
     "LlavaLiteConfig",
     "LlavaLiteForConditionalGeneration",

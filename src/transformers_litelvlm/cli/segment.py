@@ -25,6 +25,7 @@ from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
+from transformers_litelvlm.utils.messages import quoted
 
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ examples:
   litelvlm segment scene.png "the red circle" "the star" --budget 48 --output results
   litelvlm segment scene.png "the star" --preset fast --compare
   litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
+  litelvlm segment photo.jpg "the cup" --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
 
 scene.png stands for a picture of yours.
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
@@ -59,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the bundled one)")
+    parser.add_argument(
+        "--mask-model",
+        metavar="PATH",
+        help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
+    )
     parser.add_argument(
         "--guidance-model", metavar="PATH", help="CLIP for a checkpoint without text tower (default: the one it names)"
     )
@@ -157,11 +164,13 @@ def _parsed_option(option: str) -> tuple[str, Any]:
 def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model in evaluation mode on its device, and its processor."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
-    from transformers_litelvlm.models.auto import load_for_segmentation
+    from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
     from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
+    if args.mask_model and args.model is None:
+        raise BadInputError("--mask-model needs --model: the bundled checkpoint has a mask decoder of its own")
     if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
         raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
     if args.guidance_model:
@@ -171,10 +180,8 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
             check_source(args.guidance_model)
     device = checked_device(args.device)
     with bad_input(f"--model {path}: "), _quiet_loading():
-        from transformers import AutoConfig
-
         # The small file first: what is wrong with the settings is known before gigabytes are read.
-        config = AutoConfig.from_pretrained(path)
+        config = config_for_segmentation(path, args.mask_model)
         if isinstance(config, PrunedConfigMixin):  # another one is refused below
             with bad_input():  # not the fault of the checkpoint
                 config.set_pruning(**pruning)
@@ -182,7 +189,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
                 raise BadInputError(f"--method {args.method} prunes nothing without --budget or --retention-ratio")
         if args.guidance_model:
             config.guidance_model = args.guidance_model
-        model, processor = load_for_segmentation(path, config, args.dtype)
+        model, processor = load_for_segmentation(path, config, args.dtype, mask_model=args.mask_model)
     return model.to(device), processor
 
 
@@ -228,6 +235,7 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     # The logits take four times the memory of the masks, and drawing takes more.
     output = replace(output, mask_logits=None)
+    answers = [_describe_answer(answer) for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
     pruning, is_pruned = model.config.pruning_config, output.retained_indices is not None
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
@@ -243,6 +251,7 @@ def _segment(
         "width": image.width,
         "height": image.height,
         "model": args.model or "embedded",
+        "mask_model": args.mask_model,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "method": pruning.method if is_pruned else None,
@@ -252,8 +261,8 @@ def _segment(
         "token_grid": [rows, columns],
         "retained_indices": retained,
         "masks": [
-            _describe_mask(sentence, score, mask, folder / name)
-            for sentence, score, mask, name in zip(sentences, scores, masks, names, strict=True)
+            {**_describe_mask(sentence, score, mask, folder / name), **answer}
+            for sentence, score, mask, name, answer in zip(sentences, scores, masks, names, answers, strict=True)
         ],
         "overlay": str(folder / "overlay.png"),
         "kept_tokens": [str(folder / name) for name in kept_pictures],
@@ -289,6 +298,12 @@ def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) ->
     return {"sentence": sentence, "score": score, "area": area, "area_fraction": area / mask.size, "file": str(path)}
 
 
+def _describe_answer(answer: Any) -> dict[str, Any]:
+    """What a chat model wrote, and the boxes in it, in pixels of the picture."""
+    boxes = [[round(value, 1) for value in each.box] for each in answer.objects if each.box is not None]
+    return {"answer": answer.text, "boxes": boxes, "says_none": answer.says_none}
+
+
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:
     """Times `model.segment` with and without pruning (the same weights and inputs), and compares the masks."""
     import torch
@@ -317,6 +332,12 @@ def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]
     }
 
 
+def _why_empty(mask: dict[str, Any]) -> str:
+    if mask.get("says_none"):
+        return "the model says that there is none"
+    return "nothing found" if mask.get("answer") is None else f"no box in the answer {quoted(mask['answer'])}"
+
+
 def _print_report(report: dict[str, Any]) -> None:
     comparison = report["comparison"]
     for index, mask in enumerate(report["masks"]):
@@ -328,7 +349,9 @@ def _print_report(report: dict[str, Any]) -> None:
             area = f"{mask['area']} pixels ({mask['area_fraction']:.1%})"
             print(f"  {area}, score {mask['score']:.2f} (mean mask probability, not correctness){agreement}")
         else:
-            print(f"  nothing found: the mask is empty{agreement}")
+            print(f"  {_why_empty(mask)}: the mask is empty{agreement}")
+        if mask.get("boxes"):
+            print(f"  boxes (left, top, right, bottom): {', '.join(map(str, mask['boxes']))}")
         print(f"  {mask['file']}")
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
     how = "nothing was pruned (--budget, --retention-ratio and --preset prune)"

@@ -88,6 +88,8 @@ class EvaluationArguments(DataArguments):
             image, in one dialogue, asked by random templates, as GLaMM and LiteLVLM evaluate, but seeded.
             `"annotators"`: Ref-DAVIS17 as ReferFormer scores it, all objects of a video together, for each of four
             annotators.
+        mask_model: a stock mask model, folder or Hub id, that is prompted with the boxes that `model` answers with,
+            see [`BoxSegmentation`]; then the accuracy of boxes is measured, too.
         quantization: of the language model's weights, `"none"`, `"int8"` or `"int4"`, see [`quantization_config`].
         on_unreadable: at an image that cannot be read, `"stop"`, or `"continue"`: its sentences, or all expressions
             of its video, count as wrong and are flagged.
@@ -111,6 +113,9 @@ class EvaluationArguments(DataArguments):
         " annotators: Ref-DAVIS17, all objects of a video together",
         "all",
         choices=PROTOCOLS,
+    )
+    mask_model: str | None = option(
+        "SAM or SAM 2, folder or Hub id, for a model that answers with boxes", None, metavar="PATH"
     )
     quantization: str = option("of the language model's weights", "none", choices=QUANTIZATIONS)
     on_unreadable: str = option(

@@ -23,7 +23,7 @@ from transformers_litelvlm.data.splits import count_samples
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import score_masks
 from transformers_litelvlm.evaluation.runs import Run
-from transformers_litelvlm.evaluation.sweeping import RunCost, SweepSegmenter
+from transformers_litelvlm.evaluation.sweeping import RunCost, RunOutput, SweepSegmenter
 from transformers_litelvlm.evaluation.tasks import Task
 from transformers_litelvlm.evaluation.video_metrics import (
     VideoScore,
@@ -32,6 +32,7 @@ from transformers_litelvlm.evaluation.video_metrics import (
     score_frames,
     score_unsupervised,
 )
+from transformers_litelvlm.models.masks.boxes import Box, box_iou
 
 
 GLAMM_SENTENCES = 3
@@ -128,9 +129,10 @@ def measure_image(
         shared = segmenter.encode(image, sentences, templates)
         for run in asking:
             output = segmenter.segment(run, shared)
-            for sentence, score in zip(sentences, score_masks(output.masks, targets, ignore), strict=True):
+            scores, of_boxes = score_masks(output.masks, targets, ignore), _box_ious(output, targets)
+            for sentence, score, of_box in zip(sentences, scores, of_boxes, strict=True):
                 flags = [name for name in ("empty_target", "empty_prediction") if getattr(score, name)]
-                numbers = [score.intersection, score.union, score.iou()]
+                numbers = [score.intersection, score.union, score.iou(), *of_box]
                 measured.rows.append([*_names(run, sample.image_id, sentence), *numbers, flags])
             measured.add_cost(run, output.cost)
     return measured
@@ -148,9 +150,32 @@ def _image_as_wrong(
                 area = int(np.count_nonzero(target))
             except ValueError:  # the mask itself, or the picture that has its size
                 area = 0
-            numbers = [0, area, 0.0, ["unreadable_image"]]
+            numbers = [0, area, 0.0, *([0.0] if segmenter.writes_boxes else []), ["unreadable_image"]]
             measured.rows += [[*_names(run, sample.image_id, sentence), *numbers] for run in asking]
     return measured
+
+
+def _box_ious(output: RunOutput, targets: torch.Tensor) -> list[list[float]]:
+    """Of each sentence, IoU of the box around all that the answer locates with the box around the target.
+
+    If an answer has points alone, the box is that of the predicted mask. Nothing located is right if nothing is meant.
+    Without answers, nothing of each sentence.
+    """
+    if not output.answers:
+        return [[] for _ in targets]
+    ious = []
+    for answer, mask, target in zip(output.answers, output.masks, targets, strict=True):
+        predicted = answer.enclosing_box
+        if predicted is None and answer.objects:
+            predicted = _box_around(mask)
+        ious.append([box_iou(predicted, _box_around(target))])
+    return ious
+
+
+def _box_around(mask: torch.Tensor) -> Box | None:
+    """(left, top, right, bottom) of the pixels of a mask (H, W); `None` if it is empty."""
+    rows, columns = mask.any(1).nonzero()[:, 0].tolist(), mask.any(0).nonzero()[:, 0].tolist()
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if rows else None
 
 
 def choose_sentences(

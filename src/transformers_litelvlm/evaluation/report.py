@@ -39,7 +39,7 @@ with needs_extra("eval", "An evaluation"):
 RECORDS_NAME, RESULTS_NAME, TABLE_NAME = "records.parquet", "results.json", "results.md"
 METRIC_NAMES = {**METRICS["images"], **METRICS["videos"]}
 # Metrics with a column of their own beside those with intervals.
-EXTRA_METRICS = {"precision@0.5": "P@0.5"}
+EXTRA_METRICS = {"precision@0.5": "P@0.5", "box_accuracy@0.5": "box accuracy"}
 # In `flags` of a record.
 FLAGS = {
     "empty_prediction": "the predicted mask is empty, which counts as IoU 0 unless the target is empty, too",

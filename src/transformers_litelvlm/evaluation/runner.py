@@ -86,7 +86,7 @@ def evaluate(args: EvaluationArguments, command: str | None = None) -> dict[str,
     with one_thread(state.device):
         split = open_split(args)
         segmenter = load_segmenter(args, state.device)
-        task = choose_task(split, args, segmenter.takes_videos)
+        task = choose_task(split, args, segmenter.takes_videos, segmenter.writes_boxes)
         reasons = {run.run_id: segmenter.why_not(run) for run in planned}
         runs = [run for run in planned if reasons[run.run_id] is None]
         skipped = [(run, reasons[run.run_id]) for run in planned if reasons[run.run_id] is not None]
@@ -218,7 +218,10 @@ def one_thread(device: torch.device) -> Iterator[None]:
 def load_segmenter(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     """The model of the options, ready for a sweep."""
     model, processor = load_for_segmentation(
-        args.model or DEFAULT_CHECKPOINT, quantization=args.quantization, device=device
+        args.model or DEFAULT_CHECKPOINT,
+        quantization=args.quantization,
+        device=device,
+        mask_model=args.mask_model,
     )
     return SweepSegmenter(model, processor, joint_dialogue=args.protocol == "glamm")
 

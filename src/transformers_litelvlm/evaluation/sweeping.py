@@ -14,6 +14,8 @@ from transformers_litelvlm.data.samples import ReferringSentence, VideoExpressio
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, start_peak_memory
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
+from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 
 
@@ -76,10 +78,12 @@ class RunOutput:
     Args:
         masks: `(T, H, W)` booleans, for the sentences in their order, on the device of the model.
         cost: what it took.
+        answers: of a model that answers with boxes, one for each sentence.
     """
 
     masks: torch.Tensor
     cost: RunCost
+    answers: list[BoxAnswer] = field(default_factory=list)
 
 
 class SweepSegmenter:
@@ -93,6 +97,7 @@ class SweepSegmenter:
 
     Attributes:
         takes_videos: whether the model writes masks of videos.
+        writes_boxes: whether it answers with boxes.
 
     Raises:
         ValueError: the model cannot do a sweep.
@@ -106,6 +111,7 @@ class SweepSegmenter:
             processor.one_expression_per_dialogue = True
         self.base_pruning = model.config.pruning_config
         self.takes_videos = model.mask_decoder.takes_videos
+        self.writes_boxes = isinstance(model, BoxSegmentation)
         self.num_visual_tokens = model.config.num_visual_tokens
 
     @cached_property
@@ -167,7 +173,14 @@ class SweepSegmenter:
             ValueError: the method cannot reach the budget, or is not defined for the model.
         """
         cost = RunCost()
-        return RunOutput(torch.cat([output.masks[0] for output in self.outputs(run, shared, cost)]), cost)
+        result = RunOutput(torch.empty(0), cost)
+        masks = []
+        for output in self.outputs(run, shared, cost):
+            masks.append(output.masks[0])
+            if self.writes_boxes:
+                result.answers += output.answers[0]
+        result.masks = torch.cat(masks)
+        return result
 
     @torch.inference_mode()
     def outputs(self, run: Run, shared: SharedEncodings, cost: RunCost) -> Iterator[Any]:

@@ -74,6 +74,8 @@ def _image_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
         return statistics.mean(ious, images)
     if name == "ciou":
         return statistics.ratio_of_sums(intersections, unions, images)
+    if name.startswith("box_accuracy"):
+        [ious, _] = _columns(seeds, "box_iou")
     return statistics.mean(ious >= float(name.partition("@")[2]), images)
 
 
@@ -81,14 +83,21 @@ def _video_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
     return statistics.mean(*_columns(seeds, name))
 
 
+_IMAGE_NUMBERS = {"intersection": pa.int64(), "union": pa.int64(), "iou": pa.float64()}
 IMAGES = Task(
     kind="images",
-    schema=_schema("image_id", {"intersection": pa.int64(), "union": pa.int64(), "iou": pa.float64()}),
+    schema=_schema("image_id", _IMAGE_NUMBERS),
     key=("run_id", "expression_id"),
     score=_image_metric,
     metrics=("giou", "ciou", *(f"precision@{threshold}" for threshold in THRESHOLDS)),
     main=("giou", "ciou"),
     progress="iou",
+)
+# The same where the model answers with boxes.
+BOXES = replace(
+    IMAGES,
+    schema=_schema("image_id", {**_IMAGE_NUMBERS, "box_iou": pa.float64()}),
+    metrics=(*IMAGES.metrics, "box_accuracy@0.5"),
 )
 VIDEO_METRICS = ("j_and_f", "j", "f")
 VIDEOS = Task(
@@ -106,13 +115,16 @@ HIDDEN_VIDEOS = replace(
 )
 
 
-def choose_task(split: ReferringSplit, args: EvaluationArguments, takes_videos: bool) -> Task:
+def choose_task(
+    split: ReferringSplit, args: EvaluationArguments, takes_videos: bool, writes_boxes: bool = False
+) -> Task:
     """What is to be done with a split, by its first sample.
 
     Args:
         split: the data.
         args: the options.
         takes_videos: whether the model writes masks of videos.
+        writes_boxes: whether it answers with boxes.
 
     Raises:
         ValueError: the model or the protocol is not for this data, or there is nothing to compare with.
@@ -121,7 +133,7 @@ def choose_task(split: ReferringSplit, args: EvaluationArguments, takes_videos: 
     if isinstance(first, ImageSample):
         if args.protocol == "annotators":
             raise ValueError(f"`protocol` 'annotators' is for Ref-DAVIS17, `dataset` {args.dataset!r} holds images.")
-        return IMAGES
+        return BOXES if writes_boxes else IMAGES
     if not takes_videos:
         raise ValueError(
             f"`dataset` {args.dataset!r} holds videos, and the model writes masks of images only. Models of the"

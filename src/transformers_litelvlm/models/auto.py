@@ -20,6 +20,7 @@ from transformers import (
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.loading import AS_SAVED, given
+from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation, ChatModel, chat_classes
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
@@ -93,6 +94,7 @@ def load_for_segmentation(
     dtype: Any = "auto",
     quantization: str = "none",
     device: torch.device = CPU,
+    mask_model: str | os.PathLike | None = None,
 ) -> tuple[Any, Any]:
     """A model that turns sentences into masks, and its processor; nothing of them is made up.
 
@@ -102,6 +104,8 @@ def load_for_segmentation(
         dtype: of the weights; by default as stored.
         quantization: of the language model's weights, see [`quantization_config`].
         device: where the model goes.
+        mask_model: a stock mask model, which the boxes of a chat model prompt, see [`BoxSegmentation`]; then `source`
+            may be a stock checkpoint, too.
 
     Raises:
         ImportError: the library of a quantization is not installed.
@@ -110,18 +114,15 @@ def load_for_segmentation(
         OSError: there is no such folder, and the Hub cannot be reached or asked for it.
     """
     check_source(source)
-    processor = AutoProcessor.from_pretrained(source)
-    if not hasattr(processor, "segmentation_inputs"):
-        raise ValueError(f"The processor of {source} cannot prepare referring segmentation.")
-    config = AutoConfig.from_pretrained(source) if config is None else config
-    token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
-    if getattr(config, "seg_token_id", None) not in (None, seg_id):
-        raise ValueError(
-            f"The tokenizer of {source} reads {token} as token {seg_id}, but `seg_token_id` in its config.json is "
-            f"{config.seg_token_id}: they are not of one checkpoint."
-        )
+    config = config_for_segmentation(source, mask_model) if config is None else config
+    processor = (AutoProcessor if mask_model is None else chat_classes(source)["AutoProcessor"]).from_pretrained(
+        source
+    )
+    if mask_model is None:
+        _check_seg_token(source, config, processor)
+    loader: Any = AutoModelForReferringSegmentation if mask_model is None else ChatModel
     computes_in = dtype if isinstance(dtype, torch.dtype) else config.dtype or torch.float32
-    model, loading = AutoModelForReferringSegmentation.from_pretrained(
+    model, loading = loader.from_pretrained(
         source,
         config=config,
         dtype=dtype,
@@ -135,7 +136,35 @@ def load_for_segmentation(
         raise ValueError(
             f"The weights in {source} have {name} of shape {tuple(stored)}, its config.json asks for {tuple(needed)}."
         )
-    return (model if quantization != "none" else model.to(device)).eval(), processor
+    model = (model if quantization != "none" else model.to(device)).eval()
+    if mask_model is None:
+        return model, processor
+    joined = BoxSegmentation.join(model, processor, mask_model)
+    return joined, joined.processor
+
+
+def config_for_segmentation(source: str | os.PathLike, mask_model: str | os.PathLike | None = None) -> Any:
+    """The config of a checkpoint for [`load_for_segmentation`].
+
+    Raises:
+        ValueError: with `mask_model`, if it is not known how models of its kind write boxes.
+    """
+    return (AutoConfig if mask_model is None else chat_classes(source)["AutoConfig"]).from_pretrained(source)
+
+
+def _check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:
+    """Raises ValueError if a checkpoint writes no masks, or its tokenizer is not the model's."""
+    if not hasattr(processor, "segmentation_inputs"):
+        raise ValueError(
+            f"The processor of {source} cannot prepare referring segmentation. If its model answers with boxes, name "
+            "a mask model that they prompt (`mask_model`)."
+        )
+    token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
+    if getattr(config, "seg_token_id", None) not in (None, seg_id):
+        raise ValueError(
+            f"The tokenizer of {source} reads {token} as token {seg_id}, but `seg_token_id` in its config.json is "
+            f"{config.seg_token_id}: they are not of one checkpoint."
+        )
 
 
 def register_family(

@@ -117,7 +117,7 @@ class PrunedModelMixin:
         media = [name for names in cls.media_arguments.values() for name in names]
         cls.prompt_arguments = (*TEXT_ARGUMENTS, *media, *cls.further_arguments)
 
-    def settings(self, pruning_config: PruningConfig | dict | None = None) -> PruningSettings:
+    def settings(self, pruning_config: PruningConfig | PruningSettings | dict | None = None) -> PruningSettings:
         """The pruning settings of one call: those of the config, or `pruning_config` in their place."""
         return PruningSettings.of(self.config, pruning_config)
 

@@ -15,7 +15,7 @@ from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_before_seg, states_of_new_tokens
-from transformers_litelvlm.models.outputs import PrunedImageFeatures
+from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
 from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
@@ -125,7 +125,7 @@ class ReferringSegmentationMixin(_Model):
                 f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
                 f"returns: {', '.join(sorted(known))}."
             )
-        inputs = _on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
+        inputs = on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         read = self.read(inputs, settings=self.model.settings(pruning_config))
         return _remark(self.decode(read, inputs, mask_features))
 
@@ -170,7 +170,7 @@ class ReferringSegmentationMixin(_Model):
                 of_dialogues = {"input_ids": kwargs.get("input_ids", inputs), "dialogue_images": dialogue_images}
                 features = self.features_of({**kwargs, **of_dialogues}, settings, about)
             kwargs |= self._media_by_dialogue(kwargs, about)
-            kwargs |= {pixels: None, "mm_encoder_outputs": {self.mask_modality: _by_dialogue(features, about)}}
+            kwargs |= {pixels: None, "mm_encoder_outputs": {self.mask_modality: by_dialogue(features, about)}}
         return super().generate(inputs, *args, **kwargs)
 
     # ---- the halves of `segment`, for sweeps and measurements -------------------------------------------------------
@@ -190,7 +190,7 @@ class ReferringSegmentationMixin(_Model):
         self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
     ) -> EncodedMedia:
         """The media of each dialogue if its sentences decide what is kept, else the media as they are."""
-        about, pruner = _on_host(inputs)["about"], settings.before_language_model
+        about, pruner = on_host(inputs)["about"], settings.before_language_model
         is_guided = pruner is not None and pruner.needs_text and guidance.input_ids is not None
         is_by_dialogue = is_guided and len(guidance.input_ids) == len(about) != len(encoded.grids)
         return encoded[about] if is_by_dialogue else encoded
@@ -205,7 +205,7 @@ class ReferringSegmentationMixin(_Model):
             features: of [`select`]; default: encoded and selected here.
             settings: of this call; default: those of the config.
         """
-        base, inputs = self.model, _on_host(inputs)
+        base, inputs = self.model, on_host(inputs)
         settings = settings or base.settings()
         ids, mask, about = inputs["input_ids"], inputs.get("attention_mask"), inputs["about"]
         # What shapes depend on is asked of the device before it has much to do; from here on, nothing waits for it.
@@ -232,16 +232,20 @@ class ReferringSegmentationMixin(_Model):
         self, inputs: dict[str, Any], features: Any, settings: PruningSettings, counts: dict[str, Any] | None = None
     ) -> PrunedPrompt:
         """The prompt of the dialogues for `features` of [`select`]."""
-        inputs = _on_host(inputs)
+        return prune_prompt(self.model, self.prompts_of(inputs, features), settings, counts=counts)
+
+    def prompts_of(self, inputs: dict[str, Any], features: Any) -> dict[str, Any]:
+        """Arguments of `forward` for the dialogues, with `features` of [`select`] in place of pixels."""
+        inputs = on_host(inputs)
         about = inputs["about"]
         given = {n: inputs[n] for n in self.model.prompt_arguments if inputs.get(n) is not None}
         given.pop(self.model.pixels_of[self.mask_modality], None)
         if len(features.pooler_output) != len(about):
-            features = _by_dialogue(features, about)
+            features = by_dialogue(features, about)
         if about[-1] + 1 != len(about):
             given |= self._media_by_dialogue(given, about)
         given["mm_encoder_outputs"] = {self.mask_modality: features}
-        return prune_prompt(self.model, given, settings, counts=counts)
+        return given
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
         """States that predict [SEG], at the columns of the shortened prompt, and what was kept."""
@@ -253,7 +257,7 @@ class ReferringSegmentationMixin(_Model):
 
     def encode_for_masks(self, inputs: dict[str, Any]) -> Any:
         """The mask model's features of the pictures or videos; the sentences play no part."""
-        return self.mask_decoder.encode(*_for_mask_decoder(_on_host(inputs)))
+        return self.mask_decoder.encode(*for_mask_decoder(on_host(inputs)))
 
     def decode(
         self, read: DialogueStates, inputs: dict[str, Any], mask_features: Any = None
@@ -265,10 +269,10 @@ class ReferringSegmentationMixin(_Model):
             inputs: of `processor.segmentation_inputs`.
             mask_features: of [`encode_for_masks`]; default: encoded here.
         """
-        inputs = _on_host({"input_ids": read.input_ids, **inputs})
-        geometry, decoder = _geometry(inputs), self.mask_decoder
+        inputs = on_host({"input_ids": read.input_ids, **inputs})
+        geometry, decoder = mask_geometry(inputs), self.mask_decoder
         if mask_features is None:
-            mask_features = decoder.encode_for_one_use(*_for_mask_decoder(inputs))
+            mask_features = decoder.encode_for_one_use(*for_mask_decoder(inputs))
         states, counts = states_before_seg(read.states, read.input_ids, self.config.seg_token_id, read.num_masks)
         prompts = self.prompts_of_seg(states)
         decoded = decoder.decode(mask_features, prompts, counts, inputs["about"], geometry)
@@ -350,13 +354,15 @@ def _remark(output: ReferringSegmentationOutput) -> ReferringSegmentationOutput:
     return output.warn_if_empty() if output.masks[0].is_cpu else output
 
 
-def _by_dialogue(features: Any, about: Sequence[int]) -> Any:
+def by_dialogue(features: Any, about: Sequence[int]) -> Any:
     """Features of M pictures as those of B dialogues, each about one of them."""
     if len(features.pooler_output) == len(about):
         return features
     if isinstance(features, PrunedImageFeatures):
         return features.of_images(about)
-    return type(features)(pooler_output=[features.pooler_output[picture] for picture in about])
+    layers = [[of_layer[picture] for picture in about] for of_layer in deepstack_of(features)]
+    further = {"deepstack_features": layers} if layers else {}
+    return type(features)(pooler_output=[features.pooler_output[picture] for picture in about], **further)
 
 
 def _refuse_too_long(length: int, features: Any, settings: PruningSettings, config: Any) -> None:
@@ -372,7 +378,7 @@ def _refuse_too_long(length: int, features: Any, settings: PruningSettings, conf
         )
 
 
-def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
+def on_host(inputs: dict[str, Any]) -> dict[str, Any]:
     """The same with sizes on the host, and in `about` the picture or video of each dialogue."""
     if "about" in inputs:
         return inputs
@@ -389,7 +395,7 @@ def _on_host(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _geometry(inputs: dict[str, Any]) -> MaskGeometry:
+def mask_geometry(inputs: dict[str, Any]) -> MaskGeometry:
     """Sizes of the pictures or videos, each with a height and a width."""
     if inputs.get("original_sizes") is None:
         raise ValueError("`original_sizes` is missing; `processor.segmentation_inputs` returns it.")
@@ -405,7 +411,7 @@ def _geometry(inputs: dict[str, Any]) -> MaskGeometry:
     return MaskGeometry(sizes["original_sizes"], sizes["reshaped_input_sizes"])
 
 
-def _for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] | None]:
+def for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] | None]:
     """Pixels, and of videos the frames of each."""
     if inputs.get("mask_pixel_values") is None:
         raise ValueError("`mask_pixel_values` is missing: pass pictures to `processor.segmentation_inputs`.")

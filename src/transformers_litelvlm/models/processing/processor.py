@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,22 +44,28 @@ class GuidedProcessorMixin(InstalledCodeMixin):
 
     Attributes:
         turn_tokens: what of a rendered turn, beside placeholders, is no word of it.
+        writes_boxes: whether it is known in which units models of this family answer with boxes.
     """
 
     turn_tokens: tuple[str, ...] = ()
+    writes_boxes: ClassVar[bool] = False
 
     # What the processor has.
     visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
     _normalize_conversations: Callable[[Any], tuple[list, bool]]
     tokenizer: Any
     guidance_tokenizer: Any
-    seg_token: str
+    seg_token: str = ""  # in a family without masks
     user_marker: str
     assistant_marker: str
 
     @property
     def media_tokens(self) -> tuple[str, ...]:
         """Placeholders of the media, in the order in which guidance has their sentences."""
+        raise NotImplementedError
+
+    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
+        """(width, height) of every image in the units of the boxes that the model writes."""
         raise NotImplementedError
 
     @classmethod
@@ -109,7 +115,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
     def check_expressions(self, expressions: Iterable[str]) -> None:
         """Raises ValueError for an expression, as it stands in a prompt, that a tokenizer reads a special token in."""
         readers = [reader for reader in (self.tokenizer, self.guidance_tokenizer) if reader is not None]
-        check_special_tokens(expressions, readers, (*self.media_tokens, self.seg_token))
+        seg_tokens = [self.seg_token] if self.seg_token else []
+        check_special_tokens(expressions, readers, (*self.media_tokens, *seg_tokens))
 
     def add_guidance(self, features: BatchFeature, text: Any, expressions: Any, tokenizer: Any) -> None:
         """Add the sentences about the media in `features`, in the format of the features.

@@ -69,7 +69,7 @@ class PrunedGenerationMixin:
         self,
         inputs: torch.Tensor | None = None,
         *args: Any,
-        pruning_config: PruningConfig | None = None,
+        pruning_config: PruningConfig | PruningSettings | None = None,
         **kwargs: Any,
     ):
         """As upstream's `generate`; see there for the arguments.

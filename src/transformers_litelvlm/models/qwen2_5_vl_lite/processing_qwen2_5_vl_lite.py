@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import Qwen2_5_VLProcessor
+from transformers import BatchFeature, Qwen2_5_VLProcessor
 
 from transformers_litelvlm.models.processing.processor import check_size
 from transformers_litelvlm.models.processing.qwen_vl import QwenVLProcessorMixin
@@ -74,6 +74,11 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         self.normalize_expressions = normalize_expressions
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
         check_size("mask_image_size", mask_image_size)
+
+    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
+        # Pixels of the picture as it was resized for the model.
+        patch = self.image_processor.patch_size
+        return [(float(w * patch), float(h * patch)) for _, h, w in features["image_grid_thw"].tolist()]
 
 
 __all__ = ["Qwen2_5_VLLiteProcessor"]
