@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
-from tests.support import tiny_qwen3_vl
 from tests.support.box_models import answer_with, noise, save_tiny_sam
 from tests.support.families import FAMILIES, family_params, picture
 from tests.support.tiny_llava import save_tiny_checkpoint
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig, Qwen3_VLLite
 from transformers_litelvlm.data.refshapes import generate_scene
@@ -158,7 +158,7 @@ def test_settings_change_masks_and_are_not_kept(pruned):
     [
         (
             {"pruning_bugdet": 5},
-            r"Unknown .* \['pruning_bugdet'\]. There are: .*pruning_budget, pruning_retention_ratio",
+            r"Unknown .* \['pruning_bugdet'\]. Did you mean 'pruning_budget'\? There are: .*pruning_budget, pruning_retention_ratio",
         ),
         ({"top_k": 5}, r"Unknown arguments .*\['top_k'\]. There are: batch_size, num_workers, pruning_config, "),
         ({"pruning_budget": "many"}, "`budget` must be a positive integer.*got 'many'"),
@@ -238,9 +238,9 @@ def test_several_pictures_in_a_batch(checkpoint):
 
 @pytest.fixture
 def boxes_segmenter(tmp_path, monkeypatch):
-    tiny_qwen3_vl.save_stock_checkpoint(tmp_path / "chat")
+    QWEN3_VL.save_stock_checkpoint(tmp_path / "chat")
     answers = {"Locate the dog,": '[{"bbox_2d": [100, 100, 500, 600]}, {"bbox_2d": [0, 0, 250, 250]}]'}
-    answer_with(monkeypatch, Qwen3_VLLite, tiny_qwen3_vl.tiny_processor(), answers)
+    answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), answers)
     mask_model = save_tiny_sam(tmp_path / "sam")
     return pipeline("referring-segmentation", model=str(tmp_path / "chat"), mask_model=mask_model, pruning_budget=4)
 
@@ -261,7 +261,7 @@ def test_a_chat_model_and_a_mask_model(boxes_segmenter):
 
 
 def test_a_chat_model_needs_a_mask_model(tmp_path):
-    tiny_qwen3_vl.save_stock_checkpoint(tmp_path)
+    QWEN3_VL.save_stock_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="Qwen3_VLLiteForConditionalGeneration answers in text: name a mask model"):
         pipeline("referring-segmentation", model=str(tmp_path))
 

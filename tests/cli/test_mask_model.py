@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import tiny_qwen3_vl
 from tests.support.box_models import answer_with, noise, save_tiny_sam
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm import Qwen3_VLLite
 from transformers_litelvlm.cli.main import main
 
@@ -15,12 +15,12 @@ from transformers_litelvlm.cli.main import main
 @pytest.fixture
 def segment(tmp_path, monkeypatch, capsys):
     """Runs the command on a picture of 96 x 64 pixels; gives (exit code, stdout, stderr)."""
-    tiny_qwen3_vl.save_stock_checkpoint(tmp_path / "chat")
+    QWEN3_VL.save_stock_checkpoint(tmp_path / "chat")
     sam = save_tiny_sam(tmp_path / "sam")
     noise(96, 64).save(tmp_path / "scene.png")
     monkeypatch.chdir(tmp_path)
     answers = {"Locate the dog,": '{"bbox_2d": [100, 100, 500, 600]}', "Locate the cat,": "[]", "the riddle": "Hm."}
-    answer_with(monkeypatch, Qwen3_VLLite, tiny_qwen3_vl.tiny_processor(), answers)
+    answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), answers)
 
     def run(*arguments, model="chat"):
         arguments = ["segment", "scene.png", *arguments, "--mask-model", sam, *(["--model", model] if model else [])]
@@ -59,7 +59,7 @@ def test_the_bundled_checkpoint_needs_no_mask_model(segment):
 def test_a_chat_model_without_mask_model(segment, tmp_path, capsys):
     assert main(["segment", "scene.png", "the dog", "--model", "sam"]) == 2
     capsys.readouterr()
-    tiny_qwen3_vl.tiny_model().save_pretrained("ours")
-    tiny_qwen3_vl.tiny_processor().save_pretrained("ours")
+    QWEN3_VL.tiny_model().save_pretrained("ours")
+    QWEN3_VL.tiny_processor().save_pretrained("ours")
     assert main(["segment", "scene.png", "the dog", "--model", "ours"]) == 2
     assert "name a mask model" in capsys.readouterr().err

@@ -4,17 +4,18 @@ import json
 
 import pytest
 
-from tests.support import tiny_qwen2_5_vl, tiny_qwen3_vl
 from tests.support.box_models import answer_with, noise, save_tiny_sam
 from tests.support.original_checkpoints import SHARED
 from tests.support.small_evaluations import records, results
+from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm import Qwen2_5_VLLite, Qwen3_VLLite
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.runner import evaluate
 
 
-CHATS = {"qwen2_5": (tiny_qwen2_5_vl, Qwen2_5_VLLite), "qwen3": (tiny_qwen3_vl, Qwen3_VLLite)}
+CHATS = {"qwen2_5": (QWEN2_5_VL, Qwen2_5_VLLite), "qwen3": (QWEN3_VL, Qwen3_VLLite)}
 SETTINGS = {"methods": ["none", "uniform"], "budgets": [0.25]}
 
 
@@ -61,7 +62,7 @@ def test_true_boxes_have_an_accuracy_of_one(tmp_path, monkeypatch, capsys, name)
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    tiny_qwen3_vl.save_stock_checkpoint(folder / "chat")
+    QWEN3_VL.save_stock_checkpoint(folder / "chat")
     return {"model": str(folder / "chat"), "mask_model": save_tiny_sam(folder / "sam")}
 
 
@@ -88,7 +89,7 @@ def test_accuracy_of_boxes(tmp_path, monkeypatch, checkpoints):
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     answers = sentences_of(sentences) | sentences_of(nothing)
-    answer_with(monkeypatch, Qwen3_VLLite, tiny_qwen3_vl.tiny_processor(), answers)
+    answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), answers)
     data = {"dataset": "rows", "source": str(tmp_path / "rows.json"), "split": "all"}
     content = evaluate(EvaluationArguments(output_dir=str(tmp_path / "out"), **checkpoints, **data, **SETTINGS))
     table = records(tmp_path / "out").to_pylist()
@@ -105,7 +106,7 @@ def test_a_damaged_picture_counts_as_wrong(tmp_path, monkeypatch, checkpoints):
     (tmp_path / "scene.png").write_bytes(b"no picture")
     rows = [{"image": "scene.png", "sentences": ["the dog"], "segmentation": [[20, 10, 30, 10, 30, 20]]}]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    answer_with(monkeypatch, Qwen3_VLLite, tiny_qwen3_vl.tiny_processor(), {})
+    answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), {})
     data = {"dataset": "rows", "source": str(tmp_path / "rows.json"), "split": "all", "on_unreadable": "continue"}
     evaluate(EvaluationArguments(output_dir=str(tmp_path / "out"), **checkpoints, **data, **SETTINGS))
     [row, _] = records(tmp_path / "out").to_pylist()

@@ -68,10 +68,11 @@ class QwenVLConfigMixin(PrunedConfigMixin):
     guidance_config: dict | PreTrainedConfig | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # A new mapping: that of upstream's class is shared with every stock model.
-        cls.sub_configs_defaults = {}
+        # A new mapping, with what the class itself adds: that of upstream's class is shared with every stock model.
+        specs: dict[str, SubConfigSpec] = {}
         for base in reversed(cls.__mro__):
-            cls.sub_configs_defaults |= vars(base).get("sub_configs_defaults", {})
+            specs |= vars(base).get("sub_configs_defaults", {})
+        cls.sub_configs_defaults = specs
         # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
         parts = cls.sub_configs_defaults.items()
         cls.sub_configs = {name: spec.config_class for name, spec in parts if name != "pruning_config"}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.support import tiny_qwen2_5_vl as qwen2_5
-from tests.support import tiny_qwen3_vl as qwen3
 from tests.support.box_models import answer_with, noise, save_tiny_sam, save_tiny_sam2
 from tests.support.tiny_llava import save_tiny_checkpoint
+from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, tiny_tokenizer
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite, Qwen3_VLLite
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
@@ -16,7 +16,7 @@ from transformers_litelvlm.models.prompt.pruned_prompt import prune_prompt
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 
 
-CHATS = {"qwen2_5": (qwen2_5, Qwen2_5_VLLite), "qwen3": (qwen3, Qwen3_VLLite)}
+CHATS = {"qwen2_5": (QWEN2_5_VL, Qwen2_5_VLLite), "qwen3": (QWEN3_VL, Qwen3_VLLite)}
 PICTURES = [noise(96, 64), noise(64, 80, seed=1)]
 ANSWERS = {
     "the dog": '[{"bbox_2d": [100, 100, 500, 600], "label": "dog"}]',
@@ -177,14 +177,14 @@ class WhereItIs(Qwen3_VLLite):
         row, cell = (positions[-2:, 0, column] - first).tolist()
         rows, columns = (kwargs["image_grid_thw"][0, 1:] // 2).tolist()
         box = [1000 * cell / columns, 1000 * row / rows, 1000 * (cell + 1) / columns, 1000 * (row + 1) / rows]
-        new = qwen3.tiny_tokenizer()(str([round(value) for value in box]), return_tensors="pt")["input_ids"]
+        new = tiny_tokenizer()(str([round(value) for value in box]), return_tensors="pt")["input_ids"]
         return PrunedGenerateOutput(sequences=torch.cat((input_ids, new), dim=1), image_outputs=kept)
 
 
 def test_boxes_stay_where_they_are_whatever_is_pruned(sam):
-    chat = WhereItIs(qwen3.tiny_config()).eval()
-    chat.load_state_dict(qwen3.tiny_model().state_dict())
-    model = BoxSegmentation.join(chat, qwen3.tiny_processor(), sam)
+    chat = WhereItIs(QWEN3_VL.tiny_config()).eval()
+    chat.load_state_dict(QWEN3_VL.tiny_model().state_dict())
+    model = BoxSegmentation.join(chat, QWEN3_VL.tiny_processor(), sam)
     inputs = model.processor.segmentation_inputs(images=PICTURES[:1], expressions=[["the dog"]])
     [(_, rows, columns)] = model.processor.visual_token_grids(inputs)
     few = PruningConfig(method="uniform", budget=5)

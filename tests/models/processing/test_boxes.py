@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import SamImageProcessorPil
 
-from tests.support import tiny_qwen3_vl
 from tests.support.box_models import noise
 from tests.support.tiny_llava import tiny_processor as tiny_llava_processor
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm.models.processing.boxes import BoxProcessor
 
 
@@ -16,7 +16,7 @@ PICTURES = [noise(96, 64), noise(40, 80)]
 @pytest.fixture(scope="module")
 def processor():
     square = SamImageProcessorPil(size={"longest_edge": 32}, pad_size={"height": 32, "width": 32})
-    return BoxProcessor(tiny_qwen3_vl.tiny_processor(), square)
+    return BoxProcessor(QWEN3_VL.tiny_processor(), square)
 
 
 def test_a_dialogue_for_every_expression(processor):
@@ -27,7 +27,7 @@ def test_a_dialogue_for_every_expression(processor):
     assert inputs["reshaped_input_sizes"].tolist() == [[21, 32], [32, 16]]
     assert inputs["attention_mask"][:, -1].all() and not inputs["attention_mask"].all()  # padded on the left
     assert inputs["guidance_input_ids"].shape[:2] == (3, 1)
-    alone = tiny_qwen3_vl.tiny_processor()(
+    alone = QWEN3_VL.tiny_processor()(
         images=[PICTURES[0]],
         text=[
             processor.dialogue(
