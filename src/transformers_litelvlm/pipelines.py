@@ -24,7 +24,7 @@ from transformers_litelvlm.models.processing.processor import GuidedProcessorMix
 from transformers_litelvlm.models.processing.sentences import nest_expressions
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS, PrunedConfigMixin, change_pruning
 from transformers_litelvlm.utils.image_io import load_rgb_image
-from transformers_litelvlm.utils.messages import quoted
+from transformers_litelvlm.utils.messages import did_you_mean, quoted
 
 
 class ReferringSegmentationPipeline(Pipeline):
@@ -103,9 +103,10 @@ class ReferringSegmentationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs: Any):
         if unknown := sorted(set(kwargs) - set(PRUNING_KEYWORDS)):
-            known = ", ".join(("batch_size", "num_workers", *PRUNING_KEYWORDS))
+            known = ("batch_size", "num_workers", *PRUNING_KEYWORDS)
             raise ValueError(
-                f"Unknown arguments of the referring-segmentation pipeline: {quoted(unknown)}. There are: {known}."
+                f"Unknown arguments of the referring-segmentation pipeline: {quoted(unknown)}."
+                f"{did_you_mean(unknown, known)} There are: {', '.join(known)}."
             )
         config = self.model.config
         if not isinstance(config, PrunedConfigMixin):
