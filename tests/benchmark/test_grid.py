@@ -109,7 +109,7 @@ def test_progress(warmup, sentences):
     assert [point["method"] for point in result["skipped"]] == ["sparsevlm"]
     assert progress.told[:2] == ["building tiny in float32", "expected"]
     runs, seconds_of_one, seconds = progress.expected
-    assert seconds > runs * seconds_of_one, "new tokens take longer than a run"
+    assert seconds > 0.999 * runs * seconds_of_one  # and what the new tokens take, which may be too little to see
     (ran, first), (_, second), (ran_at_end, third) = progress.reached_at
     assert ran == first and third == runs
     of_last = ran_at_end - progress.reached_at[1][0]
@@ -140,7 +140,7 @@ def test_the_estimate_counts_new_tokens():
         runs, seconds_of_one, seconds = progress.expected
         return seconds - runs * seconds_of_one
 
-    assert 0 <= 5 * expected(1) < expected(40)
+    assert 5 * expected(1) < expected(40)
 
 
 @pytest.fixture(scope="module")
