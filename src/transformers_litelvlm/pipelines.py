@@ -57,6 +57,9 @@ class ReferringSegmentationPipeline(Pipeline):
         images as `mask`, one for each object; and `says_none`, whether the answer says that nothing matches.
     """
 
+    model: Any
+    processor: Any
+    tokenizer: Any
     _load_processor = None  # of a stock chat model it may be impossible, and is not needed
     _load_tokenizer = False
     _load_image_processor = False

@@ -19,7 +19,7 @@ from transformers_litelvlm.utils.hub_names import check_source
 
 # By the type of a checkpoint, what prepares pictures for it: in the corner of a padded square, or stretched to one,
 # which is all that ViT's does. Upstream's own for SAM 2 and 3 need torchvision.
-IMAGE_PROCESSORS: dict[str, type] = {
+IMAGE_PROCESSORS: dict[str, Any] = {
     "sam": SamImageProcessorPil,
     "sam2": ViTImageProcessorPil,
     "sam2_video": ViTImageProcessorPil,

@@ -97,7 +97,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         self.max_new_tokens = MAX_NEW_TOKENS
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, mask_model: str | os.PathLike, **kwargs: Any
     ) -> BoxSegmentation:
         """Load a chat model and a mask model, both stock or saved.
@@ -128,12 +128,12 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         return cls(chat, prompts, BoxProcessor(processor, image_processor)).eval()
 
     @property
-    def model(self) -> Any:  # type: ignore[override]
+    def model(self) -> Any:
         """The base model of the chat model, which the halves call."""
         return self.chat.model
 
     @property
-    def config(self) -> Any:  # type: ignore[override]
+    def config(self) -> Any:
         """That of the chat model."""
         return self.chat.config
 
@@ -255,7 +255,7 @@ class ChatModel:
         """
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         chat = chat_classes(pretrained_model_name_or_path, **place)["AutoModelForImageTextToText"]
-        return chat.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[attr-defined]
+        return chat.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
@@ -271,7 +271,8 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     check_source(source)
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
     known: dict[str, dict[str, Any]] = {}
-    for model_type, classes in REMOTE_CLASSES.items():
+    families: dict[str, dict[str, Any]] = dict(REMOTE_CLASSES)
+    for model_type, classes in families.items():
         if classes["AutoProcessor"].writes_boxes:
             parents = classes["AutoConfig"].__mro__
             stock = next(each.model_type for each in parents if getattr(each, "model_type", model_type) != model_type)
