@@ -158,7 +158,7 @@ def test_settings_change_masks_and_are_not_kept(pruned):
     [
         (
             {"pruning_bugdet": 5},
-            r"Unknown .* \['pruning_bugdet'\]. Did you mean 'pruning_budget'\? There are: .*pruning_budget, pruning_re",
+            r"Unknown .* \['pruning_bugdet'\]. Did you mean 'pruning_budget'\? There are: .*pruning_budget, pruning",
         ),
         ({"top_k": 5}, r"Unknown arguments .*\['top_k'\]. There are: batch_size, num_workers, pruning_config, "),
         ({"pruning_budget": "many"}, "`budget` must be a positive integer.*got 'many'"),

@@ -59,6 +59,7 @@ class ReferringSegmentationPipeline(Pipeline):
 
     model: Any
     processor: Any
+    tokenizer: Any
     _load_processor = None  # of a stock chat model it may be impossible, and is not needed
     _load_tokenizer = False
     _load_image_processor = False

@@ -271,10 +271,10 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     check_source(source)
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
     known: dict[str, dict[str, Any]] = {}
-    for model_type, classes in REMOTE_CLASSES.items():
-        processor: Any = classes["AutoProcessor"]
-        if processor.writes_boxes:
-            parents: tuple[Any, ...] = classes["AutoConfig"].__mro__
+    families: dict[str, dict[str, Any]] = dict(REMOTE_CLASSES)
+    for model_type, classes in families.items():
+        if classes["AutoProcessor"].writes_boxes:
+            parents = classes["AutoConfig"].__mro__
             stock = next(each.model_type for each in parents if getattr(each, "model_type", model_type) != model_type)
             known |= {model_type: classes, stock: classes}
     if found not in known:
