@@ -6,8 +6,9 @@ import torch
 from tests.support.box_models import answer_with, noise, save_tiny_sam, save_tiny_sam2
 from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, tiny_tokenizer
+from tests.support.tiny_qwen3_5 import QWEN3_5
 from tests.support.tiny_qwen3_vl import QWEN3_VL
-from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite, Qwen3_VLLite
+from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite, Qwen3_5Lite, Qwen3_VLLite
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import LocatedObject
@@ -16,7 +17,14 @@ from transformers_litelvlm.models.prompt.pruned_prompt import prune_prompt
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 
 
-CHATS = {"qwen2_5": (QWEN2_5_VL, Qwen2_5_VLLite), "qwen3": (QWEN3_VL, Qwen3_VLLite)}
+CHATS = {
+    "qwen2_5": (QWEN2_5_VL, Qwen2_5_VLLite),
+    "qwen3": (QWEN3_VL, Qwen3_VLLite),
+    "qwen3_5": (QWEN3_5, Qwen3_5Lite),
+}
+PRUNINGS = [{}, {"budget": 4}, {"budget": 4, "method": "fastv"}]
+# No method works inside the recurrent layers of Qwen3.5.
+CASES = [(name, pruning) for name in CHATS for pruning in PRUNINGS if (name, "method" in pruning) != ("qwen3_5", True)]
 PICTURES = [noise(96, 64), noise(64, 80, seed=1)]
 ANSWERS = {
     "the dog": '[{"bbox_2d": [100, 100, 500, 600], "label": "dog"}]',
@@ -115,8 +123,7 @@ def test_pixels_of_the_resized_picture(monkeypatch, sam):
 # ---- the chat model -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CHATS)
-@pytest.mark.parametrize("pruning", [{}, {"budget": 4}, {"budget": 4, "method": "fastv"}], ids=str)
+@pytest.mark.parametrize("name, pruning", CASES, ids=str)
 def test_answers_are_those_of_generate(sam, name, pruning):
     """A batch about two pictures of different sizes, one asked twice, against `generate` for each prompt alone."""
     tiny, _ = CHATS[name]
