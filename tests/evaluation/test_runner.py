@@ -240,7 +240,7 @@ def test_the_exit_code_of_several_processes(tmp_path):
     root = Path(__file__).parents[2]
     words = ["--output-dir", str(tmp_path / "out"), "--model", str(tmp_path / "model"), "--processes", "2"]
     run = subprocess.run(
-        [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *words],
+        [sys.executable, "-m", "transformers_litelvlm_command", "evaluate", *words],
         env={**os.environ, "PYTHONPATH": str(root / "src")},
         capture_output=True,
         text=True,
