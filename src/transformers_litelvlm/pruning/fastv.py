@@ -49,7 +49,10 @@ class FastVPruner(LayerPruner):
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if self.layer >= num_layers:
-            raise ValueError(f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}.")
+            raise ValueError(
+                f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}: set it, for "
+                f"example `method_options={{'layer': {max(1, num_layers // 2)}}}`."
+            )
         if self.match == "average":
             least = self.layer * num_tokens + num_layers - self.layer
             if budget * num_layers < least:

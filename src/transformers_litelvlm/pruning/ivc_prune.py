@@ -70,7 +70,10 @@ class IVCPrunePruner(LayerPruner):
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if self.layer >= num_layers:
-            raise ValueError(f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}.")
+            raise ValueError(
+                f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}: set it, for "
+                f"example `method_options={{'layer': {max(1, num_layers // 2)}}}`."
+            )
         return {self.layer - 1: budget}
 
     def select(self, evidence: LayerEvidence, budget: int) -> Selection:
