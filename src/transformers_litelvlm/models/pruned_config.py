@@ -143,6 +143,12 @@ class PrunedConfigMixin(InstalledCodeMixin):
         self.pruning_config = change_pruning(self.pruning_config, keywords)
 
     @classmethod
+    def stock_model_type(cls) -> str:
+        """The `model_type` of the class of transformers that this one subclasses."""
+        stock: Any = super()
+        return stock.model_type
+
+    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         """As upstream. What a checkpoint of the stock class says is the config of one of ours: every field that we add
         has a default."""
@@ -150,7 +156,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
         config_dict, kwargs = stock.get_config_dict(pretrained_model_name_or_path, **kwargs)
         # Otherwise upstream warns of errors that are not to be expected here.
         model_type = config_dict.get("model_type")
-        if model_type == stock.model_type:
+        if model_type == cls.stock_model_type():
             config_dict = {**config_dict, "model_type": cls.model_type}
         elif model_type != cls.model_type:
             _refuse_other_family(pretrained_model_name_or_path, model_type)
@@ -188,7 +194,7 @@ def _refuse_other_family(source: Any, model_type: Any) -> None:
     ValueError if it is that of another family here, or of the stock class of one."""
     for classes in REMOTE_CLASSES.values():
         config: Any = classes["AutoConfig"]
-        if model_type in (config.model_type, super(PrunedConfigMixin, config).model_type):
+        if model_type in (config.model_type, config.stock_model_type()):
             raise ValueError(
                 f"{quoted(str(source))} is a checkpoint of another family, {model_type!r}: load it with "
                 f"`{classes['AutoModelForImageTextToText'].__name__}`, or with the class of that family for your task."

@@ -274,9 +274,7 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     families: dict[str, dict[str, Any]] = dict(REMOTE_CLASSES)
     for model_type, classes in families.items():
         if classes["AutoProcessor"].writes_boxes:
-            parents = classes["AutoConfig"].__mro__
-            stock = next(each.model_type for each in parents if getattr(each, "model_type", model_type) != model_type)
-            known |= {model_type: classes, stock: classes}
+            known |= {model_type: classes, classes["AutoConfig"].stock_model_type(): classes}
     if found not in known:
         raise ValueError(
             f"{source} is of type {found!r}, and it is not known how such models write boxes. A mask model can be "
