@@ -145,15 +145,13 @@ class PrunedConfigMixin(InstalledCodeMixin):
     @classmethod
     def stock_model_type(cls) -> str:
         """The `model_type` of the class of transformers that this one subclasses."""
-        stock: Any = super()
-        return stock.model_type
+        return super().model_type  # type: ignore[misc]
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         """As upstream. What a checkpoint of the stock class says is the config of one of ours: every field that we add
         has a default."""
-        stock: Any = super()
-        config_dict, kwargs = stock.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         # Otherwise upstream warns of errors that are not to be expected here.
         model_type = config_dict.get("model_type")
         if model_type == cls.stock_model_type():
