@@ -270,8 +270,8 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     """
     check_source(source)
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
-    known, families = {}, dict[str, dict[str, Any]](REMOTE_CLASSES)
-    for model_type, classes in families.items():
+    known: dict[str, dict[str, Any]] = {}
+    for model_type, classes in dict[str, dict[str, Any]](REMOTE_CLASSES).items():
         if classes["AutoProcessor"].writes_boxes:
             known |= {model_type: classes, classes["AutoConfig"].stock_model_type(): classes}
     if found not in known:
