@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers.utils import logging
 
-from transformers_litelvlm.data.plain_rows import open_plain_rows
+from transformers_litelvlm.data.plain_rows import open_plain_rows, plain_reader
 from transformers_litelvlm.data.reason_seg import open_reason_seg
 from transformers_litelvlm.data.refcoco import open_refcoco, open_refcoco_m
 from transformers_litelvlm.data.referring_video import open_mevis, open_referring_video
-from transformers_litelvlm.data.refshapes import DEFAULT_NUM_SCENES, load_refshapes
+from transformers_litelvlm.data.refshapes import DEFAULT_NUM_SCENES, SceneRows
 from transformers_litelvlm.data.splits import ReferringSplit, SplitCounts
 
 
@@ -42,7 +42,7 @@ class DatasetInfo:
 def _open_refshapes(name: str, source: Any, split: str, **options: Any) -> tuple[Any, Any, tuple[str, ...]]:
     if source is not None:
         raise ValueError(f"RefShapes is generated: `source` must be None, got {source!r}.")
-    return open_plain_rows(name, load_refshapes(split, **options), split)
+    return SceneRows(split, **options), plain_reader(), ()
 
 
 BENCHMARK = "jxu124/refcoco-benchmark"

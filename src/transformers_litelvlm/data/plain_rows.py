@@ -58,7 +58,12 @@ def open_plain_rows(
     require_columns(rows, {"image"}, source, ADVICE)
     if image_root is None and isinstance(source, str | os.PathLike) and os.path.isfile(source):
         image_root = Path(source).parent
-    return rows, partial(_read_row, Path(image_root) if image_root is not None else Path(), allow_urls), ()
+    return rows, plain_reader(image_root, allow_urls), ()
+
+
+def plain_reader(image_root: str | os.PathLike | None = None, allow_urls: bool = False) -> Callable[..., ImageSample]:
+    """What makes a sample of a row and its number; see [`open_plain_rows`]."""
+    return partial(_read_row, Path(image_root or ""), allow_urls)
 
 
 def _starting_at(root: Path, picture: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +93,34 @@ def generate_scene(
     return Scene(image, id_map, objects, tuple(sample_expressions(objects, rng, max_expressions)))
 
 
+class SceneRows(Sequence):
+    """The rows of [`load_refshapes`], each made when it is asked for: to draw a whole split takes seconds."""
+
+    def __init__(
+        self,
+        split: str,
+        num_scenes: int | None = None,
+        seed: int = 0,
+        max_expressions: int = 6,
+        num_objects: tuple[int, int] = NUM_OBJECTS,
+    ) -> None:
+        _check_split(split)
+        self.num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
+        _check_integer("num_scenes", self.num_scenes, 1)
+        self.scene = partial(
+            generate_scene, split, seed=seed, max_expressions=max_expressions, num_objects=num_objects
+        )
+        self.scene(0)  # so that wrong arguments are errors here
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < self.num_scenes:
+            raise IndexError(index)
+        return _row(index, self.scene(index))
+
+
 def load_refshapes(
     split: str = "test",
     num_scenes: int | None = None,
@@ -121,15 +151,11 @@ def load_refshapes(
         >>> sorted(rows.column_names)
         ['expressions', 'image', 'image_id', 'objects']
     """
-    _check_split(split)
-    num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
-    _check_integer("num_scenes", num_scenes, 1)
+    rows = SceneRows(split, num_scenes, seed, max_expressions, num_objects)
     with needs_extra("eval", "A split of RefShapes as rows"):
         import datasets
 
-    numbers = range(num_scenes)
-    rows = [_row(index, generate_scene(split, index, seed, max_expressions, num_objects)) for index in numbers]
-    return datasets.Dataset.from_list(rows, features=_features())
+    return datasets.Dataset.from_list(list(rows), features=_features())
 
 
 def _features() -> datasets.Features:
