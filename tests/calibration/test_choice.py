@@ -8,7 +8,7 @@ from transformers_litelvlm.calibration.choice import choose
 from transformers_litelvlm.calibration.halving import Rules, halve
 
 
-SIMPLICITY = {"plain": 0, "simple": 1, "clever": 2}
+SIMPLICITY = {"plain": (0, 0), "simple": (1, 0), "clever": (1, 1)}
 
 
 def chosen(means, num_images=64, noise=0.05, simplicity=SIMPLICITY, smallest=0.02):
@@ -27,8 +27,12 @@ def test_ties_go_to_the_simplest():
     means = {"plain": 0.40, "simple": 0.60, "clever": 0.60, "random": 0.30}
     choice = chosen(means)
     assert choice.chosen == "simple" and set(choice.alike) == {"simple", "clever"}
+    assert choice.best == "simple" or "by the rule: methods before the language model" in choice.reason
     # It is the order of simplicity that decides, not names or scores.
-    assert chosen(means, simplicity={"plain": 0, "simple": 2, "clever": 1}).chosen == "clever"
+    assert chosen(means, simplicity={"plain": (0,), "simple": (2,), "clever": (1,)}).chosen == "clever"
+    first = chosen({"plain": 0.59, "simple": 0.6, "clever": 0.4, "random": 0.3}, noise=0.2)
+    assert first.chosen == "plain" and first.best == "simple"
+    assert "; simpler than that by the rule: what the checkpoint is set to: nothing changes;" in first.reason
 
 
 def test_what_a_single_comparison_finds_worse_is_not_chosen():
