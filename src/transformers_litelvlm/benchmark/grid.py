@@ -103,12 +103,6 @@ def run_benchmark(
     measuring = _Measuring(
         subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress or Progress()
     )
-    stopped = None
-    try:
-        for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
-            measuring.measure(dtype, quantization)
-    except KeyboardInterrupt as error:
-        stopped = error
     result = {
         "format": FORMAT,
         "benchmark": "pruned against unpruned",
@@ -119,13 +113,16 @@ def run_benchmark(
         "effort": asdict(effort),
         **measured_on(device),
         "third_party_methods": third_party_methods(parse_method(text)[0] for text in grid.methods),
-        "is_complete": stopped is None,
+        "is_complete": False,
         "points": measuring.points,
         "skipped": measuring.skipped,
     }
-    if stopped is not None:
+    try:
+        for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
+            measuring.measure(dtype, quantization)
+    except KeyboardInterrupt as stopped:
         raise BenchmarkStopped(result) from stopped
-    return result
+    return {**result, "is_complete": True}
 
 
 @dataclass

@@ -33,7 +33,6 @@ from transformers_litelvlm.models.processing.sentences import (
 from transformers_litelvlm.models.processing.tokens import tokenize
 from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.image_io import ImageInput, load_rgb_image
-from transformers_litelvlm.utils.messages import quoted
 
 
 # Vicuna's layout without a system prompt; used where a checkpoint brings no chat template of its own.
@@ -255,8 +254,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         """A picture as CLIP and as the mask decoder see it, before they crop or pad, and its (height, width)."""
         picture = load_rgb_image(image)
         if self.knows_scenes_alone:
-            name = quoted(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"number {place} (from 0)"
-            warn_of_unknown(picture, f"Picture {name}")
+            warn_of_unknown(picture, str(image) if isinstance(image, str | os.PathLike) else place)
         for_clip, for_masks = (resize_first(of, picture) for of in (self.image_processor, self.mask_image_processor))
         return for_clip, for_masks, (picture.height, picture.width)
 

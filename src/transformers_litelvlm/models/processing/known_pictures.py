@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from transformers.utils import logging
 
-from transformers_litelvlm.utils.messages import is_first
+from transformers_litelvlm.utils.messages import is_first, quoted
 
 
 logger = logging.get_logger(__name__)
@@ -18,13 +18,13 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parents[2] / "checkpoints" / "refshapes_
 UNLIKE = "a picture is unlike scenes"
 
 
-def warn_of_unknown(picture: Image.Image, name: str) -> None:
-    """Log, once per process, that a picture, RGB, is none that a checkpoint for drawn scenes knows."""
+def warn_of_unknown(picture: Image.Image, name: str | int) -> None:
+    """Log, once per process, that a picture is none that the bundled checkpoint knows; `name` is a path or a place."""
     if not is_like_a_scene(picture) and is_first(UNLIKE):
         logger.warning(
-            f"This checkpoint, the bundled one or a copy of it, knows drawn shapes on a grey background. {name} looks "
-            "different, so its masks mean nothing. Other pictures need a checkpoint for photos (`--model` on the "
-            "command line). This is said once."
+            "This checkpoint, the bundled one or a copy of it, knows drawn shapes on a grey background. Picture "
+            f"{quoted(name)} looks different, so its masks mean nothing. Other pictures need a checkpoint for photos "
+            "(`--model` on the command line)."
         )
 
 
