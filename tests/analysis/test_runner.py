@@ -130,7 +130,7 @@ def test_two_processes_give_the_same(finished, model, tmp_path):
         "2",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "transformers_litelvlm.cli.main", "analyze", *words], capture_output=True, text=True
+        [sys.executable, "-m", "transformers_litelvlm_command", "analyze", *words], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "analysis" / "report.md").read_text()

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
@@ -25,9 +24,8 @@ def staged_and_workload(kind: str, batch_size: int = 1, sentences: int = 1):
 
 
 @pytest.mark.parametrize("pruning", [None, PruningConfig(budget=12)], ids=["unpruned", "pruned"])
-@pytest.mark.parametrize("sentences", matrix([1, 2], (2).__eq__))
-def test_stages_do_the_work_of_end_to_end(kind, pruning, sentences):
-    staged, workload = staged_and_workload(kind, batch_size=2, sentences=sentences)
+def test_stages_do_the_work_of_end_to_end(kind, pruning):
+    staged, workload = staged_and_workload(kind, batch_size=2, sentences=2)
     staged.prune(pruning)
     meter, whole = FlopMeter(), []
     total = count_flops(lambda: whole.append(staged.end_to_end(workload.inputs)))

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from tests.support.small_evaluations import assert_same, options, records, results, run_command
+from tests.support.small_evaluations import assert_same, options, records, results
 from tests.support.third_party import method_code
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.cli.main import main
@@ -25,7 +25,6 @@ from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.data.samples import UnreadableImageError
 from transformers_litelvlm.evaluation import runner
-from transformers_litelvlm.evaluation.arguments import as_command_line
 from transformers_litelvlm.evaluation.provenance import typed_command, without_secrets
 from transformers_litelvlm.evaluation.records import OtherConfigurationError
 from transformers_litelvlm.evaluation.report import FLAGS
@@ -375,14 +374,6 @@ def test_the_command_is_what_was_typed(tmp_path, own_data, capsys):
     assert f"```bash\n{command}\n```" in (tmp_path / "out dir" / "results.md").read_text()
     # In Python nothing was typed.
     assert evaluate(options(tmp_path / "api", max_images=1, methods=["none"]))["environment"]["command"] is None
-
-
-@pytest.mark.slow
-def test_the_command_of_several_processes(tmp_path):
-    args = options(tmp_path / "results", max_images=1, methods=["none"])
-    run_command(args, processes=2)
-    command = results(tmp_path / "results")["environment"]["command"]
-    assert command == f"litelvlm evaluate {shlex.join(as_command_line(args))} --processes 2"
 
 
 def test_no_secret_is_written(monkeypatch):

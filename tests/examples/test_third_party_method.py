@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,11 +47,13 @@ def test_the_package_installs_is_listed_and_evaluated(tmp_path):
     assert listed["low_norm"]["what"] == "Keep the visual tokens of low norm, near the centre if wanted"
     assert listed["low_norm"]["options"] == {"centre_weight": 0.0}
     words = ["--output-dir", "out", "--max-images", "2", "--batch-size", "1", "--budgets", "48", "--processes", "2"]
-    run(*command, "evaluate", *words, "--methods", "low_norm:centre_weight=0.5", folder=tmp_path, path=path)
+    words += ["--methods", "low_norm:centre_weight=0.5"]
+    run(*command, "evaluate", *words, folder=tmp_path, path=path)
     run_ids = pq.read_table(tmp_path / "out" / "records.parquet")["run_id"].to_pylist()
     assert set(run_ids) == {"low_norm:centre_weight=0.5@48"} and len(run_ids) == 12
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["runs"][0]["method"] == "low_norm" and results["runs"][0]["num_kept_mean"] == 48
     assert results["environment"]["hardware"]["num_processes"] == 2
+    assert results["environment"]["command"] == f"litelvlm evaluate {shlex.join(words)}"
     assert results["environment"]["third_party_methods"]["low_norm"]["provided_by"] == "litelvlm-low-norm 0.1.0"
     run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", folder=source, path=path)

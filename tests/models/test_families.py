@@ -630,13 +630,13 @@ def test_settings_of_one_call_are_those_of_the_config_set_so(family, model):
 
 @torch.no_grad()
 def test_threads_with_settings_of_their_own_do_not_meet(family, model):
-    inputs, budgets = family.lite_inputs(), [1, 3, 5, 7, 9, 11, 12, None]
+    inputs, budgets = family.lite_inputs(), [1, 5, 12, None]
 
     def answer(budget):
         pruning = PruningConfig(budget=budget)
         return model(**inputs, pruning_config=pruning).logits, greedy(model, inputs, pruning_config=pruning)
 
     expected = {budget: answer(budget) for budget in budgets}
-    with ThreadPoolExecutor(8) as pool:
-        for budget, (logits, new) in zip(budgets * 5, pool.map(answer, budgets * 5), strict=True):
+    with ThreadPoolExecutor(8) as pool:  # the soak test of tests/soak has hundreds of calls each
+        for budget, (logits, new) in zip(budgets * 4, pool.map(answer, budgets * 4), strict=True):
             assert torch.equal(logits, expected[budget][0]) and new == expected[budget][1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.support.families import FAMILIES, family_params, picture
+from tests.support.families import FAMILIES, KINDS, picture
 from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined, need_methods_inside
 from tests.support.mask_cases import PICTURES, QUICK_DIALOGUES, SENTENCES, masks_case
 from tests.support.matrix import matrix
@@ -30,7 +30,8 @@ CASES = [
     (family, name, options)
     for family in FAMILIES
     for name, options in [*FIRST.items(), *RAGGED, *LAYER_METHODS]
-    if runs(family, name, options)
+    # Of a family with experts, whose stock kernels are replaced here, nothing else is its own.
+    if runs(family, name, options) and (family.is_quick or name == "litelvlm")
 ]
 
 
@@ -82,7 +83,7 @@ GENERATION = [
 ]
 
 
-@pytest.mark.parametrize("family", family_params(FAMILIES), ids=lambda family: family.name)
+@pytest.mark.parametrize("family", KINDS, ids=lambda family: family.name)
 @pytest.mark.parametrize("method, how", GENERATION, ids=str)
 def test_generation(family, method, how):
     if method == "fastv":

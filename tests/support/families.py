@@ -356,6 +356,8 @@ TOY = ToyFamily(
 )
 
 FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE]
+# One of each kind of code: the others differ from one of these in what transformers does alone, such as experts.
+KINDS = [family for family in FAMILIES if family.is_quick]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
 # Where methods inside the language model are defined.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +56,3 @@ def evaluate_in_processes(args: EvaluationArguments, processes: int) -> str:
         assert run.returncode == 0, run.stderr
     assert not any(run.stdout for run in runs[1:])
     return runs[0].stdout
-
-
-def run_command(args: EvaluationArguments, processes: int) -> str:
-    """`litelvlm evaluate`, started as a user does, in processes of their own; what it prints."""
-    root = Path(__file__).parents[2]
-    words = [sys.executable, "-m", "transformers_litelvlm.cli.main", "evaluate", *as_command_line(args)]
-    run = subprocess.run(
-        [*words, "--processes", str(processes)],
-        env={**os.environ, "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout

@@ -14,22 +14,25 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, Sa
 
 from tests.support import tiny_llava
 from tests.support import tiny_qwen2_5_vl as tiny_qwen
-from tests.support.families import FAMILIES, family_params, picture
+from tests.support.families import FAMILIES, KINDS, picture
 from tests.support.fresh_python import run_python
 from tests.support.hub_cache import put_into_cache
 from tests.support.warm_python import memory_of
 from transformers_litelvlm.models.processing.processor import resize_first
 
 
-@pytest.fixture(scope="module", params=family_params(FAMILIES), ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=KINDS, ids=lambda family: family.name)
 def family(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def checkpoint(family, tmp_path_factory):
+    return save_processor(family, tmp_path_factory.mktemp("checkpoint"))
+
+
+def save_processor(family, folder):
     """A folder with a processor that has a tokenizer for guidance."""
-    folder = tmp_path_factory.mktemp("checkpoint")
     family.config().save_pretrained(folder)
     processor = tiny_llava.tiny_processor() if family.name == "llava" else family.tiny.tiny_processor(with_clip=True)
     processor.save_pretrained(folder)
@@ -97,15 +100,19 @@ import json, os
 os.environ.update(HF_HOME={home!r}, HF_HUB_OFFLINE="1")
 import transformers_litelvlm
 from transformers import AutoProcessor
-processor = AutoProcessor.from_pretrained("org/tiny")
-print(json.dumps([type(processor).__name__, type(processor.guidance_tokenizer).__name__]))
+processors = [AutoProcessor.from_pretrained(name) for name in {names!r}]
+print(json.dumps([[type(each).__name__, type(each.guidance_tokenizer).__name__] for each in processors]))
 """
 
 
 @pytest.mark.slow
-def test_a_process_without_network(family, checkpoint, tmp_path):
-    list(put_into_cache(tmp_path / "hub", checkpoint, {"main": "1" * 40}))
-    assert run_python(OFFLINE.format(home=str(tmp_path))) == [family.processor_class.__name__, "CLIPTokenizer"]
+def test_a_process_without_network(tmp_path):
+    for each in FAMILIES:
+        save_processor(each, tmp_path / each.name)
+        list(put_into_cache(tmp_path / "hub", tmp_path / each.name, {"main": "1" * 40}, f"org/{each.name}"))
+    names = [f"org/{each.name}" for each in FAMILIES]
+    expected = [[each.processor_class.__name__, "CLIPTokenizer"] for each in FAMILIES]
+    assert run_python(OFFLINE.format(home=str(tmp_path), names=names)) == expected
 
 
 def test_a_clip_of_another_repository_is_in_the_same_cache(family, checkpoint, tmp_path):
