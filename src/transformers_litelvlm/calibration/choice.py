@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -44,7 +44,7 @@ class Choice:
 
 
 def choose(
-    level: Level, simplicity: Mapping[str, Sequence[int]], smallest_difference: float, confidence: float
+    level: Level, simplicity: Mapping[str, tuple[int, ...]], smallest_difference: float, confidence: float
 ) -> Choice:
     """Choose the simplest candidate that is not significantly worse than the best and significantly better than the
     baseline.
@@ -105,7 +105,7 @@ def choose(
 
 def choose_again(
     level: Level,
-    simplicity: Mapping[str, Sequence[int]],
+    simplicity: Mapping[str, tuple[int, ...]],
     confidence: float,
     draws: int = statistics.RESAMPLES,
     seed: int = 0,

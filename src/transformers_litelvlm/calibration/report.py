@@ -208,7 +208,7 @@ def _describe_test(described: dict[str, Any], confirmed: dict[str, Any]) -> dict
     """Figures of the test split: of every preset that was chosen, and of what it is compared with, at its budget."""
     dataset = confirmed["dataset"]
     kind = dataset["kind"]
-    figures = {}
+    figures: dict[str, Any] = {}
     for name, preset in described["presets"].items():
         if preset["choice"]["chosen"] is None:
             continue
