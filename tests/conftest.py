@@ -35,6 +35,8 @@ import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
+from transformers_litelvlm.utils.messages import SAID  # noqa: E402
+
 
 # Under pytest-xdist the workers share the cores; more threads than cores only slow the tiny models down.
 _NUM_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -103,6 +105,7 @@ def no_upstream_deprecation():
     """A test fails when transformers logs that something is deprecated: the early warning for who subclasses it."""
     # transformers says such things once per process; without this only the first of several affected tests would fail.
     transformers_logging.warning_once.cache_clear()
+    SAID.clear()  # the same of this package
     recorder = _DeprecationRecorder()
     logger = logging.getLogger("transformers")
     logger.addHandler(recorder)

@@ -64,4 +64,5 @@ def _processor(clip_words: CLIPTokenizer, words: PreTrainedTokenizerBase, patch_
             mask_pad_size={"height": SCENE_SIZE * 4 // 9, "width": SCENE_SIZE * 4 // 9},
             **colours,
         ),
+        knows_scenes_alone=True,
     )

@@ -8,7 +8,7 @@ from transformers_litelvlm.calibration.choice import choose
 from transformers_litelvlm.calibration.halving import Rules, halve
 
 
-SIMPLICITY = {"plain": 0, "simple": 1, "clever": 2}
+SIMPLICITY = {"plain": (0, 0), "simple": (1, 0), "clever": (1, 1)}
 
 
 def chosen(means, num_images=64, noise=0.05, simplicity=SIMPLICITY, smallest=0.02):
@@ -28,7 +28,18 @@ def test_ties_go_to_the_simplest():
     choice = chosen(means)
     assert choice.chosen == "simple" and set(choice.alike) == {"simple", "clever"}
     # It is the order of simplicity that decides, not names or scores.
-    assert chosen(means, simplicity={"plain": 0, "simple": 2, "clever": 1}).chosen == "clever"
+    assert chosen(means, simplicity={"plain": (0,), "simple": (2,), "clever": (1,)}).chosen == "clever"
+
+
+def test_the_reason_names_the_rule_by_which_a_setting_is_simpler_than_the_best():
+    means = {"plain": 0.40, "simple": 0.60, "clever": 0.60, "random": 0.30}
+    best = chosen(means).best
+    other = "clever" if best == "simple" else "simple"
+    for places, rule in (((0, 0), "what the checkpoint is set to: nothing changes"), ((1, 0), "methods before the")):
+        choice = chosen(means, simplicity={"plain": (2, 0), best: (1, 1), other: places})
+        assert (choice.chosen, choice.best) == (other, best)
+        assert f"; simpler than that by the rule: {rule}" in choice.reason
+    assert "by the rule" not in chosen(means, simplicity={"plain": (2, 0), best: (0, 0), other: (1, 1)}).reason
 
 
 def test_what_a_single_comparison_finds_worse_is_not_chosen():

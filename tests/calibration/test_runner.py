@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from tests.support import warm_python
 from tests.support.small_calibrations import content, copy_checkpoint, files, options
+from transformers_litelvlm.calibration.report import _verdict
 from transformers_litelvlm.calibration.runner import calibrate
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data.refshapes import generate_scene
@@ -57,8 +58,35 @@ def test_the_test_split_is_that_of_an_evaluation(reference):
     assert results["dataset"]["split"] == "test" and found["test"]["num_samples"] == 1
     page = (reference / "calibration.md").read_text()
     assert f"| accurate | 48 | {CONTEXT} | the " in page
+    compared = {(each["method"], each["baseline"]): each for each in results["comparisons"] if each["budget"] == 48}
+    over = compared[CONTEXT, "random"]
+    assert f"random ({over['difference']:+.4f}, p = {over['p_value']:.4f}), " in figures["verdict"]
+    assert f"default ({-compared['litelvlm', CONTEXT]['difference']:+.4f}, p = " in figures["verdict"]
+    assert figures["verdict"] in page and "Confirmed" not in page and "Measured once on test: 1 images" in page
     value, (low, high) = figures["published"]["metrics"]["giou"], figures["published"]["intervals"]["giou"]
     assert f"{value:.4f} ({low:.4f} to {high:.4f})" in page
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "p_value", "verdict"),
+    [
+        (0.1, [0.05, 0.15], 0.001, "better than random (+0.1000, p = 0.0010)"),
+        (0.1, [-0.05, 0.25], 0.2, "NOT told apart from random (+0.1000, p = 0.2000)"),
+        (-0.1, [-0.15, -0.05], 0.001, "WORSE than random (-0.1000, p = 0.0010)"),
+    ],
+)
+def test_the_test_split_may_contradict_the_choice(difference, interval, p_value, verdict):
+    compared = {"metric": "giou", "budget": 48, "retention_ratio": None, "interval": interval, "p_value": p_value}
+    compared |= {"method": "mine", "baseline": "random", "difference": difference}
+    published = compared | {"method": "litelvlm", "baseline": "mine"}
+    others = [compared | {"budget": 16}, compared | {"metric": "ciou"}, compared | {"method": "other"}]
+    assert _verdict({"comparisons": [*others, compared]}, "mine", 48, "giou") == verdict
+    both = _verdict({"comparisons": [published, compared]}, "mine", 48, "giou")
+    assert both.startswith(f"{verdict}, ") and both.endswith(
+        f"the published default ({-difference:+.4f}, p = {p_value:.4f})"
+    )
+    assert ("WORSE than the published default" in both) == (verdict.startswith("better"))
+    assert _verdict({"comparisons": others}, "mine", 48, "giou") == "not compared"
 
 
 @pytest.mark.parametrize("missing", ["validation/batches/000003.json", "calibration.md"])

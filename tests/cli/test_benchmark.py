@@ -9,6 +9,7 @@ import torch
 
 from transformers_litelvlm.benchmark import grid
 from transformers_litelvlm.benchmark.presets import PRESETS
+from transformers_litelvlm.cli import benchmark
 from transformers_litelvlm.cli.main import main
 
 
@@ -33,6 +34,23 @@ def test_table_progress_and_files(capsys, tmp_path):
     expected = r"expected duration: about \d+ (s|min) \(an estimate: 8 runs of the model, and an unpruned one takes "
     assert re.search(expected, printed.err) and "/8 [" in printed.err and "expected" not in printed.out
     assert json.loads((folder / "benchmark.json").read_text())["points"][0]["budget"] == 16
+
+
+def test_what_was_measured_before_ctrl_c_is_not_lost(capsys, tmp_path, monkeypatch):
+    def stop(self, runs):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "results"
+    arguments = ["benchmark", "tiny", "--budgets", "16", "3", "--output-dir", str(folder), *QUICK, "stages"]
+    monkeypatch.setattr(benchmark._Bar, "reached", stop)
+    assert main(arguments) == 130
+    printed = capsys.readouterr()
+    assert "**Stopped before the end**" in printed.out and "| litelvlm | 16 of 64 |" in printed.out
+    assert printed.err.endswith("litelvlm: interrupted\n")
+    found = json.loads((folder / "benchmark.json").read_text())
+    assert [point["budget"] for point in found["points"]] == [16] and found["is_complete"] is False
+    monkeypatch.setattr(benchmark._Bar, "expects", lambda self, *numbers: stop(self, 0))
+    assert main([*arguments, "--json"]) == 130 and capsys.readouterr().out == ""  # before the first point
 
 
 def test_json_of_all_methods(capsys):

@@ -215,8 +215,8 @@ def test_the_embedded_checkpoint_warns_of_other_pictures(litelvlm, tmp_path, pic
     code, out, err = litelvlm("known.png", "the star", "--json", model=None)
     assert (code, err) == (0, "") and "drawn shapes" not in caplog.text
     code, out, err = litelvlm(picture, "the star", "--json", model=None)
-    assert code == 0 and json.loads(out)["model"] == "embedded"
-    assert caplog.text.count("The bundled checkpoint knows drawn shapes") == 1
+    assert code == 0 and json.loads(out)["model"] == "bundled"
+    assert caplog.text.count("knows drawn shapes") == 1
 
 
 def test_pictures_of_every_kind(litelvlm, tmp_path):

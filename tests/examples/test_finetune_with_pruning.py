@@ -43,5 +43,7 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     merged = AutoModelForReferringSegmentation.from_pretrained(tmp_path / "merged")
     assert merged.config.pruning_config.to_dict() == pruning.to_dict()
     card = (tmp_path / "merged" / "README.md").read_text()
+    assert "48 of 144 visual tokens, chosen by `litelvlm`, in raster order" in card and "--model .`" in card
+    assert "worse than a random choice" not in card and "Of the checkpoint that it was loaded from" in card
     assert "# merged, with" in card and "trained since they were loaded" in card and "without training" not in card
     torch.testing.assert_close(merged.segment(**inputs).mask_logits[0], logits, atol=1e-2, rtol=1e-3)

@@ -179,7 +179,7 @@ def test_a_checkpoint_carries_a_stub_instead_of_code(family, checkpoint, tmp_pat
     check_stub(checkpoint)
     stub = Path(checkpoint, "litelvlm_remote.py").read_text()
     assert f"from transformers_litelvlm import {family.config_class.__name__}\n" in stub
-    assert "pip install transformers-litelvlm" in stub
+    assert "pip install .  " in stub and "not on PyPI" in stub
     # A class that Transformers got through the stub is not marked to have its source copied.
     reference = json.loads(Path(checkpoint, "config.json").read_text())["auto_map"]["AutoConfig"]
     get_class_from_dynamic_module(reference, checkpoint).register_for_auto_class()

@@ -12,6 +12,7 @@ from tests.support.family_cases import NUM_LAYERS
 from tests.support.methods import METHODS
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig, register_pruner
 from transformers_litelvlm.pruning.base import Selection, TokenPruner
+from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import _REGISTRY
 
 
@@ -25,6 +26,51 @@ def unipixel(folder):
 
 
 BUILD = pytest.mark.parametrize("build", [llava, unipixel])
+
+
+@pytest.fixture
+def heedless(request):
+    """A method that returns what it likes, whatever the budget: (is it inside the language model, as a list, does the
+    image decide)."""
+    inside, as_list, decides = request.param
+
+    class Heedless(LayerPruner if inside else TokenPruner):
+        def select(self, evidence, budget):
+            one = Selection(torch.arange(4)[None])
+            rows = len(evidence.features)
+            return [one] * rows if as_list else Selection(one.indices.expand(rows, -1))
+
+        def tokens_after(self, num_tokens, budget, num_layers):
+            return {0: budget}
+
+        def tokens_per_layer(self, num_tokens, budget, **sizes):
+            return None if decides else super().tokens_per_layer(num_tokens, budget, **sizes)
+
+    yield register_pruner("heedless")(Heedless)
+    del _REGISTRY["heedless"]
+
+
+@pytest.mark.parametrize(
+    "heedless", [(False, False, False), (False, True, False), (True, False, False)], indirect=True
+)
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+@pytest.mark.parametrize("budget", [3, 5])
+def test_a_method_with_another_number_of_indices_is_named(family, heedless, budget):
+    """Too many or too few, in a tensor or a list, before the language model or inside it."""
+    if issubclass(heedless, LayerPruner) and family.is_recurrent:
+        pytest.skip("no method works inside its language model")
+    model = family.model(NUM_LAYERS)
+    model.config.pruning_config = PruningConfig(method="heedless", budget=budget)
+    with pytest.raises(ValueError, match=rf"'heedless' must return {budget} indices for each .* shape \(\d, 4\)\. If"):
+        model(**family.lite_inputs())
+
+
+@pytest.mark.parametrize("heedless", [(False, True, True)], indirect=True)
+def test_where_the_image_decides_any_number_is_right(heedless):
+    model, processor = llava(None)
+    inputs = processor.segmentation_inputs(images=[picture()], expressions=[["a box"]])
+    output = model.segment(**inputs, pruning_config=PruningConfig(method="heedless", budget=3))
+    assert output.retained_indices[0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.fixture(params=[[[0, 0, 1]], [[0, 99, 2]], [[-1, 3, 2]]], ids=["twice", "too large", "negative"])
@@ -57,7 +103,7 @@ def test_elsewhere_a_wrong_selection_becomes_nan_and_changes_no_other_image():
         features = torch.rand(2, 6, 4)
 
     indices = torch.tensor([[0, 5, 3], [2, 2, 1]]).as_subclass(Elsewhere)
-    checked = Selection(indices).checked(Evidence, 6, "careless")
+    checked = Selection(indices).checked(Evidence, "careless", 3)
     assert checked.indices.tolist() == [[0, 5, 3], [0, 1, 2]]
     assert torch.equal(checked.features[0].as_subclass(torch.Tensor), Evidence.features[0, [0, 5, 3]])
     assert checked.features[1].isnan().all()

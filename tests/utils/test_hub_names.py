@@ -64,7 +64,8 @@ def test_a_word_is_a_folder(never_asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loads = (LlavaLiteForConditionalGeneration, LlavaLiteProcessor, AutoModelForReferringSegmentation)
     for look in (check_source, *(kind.from_pretrained for kind in loads)):
-        with pytest.raises(OSError, match="^There is no folder 'glamm-refseg' here. A repository on the Hub is named"):
+        hint = "A repository on the Hub is named ORGANISATION/NAME. `litelvlm convert glamm SOURCE FOLDER` makes one"
+        with pytest.raises(OSError, match=f"^There is no folder 'glamm-refseg' here. {hint} of published weights.$"):
             look("glamm-refseg")
     Path("glamm-refseg").mkdir()
     Path("file.json").touch()

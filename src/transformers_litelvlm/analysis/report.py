@@ -20,7 +20,7 @@ from transformers_litelvlm.analysis.summary import (
     where_referents_stand,
 )
 from transformers_litelvlm.data.splits import ReferringSplit
-from transformers_litelvlm.evaluation.provenance import environment, without_secrets
+from transformers_litelvlm.evaluation.provenance import describe_model, environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed
 from transformers_litelvlm.evaluation.report import describe_size
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
@@ -62,10 +62,7 @@ def write_report(
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "model": {
-            "path_or_id": without_secrets(args.model) or "embedded",
-            "class": type(model).__name__,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "num_visual_tokens": segmenter.num_visual_tokens,
+            **describe_model(args, model),
             "layout": {name: getattr(segmenter.base_pruning, name) for name in ("token_order", "position_ids")},
         },
         "dataset": {

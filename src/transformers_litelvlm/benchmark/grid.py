@@ -25,6 +25,10 @@ from transformers_litelvlm.models.quantization import quantization_config, quant
 FORMAT = 1
 
 
+class BenchmarkStopped(KeyboardInterrupt):
+    """Ctrl-C. Its argument is what [`run_benchmark`] would return, with the points that were measured by then."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """What is measured.
@@ -88,6 +92,7 @@ def run_benchmark(
         ValueError: an unknown preset or method, a budget that is no less than the number of visual tokens, a model
             that does not fit into memory, a quantization that the device does not have.
         ImportError: the library of a quantization is not installed.
+        BenchmarkStopped: Ctrl-C.
     """
     subject = get_preset(subject) if isinstance(subject, str) else subject
     grid, effort = grid or Grid(), effort or Effort()
@@ -98,9 +103,7 @@ def run_benchmark(
     measuring = _Measuring(
         subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress or Progress()
     )
-    for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
-        measuring.measure(dtype, quantization)
-    return {
+    result = {
         "format": FORMAT,
         "benchmark": "pruned against unpruned",
         "model": subject.name,
@@ -110,9 +113,16 @@ def run_benchmark(
         "effort": asdict(effort),
         **measured_on(device),
         "third_party_methods": third_party_methods(parse_method(text)[0] for text in grid.methods),
+        "is_complete": False,
         "points": measuring.points,
         "skipped": measuring.skipped,
     }
+    try:
+        for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
+            measuring.measure(dtype, quantization)
+    except KeyboardInterrupt as stopped:
+        raise BenchmarkStopped(result) from stopped
+    return {**result, "is_complete": True}
 
 
 @dataclass

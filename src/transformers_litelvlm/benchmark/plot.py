@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.benchmark.grid import describe, sides
 from transformers_litelvlm.benchmark.stages import STAGES
-from transformers_litelvlm.visualization.colours import LINE_COLOURS
+from transformers_litelvlm.visualization.colours import DASHES, LINE_COLOURS
 
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ LEGEND = {
 # Of Okabe and Ito, for colour-blind readers; neighbours in a bar differ in brightness, too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#882255", "#cc79a7", "#999999")
 MARKERS = "osD^vPX"
-DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:

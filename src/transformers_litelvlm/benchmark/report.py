@@ -18,7 +18,8 @@ LARGEST_GAP = 0.1  # of the time end to end, beyond which the report remarks on 
 NOTES = """\
 How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in alternating
 runs with the same weights and inputs; brackets hold a 95 % interval. "Bound" is the ratio of their floating-point
-operations, which caps the speed-up where arithmetic takes the time. "Of bound" is speed-up / bound. "One by one"
+operations, which caps the speed-up where arithmetic takes the time. "Of bound" is speed-up / bound; it can be above
+100 % where something else takes the time, as in tiny models, or where the machine is busy. "One by one"
 compares with the unpruned model called once for every sentence. "Selector" is what choosing tokens costs: guidance
 text, scoring and selection, prompt compaction; its share is of the unpruned time end to end ("with tower": the method
 runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
@@ -33,6 +34,8 @@ quantization. Speed-ups compare runs of one quantization only."""
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
     """The report, with stages and memory of all points, or of the first `max_details`."""
     blocks = [f"# {result['model']}: pruned against unpruned", _setting(result), _overview(result["points"])]
+    if not result.get("is_complete", True):
+        blocks.insert(1, "**Stopped before the end**: these are the points that were measured by then.")
     if any("quantization" in point for point in result["points"]):
         blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []

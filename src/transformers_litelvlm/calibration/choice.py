@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from transformers_litelvlm.calibration.candidates import SIMPLICITY
 from transformers_litelvlm.calibration.halving import Level, Rules
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.statistics import Comparison
@@ -43,13 +43,15 @@ class Choice:
     reason: str
 
 
-def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: float, confidence: float) -> Choice:
+def choose(
+    level: Level, simplicity: Mapping[str, tuple[int, ...]], smallest_difference: float, confidence: float
+) -> Choice:
     """Choose the simplest candidate that is not significantly worse than the best and significantly better than the
     baseline.
 
     Args:
         level: after its rounds.
-        simplicity: of every candidate, what compares as less for a simpler one.
+        simplicity: of every candidate, see [`Candidate`].
         smallest_difference: that would matter, in the unit of the score.
         confidence: of one comparison with the best. What left out a candidate had to be surer, because all comparisons
             share it; here that would only let in simple settings that are worse.
@@ -72,6 +74,9 @@ def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: flo
                 f"the simplest of {len(alike)} settings that are not significantly worse than the best, {last.best}, "
                 f"and significantly better than {level.baseline}"
             )
+        if chosen != last.best:
+            rules_and_both = zip(SIMPLICITY, simplicity[chosen], simplicity[last.best])
+            reason += f"; simpler than that by the rule: {next(rule for rule, a, b in rules_and_both if a != b)}"
         again = choose_again(level, simplicity, confidence)
         return Choice(
             chosen,
@@ -99,7 +104,11 @@ def choose(level: Level, simplicity: Mapping[str, Any], smallest_difference: flo
 
 
 def choose_again(
-    level: Level, simplicity: Mapping[str, Any], confidence: float, draws: int = statistics.RESAMPLES, seed: int = 0
+    level: Level,
+    simplicity: Mapping[str, tuple[int, ...]],
+    confidence: float,
+    draws: int = statistics.RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, float]:
     """How often each setting would be chosen on other images like those of the last round.
 

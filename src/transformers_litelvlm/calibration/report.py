@@ -13,6 +13,7 @@ from transformers_litelvlm.calibration.halving import Level, Round
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.provenance import (
+    describe_model,
     git_commit,
     third_party_methods,
     used_methods,
@@ -64,12 +65,7 @@ def describe(
     ranked = sorted(candidates, key=lambda candidate: candidate.simplicity)
     return {
         "schema": SCHEMA,
-        "model": {
-            "path_or_id": without_secrets(args.model) or "embedded",
-            "class": type(model).__name__,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "num_visual_tokens": segmenter.num_visual_tokens,
-        },
+        "model": describe_model(args, model),
         "data": {
             "name": split.name,
             "source": without_secrets(split.source),
@@ -103,15 +99,9 @@ def _describe_outcome(outcome: Outcome, segmenter: SweepSegmenter) -> dict[str, 
         "significance": level.rules.significance,
         "rounds": [_describe_round(entry) for entry in level.rounds],
         "choice": {
-            "chosen": choice.chosen,
-            "best": choice.best,
+            **vars(choice),
             "alike": list(choice.alike),
             "over_baseline": {name: _describe_comparison(over) for name, over in choice.over_baseline.items()},
-            "num_images": choice.num_images,
-            "images_needed": choice.images_needed,
-            "difference": choice.difference,
-            "redrawn": choice.redrawn,
-            "reason": choice.reason,
         },
         "preset": None if chosen is None else chosen.preset(base, size),
     }
@@ -196,11 +186,29 @@ def _last_seen(preset: dict[str, Any]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def _verdict(confirmed: dict[str, Any], chosen: str, size: int | float, metric: str) -> str:
+    """What the test split says of a chosen setting, against the baseline and the published default."""
+    found = {
+        (each["method"], each["baseline"]): each
+        for each in confirmed["comparisons"]
+        if each["metric"] == metric and size in (each["budget"], each["retention_ratio"])
+    }
+    said = []
+    # Of the published default, comparisons say how much better than the chosen setting it is.
+    for pair, other, sign in (((chosen, BASELINE), BASELINE, 1), ((PUBLISHED, chosen), "the published default", -1)):
+        if pair in found:
+            ahead, p_value, (low, high) = (found[pair][key] for key in ("difference", "p_value", "interval"))
+            word = "better than" if sign * ahead > 0 else "WORSE than"
+            word = word if low * high > 0 and p_value <= 0.05 else "NOT told apart from"
+            said.append(f"{word} {other} ({sign * ahead:+.4f}, p = {p_value:.4f})")
+    return ", ".join(said) or "not compared"
+
+
 def _describe_test(described: dict[str, Any], confirmed: dict[str, Any]) -> dict[str, Any]:
     """Figures of the test split: of every preset that was chosen, and of what it is compared with, at its budget."""
     dataset = confirmed["dataset"]
     kind = dataset["kind"]
-    figures = {}
+    figures: dict[str, Any] = {}
     for name, preset in described["presets"].items():
         if preset["choice"]["chosen"] is None:
             continue
@@ -222,6 +230,7 @@ def _describe_test(described: dict[str, Any], confirmed: dict[str, Any]) -> dict
             for role, member in roles.items()
             if member in groups
         }
+        figures[name]["verdict"] = _verdict(confirmed, roles["chosen"], preset["size"], described["metric"])
     return {
         "split": dataset["split"],
         "num_samples": dataset[f"num_{kind}"],

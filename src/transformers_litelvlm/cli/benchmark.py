@@ -136,6 +136,8 @@ def run(args: argparse.Namespace) -> None:
     with bad_input():
         result = _measure(args)
     print(to_json(result, indent=2) if args.json else render(result, max_details=MAX_DETAILS))
+    if not result["is_complete"]:
+        raise KeyboardInterrupt
     slower = [point for point in result["points"] if point["end_to_end"]["speedup"] < 1]
     if args.check and slower:
         print(f"litelvlm: pruned is slower than unpruned at {len(slower)} point(s)", file=sys.stderr)
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    from transformers_litelvlm.benchmark.grid import Grid, run_benchmark
+    from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, run_benchmark
     from transformers_litelvlm.benchmark.report import write_benchmark
     from transformers_litelvlm.benchmark.side_by_side import PARTS, Effort
     from transformers_litelvlm.benchmark.subjects import CheckpointSubject
@@ -158,8 +160,13 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         subject = CheckpointSubject(args.checkpoint, args.image, **own)
     grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes, args.quantization)
     effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
-    with closing(_Bar()) as progress:
-        result = run_benchmark(subject, grid, args.device, effort, progress)
+    try:
+        with closing(_Bar()) as progress:
+            result = run_benchmark(subject, grid, args.device, effort, progress)
+    except BenchmarkStopped as stopped:
+        [result] = stopped.args
+        if not result["points"]:
+            raise
     if args.output_dir:
         write_benchmark(result, args.output_dir)
     return result

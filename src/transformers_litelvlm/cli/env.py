@@ -56,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
     facts["torch threads"] = torch.get_num_threads()
     facts["cuda"] = torch.version.cuda or "not in this build of torch"
     facts["devices"] = _devices()
-    facts["bundled checkpoint"] = _embedded_checkpoint()
+    facts["bundled checkpoint"] = _bundled_checkpoint()
     return facts
 
 
@@ -82,7 +82,7 @@ def _devices() -> str:
     return ", ".join(["cpu", *found])
 
 
-def _embedded_checkpoint() -> str:
+def _bundled_checkpoint() -> str:
     from transformers_litelvlm import DEFAULT_CHECKPOINT
 
     folder = Path(DEFAULT_CHECKPOINT)

@@ -48,12 +48,12 @@ examples:
 
 scene.png stands for a picture of yours.
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
-Without --model the small checkpoint inside the package is used, with its preset "balanced" unless these options say
+Without --model the bundled checkpoint is used, with its preset "balanced" unless these options say
 otherwise. It knows drawn shapes, not photos.
 """
 
-# Of the checkpoint in the package, which was calibrated: there, the published default does worse than random tokens.
-EMBEDDED_PRESET = "balanced"
+# Of the bundled checkpoint, which was calibrated: there, the published default does worse than random tokens.
+BUNDLED_PRESET = "balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +140,7 @@ def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
     keywords = {
         "pruning_budget": args.budget,
         "pruning_retention_ratio": args.retention_ratio,
-        "pruning_preset": args.preset or (EMBEDDED_PRESET if args.model is None and args.method is None else None),
+        "pruning_preset": args.preset or (BUNDLED_PRESET if args.model is None and args.method is None else None),
         "pruning_method": args.method,
         "pruning_method_options": dict(_parsed_option(option) for option in args.method_option) or None,
     }
@@ -250,7 +250,7 @@ def _segment(
         "image": str(args.image),
         "width": image.width,
         "height": image.height,
-        "model": args.model or "embedded",
+        "model": args.model or "bundled",
         "mask_model": args.mask_model,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -59,6 +59,20 @@ def typed_command(program: str, arguments: Sequence[str]) -> str:
     return without_secrets(command)
 
 
+def describe_model(args: DataArguments, model: Any) -> dict[str, Any]:
+    """The model that was measured; `bundled` where none was named."""
+    quantization = getattr(args, "quantization", "none")
+    quantized = "" if quantization == "none" else f", {quantization} weights"
+    return {
+        "path_or_id": without_secrets(args.model) or BUNDLED,
+        "class": type(model).__name__,
+        "family": model.config.model_type,
+        "commit_hash": getattr(model.config, "_commit_hash", None),
+        "dtype": str(model.dtype).removeprefix("torch.") + quantized,
+        "num_visual_tokens": model.config.num_visual_tokens,
+    }
+
+
 def used_methods(args: DataArguments, model: Any) -> list[str]:
     """Names of the pruning methods of the options and of the checkpoint's own setting."""
     pruning = model.config.pruning_config
@@ -102,23 +116,18 @@ def git_commit() -> str | None:
         return None
 
 
-def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """The machine."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "device": name,
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "num_processes": num_processes,
-    }
-
-
 def environment(args: DataArguments, model: Any, num_processes: int, command: str | None) -> dict[str, Any]:
     """With what results were made, for their file."""
+    device = model.device
     return {
         **versions(),
         "git_commit": git_commit(),
-        "hardware": hardware(model.device, num_processes),
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "cpu": _cpu_name(),
+            "threads": torch.get_num_threads(),
+            "num_processes": num_processes,
+        },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": without_secrets(command),
         "third_party_methods": third_party_methods(used_methods(args, model)),

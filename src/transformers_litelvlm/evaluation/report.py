@@ -16,7 +16,7 @@ from transformers_litelvlm.data.samples import VideoSample
 from transformers_litelvlm.data.splits import CountReport, ReferringSplit, SplitCounts
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
-from transformers_litelvlm.evaluation.provenance import environment, without_secrets
+from transformers_litelvlm.evaluation.provenance import describe_model, environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, check_batch, space_needed, to_table
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
@@ -96,7 +96,7 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
     measured = MeasuredRuns(sweep, table, pa.Table.from_pylist(costs, schema=COSTS))
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "model": _describe_model(sweep),
+        "model": describe_model(sweep.args, sweep.segmenter.model),
         "dataset": dataset,
         "settings": {name: without_secrets(value) for name, value in asdict(sweep.args).items()},
         "environment": environment(sweep.args, sweep.segmenter.model, sweep.num_processes, sweep.command),
@@ -272,19 +272,6 @@ def _write_archives(
 
 def _ends(interval: statistics.Interval) -> list[float]:
     return [interval.low, interval.high]
-
-
-def _describe_model(sweep: Sweep) -> dict[str, Any]:
-    model = sweep.segmenter.model
-    quantized = "" if sweep.args.quantization == "none" else f", {sweep.args.quantization} weights"
-    return {
-        "path_or_id": without_secrets(sweep.args.model) or "embedded",
-        "class": type(model).__name__,
-        "family": model.config.model_type,
-        "commit_hash": getattr(model.config, "_commit_hash", None),
-        "dtype": str(model.dtype).removeprefix("torch.") + quantized,
-        "num_visual_tokens": sweep.segmenter.num_visual_tokens,
-    }
 
 
 def _describe_dataset(sweep: Sweep, counts: list[dict[str, int | None]], table: pa.Table) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from transformers_litelvlm.version import __version__
 STUB = "litelvlm_remote"
 _STUB_TEXT = '''"""For `trust_remote_code=True`: the classes of this checkpoint, all from an installed package.
 
-    pip install transformers-litelvlm
+    pip install .    # in the repository of transformers-litelvlm; it is not on PyPI
 
 Written by transformers_litelvlm {version}.
 """

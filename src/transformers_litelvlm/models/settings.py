@@ -13,11 +13,10 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.pruning.base import Pruner, TokenPruner
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.selection import resolve_budget
+from transformers_litelvlm.utils.messages import is_first
 
 
 logger = logging.get_logger(__name__)
-# Budgets of which it was said that they cut nothing: said once each, as sizes of images may differ in every call.
-_TOO_LARGE: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,11 @@ class PruningSettings:
         """
         if not self.is_on:
             return False
-        if self.budget is not None and sizes and self.budget > max(sizes):
-            _warn_once(self.budget, max(sizes))
+        is_above = self.budget is not None and bool(sizes) and self.budget > max(sizes)
+        # Once for each budget, as sizes of images may differ in every call.
+        if is_above and not torch.compiler.is_compiling() and is_first(f"the budget {self.budget} is too large"):
+            logger.warning(
+                f"The budget of {self.budget} is above the number of visual tokens, {max(sizes)}: nothing is pruned. "
+                "This is said once for each budget."
+            )
         return self.budgets(sizes) != list(sizes)
-
-
-def _warn_once(budget: int, num_tokens: int) -> None:
-    if budget not in _TOO_LARGE and not torch.compiler.is_compiling():
-        _TOO_LARGE.add(budget)
-        logger.warning(
-            f"The budget of {budget} is above the number of visual tokens, {num_tokens}: nothing is pruned. This is "
-            "said once for each budget."
-        )

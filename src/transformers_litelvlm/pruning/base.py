@@ -125,21 +125,29 @@ class Selection(NamedTuple):
 
         return self._replace(indices=indices, features=rows(self.features), weights=rows(self.weights))
 
-    def checked(self, evidence: Any, num_tokens: int, method: str, rows: slice = slice(None)) -> Selection:
-        """The same, if each image has indices in range, none of them twice.
+    def checked(self, evidence: Any, method: str, budget: int | None, rows: slice = slice(None)) -> Selection:
+        """The same, if each image has `budget` indices, all in range, none of them twice.
 
-        On a CPU anything else is an error. Elsewhere an error would have to wait for the device: an image with wrong
-        indices gets other ones and NaN features instead, which change no other image and are seen in what comes out.
+        On a CPU anything else is an error. Elsewhere an error about values would have to wait for the device: an
+        image with wrong indices gets other ones and NaN features instead, which change no other image and are seen in
+        what comes out.
 
         Args:
             evidence: what the method was asked about, with `features` (B, N, C).
-            num_tokens: N.
             method: its name.
+            budget: K; `None` if the image decides.
             rows: images of the evidence that this is about; default: all.
 
         Raises:
             ValueError: if the indices are wrong; the message names the method.
         """
+        (num_images, num_tokens), shape = evidence.features[rows].shape[:2], tuple(self.indices.shape)
+        if shape != (num_images, budget or max(1, shape[-1])):
+            raise ValueError(
+                f"The pruning method {method!r} must return {budget or 'some'} indices for each of {num_images} "
+                f"images, got indices of shape {shape}. If the image decides how many, `select` returns a list with a "
+                "selection for each, and `tokens_per_layer` returns `None`."
+            )
         ordered = self.indices.sort(dim=-1).values
         is_wrong = (ordered[:, 1:] == ordered[:, :-1]).any(-1) | (ordered[:, 0] < 0) | (ordered[:, -1] >= num_tokens)
         if self.indices.is_cpu:

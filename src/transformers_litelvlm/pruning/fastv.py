@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers_litelvlm.pruning.base import Selection
-from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
+from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner, check_below
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.selection import descending
 
@@ -48,11 +48,7 @@ class FastVPruner(LayerPruner):
             raise ValueError(f"`match` must be 'retained' or 'average', got {self.match!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
-        if self.layer >= num_layers:
-            raise ValueError(
-                f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}: set it, for "
-                f"example `method_options={{'layer': {max(1, num_layers // 2)}}}`."
-            )
+        check_below("layer", self.layer, num_layers, max(1, num_layers // 2))
         if self.match == "average":
             least = self.layer * num_tokens + num_layers - self.layer
             if budget * num_layers < least:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from transformers_litelvlm.pruning.base import Selection
-from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
+from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner, check_below
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.selection import descending, fill_to_budget
 
@@ -69,11 +69,7 @@ class IVCPrunePruner(LayerPruner):
             raise ValueError(f"`foreground` must be 'separate' or 'joint', got {self.foreground!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
-        if self.layer >= num_layers:
-            raise ValueError(
-                f"`layer` must be below {num_layers}, the model's number of layers, got {self.layer}: set it, for "
-                f"example `method_options={{'layer': {max(1, num_layers // 2)}}}`."
-            )
+        check_below("layer", self.layer, num_layers, max(1, num_layers // 2))
         return {self.layer - 1: budget}
 
     def select(self, evidence: LayerEvidence, budget: int) -> Selection:

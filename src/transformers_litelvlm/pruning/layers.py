@@ -56,6 +56,15 @@ class LayerEvidence(ABC):
         """All visual tokens (M, N, D) and the text tokens (M, T, D) as they entered the language model."""
 
 
+def check_below(option: str, given: int | list[int], num_layers: int, example: int | list[int]) -> None:
+    """Raise ValueError if an option names a layer that the language model does not have; the message has `example`."""
+    if max([given] if isinstance(given, int) else given) >= num_layers:
+        raise ValueError(
+            f"`{option}` must be below {num_layers}, the model's number of layers, got {given}: set it, for example "
+            f"`method_options={{{option!r}: {example}}}`."
+        )
+
+
 class LayerPruner(Pruner):
     """A method that drops visual tokens after some decoder layers.
 

@@ -9,7 +9,7 @@ import torch
 
 from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.clustering import density_peaks
-from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
+from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner, check_below
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.selection import descending, gather_tokens, merge_tokens, one_hot
 
@@ -70,8 +70,9 @@ class SparseVLMPruner(LayerPruner):
             raise ValueError(f"`keep` needs a number for each of `layers` {self.layers!r:.80}, got {self.keep!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
-        if self.layers[-1] >= num_layers:
-            raise ValueError(f"`layers` {list(self.layers)} must be below {num_layers}, the model's number of layers.")
+        steps = range(1, len(self.layers) + 1)
+        spread = [step * num_layers // (len(steps) + 1) for step in steps]
+        check_below("layers", list(self.layers), num_layers, spread)
         left, num_left = {}, num_tokens
         for layer, keep in zip(self.layers, self._kept(num_tokens, budget), strict=True):
             kept, _, num_clusters = counts(num_left, keep)

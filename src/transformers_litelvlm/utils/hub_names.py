@@ -20,6 +20,7 @@ from transformers_litelvlm.utils.messages import quoted
 # Seconds. The client's own limit holds for each address of the Hub in turn.
 _PATIENCE = 4.0
 _HOW_HUB_NAMES_LOOK = "A repository on the Hub is named ORGANISATION/NAME"
+_CONVERTED = ("glamm", "lisa", "unipixel")
 
 
 def check_no_missing_path(source: str | os.PathLike) -> None:
@@ -32,10 +33,12 @@ def check_no_missing_path(source: str | os.PathLike) -> None:
     if os.path.exists(name):
         return
     is_path = isinstance(source, os.PathLike) or name.startswith((".", "/", "~")) or name.endswith("/")
+    known = next((known for known in _CONVERTED if known in os.path.basename(name).lower()), None)
+    make = f" `litelvlm convert {known} SOURCE FOLDER` makes one of published weights." if known else ""
     if is_path or os.sep in name.replace("/", "") or name.count("/") > 1:
-        raise FileNotFoundError(f"{quoted(name)} does not exist: check the path. {_HOW_HUB_NAMES_LOOK}.")
+        raise FileNotFoundError(f"{quoted(name)} does not exist: check the path. {_HOW_HUB_NAMES_LOOK}.{make}")
     if "/" not in name:
-        raise FileNotFoundError(f"There is no folder {quoted(name)} here. {_HOW_HUB_NAMES_LOOK}.")
+        raise FileNotFoundError(f"There is no folder {quoted(name)} here. {_HOW_HUB_NAMES_LOOK}.{make}")
 
 
 def check_source(source: str | os.PathLike, kind: str = "model", file: str = "config.json") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 
 _LONGEST = 80
+SAID: set[str] = set()  # keys of [`is_first`]
 
 
 def shortened(text: str) -> str:
@@ -22,6 +23,13 @@ def quoted(value: Any) -> str:
     if isinstance(value, str) and len(value) > _LONGEST:
         value = shortened(value)
     return shortened(repr(value))
+
+
+def is_first(key: str) -> bool:
+    """Whether this process asks for the first time; for warnings that name a case, but are meant for all of them."""
+    is_new = key not in SAID
+    SAID.add(key)
+    return is_new
 
 
 def did_you_mean(names: Iterable[str], known: Iterable[str]) -> str:

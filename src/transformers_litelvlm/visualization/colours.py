@@ -22,6 +22,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 # Of lines and their labels on white, where thin things need a contrast of 3: no yellow, no light blue.
 LINE_COLOURS: tuple[Colour, ...] = ((213, 94, 0), (0, 114, 178), (0, 140, 100), (190, 80, 150), (130, 75, 30))
+DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1, 2)))
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (32, 33, 36)
 GREY: Colour = (95, 99, 104)

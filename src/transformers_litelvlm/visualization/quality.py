@@ -12,7 +12,7 @@ import numpy as np
 from transformers_litelvlm.hub.results import read_results
 from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
-from transformers_litelvlm.visualization.colours import GREY, INK, LINE_COLOURS, Colour
+from transformers_litelvlm.visualization.colours import DASHES, GREY, INK, LINE_COLOURS, Colour
 from transformers_litelvlm.visualization.quality_panels import Line, Panel, panels_of
 
 
@@ -25,7 +25,6 @@ with needs_extra("benchmark", "A plot"):
 SUFFIXES = (".png", ".svg")
 # What others are compared with is grey; it chooses without looking.
 BASELINES = ("random", "uniform")
-DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "os^DvPX"
 # Points, for a page that shows the picture at half its size; inches around the axes.
 LABEL_SIZE, TEXT_SIZE, LINE_SPACING = 11.0, 12.0, 1.3

@@ -89,7 +89,7 @@ def _panel(measured: Sequence[MeasuredResults], metric: str) -> Panel:
 def _title(results: MeasuredResults) -> str:
     dataset, kind = results.dataset, results.kind
     name = str(results.model["path_or_id"]).rstrip("/")
-    name = "the checkpoint in the package" if name == "embedded" else name[-40:]
+    name = "the bundled checkpoint" if name in ("bundled", "embedded") else name[-40:]  # of 0.1.0
     counted = f"{dataset[f'num_{kind}']} {kind}, {dataset['num_expressions']} expressions"
     return f"{name} on {dataset['name']} {dataset['split']}: {counted}"
 

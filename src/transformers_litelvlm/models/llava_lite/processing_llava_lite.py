@@ -75,6 +75,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             as LISA was trained, not about all expressions of a picture in one.
         user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
             `expressions` is not given.
+        knows_scenes_alone (`bool`, defaults to `False`): warn of pictures that are unlike the scenes of RefShapes, for
+            the bundled checkpoint and its copies.
     """
 
     sees_whole_picture = False  # CLIP's image processor crops
@@ -97,6 +99,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         one_expression_per_dialogue=False,
         user_marker="USER:",
         assistant_marker="ASSISTANT:",
+        knows_scenes_alone=False,
         **kwargs,
     ):
         if isinstance(mask_image_processor, dict):  # as saved in processor_config.json
@@ -111,6 +114,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         self.one_expression_per_dialogue = one_expression_per_dialogue
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
+        self.knows_scenes_alone = knows_scenes_alone
         super().__init__(
             on_pil(image_processor),
             tokenizer,
@@ -201,7 +205,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if self.mask_image_processor is None:
             raise ValueError("This processor has no `mask_image_processor`: its checkpoint does not write masks.")
         images = list(images) if isinstance(images, list | tuple) else [images]
-        sized = [self._sized(image) for image in images]
+        sized = [self._sized(image, place) for place, image in enumerate(images)]
         sentences = nest_expressions(expressions, len(images))
         self.check_expressions(self.expression(each, as_written) for of_image in sentences for each in of_image)
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
@@ -246,10 +250,11 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             features["dialogue_images"] = torch.tensor(about)
         return features
 
-    def _sized(self, image: ImageInput) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
+    def _sized(self, image: ImageInput, place: int) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
         """A picture as CLIP and as the mask decoder see it, before they crop or pad, and its (height, width)."""
         picture = load_rgb_image(image)
-        warn_of_unknown(picture, self.tokenizer.name_or_path)
+        if self.knows_scenes_alone:
+            warn_of_unknown(picture, str(image) if isinstance(image, str | os.PathLike) else place)
         for_clip, for_masks = (resize_first(of, picture) for of in (self.image_processor, self.mask_image_processor))
         return for_clip, for_masks, (picture.height, picture.width)
 

@@ -8,12 +8,13 @@ import torch
 from transformers.utils import ModelOutput, logging
 
 from transformers_litelvlm.models.outputs import RetainedIndices
+from transformers_litelvlm.models.processing.known_pictures import UNLIKE
+from transformers_litelvlm.utils.messages import SAID, is_first
 
 
 logger = logging.get_logger(__name__)
 
-NOTHING_FOUND = "A mask is empty: nothing was found for its sentence, and its score is 0. Try other words"
-MORE_TOKENS = ', more visual tokens (the preset "accurate", a larger budget), or no pruning (the method "none")'
+MORE_TOKENS = 'more visual tokens (the preset "accurate", a larger budget), or no pruning (the method "none")'
 
 
 class NotFiniteError(ValueError, FloatingPointError):
@@ -75,6 +76,14 @@ class ReferringSegmentationOutput(ModelOutput):
 
     def warn_if_empty(self) -> ReferringSegmentationOutput:
         """The same; logs, once per process, that a mask is empty, and what to try. Waits for the device."""
-        if not all(masks.flatten(1).any(1).all() for masks in self.masks):
-            logger.warning_once(NOTHING_FOUND + ("." if self.retained_indices is None else f"{MORE_TOKENS}."))
+        found = [masks.flatten(1).any(1).tolist() for masks in self.masks]
+        empty = [(image, of_image.index(False)) for image, of_image in enumerate(found) if not all(of_image)]
+        if empty and is_first("a mask is empty"):
+            # Words are not what is wrong with a picture that the checkpoint does not know.
+            tips = ["other words"] * (UNLIKE not in SAID) + [MORE_TOKENS] * (self.retained_indices is not None)
+            logger.warning(
+                "A mask is empty: nothing was found for sentence {1} of image or video {0} (both count from 0), and "
+                "its score is 0.".format(*empty[0])
+                + (f" Try {', '.join(tips)}." if tips else "")
+            )
         return self

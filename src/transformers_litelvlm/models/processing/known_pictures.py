@@ -1,34 +1,31 @@
-"""Which pictures a checkpoint knows. Of the bundled one it is known: it was trained on drawn scenes alone."""
+"""Which pictures a checkpoint knows. Of the bundled one and its copies it is known: drawn scenes alone."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from transformers.utils import logging
 
+from transformers_litelvlm.utils.messages import is_first, quoted
+
 
 logger = logging.get_logger(__name__)
 
 # The tiny grounding checkpoint that comes with the package; it knows the shapes of RefShapes, not photos.
 DEFAULT_CHECKPOINT = str(Path(__file__).parents[2] / "checkpoints" / "refshapes_tiny")
-UNLIKE = (
-    "The bundled checkpoint knows drawn shapes on a grey background, and this picture looks different, so its masks "
-    "mean little. Other pictures need a checkpoint for photos (`--model` on the command line)."
-)
+UNLIKE = "a picture is unlike scenes"
 
 
-def warn_of_unknown(picture: Image.Image, checkpoint: str | None) -> None:
-    """Log, once per process, that a picture is none that a checkpoint knows; of most, nobody can tell.
-
-    Args:
-        picture: RGB.
-        checkpoint: where it was loaded from.
-    """
-    if checkpoint and os.path.abspath(checkpoint) == DEFAULT_CHECKPOINT and not is_like_a_scene(picture):
-        logger.warning_once(UNLIKE)
+def warn_of_unknown(picture: Image.Image, name: str | int) -> None:
+    """Log, once per process, that a picture is none that the bundled checkpoint knows; `name` is a path or a place."""
+    if not is_like_a_scene(picture) and is_first(UNLIKE):
+        logger.warning(
+            "This checkpoint, the bundled one or a copy of it, knows drawn shapes on a grey background. Picture "
+            f"{quoted(name)} looks different, so its masks mean nothing. Other pictures need a checkpoint for photos "
+            "(`--model` on the command line)."
+        )
 
 
 def is_like_a_scene(image: Image.Image) -> bool:
