@@ -20,6 +20,19 @@ LLAMA_7B = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
 SEG_HEAD = 4096**2 + 4096 + 256 * 4096 + 256
 SAM_VIT_H = 641_090_608 + 256
 CLIP_336, CLIP_224 = 303_507_456, 303_179_776
+
+
+def qwen3_5(width, layers, groups, mlp):
+    """From shapes: embeddings and head; 3 of 4 layers recurrent, with 16 heads of keys and 32 of values, of 128; the
+    4th with 16 heads of 256, and a gate of the same size; a tower of 27 layers, of 1152 and 4304, and its merger."""
+    recurrent = width * (8192 + 4096 + 2 * 32) + 4 * 8192 + 2 * 32 + 128 + 4096 * width
+    attention = width * (2 * 4096 + 2 * 256 * groups) + 4096 * width + 2 * 256
+    decoder = layers * (3 * recurrent + attention) // 4 + layers * (mlp + 2 * width) + width
+    block = 1152 * (4 * 1152 + 2 * 4304) + 3 * 1152 + 1152 + 4304 + 1152 + 4 * 1152
+    merger = 2 * 1152 + 4608 * (4608 + 1) + (4608 + 1) * width
+    return 2 * 248_320 * width + decoder + 27 * block + 1152 * (3 * 2 * 16**2 + 1 + 2304) + merger
+
+
 EXPECTED = {
     "llava-1.5-7b": 7_063_427_072,
     "glamm-7b": LLAMA_7B + 2 * 32_007 * 4096 + SEG_HEAD + CLIP_336 + 20_979_712 + SAM_VIT_H,
@@ -28,10 +41,13 @@ EXPECTED = {
     "qwen2.5-vl-7b": 8_292_166_656,
     "qwen3-vl-4b": 4_437_815_808,
     "qwen3-vl-8b": 8_767_123_696,
+    "qwen3.5-9b": qwen3_5(4096, 32, groups=4, mlp=3 * 4096 * 12288),
+    # 256 experts and one that all tokens use, 512 wide, with a router for each.
+    "qwen3.5-35b-a3b": qwen3_5(2048, 40, groups=2, mlp=257 * (3 * 2048 * 512 + 2048)),
     "unipixel-3b": 3_754_622_976 + 2048 + 2048**2 + 2048 + 512 * 2048 + 512 + 80_850_178,
 }
 VISUAL_TOKENS = {"lisa-7b": 256, "qwen2.5-vl-3b": 1000, "qwen2.5-vl-7b": 1000, "unipixel-3b": 391, "tiny": 64}
-VISUAL_TOKENS |= {"qwen3-vl-4b": 1000, "qwen3-vl-8b": 1000}
+VISUAL_TOKENS |= dict.fromkeys(("qwen3-vl-4b", "qwen3-vl-8b", "qwen3.5-9b", "qwen3.5-35b-a3b"), 1000)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -46,6 +62,11 @@ def test_sizes(name):
     elif name != "tiny":
         assert 1.1e9 < count(model.model.language_model) + count(model.lm_head) < 1.11e9
     assert len(preset.description) < 120 and "\n" not in preset.description
+
+
+def test_towers_of_qwen2_5_vl_attend_in_windows():
+    vision = get_preset("qwen2.5-vl-3b").build_config().vision_config
+    assert vision.window_size == 112 and list(vision.fullatt_block_indexes) == [7, 15, 23, 31]
 
 
 def test_a_prompt_has_the_lengths_of_the_golden_ones():

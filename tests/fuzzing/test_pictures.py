@@ -16,12 +16,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support import tiny_llava
+from tests.support import tiny_llava, tiny_qwen2_5_vl, tiny_qwen3_vl
 from tests.support.fuzzing import examples, json_values, mutated, quick
 from transformers_litelvlm.data.samples import UnreadableImageError, read_picture
 from transformers_litelvlm.utils.image_io import MAX_ASPECT_RATIO, MAX_PIXELS, load_rgb_image
 
 
+PROCESSORS = {
+    "llava": tiny_llava.tiny_processor(),
+    "qwen2_5_vl": tiny_qwen2_5_vl.tiny_processor(),
+    "qwen3_vl": tiny_qwen3_vl.QWEN3_VL.tiny_processor(),
+}
 TURNED = Image.Exif()
 TURNED[274] = 6
 # Format, mode, and how it is written.
@@ -146,17 +151,19 @@ def test_files_that_are_whole(number):
             assert np.array_equal(read, np.asarray(image.convert("RGBA").convert("RGB")))
 
 
-@given(files())
+@given(st.sampled_from(sorted(PROCESSORS)), files())
 @examples(60)
-def test_pictures_of_a_prompt(content):
-    processor = tiny_llava.tiny_processor()
+def test_pictures_of_a_prompt(name, content):
+    processor = PROCESSORS[name]
     address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    with quick("picture of a prompt"):
+    with quick(f"picture of a prompt of {name}"):
         try:
-            features = processor(images=address, text="<image> a dog", return_tensors="pt")
+            features = processor(images=address, text=f"{processor.image_token} a dog", return_tensors="pt")
         except ValueError:
             return
-    assert features["pixel_values"].shape == (1, 3, 32, 32) and features["pixel_values"].isfinite().all()
+    [(_, height, width)] = processor.visual_token_grids(features)
+    shape = (1, 3, 32, 32) if name == "llava" else (4 * height * width, 96)
+    assert features["pixel_values"].shape == shape and features["pixel_values"].isfinite().all()
 
 
 paths = st.one_of(st.sampled_from([".", "/dev/null", "/nowhere/x.png", "\x00", "a" * 300, "~", "http://127.0.0.1:9/"]))

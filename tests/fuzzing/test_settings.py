@@ -10,16 +10,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.evidence import RandomEvidence
+from tests.support.families import FAMILIES
 from tests.support.fuzzing import examples, json_values, numbers, quick, texts
 from tests.support.layer_evidence import RandomLayerEvidence
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.configuration_pruning import FIELDS
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning import TokenPruner, get_pruner, list_pruners
 
 
 GRID, NUM_TOKENS, NUM_LAYERS = (6, 6), 36, 4
 NUM_REAL = [3, 1, 2]
 evidence = RandomEvidence(NUM_REAL, GRID, extra=1)
+CONFIGS = {family.name: family.config() for family in FAMILIES}
 
 WORDS = ["dot", "cosine", "reversed", "forward", "average", "retained", "joint", "separate"]
 counts = st.lists(st.integers(-1, 12), max_size=4)
@@ -98,6 +101,21 @@ def built(chosen) -> PruningConfig | None:
             return None
 
 
+def assert_families_follow(pruning):
+    """Every family takes a setting, or refuses it and stays as it is."""
+    for name, config in CONFIGS.items():
+        before = config.pruning_config
+        try:
+            with quick("setting of a family"):
+                config.pruning_config = pruning
+        except ValueError as error:
+            assert name != "llava" and len(str(error)) < 1000 and config.pruning_config is before
+            continue
+        settings = PruningSettings.of(config)
+        assert settings.keeps_positions or name == "llava"
+        assert settings.inside_language_model is None or not name.startswith("qwen3_5")
+
+
 def assert_exact(selection, budget):
     assert selection.indices.dtype == torch.long and selection.indices.shape[1] == budget
     assert 0 <= selection.indices.min() and selection.indices.max() < NUM_TOKENS
@@ -143,6 +161,7 @@ def test_settings(chosen):
     config = built(chosen)
     if config is None:
         return
+    assert_families_follow(config)
     same = PruningConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert same.to_dict() == config.to_dict()
     assert same.build_pruner() == config.build_pruner() and same.build().then == config.build().then

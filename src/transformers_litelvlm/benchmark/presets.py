@@ -14,6 +14,10 @@ from transformers_litelvlm.conversion.recipes.sam import SAM_VIT_H
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
+from transformers_litelvlm.models.qwen3_5_lite.configuration_qwen3_5_lite import (
+    Qwen3_5LiteConfig,
+    Qwen3_5MoeLiteConfig,
+)
 from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import Qwen3_VLLiteConfig
 
 
@@ -68,9 +72,7 @@ SIZES = {
     "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2),
     "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4),
     "qwen3-vl-4b": (2560, 9728, 36, 32, 8),
-    "qwen3-vl-4b-vision": (1024, 4096, 24, 16),
     "qwen3-vl-8b": (4096, 12288, 36, 32, 8),
-    "qwen3-vl-8b-vision": (1152, 4304, 27, 16),
     "tiny-vision": (64, 128, 6, 4),
     "tiny-text": (64, 128, 2, 4),
     "tiny-llama": (64, 128, 18, 4, 2),
@@ -208,6 +210,7 @@ def llava_7b() -> LlavaLiteConfig:
     return llava_config(llama_7b(32_064), image_token_index=32_000)
 
 
+# Of Qwen's models, what differs from upstream's defaults.
 def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConfig:
     text = {
         **sizes(name),
@@ -215,16 +218,7 @@ def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConf
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         "pad_token_id": 151_643,
     }
-    vision = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": text["hidden_size"],
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "tokens_per_second": 2,
-    }
+    vision = {"hidden_size": 1280, "out_hidden_size": text["hidden_size"], "tokens_per_second": 2}
     return Qwen2_5_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
 
 
@@ -240,31 +234,36 @@ def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
     return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
 
 
-def _qwen3_vl(name: str, deepstack: list[int], **kwargs: Any) -> Qwen3_VLLiteConfig:
+def _qwen3_vl(name: str, tie_word_embeddings: bool, **vision: Any) -> Qwen3_VLLiteConfig:
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     text = {**sizes(name), "vocab_size": 151_936, "head_dim": 128, "rope_parameters": rope, "pad_token_id": 151_643}
-    width, inner, depth, heads = SIZES[f"{name}-vision"]
-    vision = {
-        "depth": depth,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_heads": heads,
-        "out_hidden_size": text["hidden_size"],
-        "deepstack_visual_indexes": deepstack,
-    }
-    return Qwen3_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
+    vision["out_hidden_size"] = text["hidden_size"]
+    return Qwen3_VLLiteConfig(vision_config=vision, text_config=text, tie_word_embeddings=tie_word_embeddings)
 
 
 @preset("qwen3-vl-4b", QWEN_PROMPT, QWEN_GRID)
 def qwen3_vl_4b() -> Qwen3_VLLiteConfig:
     """Qwen3-VL 4B, a picture of 1000 visual tokens, answers in text"""
-    return _qwen3_vl("qwen3-vl-4b", [5, 11, 17], tie_word_embeddings=True)
+    vision = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+    return _qwen3_vl("qwen3-vl-4b", tie_word_embeddings=True, **vision)
 
 
 @preset("qwen3-vl-8b", QWEN_PROMPT, QWEN_GRID)
 def qwen3_vl_8b() -> Qwen3_VLLiteConfig:
     """Qwen3-VL 8B, a picture of 1000 visual tokens, answers in text"""
-    return _qwen3_vl("qwen3-vl-8b", [8, 16, 24], tie_word_embeddings=False)
+    return _qwen3_vl("qwen3-vl-8b", tie_word_embeddings=False)
+
+
+@preset("qwen3.5-9b", QWEN_PROMPT, QWEN_GRID)
+def qwen3_5_9b() -> Qwen3_5LiteConfig:
+    """Qwen3.5 9B, a picture of 1000 visual tokens, answers in text"""
+    return Qwen3_5LiteConfig(vision_config={"out_hidden_size": 4096})
+
+
+@preset("qwen3.5-35b-a3b", QWEN_PROMPT, QWEN_GRID)
+def qwen3_5_35b_a3b() -> Qwen3_5MoeLiteConfig:
+    """Qwen3.5 35B-A3B, a mixture of experts, a picture of 1000 visual tokens, answers in text"""
+    return Qwen3_5MoeLiteConfig(vision_config={"out_hidden_size": 2048})
 
 
 @preset("unipixel-3b", UNIPIXEL_PROMPT, UNIPIXEL_GRID)

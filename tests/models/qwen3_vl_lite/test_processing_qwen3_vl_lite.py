@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen3VLProcessor
 
 from tests.support.families import QWEN3_VL, picture
-from tests.support.tiny_qwen2_5_vl import VIDEO, VISION_START
+from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, VIDEO, VISION_START
 from tests.support.tiny_qwen3_vl import QWEN3_VL as TINY
 from transformers_litelvlm import PruningConfig, Qwen3_VLLiteVideoProcessor
 from transformers_litelvlm.models.upstream import Qwen3VLVideoProcessor, VideoMetadata, smart_resize_video
@@ -79,6 +79,15 @@ def test_sampling_is_upstreams():
         "max_frames",
     ):
         assert dict.fromkeys([name], getattr(ours, name)) == dict.fromkeys([name], getattr(theirs, name))
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "24"])
+@pytest.mark.parametrize("tiny", [QWEN2_5_VL, TINY], ids=["qwen2_5_vl", "qwen3_vl"])
+def test_a_rate_that_no_video_has_is_refused(tiny, rate):
+    """Upstream divides by it."""
+    with pytest.raises(ValueError, match="`fps` in `video_metadata` must be a number of frames a second above 0, got"):
+        metadata = [{"total_num_frames": 4, "fps": rate}]
+        tiny.tiny_processor()(text=PROMPT, videos=[video(4)], video_metadata=metadata)
 
 
 @pytest.mark.parametrize("capped", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from transformers_litelvlm.models.upstream import (
     make_batched_videos,
 )
 from transformers_litelvlm.utils.image_io import load_rgb_image
+from transformers_litelvlm.utils.messages import quoted
 
 
 class Qwen2_5_VLLiteVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -99,6 +102,8 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
             for video in videos
         ]
         video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
+        for metadata in video_metadata:
+            check_frame_rate(metadata.fps)
         if do_sample_frames:
             for metadata in video_metadata:
                 metadata.frames_indices = sample_indices_fn(metadata=metadata)
@@ -158,6 +163,15 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
         if return_first_frames:
             features["first_frames"] = [frame for frames in videos for frame in frames[::temporal_patch_size]]
         return features
+
+
+def check_frame_rate(fps: Any) -> None:
+    """Raises ValueError if a video cannot have this rate, which says when its frames are."""
+    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
+        raise ValueError(
+            f"`fps` in `video_metadata` must be a number of frames a second above 0, got {quoted(fps)}. Leave it out "
+            "where it is not known."
+        )
 
 
 __all__ = ["Qwen2_5_VLLiteVideoProcessor"]
