@@ -33,9 +33,11 @@ quantization. Speed-ups compare runs of one quantization only."""
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
     """The report, with stages and memory of all points, or of the first `max_details`."""
-    blocks = [f"# {result['model']}: pruned against unpruned", _setting(result), _overview(result["points"])]
+    blocks = [f"# {result['model']}: pruned against unpruned", _setting(result)]
     if not result.get("is_complete", True):
         blocks.insert(1, "**Stopped before the end**: these are the points that were measured by then.")
+    if result["points"]:
+        blocks.append(_overview(result["points"]))
     if any("quantization" in point for point in result["points"]):
         blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []
@@ -89,44 +91,29 @@ def _setting(result: dict[str, Any]) -> str:
 
 
 def _overview(points: list[dict[str, Any]]) -> str:
-    head = [
-        "method",
-        "tokens",
-        "batch",
-        "sentences",
-        "dtype",
-        "unpruned ms",
-        "pruned ms",
-        "speed-up",
-        "bound",
-        "of bound",
-    ]
-    has_quantizations = any("quantization" in point for point in points)
-    head[5:5] = ["quantization"] * has_quantizations
-    has_single = any("against_one_by_one" in point for point in points)
-    has_stages = any("selector" in point for point in points)
-    head += ["one by one"] * has_single + ["selector"] * has_stages
+    found = {name for point in points for name in point}
     rows = []
     for point in points:
         times, flops = point["end_to_end"], point["flops"]
-        quantization = [point["quantization"]] if has_quantizations else []
-        row = [
-            point["method"],
-            f"{point['budget']} of {point['num_visual_tokens']}",
-            str(point["batch_size"]),
-            str(point["sentences"]),
-            point["dtype"],
-            *quantization,
-            number(times["unpruned"]["median_ms"]),
-            number(times["pruned"]["median_ms"]),
-            _speedup(times),
-            f"{flops['bound']:.2f}x",
-            f"{flops['share_of_bound']:.0%}",
-        ]
-        row += [_speedup(point["against_one_by_one"]) if "against_one_by_one" in point else "-"] * has_single
-        row += [_selector_share(point)] * has_stages
+        row = {
+            "method": point["method"],
+            "tokens": f"{point['budget']} of {point['num_visual_tokens']}",
+            "batch": str(point["batch_size"]),
+            "sentences": str(point["sentences"]),
+            "dtype": point["dtype"],
+            **({"quantization": point["quantization"]} if "quantization" in found else {}),
+            "unpruned ms": number(times["unpruned"]["median_ms"]),
+            "pruned ms": number(times["pruned"]["median_ms"]),
+            "speed-up": _speedup(times),
+            "bound": f"{flops['bound']:.2f}x",
+            "of bound": f"{flops['share_of_bound']:.0%}",
+        }
+        if "against_one_by_one" in found:
+            row["one by one"] = _speedup(point["against_one_by_one"]) if "against_one_by_one" in point else "-"
+        if "selector" in found:
+            row["selector"] = _selector_share(point)
         rows.append(row)
-    return "## End to end\n\n" + table(head, rows)
+    return "## End to end\n\n" + table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _quantizations(points: list[dict[str, Any]]) -> str:
