@@ -34,24 +34,14 @@ SUPERLATIVES = {
 
 @dataclass(frozen=True)
 class Query:
-    """What a sentence asks for.
+    """What a sentence asks for."""
 
-    Args:
-        kind: `"attribute"`, `"superlative"` or `"relation"`. Only the last two compare objects of the picture with one
-            another.
-        attributes: attributes that the candidates have, among size, texture, colour and shape.
-        superlative: a key of `SUPERLATIVES`.
-        rank: 1 for "the largest", 2 for "the second largest".
-        relation: one of `RELATIONS`.
-        anchor: attributes of the object that the relation refers to.
-    """
-
-    kind: str
-    attributes: dict[str, str]
-    superlative: str | None = None
-    rank: int = 1
-    relation: str | None = None
-    anchor: dict[str, str] | None = None
+    kind: str  # "attribute", "superlative" or "relation"; only the last two compare objects with one another
+    attributes: dict[str, str]  # that the candidates have, among size, texture, colour and shape
+    superlative: str | None = None  # a key of `SUPERLATIVES`
+    rank: int = 1  # 1 for "the largest", 2 for "the second largest"
+    relation: str | None = None  # one of `RELATIONS`
+    anchor: dict[str, str] | None = None  # attributes of the object that the relation refers to
 
     def sentence(self) -> str:
         """The wording, for example `"the red circle left of the blue square"`."""
@@ -64,30 +54,22 @@ class Query:
         return " ".join(words)
 
     def to_dict(self) -> dict:
-        """The fields as plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One referring sentence.
+    """One referring sentence."""
 
-    Args:
-        query: what is asked, in a form that can be checked against the objects.
-        target_id: `object_id` of the one object that is meant.
-    """
-
-    query: Query
-    target_id: int
+    query: Query  # what is asked, in a form that can be checked against the objects
+    target_id: int  # `object_id` of the one object that is meant
 
     @property
     def sentence(self) -> str:
-        """The wording."""
         return self.query.sentence()
 
     @property
     def kind(self) -> str:
-        """`"attribute"`, `"superlative"` or `"relation"`."""
         return self.query.kind
 
 
@@ -198,16 +180,8 @@ def _related(relation: str, items: list[SceneObject], anchor: SceneObject) -> Sc
 def sample_expressions(
     objects: tuple[SceneObject, ...], rng: np.random.Generator, max_expressions: int
 ) -> list[Expression]:
-    """Draw sentences for a scene; those that compare objects are never fewer than those that name attributes.
-
-    Args:
-        objects: the scene.
-        rng: source of randomness.
-        max_expressions: largest number of sentences.
-
-    Returns:
-        Between 1 and `max_expressions` of them in random order, no sentence twice.
-    """
+    """Draw 1 to `max_expressions` sentences for a scene, none twice; those that compare objects are never fewer than
+    those that name attributes."""
     superlatives = _shuffled(superlative_expressions(objects), rng, lambda query: query.superlative)
     relations = _shuffled(relation_expressions(objects), rng, lambda query: query.relation)
     attributes = _shuffled(attribute_expressions(objects), rng, lambda query: len(query.attributes))

@@ -32,27 +32,16 @@ LARGEST_RADIUS = 18.5
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a scene.
+    """One object of a scene."""
 
-    Args:
-        object_id: number of the object in its scene, from 0.
-        shape: one of `SHAPES`.
-        colour: a key of `COLOURS`.
-        texture: one of `TEXTURES`.
-        radius: radius of the enclosing circle in pixels.
-        x: column of the centre in pixels, growing to the right.
-        y: row of the centre in pixels, growing downwards.
-        angle: rotation in radians.
-    """
-
-    object_id: int
-    shape: str
-    colour: str
-    texture: str
-    radius: float
-    x: float
+    object_id: int  # its number in the scene, from 0
+    shape: str  # one of `SHAPES`
+    colour: str  # a key of `COLOURS`
+    texture: str  # one of `TEXTURES`
+    radius: float  # of the enclosing circle, in pixels
+    x: float  # column and row of the centre, in pixels
     y: float
-    angle: float
+    angle: float  # in radians
 
     @property
     def size(self) -> str:
@@ -63,15 +52,7 @@ class SceneObject:
 
 
 def shape_region(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The points of the unit disk that belong to a shape.
-
-    Args:
-        shape: one of `SHAPES`.
-        u, v: coordinates in units of the radius, `v` growing downwards.
-
-    Returns:
-        Booleans of the shape of `u`.
-    """
+    """Which points `u`, `v` belong to a shape; in units of the radius, `v` grows downwards."""
     if shape == "circle":
         return u * u + v * v <= 0.9
     if shape == "ring":
@@ -90,17 +71,8 @@ def shape_region(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def texture_ink(texture: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """Where the dark second tone of a texture is drawn; the period is fixed in pixels, whatever the size of the
-    object.
-
-    Args:
-        texture: one of `TEXTURES`.
-        u, v: coordinates in units of the radius.
-        radius: radius in pixels.
-
-    Returns:
-        Booleans of the shape of `u`.
-    """
+    """At which points `u`, `v`, in units of the radius, the dark second tone of a texture is drawn. Its period is
+    fixed in pixels, whatever the size of the object."""
     if texture == "plain":
         return np.zeros(u.shape, dtype=bool)
     if texture == "striped":
@@ -110,14 +82,8 @@ def texture_ink(texture: str, u: np.ndarray, v: np.ndarray, radius: float) -> np
 
 
 def draw_background(rng: np.random.Generator) -> np.ndarray:
-    """A grey gradient with noise and some clutter (short bars and specks), never in one of the object colours.
-
-    Args:
-        rng: source of randomness.
-
-    Returns:
-        `(SCENE_SIZE, SCENE_SIZE, 3)` floats in 0..255.
-    """
+    """A grey gradient with noise and some clutter (short bars and specks), never in one of the object colours:
+    `(SCENE_SIZE, SCENE_SIZE, 3)` floats in 0..255."""
     ramp = np.linspace(-1.0, 1.0, SCENE_SIZE, dtype=np.float32)
     level, slope_x, slope_y, strength = rng.uniform((60, -25, -25, 2), (190, 25, 25, 12))
     grey = level + slope_x * ramp[None, :] + slope_y * ramp[:, None]
@@ -133,14 +99,7 @@ def draw_background(rng: np.random.Generator) -> np.ndarray:
 
 def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: np.random.Generator) -> None:
     """Paint one object over what is there, in the picture and in the map of object numbers alike, so that the masks
-    of occluded objects are exact.
-
-    Args:
-        canvas: `(SCENE_SIZE, SCENE_SIZE, 3)` picture, changed in place.
-        id_map: `(SCENE_SIZE, SCENE_SIZE)` object number plus one, 0 for the background, changed in place.
-        item: the object.
-        rng: source of the colour jitter.
-    """
+    of occluded objects are exact. Both are as in [`render_scene`], and are changed in place."""
     reach = int(np.ceil(item.radius)) + 1
     top, left = max(int(item.y) - reach, 0), max(int(item.x) - reach, 0)
     bottom, right = min(int(item.y) + reach + 1, SCENE_SIZE), min(int(item.x) + reach + 1, SCENE_SIZE)
@@ -160,12 +119,8 @@ def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: 
 def render_scene(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw a scene, later objects over earlier ones.
 
-    Args:
-        objects: the objects, in drawing order.
-        rng: source of background, clutter and colour jitter.
-
     Returns:
-        the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible regions, `(SCENE_SIZE, SCENE_SIZE)`
+        The picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible regions, `(SCENE_SIZE, SCENE_SIZE)`
         uint8, which holds object number plus one and 0 for the background.
     """
     canvas = draw_background(rng)
