@@ -103,7 +103,7 @@ def test_elsewhere_a_wrong_selection_becomes_nan_and_changes_no_other_image():
         features = torch.rand(2, 6, 4)
 
     indices = torch.tensor([[0, 5, 3], [2, 2, 1]]).as_subclass(Elsewhere)
-    checked = Selection(indices).checked(Evidence, "careless", 3)
+    checked = Selection(indices).checked(Evidence, (2, 6), "careless", 3)
     assert checked.indices.tolist() == [[0, 5, 3], [0, 1, 2]]
     assert torch.equal(checked.features[0].as_subclass(torch.Tensor), Evidence.features[0, [0, 5, 3]])
     assert checked.features[1].isnan().all()

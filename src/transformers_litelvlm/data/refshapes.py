@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -93,7 +92,7 @@ def generate_scene(
     return Scene(image, id_map, objects, tuple(sample_expressions(objects, rng, max_expressions)))
 
 
-class SceneRows(Sequence):
+class SceneRows:
     """The rows of [`load_refshapes`], each made when it is asked for: to draw a whole split takes seconds."""
 
     def __init__(

@@ -125,7 +125,9 @@ class Selection(NamedTuple):
 
         return self._replace(indices=indices, features=rows(self.features), weights=rows(self.weights))
 
-    def checked(self, evidence: Any, method: str, budget: int | None, rows: slice = slice(None)) -> Selection:
+    def checked(
+        self, evidence: Any, size: tuple[int, ...], method: str, budget: int | None, rows: slice = slice(None)
+    ) -> Selection:
         """The same, if each image has `budget` indices, all in range, none of them twice.
 
         On a CPU anything else is an error. Elsewhere an error about values would have to wait for the device: an
@@ -133,7 +135,9 @@ class Selection(NamedTuple):
         what comes out.
 
         Args:
-            evidence: what the method was asked about, with `features` (B, N, C).
+            evidence: what the method was asked about. Its `features` are read only if they have to be: where a method
+                runs the vision tower itself, they would cost the tower once more.
+            size: number of images, and N.
             method: its name.
             budget: K; `None` if the image decides.
             rows: images of the evidence that this is about; default: all.
@@ -141,7 +145,7 @@ class Selection(NamedTuple):
         Raises:
             ValueError: if the indices are wrong; the message names the method.
         """
-        (num_images, num_tokens), shape = evidence.features[rows].shape[:2], tuple(self.indices.shape)
+        (num_images, num_tokens), shape = size, tuple(self.indices.shape)
         if shape != (num_images, budget or max(1, shape[-1])):
             raise ValueError(
                 f"The pruning method {method!r} must return {budget or 'some'} indices for each of {num_images} "

@@ -83,7 +83,9 @@ class ImageGroup:
     def prune(self, pruner: LayerPruner, evidence: LayerEvidence, in_raster_order: bool) -> Selection:
         """Let `pruner` choose; returns its selection, whose indices count the tokens there are."""
         num_left = self.tokens_after[evidence.layer]
-        selection = pruner.select(evidence, self.budget).checked(evidence, pruner.name, num_left)
+        selection = pruner.select(evidence, self.budget).checked(
+            evidence, evidence.features.shape[:2], pruner.name, num_left
+        )
         selection = selection.in_raster_order() if in_raster_order else selection
         before, weights = self.left, None
         if selection.weights is not None or before.weights is not None:

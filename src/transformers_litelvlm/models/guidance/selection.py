@@ -58,9 +58,12 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             if isinstance(selection, list):
                 counts = pruner.tokens_per_layer(num_tokens, group.budget, num_layers=1, num_tower_layers=1)
                 budget, images = None if counts is None else group.budget, range(len(selection))
-                parts = [selection[i].checked(evidence, pruner.name, budget, slice(i, i + 1)) for i in images]
+                parts = [
+                    selection[i].checked(evidence, (1, num_tokens), pruner.name, budget, slice(i, i + 1))
+                    for i in images
+                ]
             else:
-                parts = [selection.checked(evidence, pruner.name, group.budget)]
+                parts = [selection.checked(evidence, (num_frames, num_tokens), pruner.name, group.budget)]
         else:  # methods are not defined for these: nothing, or everything
             everything = torch.arange(group.budget, device=evidence.features.device)
             parts = [Selection(everything.expand(num_frames, -1))]
