@@ -154,7 +154,7 @@ def load_refshapes(
     with needs_extra("eval", "A split of RefShapes as rows"):
         import datasets
 
-    return datasets.Dataset.from_list(list(rows), features=_features())
+    return datasets.Dataset.from_list([rows[index] for index in range(len(rows))], features=_features())
 
 
 def _features() -> datasets.Features:
