@@ -12,10 +12,11 @@ SHORT_ATTENTION = "attentions have the columns of the shortened prompt"
 COPIED_STATES = "hidden states are copies with the caller's columns, so no gradient flows through them"
 NO_TOWER_STATES = "features of pruned images hold no states and attentions of the vision tower"
 UPSTREAM_SAM2 = "upstream's Sam2VideoModel does not initialize all of its weights and buffers"
+UPSTREAM_ROUTER = "a block initializes the router of Qwen3.5; upstream passes over it in classes that are not its own"
 LARGE_SAM2 = "the SAM 2 of our tests has 128 channels, and so more than a million weights"
 
 # Memory that nothing initializes may hold zeros, too.
-MAY_PASS = {UPSTREAM_SAM2}
+MAY_PASS = {UPSTREAM_SAM2, UPSTREAM_ROUTER}
 
 # Patterns of case-test; where two fit, the first counts.
 EXCEPTIONS = {
@@ -29,6 +30,8 @@ EXCEPTIONS = {
     "qwen_masks-*-test_can_init_all_missing_weights": UPSTREAM_SAM2,
     "qwen_masks-*-test_init_weights_can_init_buffers": UPSTREAM_SAM2,
     "qwen_masks-*-test_model_is_small": LARGE_SAM2,
+    "qwen3_5_moe*-test_reverse_loading_mapping": OWN_NAMES,
+    "qwen3_5_moe*-test_can_init_all_missing_weights": UPSTREAM_ROUTER,
     "*-pruned-test_attention_outputs": SHORT_ATTENTION,
     "*-pruned-test_retain_grad_hidden_states_attentions": COPIED_STATES,
     "*-pruned-test_get_image_features_hidden_states": NO_TOWER_STATES,

@@ -6,6 +6,7 @@ import copy
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,15 @@ from transformers import (
     LlavaModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLModel,
+    Qwen3_5Model,
+    Qwen3_5MoeModel,
+    Qwen3VLModel,
+    Qwen3VLMoeModel,
     Sam2VideoConfig,
 )
 
 from tests.support import tiny_llava, tiny_qwen2_5_vl
-from tests.support.families import LLAVA, QWEN2_5_VL, Family
+from tests.support.families import LLAVA, QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE, Family
 from tests.support.tiny_unipixel import sam2_config
 from tests.upstream.mixins import ModelTesterMixin
 from transformers_litelvlm import (
@@ -42,6 +47,8 @@ TESTS_BY_NAME = (
     "test_training",
     "test_vision_axial_rope",
 )
+# This one asks the source of the module of a class whether there are experts.
+TEST_BY_MODULE = "test_moe_models_record_router_logits"
 Inputs = dict[str, torch.Tensor]
 
 
@@ -73,6 +80,14 @@ def qwen_config(with_masks: bool = False) -> Any:
     masks = {"mask_config": small_sam2_config(), "seg_token_id": tiny_qwen2_5_vl.VOCABULARY - 1}
     config = tiny_qwen2_5_vl.tiny_config(**(masks if with_masks else {}))
     config.vision_config.depth, config.vision_config.fullatt_block_indexes = 2, [1]
+    return config
+
+
+def qwen3_config(family: Family) -> Any:
+    config = family.config()
+    config.vision_config.depth = 2
+    if hasattr(config.vision_config, "deepstack_visual_indexes"):
+        config.vision_config.deepstack_visual_indexes = [0]
     return config
 
 
@@ -118,6 +133,17 @@ MODEL_CASES = [
     ModelCase("qwen_head", QWEN_HEAD, Qwen2_5_VLLiteForConditionalGeneration, QWEN2_5_VL, qwen_config, *QWEN_INPUTS),
     ModelCase("qwen_masks", QWEN_HEAD, Qwen2_5_VLLiteForReferringSegmentation, QWEN2_5_VL, QWEN_MASKS, *QWEN_INPUTS),
 ]
+for _family, _base in (
+    (QWEN3_VL, Qwen3VLModel),
+    (QWEN3_VL_MOE, Qwen3VLMoeModel),
+    (QWEN3_5, Qwen3_5Model),
+    (QWEN3_5_MOE, Qwen3_5MoeModel),
+):
+    _small = (_family, partial(qwen3_config, _family), *QWEN_INPUTS)
+    MODEL_CASES += [
+        ModelCase(_family.name, _base, _family.base_class, *_small),
+        ModelCase(f"{_family.name}_head", _family.stock_class, _family.model_class, *_small),
+    ]
 
 
 class SmallModel:
@@ -150,9 +176,9 @@ class SmallModel:
         return self.get_config(), {**self.case.inputs(), **self.guidance()}
 
 
-def named_as_parent(case: ModelCase) -> type:
+def named_as_parent(case: ModelCase, module: str) -> type:
     """Our class under the name of its parent."""
-    return type(case.parent.__name__, (case.ours,), {"__module__": case.ours.__module__})
+    return type(case.parent.__name__, (case.ours,), {"__module__": module})
 
 
 def model_tests(case: ModelCase, is_ours: bool, is_pruned: bool = False) -> type[unittest.TestCase]:
@@ -170,7 +196,9 @@ def model_tests(case: ModelCase, is_ours: bool, is_pruned: bool = False) -> type
         def setUp(self) -> None:
             self.model_tester = SmallModel(case, is_ours, is_pruned)
             if is_ours and self._testMethodName.startswith(TESTS_BY_NAME):
-                self.all_model_classes = (named_as_parent(case),)
+                self.all_model_classes = (named_as_parent(case, case.ours.__module__),)
+            if is_ours and self._testMethodName == TEST_BY_MODULE:
+                self.all_model_classes = (named_as_parent(case, case.parent.__module__),)
 
         def _prepare_for_class(self, inputs_dict: Inputs, model_class: type, return_labels: bool = False) -> Inputs:
             return super()._prepare_for_class(copy.copy(inputs_dict), case.parent, return_labels)

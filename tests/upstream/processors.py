@@ -23,7 +23,7 @@ class ProcessorCase:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-# Not that of Qwen2.5-VL: the stock class needs torchvision, which we do without.
+# Not those of Qwen2.5-VL and Qwen3-VL: the stock classes need torchvision, which we do without.
 PROCESSOR_CASES = [
     ProcessorCase(
         "llava_processor",
