@@ -55,7 +55,7 @@ class GuidedProcessorMixin(InstalledCodeMixin):
     _normalize_conversations: Callable[[Any], tuple[list, bool]]
     tokenizer: Any
     guidance_tokenizer: Any
-    seg_token: str = ""  # in a family without masks
+    seg_token: str  # in a family with masks
     user_marker: str
     assistant_marker: str
 
@@ -115,8 +115,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
     def check_expressions(self, expressions: Iterable[str]) -> None:
         """Raises ValueError for an expression, as it stands in a prompt, that a tokenizer reads a special token in."""
         readers = [reader for reader in (self.tokenizer, self.guidance_tokenizer) if reader is not None]
-        seg_tokens = [self.seg_token] if self.seg_token else []
-        check_special_tokens(expressions, readers, (*self.media_tokens, *seg_tokens))
+        of_masks = [self.seg_token] if hasattr(self, "seg_token") else []
+        check_special_tokens(expressions, readers, (*self.media_tokens, *of_masks))
 
     def add_guidance(self, features: BatchFeature, text: Any, expressions: Any, tokenizer: Any) -> None:
         """Add the sentences about the media in `features`, in the format of the features.
