@@ -58,7 +58,8 @@ def test_the_test_split_is_that_of_an_evaluation(reference):
     assert results["dataset"]["split"] == "test" and found["test"]["num_samples"] == 1
     page = (reference / "calibration.md").read_text()
     assert f"| accurate | 48 | {CONTEXT} | the " in page
-    compared = {(each["method"], each["baseline"]): each for each in results["comparisons"] if each["budget"] == 48}
+    of_giou = [each for each in results["comparisons"] if (each["budget"], each["metric"]) == (48, "giou")]
+    compared = {(each["method"], each["baseline"]): each for each in of_giou}
     over = compared[CONTEXT, "random"]
     assert f"random ({over['difference']:+.4f}, p = {over['p_value']:.4f}), " in figures["verdict"]
     assert f"default ({-compared['litelvlm', CONTEXT]['difference']:+.4f}, p = " in figures["verdict"]
