@@ -97,8 +97,7 @@ def test_features_that_were_encoded_before(family, model):
 
 @torch.no_grad()
 def test_a_budget_above_all_tokens_is_said_once(family, model, caplog):
-    budget = 1000 + MODELS.index(family)  # said once in a process
-    largest = family.largest_budget
+    budget, largest = 1000, family.largest_budget
     with caplog.at_level(logging.WARNING):
         logging.getLogger("transformers_litelvlm").propagate = True
         for method in ("divprune", "random" if family.is_recurrent else "fastv"):
@@ -107,5 +106,7 @@ def test_a_budget_above_all_tokens_is_said_once(family, model, caplog):
             generate(model, family.lite_inputs(), pruning_config=pruning)
         model(**family.lite_inputs(), pruning_config=PruningConfig(budget=largest, method="divprune"))
     said = [record.getMessage() for record in caplog.records if "nothing is pruned" in record.getMessage()]
-    assert len(said) == 1 and f"budget of {budget} is above the number of visual tokens, " in said[0]
+    assert sum(f"budget of {budget} is above the number of visual tokens, " in message for message in said) == 1
+    # As many as there are is not above; beside a video with so many, images may have fewer.
+    assert not any(f"tokens, {largest}:" in message for message in said if f"of {largest} is" in message)
     assert int(said[0].split("tokens, ")[1].split(":")[0]) <= largest
