@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support import warm_python
+
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "examples" / "third_party_method"
@@ -40,7 +42,8 @@ def test_the_package_installs_is_listed_and_evaluated(tmp_path):
     run(*pip, str(source), folder=tmp_path)
     path = (site, ROOT / "src")
     command = ["-m", "transformers_litelvlm_command"]
-    methods = json.loads(run(*command, "methods", "--json", folder=tmp_path, path=path))
+    [listing] = warm_python.run([*command, "methods", "--json"], folder=tmp_path, path=path)
+    methods = json.loads(listing.stdout)
     listed = {method["name"]: method for method in methods["methods"]}
     assert methods["broken"] == []
     assert listed["low_norm"]["provided_by"] == "litelvlm-low-norm 0.1.0"
@@ -56,4 +59,5 @@ def test_the_package_installs_is_listed_and_evaluated(tmp_path):
     assert results["environment"]["hardware"]["num_processes"] == 2
     assert results["environment"]["command"] == f"litelvlm evaluate {shlex.join(words)}"
     assert results["environment"]["third_party_methods"]["low_norm"]["provided_by"] == "litelvlm-low-norm 0.1.0"
-    run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", folder=source, path=path)
+    [own_tests] = warm_python.run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"], folder=source, path=path)
+    assert own_tests.returncode == 0, own_tests.stdout

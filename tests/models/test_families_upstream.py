@@ -17,9 +17,8 @@ models = {family.name: family.model(NUM_LAYERS) for family in FAMILIES}
 before = snapshot()
 for family in FAMILIES:
     model, inputs = models[family.name], family.lite_inputs()
-    for name, options in every_case(family):
+    for name, options in dict(every_case(family)).items():
         model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
-        model(**inputs)
         model.generate(**inputs, max_new_tokens=2)
 after = snapshot()
 print(json.dumps({"size": len(before), "changed": [key for key in before if before[key] != after.get(key)]}))
@@ -40,8 +39,7 @@ def test_stock_outputs_do_not_change(family):
     model, inputs = family.model(NUM_LAYERS), family.lite_inputs()
     stock, given = family.stock(model), family.inputs()
     before = stock(**given).logits
-    for name, options in every_case(family):
+    for name, options in dict(every_case(family)).items():
         model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
-        model(**inputs)
         model.generate(**inputs, max_new_tokens=2)
     assert torch.equal(stock(**given).logits, before)

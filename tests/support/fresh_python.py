@@ -30,6 +30,10 @@ from transformers.models.clip import modeling_clip
 from transformers.models.llama import modeling_llama
 from transformers.models.llava import configuration_llava, modeling_llava, processing_llava
 from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl
+from transformers.models.qwen3_5 import modeling_qwen3_5
+from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
+from transformers.models.qwen3_vl import configuration_qwen3_vl, modeling_qwen3_vl, processing_qwen3_vl
+from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe
 from transformers.models.sam import modeling_sam
 from transformers.modeling_utils import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
@@ -37,6 +41,8 @@ from transformers.generation.utils import GenerationMixin
 
 MODULES = [modeling_clip, modeling_llama, modeling_llava, configuration_llava, processing_llava, modeling_sam]
 MODULES += [configuration_qwen2_5_vl, modeling_qwen2_5_vl, processing_qwen2_5_vl]
+MODULES += [configuration_qwen3_vl, modeling_qwen3_vl, processing_qwen3_vl, modeling_qwen3_vl_moe]
+MODULES += [modeling_qwen3_5, modeling_qwen3_5_moe]
 BASES = [PreTrainedModel, PreTrainedConfig, GenerationMixin]
 
 
