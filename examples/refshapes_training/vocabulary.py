@@ -4,6 +4,7 @@ language model.
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import product
 
@@ -41,6 +42,7 @@ def corpus() -> list[str]:
     return lines + plain + [OTHER_WORDS, f" {OTHER_WORDS}"] * 10
 
 
+@functools.cache  # learned in seconds, and asked for by every part of a stage
 def clip_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer (lower case, byte-level, `</w>` ends a word) in which every word of RefShapes is one token."""
     bare = CLIPTokenizer()
@@ -60,6 +62,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
+@functools.cache
 def language_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer in the manner of Llama's: `<s>` is put in front, `[SEG]` and `<image>` are tokens of
     their own.

@@ -61,7 +61,7 @@ def placeholders(model):
 
 @torch.no_grad()
 def choices_without_a_cache(model, inputs, ids, repeating):
-    """What a loop of `forward` without a cache writes, if it wrote the same before: all of its steps in one call, as no
+    """What a loop of `forward` without a cache writes, if it wrote the same before: all of its steps in one call. No
     token sees a later one."""
     further = ids.shape[1] - inputs["input_ids"].shape[1] - 1
     inputs = {**inputs, "input_ids": ids[:, :-1]}
