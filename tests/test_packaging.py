@@ -136,6 +136,7 @@ def test_dependencies_are_what_the_code_imports():
 # --- what an import does ---
 
 
+@pytest.mark.slow
 def test_import_leaves_upstream_untouched():
     """An import only defines: no patched class, no logging set-up, no warning filter, no random number drawn."""
     result = run_python(UPSTREAM_SNAPSHOT)
@@ -168,6 +169,7 @@ def an_import():
     return run_python(AN_IMPORT)
 
 
+@pytest.mark.slow
 def test_import_time_is_bounded(an_import):
     """Heavy dependencies belong inside functions. In processor time: other work on the machine is no matter."""
     assert an_import["ours"] <= max(0.5, 0.5 * an_import["upstream"]), an_import
@@ -196,6 +198,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.slow
 def test_what_needs_an_extra_says_so_and_the_rest_works_without():
     code, message, error = run_python(WITHOUT_EXTRAS)
     assert code == 2 and message.startswith("litelvlm: error: ")

@@ -89,6 +89,7 @@ def test_unpruned_masks_are_those_of_an_evaluation(finished, model, tmp_path):
         assert ours[metric]["value"] == pytest.approx(group["metrics"][metric], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_going_on_after_an_interruption(finished, model, tmp_path, monkeypatch):
     from transformers_litelvlm.analysis import runner
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from tests.support.matrix import matrix
 from transformers_litelvlm.benchmark import side_by_side
 from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
 from transformers_litelvlm.benchmark.plot import plot
@@ -99,7 +100,7 @@ class Told(Progress):
         self.reached_at.append((self.runs, runs))
 
 
-@pytest.mark.parametrize(("warmup", "sentences"), [(0, [1]), (2, [3])])
+@pytest.mark.parametrize(("warmup", "sentences"), matrix([(0, [1]), (2, [3])], (0, [1]).__eq__))
 def test_progress(warmup, sentences):
     """The duration is said before anything is measured, and every run of the model counts, as many as were announced;
     what is skipped counts as done."""

@@ -53,6 +53,7 @@ def test_what_was_measured_before_ctrl_c_is_not_lost(capsys, tmp_path, monkeypat
     assert main([*arguments, "--json"]) == 130 and capsys.readouterr().out == ""  # before the first point
 
 
+@pytest.mark.slow
 def test_json_of_all_methods(capsys):
     assert main(["benchmark", "tiny", "--methods", "all", "--budgets", "16", "--json", *QUICK, "stages"]) == 0
     result = json.loads(capsys.readouterr().out)

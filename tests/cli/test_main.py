@@ -294,6 +294,7 @@ def test_the_families_of_convert_are_those_that_there_are():
     assert list(convert.FAMILIES) == sorted(RECIPES)
 
 
+@pytest.mark.slow
 def test_as_a_process():
     """Exit code and streams of the real thing; a reader that goes away early is no error, and nobody else logs."""
     script = f"{' '.join(COMMAND)} methods | true; exit ${{PIPESTATUS[0]}}"
@@ -301,6 +302,7 @@ def test_as_a_process():
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_processes_that_it_starts_are_as_quiet():
     """Their package is imported whole, whatever torchao has to say about this build of torch."""
     words = [*COMMAND, "--as-worker", "transformers_litelvlm.evaluation", "--help"]
@@ -312,6 +314,7 @@ def test_the_processes_that_it_starts_are_as_quiet():
 FULL = "litelvlm: error: standard output cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_as_a_process():
     script = f"{' '.join(COMMAND)} methods > /dev/full"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.families import MODELS
+from tests.support.families import KINDS, MODELS, TOY
 from tests.support.family_cases import BUDGET, NUM_LAYERS, every_case
 from tests.support.matrix import matrix
 from tests.support.methods import ONE_OF_EACH_KIND
@@ -15,7 +15,7 @@ CASES = [
     (family, name, options)
     for family in MODELS
     for name, options in every_case(family)
-    if family.is_quick or name in ONE_OF_EACH_KIND
+    if family in (*KINDS, TOY) or name in ONE_OF_EACH_KIND
 ]
 _MODELS: dict = {}
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from tests.support import attacks
-from tests.support.families import KINDS
+from tests.support.families import KINDS, family_params
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(KINDS), ids=lambda family: family.name)
 def family(request):
     return request.param
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.support.families import KINDS, LLAVA, QWEN2_5_VL, picture
+from tests.support.families import KINDS, LLAVA, QWEN2_5_VL, family_params, picture
 from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined, need_methods_inside
 from tests.support.mask_cases import PICTURES, QUICK_DIALOGUES, SENTENCES, masks_case
 from tests.support.matrix import matrix
@@ -80,7 +80,7 @@ GENERATION = [
 ]
 
 
-@pytest.mark.parametrize("family", KINDS, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", family_params(KINDS), ids=lambda family: family.name)
 @pytest.mark.parametrize("method, how", GENERATION, ids=str)
 def test_generation(family, method, how):
     if method == "fastv":

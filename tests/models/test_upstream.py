@@ -92,6 +92,7 @@ import transformers_litelvlm
 """
 
 
+@pytest.mark.slow
 def test_the_package_imports_without_any_warning():
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_WITHOUT_WARNINGS], capture_output=True, text=True, timeout=120

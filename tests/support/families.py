@@ -325,7 +325,7 @@ def of_qwen(cls: type[QwenFamily], name: str, tiny: Any, **kwargs: Any) -> QwenF
 QWEN2_5_VL = of_qwen(QwenFamily, "qwen2_5_vl", qwen.QWEN2_5_VL)
 QWEN3_VL = of_qwen(Qwen3Family, "qwen3_vl", tiny_qwen3_vl.QWEN3_VL)
 QWEN3_VL_MOE = of_qwen(Qwen3Family, "qwen3_vl_moe", tiny_qwen3_vl.QWEN3_VL_MOE, is_quick=False)
-QWEN3_5 = of_qwen(Qwen3Family, "qwen3_5", tiny_qwen3_5.QWEN3_5, is_recurrent=True)
+QWEN3_5 = of_qwen(Qwen3Family, "qwen3_5", tiny_qwen3_5.QWEN3_5, is_recurrent=True, is_quick=False)
 QWEN3_5_MOE = of_qwen(Qwen3Family, "qwen3_5_moe", tiny_qwen3_5.QWEN3_5_MOE, is_recurrent=True, is_quick=False)
 
 
@@ -356,8 +356,8 @@ TOY = ToyFamily(
 )
 
 FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE]
-# One of each kind of code: the others differ from one of these in what transformers does alone, such as experts.
-KINDS = [family for family in FAMILIES if family.is_quick]
+# One of each kind of code: the others differ in what transformers does alone, such as experts.
+KINDS = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_5]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
 # Where methods inside the language model are defined.
