@@ -57,10 +57,10 @@ def choose(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
             selection = pruner.select(evidence, group.budget)
             if isinstance(selection, list):
                 counts = pruner.tokens_per_layer(num_tokens, group.budget, num_layers=1, num_tower_layers=1)
-                budget, images = None if counts is None else group.budget, range(len(selection))
+                budget = None if counts is None else group.budget
                 parts = [
-                    selection[i].checked(evidence, (1, num_tokens), pruner.name, budget, slice(i, i + 1))
-                    for i in images
+                    each.checked(evidence, (1, num_tokens), pruner.name, budget, slice(image, image + 1))
+                    for image, each in enumerate(selection)
                 ]
             else:
                 parts = [selection.checked(evidence, (num_frames, num_tokens), pruner.name, group.budget)]
