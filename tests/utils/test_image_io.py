@@ -4,6 +4,7 @@ import base64
 import http.server
 import io
 import os
+import struct
 import re
 import struct
 import threading
@@ -277,6 +278,24 @@ def test_a_limit_of_pixels(tmp_path, monkeypatch):
         load_rgb_image(tmp_path / "large.png")
     monkeypatch.setattr("transformers_litelvlm.utils.image_io.MAX_PIXELS", 9000 * 8000)
     assert load_rgb_image(tmp_path / "large.png").size == (9000, 8000)
+
+
+def bmp_of_runs(width, height):
+    """A BMP whose rows each hold one run of 7 pixels of colour 1, red; the rest of a row is left to the reader."""
+    colours = bytes(4) + bytes((0, 0, 255, 0)) + bytes(4 * 254)
+    runs = b"\x07\x01\x00\x00" * height + b"\x00\x01"
+    start = 14 + 40 + len(colours)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 2835, 2835, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + colours + runs
+
+
+def test_a_limit_of_run_lengths(tmp_path):
+    for height in (900, 9000):
+        (tmp_path / f"{height}.bmp").write_bytes(bmp_of_runs(1000, height))
+    small = np.asarray(load_rgb_image(tmp_path / "900.bmp"))
+    assert small.shape == (900, 1000, 3) and small[:, :7, 0].min() == 255 and small[..., 0].sum() == 900 * 7 * 255
+    with pytest.raises(ValueError, match="BMP of 1000 x 9000 pixels compressed by run lengths.*save it as PNG"):
+        load_rgb_image(tmp_path / "9000.bmp")
 
 
 def as_text(image, form="png", **options):
