@@ -44,9 +44,14 @@ EXPECTED = {
     "qwen3.5-9b": qwen3_5(4096, 32, groups=4, mlp=3 * 4096 * 12288),
     # 256 experts and one that all tokens use, 512 wide, with a router for each.
     "qwen3.5-35b-a3b": qwen3_5(2048, 40, groups=2, mlp=257 * (3 * 2048 * 512 + 2048)),
+    # The sums of the key lists in tests/fixtures/golden/checkpoints, without the 2 x 128 matrix of SAM 2's positions,
+    # which is a buffer in Transformers.
+    "sa2va-qwen2.5-vl-3b": 4_293_849_650 - 256,
+    "sa2va-qwen3-vl-4b": 5_057_072_690 - 256,
     "unipixel-3b": 3_754_622_976 + 2048 + 2048**2 + 2048 + 512 * 2048 + 512 + 80_850_178,
 }
 VISUAL_TOKENS = {"lisa-7b": 256, "qwen2.5-vl-3b": 1000, "qwen2.5-vl-7b": 1000, "unipixel-3b": 391, "tiny": 64}
+VISUAL_TOKENS |= {"sa2va-qwen2.5-vl-3b": 540, "sa2va-qwen3-vl-4b": 432}
 VISUAL_TOKENS |= dict.fromkeys(("qwen3-vl-4b", "qwen3-vl-8b", "qwen3.5-9b", "qwen3.5-35b-a3b"), 1000)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.support import tiny_llava, tiny_unipixel
+from tests.support import tiny_llava, tiny_sa2va, tiny_unipixel
 from tests.support.families import MODELS, picture
 from tests.support.family_cases import NUM_LAYERS
 from tests.support.methods import METHODS
@@ -25,7 +25,11 @@ def unipixel(folder):
     return AutoModelForReferringSegmentation.from_pretrained(target).eval(), AutoProcessor.from_pretrained(target)
 
 
-BUILD = pytest.mark.parametrize("build", [llava, unipixel])
+def sa2va(folder):
+    return tiny_sa2va.load(tiny_sa2va.convert("qwen3_vl", folder), "qwen3_vl")
+
+
+BUILD = pytest.mark.parametrize("build", [llava, unipixel, sa2va])
 
 
 @pytest.fixture
@@ -138,6 +142,7 @@ def test_weights_that_are_not_finite_give_no_masks(build, pruning, part, tmp_pat
 def test_mask_pixels_that_are_not_finite_name_their_picture(build, tmp_path):
     model, processor = build(tmp_path)
     inputs = processor.segmentation_inputs(images=[picture(), picture(seed=1)], expressions=[["a box"]] * 2)
+    inputs["mask_pixel_values"] = inputs["mask_pixel_values"].float()  # Sa2VA's are whole numbers
     inputs["mask_pixel_values"][1, 0, 0, 0] = torch.inf
     with pytest.raises(ValueError, match="The masks of image or video 1 are not finite numbers"):
         model.segment(**inputs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from tests.support import tiny_llava, tiny_unipixel
+from tests.support import tiny_llava, tiny_sa2va, tiny_unipixel
 from tests.support.families import LLAVA, picture
 from tests.support.family_cases import NUM_LAYERS
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
@@ -38,7 +38,13 @@ def unipixel_masks(folder):
     return AutoModelForReferringSegmentation.from_pretrained(target).eval(), AutoProcessor.from_pretrained(target)
 
 
-@pytest.mark.parametrize("build", [llava_masks, unipixel_masks])
+def sa2va_masks(folder):
+    model, processor = tiny_sa2va.load(tiny_sa2va.convert("qwen3_vl", folder), "qwen3_vl")
+    processor.image_processor.size = {"shortest_edge": 20 * 32**2, "longest_edge": 40 * 32**2}
+    return model, processor
+
+
+@pytest.mark.parametrize("build", [llava_masks, unipixel_masks, sa2va_masks])
 def test_masks(build, tmp_path):
     model, processor = build(tmp_path)
     inputs = processor.segmentation_inputs(images=[picture()], expressions=[["the red circle", "a box"]])

@@ -116,6 +116,7 @@ OURS = {
         *("guidance_tokenizer", "guidance_image_processor", "mask_image_processor", "mask_image_size", "seg_token"),
         *("question_templates", "answer_templates", "user_marker", "assistant_marker"),
         *("lowercase_expressions", "normalize_expressions", "one_expression_per_dialogue", "knows_scenes_alone"),
+        "grounding_media",
     },
     "apply_chat_template": {"processor_kwargs"},
     "save_pretrained": {"push_to_hub"},

@@ -16,10 +16,12 @@ from transformers_litelvlm.benchmark.presets import (
     LLAVA_PROMPT,
     PRESETS,
     QWEN_PROMPT,
+    SA2VA_PROMPT,
     UNIPIXEL_PROMPT,
     tiny,
 )
 from transformers_litelvlm.benchmark.subjects import Preset
+from transformers_litelvlm.conversion.recipes.sa2va import mask_parts
 
 
 def _tiny_without_masks():
@@ -32,6 +34,11 @@ def _tiny_unipixel():
     config = QWEN2_5_VL.tiny_config(mask_config=Sam2VideoConfig(**sam2_config()))
     config.seg_token_id = config.text_config.vocab_size - 1
     return config
+
+
+def _tiny_sa2va():
+    masks = mask_parts(sam2_config(), before_norm=True, seg_token_id=QWEN3_VL.tiny_config().text_config.vocab_size - 1)
+    return QWEN3_VL.tiny_config(**masks)
 
 
 def _tiny_qwen(tiny=QWEN2_5_VL):
@@ -48,5 +55,6 @@ TINY = {
     "qwen": Preset("qwen", "text", _tiny_qwen, QWEN_PROMPT, (6, 8)),
     "qwen3_vl": Preset("qwen3_vl", "text", partial(_tiny_qwen, QWEN3_VL), QWEN_PROMPT, (6, 8)),
     "qwen3_5": Preset("qwen3_5", "text", partial(_tiny_qwen, QWEN3_5_MOE), QWEN_PROMPT, (6, 8)),
+    "sa2va": Preset("sa2va", "masks", _tiny_sa2va, SA2VA_PROMPT, (6, 8)),
     "unipixel": Preset("unipixel", "masks", _tiny_unipixel, UNIPIXEL_PROMPT, (6, 8)),
 }

@@ -97,8 +97,9 @@ def attention_to_tokens(
 
 
 def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
-    """The column of each row (B, L) that predicts [SEG]."""
-    return [[int(column)] for column in (input_ids[:, 1:] == model.config.seg_token_id).long().argmax(dim=1)]
+    """The column of each row (B, L) whose state makes the mask of its first [SEG]."""
+    is_seg = input_ids[:, 0 if model.reads_at_seg else 1 :] == model.config.seg_token_id
+    return [[int(column)] for column in is_seg.long().argmax(dim=1)]
 
 
 def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str], ends: list[int]) -> list[list[int]]:

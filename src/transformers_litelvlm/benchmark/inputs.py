@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from transformers_litelvlm.models.masks.grounding import GroundingConfig
+
 
 # A picture of COCO, height and width.
 PICTURE_SIZE = (480, 640)
@@ -169,8 +171,9 @@ def _qwen_inputs(
     vision, (rows, columns) = config.vision_config, grid_size
     merge = vision.spatial_merge_size
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    has_masks = config.mask_config is not None
     # UniPixel gives a picture as a video of one frame.
-    is_video = config.mask_config is not None
+    is_video = has_masks and (config.grounding_config or GroundingConfig()).pictures_as == "video"
     placeholder = config.video_token_id if is_video else config.image_token_id
     size = (batch_size, prompt.sentence)
     guidance = torch.stack([random_words(size, _vocabulary(config), 100 + which) for which in sentences], dim=1)
@@ -182,6 +185,7 @@ def _qwen_inputs(
     inputs["video_grid_thw" if is_video else "image_grid_thw"] = grid
     if is_video:
         inputs["second_per_grid_ts"] = torch.ones(batch_size)  # two frames at two per second
+    if has_masks:
         inputs.update(_mask_inputs(batch_size, config.mask_config.image_size))
         inputs["dialogue_images"] = about
     return inputs

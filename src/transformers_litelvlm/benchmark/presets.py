@@ -10,8 +10,9 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, PreTrain
 
 from transformers_litelvlm.benchmark.inputs import PromptLengths
 from transformers_litelvlm.benchmark.subjects import Preset
+from transformers_litelvlm.conversion.recipes.sa2va import SAM2_SIDE, mask_parts
 from transformers_litelvlm.conversion.recipes.sam import SAM_VIT_H
-from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus
+from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus, sam2_large
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen3_5_lite.configuration_qwen3_5_lite import (
@@ -32,10 +33,12 @@ LLAVA_PROMPT = PromptLengths(before=5, turn=28, further_turn=0, sentence=25)
 # "Please segment the red mug in this image." and "The target is <|seg|>.".
 QWEN_PROMPT = PromptLengths(before=15, turn=26, further_turn=0, sentence=20)
 UNIPIXEL_PROMPT = PromptLengths(before=15, turn=22, further_turn=None, sentence=3, after_seg=3)
+# "Please segment the red mug in this image." and "It is [SEG]."
+SA2VA_PROMPT = PromptLengths(before=15, turn=25, further_turn=None, sentence=3, after_seg=3)
 
 # A picture of COCO as Qwen2.5-VL's processor leaves it (1000 visual tokens of a 700 x 1120 picture), and as UniPixel
-# resizes it.
-QWEN_GRID, UNIPIXEL_GRID = (25, 40), (17, 23)
+# and Sa2VA resize it, with Qwen2.5-VL and with Qwen3-VL.
+QWEN_GRID, UNIPIXEL_GRID, SA2VA_GRID, SA2VA_QWEN3_GRID = (25, 40), (17, 23), (20, 27), (18, 24)
 
 CLIP_BOS, CLIP_EOS = 49406, 49407
 
@@ -225,7 +228,7 @@ def _qwen2_5_vl(name: str, vocab_size: int, **kwargs: Any) -> Qwen2_5_VLLiteConf
 @preset("qwen2.5-vl-3b", QWEN_PROMPT, QWEN_GRID)
 def qwen2_5_vl_3b(**kwargs: Any) -> Qwen2_5_VLLiteConfig:
     """Qwen2.5-VL 3B, a picture of 1000 visual tokens, answers in text"""
-    return _qwen2_5_vl("qwen2.5-vl-3b", vocab_size=151_936, tie_word_embeddings=True, **kwargs)
+    return _qwen2_5_vl("qwen2.5-vl-3b", **{"vocab_size": 151_936, "tie_word_embeddings": True, **kwargs})
 
 
 @preset("qwen2.5-vl-7b", QWEN_PROMPT, QWEN_GRID)
@@ -234,18 +237,20 @@ def qwen2_5_vl_7b() -> Qwen2_5_VLLiteConfig:
     return _qwen2_5_vl("qwen2.5-vl-7b", vocab_size=152_064, tie_word_embeddings=False)
 
 
-def _qwen3_vl(name: str, tie_word_embeddings: bool, **vision: Any) -> Qwen3_VLLiteConfig:
+def _qwen3_vl(
+    name: str, vision: dict[str, Any] | None = None, vocab_size: int = 151_936, **kwargs: Any
+) -> Qwen3_VLLiteConfig:
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    text = {**sizes(name), "vocab_size": 151_936, "head_dim": 128, "rope_parameters": rope, "pad_token_id": 151_643}
-    vision["out_hidden_size"] = text["hidden_size"]
-    return Qwen3_VLLiteConfig(vision_config=vision, text_config=text, tie_word_embeddings=tie_word_embeddings)
+    text = {**sizes(name), "vocab_size": vocab_size, "head_dim": 128, "rope_parameters": rope, "pad_token_id": 151_643}
+    vision = {**(vision or {}), "out_hidden_size": text["hidden_size"]}
+    return Qwen3_VLLiteConfig(vision_config=vision, text_config=text, **kwargs)
 
 
 @preset("qwen3-vl-4b", QWEN_PROMPT, QWEN_GRID)
-def qwen3_vl_4b() -> Qwen3_VLLiteConfig:
+def qwen3_vl_4b(**kwargs: Any) -> Qwen3_VLLiteConfig:
     """Qwen3-VL 4B, a picture of 1000 visual tokens, answers in text"""
     vision = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
-    return _qwen3_vl("qwen3-vl-4b", tie_word_embeddings=True, **vision)
+    return _qwen3_vl("qwen3-vl-4b", vision, **{"tie_word_embeddings": True, **kwargs})
 
 
 @preset("qwen3-vl-8b", QWEN_PROMPT, QWEN_GRID)
@@ -270,3 +275,17 @@ def qwen3_5_35b_a3b() -> Qwen3_5MoeLiteConfig:
 def unipixel_3b() -> Qwen2_5_VLLiteConfig:
     """UniPixel-3B: Qwen2.5-VL 3B and SAM 2.1 base-plus, a picture of 391 visual tokens, masks, a dialogue each"""
     return qwen2_5_vl_3b(mask_config=Sam2VideoConfig(**sam2_base_plus(768)), seg_token_id=151_666)
+
+
+@preset("sa2va-qwen2.5-vl-3b", SA2VA_PROMPT, SA2VA_GRID)
+def sa2va_qwen2_5_vl_3b() -> Qwen2_5_VLLiteConfig:
+    """Sa2VA-Qwen2_5-VL-3B: with SAM 2 large, a picture of 540 visual tokens, masks, a dialogue each"""
+    masks = mask_parts(sam2_large(SAM2_SIDE), before_norm=False, seg_token_id=151_665)
+    return qwen2_5_vl_3b(vocab_size=151_670, **masks)
+
+
+@preset("sa2va-qwen3-vl-4b", SA2VA_PROMPT, SA2VA_QWEN3_GRID)
+def sa2va_qwen3_vl_4b() -> Qwen3_VLLiteConfig:
+    """Sa2VA-Qwen3-VL-4B: with SAM 2 large, a picture of 432 visual tokens, masks, a dialogue each"""
+    masks = mask_parts(sam2_large(SAM2_SIDE), before_norm=True, seg_token_id=151_669)
+    return qwen3_vl_4b(vocab_size=151_674, **masks)

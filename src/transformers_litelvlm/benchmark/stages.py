@@ -125,7 +125,7 @@ class StagedModel:
             if not runs_tower:
                 encoded.finish()
         if self.has_masks:
-            encoded = self.model.encoded_for(encoded, inputs, guidance, settings)
+            encoded, guidance = self.model.by_sentences(encoded, inputs, guidance, settings)
         if settings.pruner.needs_text:
             with stage("guidance text"):
                 guidance = self.base.embed_sentences(guidance)

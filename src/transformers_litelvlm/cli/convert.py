@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
 
 
-FAMILIES = ("glamm", "lisa", "llava", "unipixel")  # those of conversion/families.py, which imports torch
+FAMILIES = ("glamm", "lisa", "llava", "sa2va", "unipixel")  # those of conversion/families.py, which imports torch
 
 CHECKPOINT = "source"
 HELP = "turn a published checkpoint into one that loads here"
@@ -21,6 +21,7 @@ EPILOG = """\
 examples:
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg
   litelvlm convert lisa xinlai/LISA-7B-v1 LISA-7B-lite --dtype bfloat16
+  litelvlm convert sa2va ByteDance/Sa2VA-Qwen3-VL-4B Sa2VA-4B-lite --dtype bfloat16
   litelvlm convert unipixel PolyU-ChenLab/UniPixel-3B UniPixel-3B-lite
   litelvlm convert llava ./llava-1.5-7b-hf ./llava-lite --clip ./clip-vit-large-patch14-336
 
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip",
         metavar="PATH_OR_ID",
-        help="the CLIP that the model was trained with (default: the one it names); for unipixel a CLIP that guides"
-        " pruning (default: none)",
+        help="the CLIP that the model was trained with (default: the one it names); for unipixel and sa2va a CLIP"
+        " that guides pruning (default: none)",
     )
     parser.add_argument(
         "--dtype",

@@ -207,9 +207,7 @@ class SweepSegmenter:
                 read = self.model.read(part, features, settings)
             with watch.stage("mask_decoder"):
                 output = self.model.decode(read, part, shared.for_masks)
-            kept = features.pooler_output if read.kept is None else read.kept.retained_indices
-            num_kept = [len(tokens) for tokens in kept]
-            cost.num_kept += num_kept * (len(part["input_ids"]) // len(num_kept))  # of each dialogue
+            cost.num_kept += self.model.num_kept(part, features if read.kept is None else read.kept)
             yield output
         uses_guidance = settings.is_on and settings.pruner.needs_text
         shared_times = {name: ms for name, ms in shared.times.items() if name != "guidance" or uses_guidance}
@@ -229,9 +227,10 @@ class SweepSegmenter:
 
     def _template(self, sentence: ReferringSentence | VideoExpression) -> str:
         """The checkpoint's question; for a whole sentence the one that is nothing but the sentence and a request."""
-        templates = self.processor.question_templates
-        is_whole = getattr(sentence, "details", {}).get("is_sentence")
-        return self.processor.whole_sentence_template if is_whole else templates[0]
+        if getattr(sentence, "details", {}).get("is_sentence"):
+            return self.processor.whole_sentence_template
+        is_video = isinstance(sentence, VideoExpression) and self.takes_videos
+        return self.processor.video_question_template if is_video else self.processor.question_templates[0]
 
 
 def _dialogues_of(inputs: Part, part: slice) -> Part:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, CLIPConfig, PreTrainedConfig, PreTrainedModel
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedHeadMixin, PrunedModelMixin
@@ -15,6 +15,7 @@ from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid
 from transformers_litelvlm.models.guidance.qwen_tower import GUIDANCE, token_grids
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
+from transformers_litelvlm.models.masks.grounding import GroundingConfig
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.per_thread import PerThread
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
@@ -31,6 +32,9 @@ from transformers_litelvlm.utils.messages import quoted
 
 
 GUIDANCE_ARGUMENTS = (*SENTENCE_ARGUMENTS, "guidance_pixel_values")
+
+# Weights of the classes with masks that the other classes leave aside.
+MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
 
 
 # Mixins of upstream's dataclasses give them fields if they are dataclasses, too.
@@ -73,9 +77,10 @@ class QwenVLConfigMixin(PrunedConfigMixin):
         for base in reversed(cls.__mro__):
             specs |= vars(base).get("sub_configs_defaults", {})
         cls.sub_configs_defaults = specs
-        # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
+        # Upstream hands dtypes and attention kernels to every config listed here; these have neither.
+        own = ("pruning_config", "grounding_config")
         parts = cls.sub_configs_defaults.items()
-        cls.sub_configs = {name: spec.config_class for name, spec in parts if name != "pruning_config"}
+        cls.sub_configs = {name: spec.config_class for name, spec in parts if name not in own}
         super().__init_subclass__(**kwargs)
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -95,6 +100,27 @@ class QwenVLConfigMixin(PrunedConfigMixin):
                 "picture (and in time), and renumbering them would erase the places. Use 'original', or None. The "
                 "preset 'faithful' asks for compact positions, too."
             )
+
+
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
+class GroundedConfigMixin(QwenVLConfigMixin):
+    """For configs of families with masks.
+
+    Args:
+        mask_config (`PreTrainedConfig` or `dict`, *optional*): the mask decoder, a `Sam2VideoConfig` unless its
+            `model_type` says otherwise; `None` for models without masks.
+        seg_token_id (`int`, *optional*): id of the token that stands for a mask.
+        grounding_config (`GroundingConfig` or `dict`, *optional*): how its states become masks.
+    """
+
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2_video", optional=True),
+        "grounding_config": SubConfigSpec(config_class=GroundingConfig, optional=True),
+    }
+
+    mask_config: dict | PreTrainedConfig | None = None
+    seg_token_id: int | None = None
+    grounding_config: dict | PreTrainedConfig | None = None
 
 
 @dataclass

@@ -62,7 +62,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 from transformers.models.sam.modeling_sam import SamMLPBlock, SamPatchEmbeddings, SamVisionSdpaAttention
-from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE
+from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -117,6 +117,7 @@ __all__ = [
     "MultimodalMoeCausalLMOutputWithPast",
     "Qwen2_5_VLRMSNorm",
     "Qwen3VLVideoProcessor",
+    "Sam2VideoImageSegmentationOutput",
     "SamMLPBlock",
     "SamPatchEmbeddings",
     "SamVisionSdpaAttention",

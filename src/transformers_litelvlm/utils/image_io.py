@@ -63,8 +63,8 @@ def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) 
     has_runs = picture.format == "BMP" and picture.info.get("compression") in _BMP_RUN_LENGTHS
     if has_runs and picture.width * picture.height > _MAX_RUN_LENGTH_PIXELS:
         raise ValueError(
-            f"`image` {name} is a BMP of {picture.width} x {picture.height} pixels compressed by run lengths, which is "
-            f"read up to {_MAX_RUN_LENGTH_PIXELS:,} pixels only: save it as PNG."
+            f"`image` {name} is a BMP of {picture.width} x {picture.height} pixels compressed by run lengths; such "
+            f"files are read up to {_MAX_RUN_LENGTH_PIXELS:,} pixels: save it as PNG."
         )
     return picture
 

@@ -37,7 +37,7 @@ from transformers_litelvlm.conversion.recipes.unipixel import (
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.conversion.weight_files import TensorInfo
-from transformers_litelvlm.models.masks.sam2 import track_hidden_tokens
+from transformers_litelvlm.models.masks.sam2 import Video, track_hidden_tokens
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     Qwen2_5_VLLiteForReferringSegmentation,
 )
@@ -341,8 +341,8 @@ def test_long_video(processor):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"images": [], "videos": []}, "either `images` or `videos`"),
-        ({"expressions": ["cat"]}, "either `images` or `videos`"),
+        ({"images": [], "videos": []}, "There is no picture: give at least one"),
+        ({"expressions": ["cat"]}, "Give `images`, `videos`, or both"),
         ({"images": [picture(40, 56)], "expressions": ["<|seg|>"]}, "special token <|seg|>"),
         ({"images": [picture(40, 56)], "expressions": ["."]}, "must say what to find, got '.'"),
         ({"videos": ["video.mp4"], "expressions": ["cat"]}, "`videos` is a list of such videos"),
@@ -422,7 +422,7 @@ def test_videos(model, processor):
     assert [tuple(m.shape) for m in output.masks] == [(1, 4, 40, 56), (2, 2, 30, 30)]
     assert [tuple(s.shape) for s in output.scores] == [(1, 4), (2, 2)]
     frames = inputs["mask_pixel_values"].split([4, 2])
-    masks, scores, _ = track_hidden_tokens(model.mask_model, frames[1], output.seg_embeddings[1:, 0])
+    masks, scores, _ = track_hidden_tokens(model.mask_model, Video(frames[1]), output.seg_embeddings[1:, 0])
     assert close(output.pred_masks[1], masks) and close(output.object_scores[1], scores)
     # A video of one frame is a picture, but for the word in the question.
     word = {"question_template": "Segment {expression}."}

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.support.tiny_llava import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
 from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
 from transformers_litelvlm.models.masks.sam import resize_masks
-from transformers_litelvlm.models.masks.seg_tokens import states_before_seg
+from transformers_litelvlm.models.masks.seg_tokens import states_of_seg
 from transformers_litelvlm.models.masks.segmentation import foreground_confidence
 
 
@@ -177,12 +177,20 @@ def test_gradients_reach_everything_that_makes_a_mask(processor, images):
 # ---- the pieces -----------------------------------------------------------------------------------------------------
 
 
-def test_states_before_seg_by_hand():
+@pytest.mark.parametrize("at, expected", [(False, [0.0, 2.0, 7.0]), (True, [1.0, 3.0, 8.0])])
+def test_states_of_seg_by_hand(at, expected):
     ids = torch.tensor([[5, 9, 5, 9, 5], [5, 5, 5, 9, 5]])
     states = torch.arange(10.0).view(2, 5, 1)
-    found, counts = states_before_seg(states, ids, seg_token_id=9)
+    found, counts = states_of_seg(states, ids, 9, at)
     assert counts == [2, 1]
-    assert found[0, :, 0].tolist() == [0.0, 2.0] and found[1, 0, 0] == 7.0
+    assert [*found[0, :, 0].tolist(), found[1, 0, 0].item()] == expected
+
+
+def test_a_mask_token_whose_state_was_not_computed():
+    """As in generation, whose last token is not read again: at [SEG] there is no state, before it there is one."""
+    ids, states = torch.tensor([[-1, 9, 5, 9]]), torch.arange(3.0).view(1, 3, 1)
+    assert states_of_seg(states, ids, 9, True)[0].flatten().tolist() == [1.0]
+    assert states_of_seg(states, ids, 9, False)[0].flatten().tolist() == [0.0, 2.0]
 
 
 def test_resizing_undoes_padding():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from safetensors import safe_open
-from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
+from transformers import Sam2VideoConfig
 
 from tests.support.golden_masks import Tensors, assert_close
 from tests.support.original_checkpoints import FIXTURES
@@ -19,7 +19,9 @@ from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.models.masks.sam2 import (
     Sam2MaskModel,
-    _start_tracking,
+    Video,
+    _prompt_frame,
+    _Session,
     decode_hidden_tokens,
     encode_images,
     resize_masks,
@@ -132,14 +134,14 @@ def test_no_prompts(golden, sam2):
     decoded = decode_hidden_tokens(sam2, encode_images(sam2, tensors["input.image"]), none[None])
     assert decoded.pred_masks.shape == (1, 0, 32, 32) and decoded.candidate_scores.shape == (1, 0, 3)
     assert resize_masks(decoded.pred_masks[0], about["original_size"]).shape == (0, 63, 84)
-    masks, scores, _ = track_hidden_tokens(sam2, tensors["input.frames"], none)
+    masks, scores, _ = track_hidden_tokens(sam2, Video(tensors["input.frames"]), none)
     assert masks.shape == (0, 4, 32, 32) and scores.shape == (0, 4)
 
 
 @torch.no_grad()
 def test_video(golden, sam2):
     tensors, about = golden
-    masks, scores, first = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"])
+    masks, scores, first = track_hidden_tokens(sam2, Video(tensors["input.frames"]), tensors["input.hidden_tokens"])
     expected = tensors["output.video.low_res_masks"]
     assert_close("video masks", masks, expected.reshape(masks.shape), 5e-3)
     assert_close("video scores", scores, tensors["output.video.object_score_logits"], 5e-4)
@@ -155,10 +157,12 @@ def test_video(golden, sam2):
 
 @torch.no_grad()
 def test_video_with_stock_memory(golden):
-    """Stock Sam2VideoModel remembers in bfloat16: masks are compared by the share of changed pixels."""
+    """Stock Sam2VideoModel, and Sa2VA, remember in bfloat16: masks are compared by the share of changed pixels."""
     tensors, about = golden
-    stock = load(Sam2VideoModel, golden)
-    masks, scores, _ = track_hidden_tokens(stock, tensors["input.frames"], tensors["input.hidden_tokens"])
+    stock = load(Sam2MaskModel, golden)
+    stock.config.remembers_in_bfloat16 = True
+    video = Video(tensors["input.frames"])
+    masks, scores, _ = track_hidden_tokens(stock, video, tensors["input.hidden_tokens"])
     assert_close("scores, stock memory", scores, tensors["output.video.object_score_logits"], 0.15)
     binary = torch.stack([resize_masks(of_object, about["original_size"]) > 0 for of_object in masks])
     changed = (binary != tensors["output.video.masks"].bool()).float().mean().item()
@@ -170,8 +174,8 @@ def test_video_with_stock_memory(golden):
 @torch.no_grad()
 def test_objects_of_a_video_do_not_meet(golden, sam2):
     tensors, _ = golden
-    masks, scores, _ = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"])
-    alone, score, _ = track_hidden_tokens(sam2, tensors["input.frames"], tensors["input.hidden_tokens"][2:3])
+    masks, scores, _ = track_hidden_tokens(sam2, Video(tensors["input.frames"]), tensors["input.hidden_tokens"])
+    alone, score, _ = track_hidden_tokens(sam2, Video(tensors["input.frames"]), tensors["input.hidden_tokens"][2:3])
     assert_close("one object", alone, masks[2:3], 1e-3)
     assert_close("its scores", score, scores[2:3], 1e-4)
 
@@ -183,9 +187,9 @@ def test_long_video_forgets(golden, sam2):
     frames = tensors["input.frames"][[0, 1, 2, 3] * 5]
     tokens = tensors["input.hidden_tokens"][:1]
     assert len(frames) > sam2.config.max_object_pointers_in_encoder + 1
-    masks, *_ = track_hidden_tokens(sam2, frames, tokens)
-    session = Sam2VideoInferenceSession(video=frames, dtype=frames.dtype)
-    _start_tracking(sam2, session, tokens)
+    masks, *_ = track_hidden_tokens(sam2, Video(frames), tokens)
+    session = _Session(sam2, Video(frames))
+    _prompt_frame(sam2, session, 0, tokens, is_remembered=True)
     for index in range(1, len(frames)):
         assert torch.equal(masks[:, index], sam2(session, frame_idx=index).pred_masks[0])
     assert len(session.output_dict_per_obj[0]["non_cond_frame_outputs"]) == 19
@@ -196,10 +200,10 @@ def test_offloaded(golden, sam2):
     """Weights that wait elsewhere are brought in for images and videos alike."""
     tensors, _ = golden
     pixels, tokens = tensors["input.frames"][:3], tensors["input.hidden_tokens"][:2]
-    here, *_ = track_hidden_tokens(sam2, pixels, tokens)
+    here, *_ = track_hidden_tokens(sam2, Video(pixels), tokens)
     offloaded = cpu_offload(load(Sam2MaskModel, golden), execution_device=torch.device("cpu"), offload_buffers=True)
     assert offloaded.no_memory_embedding.device.type == "meta"
-    there, *_ = track_hidden_tokens(offloaded, pixels, tokens)
+    there, *_ = track_hidden_tokens(offloaded, Video(pixels), tokens)
     assert torch.equal(here, there)
     decoded = decode_hidden_tokens(offloaded, encode_images(offloaded, pixels[:1]), tokens[None])
     assert_close("offloaded", decoded.pred_masks[0], here[:, 0], 1e-3)

@@ -8,6 +8,9 @@ from transformers_litelvlm.conversion.recipes.sam import PROMPT_AND_DECODER_MODU
 from transformers_litelvlm.conversion.renaming import Rename
 
 
+# A file of a checkpoint with other sizes than the published ones: arguments of `Sam2VideoConfig`.
+SAM2_SIZES_NAME = "sam2_config.json"
+
 _MLP = {"0": "proj_in", "1": "proj_out"}
 
 _MODULES = {
@@ -57,35 +60,56 @@ _TENSORS = {
     "no_obj_ptr": "no_object_pointer",
     "no_obj_embed_spatial": "occlusion_spatial_embedding_parameter",
     "image_encoder.trunk.(pos_embed|pos_embed_window)": r"vision_encoder.backbone.\1",
-    # SAM 2 calls it `gamma`; UniPixel and VideoGLaMM renamed it, for transformers once replaced that word in names.
-    r"memory_encoder.fuser.layers.(\d).(?:weight|gamma)": r"memory_encoder.memory_fuser.layers.\1.scale",
+    # SAM 2 calls it `gamma`; UniPixel, VideoGLaMM and Sa2VA renamed it, for transformers once replaced that word.
+    r"memory_encoder.fuser.layers.(\d).(?:g_weight|weight|gamma)": r"memory_encoder.memory_fuser.layers.\1.scale",
 }
 
 
 def sam2_base_plus(side: int) -> dict[str, Any]:
     """Arguments of [`~transformers.Sam2VideoConfig`] for SAM 2.1 base-plus on squares of `side` pixels."""
-    quarter, eighth, sixteenth = side // 4, side // 8, side // 16
+    hiera = {
+        "hidden_size": 112,
+        "blocks_per_stage": [2, 3, 16, 3],
+        "global_attention_blocks": [12, 16, 20],
+        "window_positional_embedding_background_size": [14, 14],
+    }
+    return _sizes(side, hiera, is_2_1=True)
+
+
+def sam2_large(side: int) -> dict[str, Any]:
+    """Arguments of [`~transformers.Sam2VideoConfig`] for SAM 2.0 large on squares of `side` pixels."""
+    hiera = {
+        "hidden_size": 144,
+        "blocks_per_stage": [2, 6, 36, 4],
+        "global_attention_blocks": [23, 33, 43],
+        "window_positional_embedding_background_size": [7, 7],
+        "window_size_per_stage": [8, 4, 16, 8],
+    }
+    return _sizes(side, hiera, is_2_1=False)
+
+
+def _sizes(side: int, hiera: dict[str, Any], is_2_1: bool) -> dict[str, Any]:
+    """Args: hiera: of the image encoder; is_2_1: whether what SAM 2.1 has more than 2.0 is there."""
+    widths = [hiera["hidden_size"] * 2**stage for stage in range(4)]
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "num_attention_heads": 2,
+        "embed_dim_per_stage": widths,
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+        "image_size": [side, side],
+        **hiera,
+    }
     return {
         "vision_config": {
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 112,
-                "num_attention_heads": 2,
-                "embed_dim_per_stage": [112, 224, 448, 896],
-                "num_attention_heads_per_stage": [2, 4, 8, 16],
-                "blocks_per_stage": [2, 3, 16, 3],
-                "global_attention_blocks": [12, 16, 20],
-                "window_positional_embedding_background_size": [14, 14],
-                "image_size": [side, side],
-            },
-            "backbone_channel_list": [896, 448, 224, 112],
-            "backbone_feature_sizes": [[quarter, quarter], [eighth, eighth], [sixteenth, sixteenth]],
+            "backbone_config": backbone,
+            "backbone_channel_list": widths[::-1],
+            "backbone_feature_sizes": [[side // shrunk] * 2 for shrunk in (4, 8, 16)],
         },
         "prompt_encoder_config": {"image_size": side},
         "image_size": side,
-        "memory_attention_rope_feat_sizes": [sixteenth, sixteenth],
-        "enable_temporal_pos_encoding_for_object_pointers": True,
-        "enable_occlusion_spatial_embedding": True,
+        "memory_attention_rope_feat_sizes": [side // 16] * 2,
+        "enable_temporal_pos_encoding_for_object_pointers": is_2_1,
+        "enable_occlusion_spatial_embedding": is_2_1,
     }
 
 

@@ -12,7 +12,7 @@ from transformers import Qwen2VLImageProcessorPil, Sam2VideoConfig
 
 from transformers_litelvlm.conversion.convert import Conversion
 from transformers_litelvlm.conversion.errors import ConversionError
-from transformers_litelvlm.conversion.recipes.sam2 import sam2_base_plus, sam2_renames
+from transformers_litelvlm.conversion.recipes.sam2 import SAM2_SIZES_NAME, sam2_base_plus, sam2_renames
 from transformers_litelvlm.conversion.recipes.shared import (
     GUIDANCE_RULES,
     ROTARY,
@@ -27,10 +27,10 @@ from transformers_litelvlm.conversion.recipes.shared import (
 )
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.models.masks.grounding import GroundingConfig
 from transformers_litelvlm.models.processing.qwen_vl import without_cropping
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
-    NUM_HIDDEN_TOKENS,
     Qwen2_5_VLLiteForReferringSegmentation,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
@@ -41,9 +41,6 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_li
 
 
 SAM2_CONFIG = "sam2.1_hiera_b+"
-
-# Sizes of another SAM 2 than the one above; the published checkpoints do not have this file.
-SAM2_SIZES_NAME = "sam2_config.json"
 
 _NO_REF = "reads points and boxes (<|ref|>), which referring segmentation does not have"
 _NO_MEM = "reads masks of remembered objects (<|mem|>), which referring segmentation does not have"
@@ -80,7 +77,7 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     processor = unipixel_processor(source, config)
     parts = [Part("unipixel", source, RULES)]
     if clip is not None:
-        parts.append(_add_clip(open_clip(clip), config, processor))
+        parts.append(add_side_clip(clip, config, processor))
     generation = generation_config(config.text_config, source.read_json("generation_config.json"))
     return make_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation)
 
@@ -92,10 +89,10 @@ def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen
             f"{source}/config.json has no `sam2_config` and `seg_token_id`: it is no checkpoint of UniPixel "
             f"(model_type {published.get('model_type')!r})."
         )
-    if published.get("sam2_hidden_tokens", NUM_HIDDEN_TOKENS) != NUM_HIDDEN_TOKENS:
+    if published.get("sam2_hidden_tokens", GroundingConfig.num_prompt_tokens) != GroundingConfig.num_prompt_tokens:
         raise ConversionError(
             f"{source}/config.json: sam2_hidden_tokens is {published['sam2_hidden_tokens']!r}, but only "
-            f"{NUM_HIDDEN_TOKENS} can be converted."
+            f"{GroundingConfig.num_prompt_tokens} can be converted."
         )
     sizes = source.read_json(SAM2_SIZES_NAME)
     if sizes is None:
@@ -131,8 +128,9 @@ def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -
     )
 
 
-def _add_clip(source: CheckpointSource, config: Qwen2_5_VLLiteConfig, processor: Qwen2_5_VLLiteProcessor) -> Part:
-    """Have config and processor use a CLIP for guidance; returns its weights."""
+def add_side_clip(clip: str, config: Any, processor: Any) -> Part:
+    """Have config and processor of a Qwen family use a CLIP for guidance; returns its weights."""
+    source = open_clip(clip)
     clip_config = read_clip_config(source)
     read_preprocessor_config(source)
     config.guidance, config.guidance_config = "clip", clip_config

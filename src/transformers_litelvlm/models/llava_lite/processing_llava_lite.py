@@ -210,12 +210,9 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         self.check_expressions(self.expression(each, as_written) for of_image in sentences for each in of_image)
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
             raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
-        questions = match_templates(
-            question_template, "question_template", sentences, self.question_templates[0], EXPRESSION
-        )
-        answers = match_templates(
-            answer_template, "answer_template", sentences, self.answer_templates[0], self.seg_token
-        )
+        defaults = [[templates[0]] * len(images) for templates in (self.question_templates, self.answer_templates)]
+        questions = match_templates(question_template, "question_template", sentences, defaults[0], EXPRESSION)
+        answers = match_templates(answer_template, "answer_template", sentences, defaults[1], self.seg_token)
         turns = [
             [
                 (self.question(sentence, question, as_written), answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         max_new_tokens: of an answer, unless the generation config of the chat model says so.
     """
 
-    mask_modality: ClassVar[str] = "image"
+    mask_modality = "image"
 
     def __init__(self, chat: Any, prompts: BoxPrompts, processor: BoxProcessor) -> None:
         nn.Module.__init__(self)
@@ -168,7 +168,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         if features is None:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
         if features is None:
-            features = self.features_of(inputs, settings, inputs["about"])
+            features = self.features_of(inputs, settings)
         prompts, own = self.prompts_of(inputs, features), self.chat.generation_config.max_new_tokens
         generated = self.chat.generate(
             **prompts,

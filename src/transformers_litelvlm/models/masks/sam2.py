@@ -1,34 +1,77 @@
-"""From pairs of hidden states at [SEG] to masks of images and videos, with a [`~transformers.Sam2VideoModel`].
+"""From projected states of [SEG] to masks of images and videos, with a [`~transformers.Sam2VideoModel`].
 
-The wiring is that of UniPixel: two projected states per object follow two "not a point" embeddings as the sparse
-prompt, and of the three masks that the decoder proposes the one with the highest predicted IoU is taken. Images are
-decoded as the first frame of a video is.
+The wiring is that of UniPixel and Sa2VA: the projected states of an object (two, or one) follow two "not a point"
+embeddings as the sparse prompt, and of the three masks that the decoder proposes the one with the highest predicted
+IoU is taken. Images are decoded as the first frame of a video is. Where the two differ, [`Sam2MaskConfig`] says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
+from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
-from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.seg_tokens import by_image
-from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, init
+from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput, init
+
+
+# Frames of a video whose features are kept between calls: 1 GB where the model sees squares of 1024 pixels.
+KEPT_FRAMES = 64
+# Masks that are resized to the square that the model sees at once.
+MASKS_AT_ONCE = 16
+
+
+class Sam2MaskConfig(Sam2VideoConfig):
+    """Configuration of [`Sam2MaskModel`]: upstream's, and what checkpoints do differently. Defaults are UniPixel's.
+
+    Args:
+        blanks_absent (`bool`, defaults to `True`): whether the mask of an object that is not in the picture (object
+            score 0 or below) is made empty, in the result and in the memory.
+        num_prompted_frames (`int`, defaults to 1): frames of a video that are prompted, each on its own; those after
+            them are followed through the memory.
+        remembers_in_bfloat16 (`bool`, defaults to `False`): whether what is remembered of a frame is rounded to
+            bfloat16, as upstream does.
+        resizes_twice (`bool`, defaults to `False`): whether masks are first resized to the square that the model sees
+            and then to the picture, not in one step.
+        pixel_mean, pixel_std (`list[float]`, *optional*): what `uint8` pixels are normalised with, after division by
+            255; for processors that leave it to the model, which needs a fourth of the memory for a long video.
+    """
+
+    model_type = "sam2_masks"
+
+    blanks_absent: bool = True
+    num_prompted_frames: int = 1
+    remembers_in_bfloat16: bool = False
+    resizes_twice: bool = False
+    pixel_mean: list[float] | None = None
+    pixel_std: list[float] | None = None
+
+    @classmethod
+    def of(cls, config: Sam2VideoConfig) -> Sam2MaskConfig:
+        """A config of this class; upstream's own stands for the defaults."""
+        return config if isinstance(config, cls) else cls.from_dict({**config.to_dict(), "model_type": cls.model_type})
 
 
 class Sam2MaskModel(Sam2VideoModel):
-    """[`~transformers.Sam2VideoModel`] that remembers frames in its own number format.
+    """[`~transformers.Sam2VideoModel`] that follows a [`Sam2MaskConfig`].
 
-    Modifications: upstream rounds what it remembers of a frame to bfloat16, and makes the mask of a clicked frame 0 or
-    1 first; UniPixel does neither. Works offloaded, too. The
-    weights are upstream's.
+    Modifications: upstream rounds what it remembers of a frame to bfloat16, makes the mask of a clicked frame 0 or 1
+    first, and blanks the masks of absent objects; which of these a checkpoint does, the config says (the second,
+    none). Works offloaded, too. The weights are upstream's.
     """
+
+    config: Sam2MaskConfig
+    config_class = Sam2MaskConfig
+
+    def __init__(self, config: Sam2VideoConfig) -> None:
+        super().__init__(Sam2MaskConfig.of(config))
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -64,9 +107,30 @@ class Sam2MaskModel(Sam2VideoModel):
         if self.occlusion_spatial_embedding_parameter is not None:
             is_absent = (object_score_logits <= 0).to(memory.dtype).unsqueeze(-1)
             memory = memory + is_absent * self.occlusion_spatial_embedding_parameter[..., None, None]
-        return memory.flatten(2).permute(2, 0, 1), positions.to(memory.dtype).flatten(2).permute(2, 0, 1)
+        positions = positions.to(memory.dtype).flatten(2).permute(2, 0, 1)
+        memory = memory.to(torch.bfloat16) if self.config.remembers_in_bfloat16 else memory
+        return memory.flatten(2).permute(2, 0, 1), positions
+
+    def _single_frame_forward(
+        self, pixel_values: Any = None, *, image_embeddings: Any = None, **kwargs: Any
+    ) -> Sam2VideoImageSegmentationOutput:
+        """Of a frame that is followed (features and no clicks), by [`decode_hidden_tokens`]; else upstream's."""
+        is_followed = all(value is None for name, value in kwargs.items() if name.startswith("input_"))
+        if image_embeddings is None or not is_followed:
+            return super()._single_frame_forward(pixel_values, image_embeddings=image_embeddings, **kwargs)
+        nothing = image_embeddings[-1].new_empty(1, 1, 0, self.hidden_dim)
+        decoded = decode_hidden_tokens(self, image_embeddings, nothing)
+        side = (self.image_size, self.image_size)
+        return Sam2VideoImageSegmentationOutput(
+            iou_scores=decoded.candidate_scores,
+            pred_masks=decoded.pred_masks,
+            high_res_masks=resize_masks(decoded.pred_masks[0], side).to(decoded.pred_masks).unsqueeze(0),
+            object_pointer=decoded.object_pointers,
+            object_score_logits=decoded.object_scores.unsqueeze(-1),
+        )
 
 
+@register_mask_decoder(Sam2MaskConfig)
 @register_mask_decoder(Sam2VideoConfig)
 class Sam2MaskDecoder(MaskDecoder):
     """SAM 2 for pictures and videos. It sees all of a picture, stretched to a square."""
@@ -87,18 +151,19 @@ class Sam2MaskDecoder(MaskDecoder):
 
     def encode(
         self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None
-    ) -> list[torch.Tensor] | list[EncodedVideo]:
+    ) -> list[torch.Tensor] | list[Video]:
         """Of pictures see [`encode_images`], of videos [`encode_video`]."""
-        pixel_values = self.to_encoder(pixel_values)
         if num_frames is None:
-            return encode_images(self.mask_model, pixel_values)
-        return [encode_video(self.mask_model, frames) for frames in pixel_values.split(list(num_frames))]
+            return encode_images(self.mask_model, normalized(self.mask_model, pixel_values))
+        videos = self.encode_for_one_use(pixel_values, num_frames)
+        return [encode_video(self.mask_model, video) for video in videos]
 
     def encode_for_one_use(self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None) -> list:
         """Of videos the frames, which [`decode`] encodes one by one and forgets."""
         if num_frames is None:
             return self.encode(pixel_values)
-        return [Frames(frames) for frames in self.to_encoder(pixel_values).split(list(num_frames))]
+        parts = pixel_values.split([max(count, 1) for count in num_frames])
+        return [Video(part, is_picture=count == 0) for part, count in zip(parts, num_frames, strict=True)]
 
     def decode(
         self,
@@ -108,9 +173,11 @@ class Sam2MaskDecoder(MaskDecoder):
         about: list[int],
         geometry: MaskGeometry,
     ) -> DecodedMasks:
-        sizes = [(height, width) for height, width in geometry.original]
-        is_video = isinstance(features[0], EncodedVideo | Frames)
-        return (self._decode_videos if is_video else self._decode_images)(features, prompts, counts, about, sizes)
+        side = (self.mask_model.image_size, self.mask_model.image_size)
+        through = side if self.mask_model.config.resizes_twice else None
+        sizes = [((height, width), through) for height, width in geometry.original]
+        decode = self._decode_videos if isinstance(features[0], Video) else self._decode_images
+        return decode(features, prompts, counts, about, sizes)
 
     def _decode_images(
         self,
@@ -118,47 +185,45 @@ class Sam2MaskDecoder(MaskDecoder):
         prompts: torch.Tensor,
         counts: list[int],
         about: list[int],
-        sizes: list[tuple[int, int]],
+        sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of all dialogues at once."""
         levels = [level[index_on(level.device, about)] for level in features]
         decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
         of_dialogues = (decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float())
         pred_masks, iou_scores, object_scores = (by_image(rows, counts, about) for rows in of_dialogues)
-        logits = [resize_masks(masks, size) for masks, size in zip(pred_masks, sizes, strict=True)]
+        logits = [resize_masks(masks, *size) for masks, size in zip(pred_masks, sizes, strict=True)]
         return DecodedMasks(decoded.pred_masks, logits, iou_scores, object_scores)
 
     def _decode_videos(
         self,
-        videos: Sequence[Frames | EncodedVideo],
+        videos: Sequence[Video],
         prompts: torch.Tensor,
         counts: list[int],
         about: list[int],
-        sizes: list[tuple[int, int]],
+        sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
-        of_videos = by_image(self.to_encoder(prompts), counts, about)
-        tracked = [
-            track_hidden_tokens(self.mask_model, video.pixel_values if isinstance(video, Frames) else video, objects)
-            for video, objects in zip(videos, of_videos, strict=True)
-        ]
+        of_videos = by_image(to_device_of(self.mask_model.vision_encoder, prompts), counts, about)
+        pred_masks, iou_scores, object_scores = [], [], []
+        for video, objects in zip(videos, of_videos, strict=True):
+            masks, scores, first = track_hidden_tokens(self.mask_model, video, objects.to(self.mask_model.dtype))
+            pred_masks.append(masks[:, 0] if video.is_picture else masks)
+            object_scores.append((scores[:, 0] if video.is_picture else scores).float())
+            iou_scores.append(first.iou_scores[0].float())
         logits = [
-            resize_masks(masks.flatten(0, 1), size).unflatten(0, masks.shape[:2])
-            for (masks, _, _), size in zip(tracked, sizes, strict=True)
+            resize_masks(masks.flatten(0, -3), *size).unflatten(0, masks.shape[:-2])
+            for masks, size in zip(pred_masks, sizes, strict=True)
         ]
-        return DecodedMasks(
-            [masks for masks, _, _ in tracked],
-            logits,
-            [first.iou_scores[0].float() for _, _, first in tracked],
-            [scores.float() for _, scores, _ in tracked],
-        )
+        return DecodedMasks(pred_masks, logits, iou_scores, object_scores)
 
 
 class HiddenTokenMasks(NamedTuple):
     """What SAM 2's decoder makes of T prompts for each of B images.
 
     Attributes:
-        pred_masks: (B, T, h, w) logits of the best mask; -1024 everywhere if the object is not in the picture.
+        pred_masks: (B, T, h, w) logits of the best mask; -1024 everywhere if the object is not in the picture, where
+            the config blanks it.
         iou_scores: (B, T) its predicted IoU.
         object_scores: (B, T) logits; the object is in the picture if they are above 0.
         object_pointers: (B, T, C) what a video remembers of the object beside its masks.
@@ -181,51 +246,77 @@ def encode_images(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> lis
         return mask_model.get_image_embeddings(pixel_values)
 
 
-class Frames(NamedTuple):
-    """Frames of a video that are not encoded yet.
+class Video(NamedTuple):
+    """Frames of a video, and SAM 2's features of the first of them, which no prompt changes.
 
     Attributes:
-        pixel_values: (F, 3, S, S).
+        pixel_values: (F, 3, S, S), as the processor gives them.
+        is_picture: whether it is a picture among videos.
+        features: of each frame what a session of upstream remembers of it; other frames are encoded when they are
+            decoded, and forgotten.
     """
 
     pixel_values: torch.Tensor
+    is_picture: bool = False
+    features: Sequence[dict[str, list[torch.Tensor]]] = ()
 
 
-class EncodedVideo(NamedTuple):
-    """Frames of a video and SAM 2's features of them, which no prompt changes.
-
-    Attributes:
-        pixel_values: (F, 3, S, S).
-        features: of each frame what a session of upstream remembers of it.
-    """
-
-    pixel_values: torch.Tensor
-    features: list[dict[str, list[torch.Tensor]]]
+def normalized(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Pixels in the dtype and on the device of the image encoder; `uint8` ones as the config says."""
+    if pixel_values.dtype != torch.uint8:
+        return to_device_of(mask_model.vision_encoder, pixel_values.to(mask_model.dtype))
+    pixel_values = to_device_of(mask_model.vision_encoder, pixel_values).float() / 255
+    config = mask_model.config
+    mean, std = (pixel_values.new_tensor(values).view(3, 1, 1) for values in (config.pixel_mean, config.pixel_std))
+    return ((pixel_values - mean) / std).to(mask_model.dtype)
 
 
-def encode_video(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> EncodedVideo:
-    """Features of the frames `pixel_values` (F, 3, S, S) of a video, for several calls of [`track_hidden_tokens`].
+def encode_video(mask_model: Sam2VideoModel, video: Video) -> Video:
+    """Features of the first [`KEPT_FRAMES`] frames of a video, for several calls of [`track_hidden_tokens`].
 
-    All are kept: 17 MB per frame in float32 where S is 1024.
+    They take 17 MB per frame in float32 where S is 1024.
     """
     features: list[dict[str, list[torch.Tensor]]] = []
     with _parameters_at_hand(mask_model):
-        for frame in pixel_values:  # one by one, as upstream does
-            output = mask_model.get_image_features(frame.unsqueeze(0), return_dict=True)
+        for frame in video.pixel_values[:KEPT_FRAMES].split(1):  # one by one, as upstream does
+            output = mask_model.get_image_features(normalized(mask_model, frame), return_dict=True)
             # Encodings of the positions are the same for all frames, and larger than the features.
             positions = features[0]["vision_pos_embeds"] if features else output.fpn_position_encoding
             features.append({"vision_feats": output.fpn_hidden_states, "vision_pos_embeds": positions})
-    return EncodedVideo(pixel_values, features)
+    return video._replace(features=features)
+
+
+class _Session(Sam2VideoInferenceSession):
+    """Upstream's, of frames that are normalised when they are asked for, and features that are known already."""
+
+    def __init__(self, mask_model: Sam2VideoModel, video: Video) -> None:
+        device = normalized(mask_model, video.pixel_values[:1]).device
+        super().__init__(
+            inference_device=device,
+            inference_state_device=device,
+            dtype=mask_model.dtype,
+            max_vision_features_cache_size=len(video.features) or 1,
+        )
+        self._mask_model, self._frames = mask_model, video.pixel_values
+        for index, features in enumerate(video.features):
+            self.cache.cache_vision_features(index, features)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._frames)
+
+    def get_frame(self, frame_idx: int) -> torch.Tensor:
+        return normalized(self._mask_model, self._frames[frame_idx])
 
 
 def decode_hidden_tokens(
     mask_model: Sam2VideoModel, image_features: list[torch.Tensor], hidden_tokens: torch.Tensor
 ) -> HiddenTokenMasks:
-    """Run SAM 2's decoder with two hidden tokens per mask, for all masks of all images at once.
+    """Run SAM 2's decoder with n hidden tokens per mask, for all masks of all images at once.
 
     Args:
         image_features: as [`encode_images`] returns them, for B images.
-        hidden_tokens: (B, T, 2, C).
+        hidden_tokens: (B, T, n, C); n = 0 where an object is only followed.
     """
     batch_size, num_masks, _, channels = hidden_tokens.shape
     *fine, features = image_features
@@ -255,8 +346,10 @@ def decode_hidden_tokens(
     with _parameters_at_hand(mask_model):
         pointers = mask_model.object_pointer_proj(output_tokens.take_along_dim(best[..., None], dim=2).squeeze(2))
         pointers = torch.where(is_present, pointers, mask_model.no_object_pointer)
+    if mask_model.config.blanks_absent:
+        masks = masks.masked_fill(~is_present[..., None], NO_OBJ_SCORE)
     return HiddenTokenMasks(
-        pred_masks=masks.masked_fill(~is_present[..., None], NO_OBJ_SCORE),
+        pred_masks=masks,
         iou_scores=candidate_scores.take_along_dim(best, dim=-1).squeeze(-1),
         object_scores=object_scores.squeeze(-1),
         object_pointers=pointers,
@@ -266,37 +359,29 @@ def decode_hidden_tokens(
 
 
 def track_hidden_tokens(
-    mask_model: Sam2VideoModel, video: torch.Tensor | EncodedVideo, hidden_tokens: torch.Tensor
+    mask_model: Sam2VideoModel, video: Video, hidden_tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, HiddenTokenMasks]:
-    """Masks of T objects in every frame of a video: prompted on frame 0, then followed forward through SAM 2's memory.
+    """Masks of T objects in every frame of a video: prompted on the first frames, each of them on its own, then
+    followed forward through SAM 2's memory.
 
-    A stock Sam2VideoModel remembers in bfloat16, which UniPixel does not; [`Sam2MaskModel`] does as UniPixel. Memory
-    use does not grow with the number of frames, apart from the frames themselves and the masks.
+    Memory use does not grow with the number of frames, apart from the frames themselves and the masks.
 
     Args:
-        video: (F, 3, S, S) its frames, or what [`encode_video`] made of them.
-        hidden_tokens: (T, 2, C).
+        hidden_tokens: (T, n, C).
 
     Returns:
         Logits (T, F, h, w), object scores (T, F), and [`HiddenTokenMasks`] of frame 0, with B = 1.
     """
-    pixel_values, known = video if isinstance(video, EncodedVideo) else (video, [])
-    session = Sam2VideoInferenceSession(
-        video=pixel_values,
-        inference_device=pixel_values.device,
-        inference_state_device=pixel_values.device,
-        video_storage_device=pixel_values.device,
-        dtype=pixel_values.dtype,
-        max_vision_features_cache_size=len(known) or 1,
-    )
-    for index, features in enumerate(known):
-        session.cache.cache_vision_features(index, features)
-    first = _start_tracking(mask_model, session, hidden_tokens)
-    masks, scores = [first.pred_masks[0]], [first.object_scores[0]]
-    config = mask_model.config
+    session = _Session(mask_model, video)
+    config, num_frames, num_objects = mask_model.config, len(video.pixel_values), len(hidden_tokens)
+    num_prompted = min(config.num_prompted_frames, num_frames)
+    prompted = [
+        _prompt_frame(mask_model, session, index, hidden_tokens, is_remembered=num_prompted < num_frames)
+        for index in range(num_prompted)
+    ]
+    masks, scores = [frame.pred_masks[0] for frame in prompted], [frame.object_scores[0] for frame in prompted]
     reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
-    num_objects = len(hidden_tokens)
-    for index in range(1, len(pixel_values) if num_objects else 0):
+    for index in range(num_prompted, num_frames if num_objects else num_prompted):
         with _tables_at_hand(mask_model):
             output = mask_model(session, frame_idx=index)
         masks.append(output.pred_masks.squeeze(1))
@@ -304,66 +389,83 @@ def track_hidden_tokens(
         for outputs in session.output_dict_per_obj.values():
             outputs["non_cond_frame_outputs"].pop(index - reach, None)  # no later frame looks back so far
     if num_objects == 0:
-        masks, scores = masks * len(pixel_values), scores * len(pixel_values)
-    return torch.stack(masks, dim=1), torch.stack(scores, dim=1), first
+        masks, scores = masks[:1] * num_frames, scores[:1] * num_frames
+    return torch.stack(masks, dim=1), torch.stack(scores, dim=1), prompted[0]
 
 
-def _start_tracking(
-    mask_model: Sam2VideoModel, session: Sam2VideoInferenceSession, hidden_tokens: torch.Tensor
+def _prompt_frame(
+    mask_model: Sam2VideoModel,
+    session: Sam2VideoInferenceSession,
+    frame: int,
+    hidden_tokens: torch.Tensor,
+    is_remembered: bool,
 ) -> HiddenTokenMasks:
-    """Decode frame 0 for all T objects at once, and put into `session` what upstream's frames after it look up."""
+    """Decode a frame for all T objects at once, without memory, and put into `session` what upstream's frames after
+    it look up, if there are any."""
     with _parameters_at_hand(mask_model):
         # Leaves the features in the session, which the memory is made of, too.
-        *fine, coarse = mask_model._prepare_vision_features(session, 0, 1)[0]
+        *fine, coarse = mask_model._prepare_vision_features(session, frame, 1)[0]
         feature_maps = [*fine, coarse + mask_model.no_memory_embedding]
     features = [
         feature_map.permute(1, 2, 0).unflatten(-1, tuple(size))
         for feature_map, size in zip(feature_maps, mask_model.backbone_feature_sizes, strict=True)
     ]
-    first = decode_hidden_tokens(mask_model, features, hidden_tokens.unsqueeze(0))
+    decoded = decode_hidden_tokens(mask_model, features, hidden_tokens.unsqueeze(0))
+    if not is_remembered:
+        return decoded
     side = mask_model.image_size
     num_objects = len(hidden_tokens)
-    large = [resize_masks(first.pred_masks[:, i], (side, side)).to(coarse).unsqueeze(1) for i in range(num_objects)]
+    large = [resize_masks(decoded.pred_masks[:, i], (side, side)).to(coarse).unsqueeze(1) for i in range(num_objects)]
     for index in range(num_objects):
         one = slice(index, index + 1)
         session.store_output(
             session.obj_id_to_idx(index),
-            0,
+            frame,
             output_value={
-                "pred_masks": first.pred_masks[:, one],
-                "object_pointer": first.object_pointers[:, one],
-                "object_score_logits": first.object_scores[:, one, None],
+                "pred_masks": decoded.pred_masks[:, one],
+                "object_pointer": decoded.object_pointers[:, one],
+                "object_score_logits": decoded.object_scores[:, one, None],
             },
         )
     with _parameters_at_hand(mask_model):
         mask_model._batch_encode_memories(
             session,
-            0,
+            frame,
             objects_needing_memory_encoding=list(range(num_objects)),
             high_res_masks_for_memory=large,
-            object_score_logits_for_memory=[first.object_scores[:, i : i + 1, None] for i in range(num_objects)],
+            object_score_logits_for_memory=[decoded.object_scores[:, i : i + 1, None] for i in range(num_objects)],
             is_mask_from_pts_per_obj=[False] * num_objects,
         )
-    return first
+    return decoded
 
 
-def resize_masks(pred_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(N, h, w) logits -> float32 (N, H, W): SAM 2 sees the whole picture stretched to a square, so this undoes it."""
+def resize_masks(
+    pred_masks: torch.Tensor, size: tuple[int, int], through: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """(N, h, w) logits -> float32 (N, H, W): SAM 2 sees the whole picture stretched to a square, so this undoes it.
+
+    Args:
+        through: resized to this first, a few masks at a time.
+    """
     if len(pred_masks) == 0:
         return pred_masks.new_zeros(0, *size, dtype=torch.float32)
+    if through is not None:
+        return torch.cat([resize_masks(resize_masks(few, through), size) for few in pred_masks.split(MASKS_AT_ONCE)])
     return F.interpolate(pred_masks.float().unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 @contextmanager
 def _parameters_at_hand(*modules: nn.Module) -> Iterator[None]:
-    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone.
+    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone; those
+    that are there already stay.
 
     Accelerate's `align_module_device` is for modules with one hook; the first of those on a device has two.
     """
     with ExitStack() as stack:
         for module in modules:
             hook = getattr(module, "_hf_hook", None)
-            if hook is not None:
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            if hook is not None and any(tensor.is_meta for tensor in own):
                 hook.pre_forward(module)
                 stack.callback(hook.post_forward, module, None)
         yield
@@ -381,4 +483,6 @@ def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
     )
 
 
-__all__ = ["Sam2MaskModel"]
+AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig, exist_ok=True)
+
+__all__ = ["Sam2MaskConfig", "Sam2MaskModel"]

@@ -1,4 +1,4 @@
-"""[SEG] in a prompt or an answer: how many there are, the states that predict them, and whose masks they are."""
+"""[SEG] in a prompt or an answer: how many there are, the states that make their masks, and whose masks they are."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 
-def count_seg(input_ids: torch.Tensor, seg_token_id: int) -> list[int]:
-    """How many masks each row of `input_ids` (B, L) asks for, by a [SEG] after any other token.
+def count_seg(input_ids: torch.Tensor, seg_token_id: int, reads_at_seg: bool = False) -> list[int]:
+    """How many masks each row of `input_ids` (B, L) asks for, by a [SEG]; one without a token before it counts only
+    where states are read at [SEG].
 
     Raises:
         ValueError: a row asks for none.
     """
-    counts = (input_ids[:, 1:] == seg_token_id).sum(dim=1).tolist()
+    counts = (input_ids[:, 0 if reads_at_seg else 1 :] == seg_token_id).sum(dim=1).tolist()
     if not all(counts):
         raise ValueError(
             "Every row of `input_ids` needs a [SEG] that stands for its mask. Use "
@@ -22,19 +23,24 @@ def count_seg(input_ids: torch.Tensor, seg_token_id: int) -> list[int]:
     return counts
 
 
-def states_before_seg(
-    hidden_states: torch.Tensor, input_ids: torch.Tensor, seg_token_id: int, counts: list[int] | None = None
+def states_of_seg(
+    hidden_states: torch.Tensor,
+    input_ids: torch.Tensor,
+    seg_token_id: int,
+    reads_at_seg: bool = False,
+    counts: list[int] | None = None,
 ) -> tuple[torch.Tensor, list[int]]:
-    """Hidden states (B, T, D) at the positions that predict [SEG], one before it, and how many each row has.
+    """Hidden states (B, T, D) that make masks, and how many each row has.
 
     Args:
-        hidden_states: (B, L, D) after the final norm.
-        input_ids: (B, L) with `seg_token_id` where masks are asked for.
+        hidden_states: (B, L, D).
+        input_ids: (B, L) with `seg_token_id` where masks are asked for; or one more, whose state was not computed.
+        reads_at_seg: whether the state at [SEG] makes the mask, not the one before it, which predicts it.
         counts: of [`count_seg`], if it was asked before; then nothing here asks the device.
     """
-    is_seg = input_ids[:, 1:] == seg_token_id
-    counts = is_seg.sum(dim=1).tolist() if counts is None else counts
-    positions = (~is_seg).byte().argsort(dim=1, stable=True)[:, : max(counts)]
+    is_read = (input_ids[:, 0 if reads_at_seg else 1 :] == seg_token_id)[:, : hidden_states.shape[1]]
+    counts = is_read.sum(dim=1).tolist() if counts is None else counts
+    positions = (~is_read).byte().argsort(dim=1, stable=True)[:, : max(counts)]
     return hidden_states.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])), counts
 
 

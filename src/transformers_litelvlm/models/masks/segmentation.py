@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
-from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_before_seg, states_of_new_tokens
+from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_of_new_tokens, states_of_seg
 from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
 from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
@@ -24,18 +24,18 @@ from transformers_litelvlm.utils.messages import quoted
 
 
 # What `segment` and `generate_masks` read beside the prompt.
-MASK_INPUTS = ("mask_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_num_frames")
+MASK_INPUTS = ("mask_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images")
 # Of a mask whose confidence is computed: a large picture is not copied as a whole.
 PIXELS_AT_ONCE = 1 << 22
 # Read on the host: shapes depend on them.
-_ON_HOST = ("original_sizes", "reshaped_input_sizes", "mask_num_frames", "dialogue_images")
+_ON_HOST = ("original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images", "dialogue_images")
 
 
 class DialogueStates(NamedTuple):
     """What the language model makes of B dialogues.
 
     Attributes:
-        states: (B, L', D) that predict [SEG]; of the shortened prompt, or of its end if dialogues share the beginning.
+        states: (B, L', D) of the shortened prompt, or of its end if dialogues share the beginning.
         input_ids: (B, L') that they belong to.
         num_masks: [SEG] of each dialogue.
         kept: what was kept of the pictures or videos; `None` if nothing was cut.
@@ -63,11 +63,13 @@ class ReferringSegmentationMixin(_Model):
 
     Attributes:
         mask_modality: how `segmentation_inputs` hands pictures to the language model.
-        reads_before_norm: whether [SEG] is read before the language model's final norm.
+        reads_before_norm: whether the state of a [SEG] is read before the language model's final norm.
+        reads_at_seg: whether it is the state at [SEG], not the one before it, which predicts it.
     """
 
-    mask_modality: ClassVar[str]
-    reads_before_norm: ClassVar[bool] = False
+    mask_modality: str
+    reads_before_norm = False
+    reads_at_seg = False
 
     model: Any
     mask_model: nn.Module
@@ -81,7 +83,7 @@ class ReferringSegmentationMixin(_Model):
         self.loss_type = "ForCausalLM"  # of answers; upstream reads it from the names of classes it knows
 
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
-        """States (B, T, D) that predict [SEG] as prompts (B, T, n, C) of the mask decoder."""
+        """States (B, T, D) of [SEG] as prompts (B, T, n, C) of the mask decoder."""
         raise NotImplementedError
 
     @property
@@ -109,8 +111,9 @@ class ReferringSegmentationMixin(_Model):
                 `guidance_input_ids` and `guidance_attention_mask`, (B, T, L) or (M, T, L), the sentences that guide
                 the selection; `dialogue_images` (B,) the picture that each dialogue is about, ascending (default: one
                 each); `mask_pixel_values` (M, 3, S, S), or the frames of all videos; `original_sizes`,
-                `reshaped_input_sizes` (M, 2), height before width; `mask_num_frames` (M,) of videos. Instead of
-                pixels, `mm_encoder_outputs` with features of the dialogues, or of the pictures.
+                `reshaped_input_sizes` (M, 2), height before width; `mask_num_frames` (M,) of videos, 0 for a picture
+                among them; `num_prompt_images` (M,) where a dialogue shows several images, the frames of a video.
+                Instead of pixels, `mm_encoder_outputs` with features of the dialogues, or of the pictures.
 
         Returns:
             [`ReferringSegmentationOutput`]; its lists have one entry per picture or video, its tensors one row per
@@ -149,7 +152,8 @@ class ReferringSegmentationMixin(_Model):
         if len(generated.sequences) != len(input_ids):
             raise ValueError("`generate_masks` takes one answer per prompt: `num_return_sequences` must be 1.")
         new_ids = generated.sequences[:, input_ids.shape[1] :]
-        # Shifted by one, so that a state stands before the token it predicted, as in a full sequence.
+        # Shifted by one, so that a state stands before the token it predicted, as in a full sequence. There is none at
+        # the last token, which was not read again.
         shifted = nn.functional.pad(new_ids, (1, 0), value=-1)
         kept = getattr(generated, f"{self.mask_modality}_outputs")
         read = DialogueStates(states_of_new_tokens(generated, new_ids.shape[1]), shifted, kept=kept)
@@ -160,17 +164,15 @@ class ReferringSegmentationMixin(_Model):
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any):
         """As without masks; inputs that only masks need are left aside. With `dialogue_images`, pictures or videos are
         given once each, as in [`segment`]."""
-        kwargs = {name: value for name, value in kwargs.items() if name not in MASK_INPUTS}
-        dialogue_images = kwargs.pop("dialogue_images", None)
-        if dialogue_images is not None:
-            about, pixels = dialogue_images.tolist(), self.model.pixels_of[self.mask_modality]
+        given = on_host({"input_ids": inputs, **kwargs}) if kwargs.get("dialogue_images") is not None else None
+        kwargs = {name: value for name, value in kwargs.items() if name not in (*MASK_INPUTS, "dialogue_images")}
+        if given is not None:
             features = (kwargs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
             if features is None:
-                settings = self.model.settings(kwargs.get("pruning_config"))
-                of_dialogues = {"input_ids": kwargs.get("input_ids", inputs), "dialogue_images": dialogue_images}
-                features = self.features_of({**kwargs, **of_dialogues}, settings, about)
-            kwargs |= self._media_by_dialogue(kwargs, about)
-            kwargs |= {pixels: None, "mm_encoder_outputs": {self.mask_modality: by_dialogue(features, about)}}
+                features = self.features_of(given, self.model.settings(kwargs.get("pruning_config")))
+            kwargs |= self._media_by_dialogue(given)
+            kwargs[self.model.pixels_of[self.mask_modality]] = None
+            kwargs["mm_encoder_outputs"] = {self.mask_modality: by_dialogue(features, given["shown"])}
         return super().generate(inputs, *args, **kwargs)
 
     # ---- the halves of `segment`, for sweeps and measurements -------------------------------------------------------
@@ -184,16 +186,20 @@ class ReferringSegmentationMixin(_Model):
     ) -> Any:
         """Features of the B dialogues of `inputs` under `settings`; or of the M pictures, if all dialogues about one
         get the same."""
-        return self.model.select(self.encoded_for(encoded, inputs, guidance, settings), guidance, settings)
+        return self.model.select(*self.by_sentences(encoded, inputs, guidance, settings), settings)
 
-    def encoded_for(
+    def by_sentences(
         self, encoded: EncodedMedia, inputs: dict[str, Any], guidance: Guidance, settings: PruningSettings
-    ) -> EncodedMedia:
-        """The media of each dialogue if its sentences decide what is kept, else the media as they are."""
-        about, pruner = on_host(inputs)["about"], settings.before_language_model
-        is_guided = pruner is not None and pruner.needs_text and guidance.input_ids is not None
-        is_by_dialogue = is_guided and len(guidance.input_ids) == len(about) != len(encoded.grids)
-        return encoded[about] if is_by_dialogue else encoded
+    ) -> tuple[EncodedMedia, Guidance]:
+        """The media of each dialogue, and its sentences for each of them, if sentences decide what is kept; else the
+        media as they are."""
+        inputs, pruner = on_host(inputs), settings.before_language_model
+        shown, is_guided = inputs["shown"], pruner is not None and pruner.needs_text and guidance.input_ids is not None
+        if not is_guided or len(guidance.input_ids) != len(inputs["about"]):
+            return encoded, guidance
+        if "shown_by" in inputs:
+            guidance = guidance.rows(inputs["shown_by"])
+        return (encoded[shown] if len(shown) != len(encoded.grids) else encoded), guidance
 
     def read(
         self, inputs: dict[str, Any], features: Any = None, settings: PruningSettings | None = None
@@ -209,7 +215,7 @@ class ReferringSegmentationMixin(_Model):
         settings = settings or base.settings()
         ids, mask, about = inputs["input_ids"], inputs.get("attention_mask"), inputs["about"]
         # What shapes depend on is asked of the device before it has much to do; from here on, nothing waits for it.
-        num_masks = count_seg(ids, self.config.seg_token_id)
+        num_masks = count_seg(ids, self.config.seg_token_id, self.reads_at_seg)
         counts = None
         if settings.is_on:
             counts = {self.mask_modality: count_prompt(placeholder_mask(base, self.mask_modality, inputs), mask)}
@@ -219,7 +225,7 @@ class ReferringSegmentationMixin(_Model):
         if features is None:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
         if features is None:
-            features = self.features_of(inputs, settings, about)
+            features = self.features_of(inputs, settings)
         _refuse_too_long(ids.shape[1], features, settings, self.config.get_text_config())
         if shared and len(features.pooler_output) != len(about):
             ids, states, kept = read_after_shared_prefix(base, ids, mask, features, about, shared, settings, counts)
@@ -227,6 +233,22 @@ class ReferringSegmentationMixin(_Model):
         prompt = self.shorten(inputs, features, settings, counts)
         states, kept = self.states_of(prompt)
         return DialogueStates(states, prompt.inputs["input_ids"], num_masks, kept)
+
+    def num_kept(self, inputs: dict[str, Any], features: Any) -> list[int]:
+        """Visual tokens that the language model reads in each dialogue.
+
+        Args:
+            features: of [`select`]; or what was kept, of [`read`].
+        """
+        inputs = on_host(inputs)
+        kept = getattr(features, "retained_indices", None)
+        sizes = [len(tokens) for tokens in (features.pooler_output if kept is None else kept)]
+        if len(sizes) != len(inputs["shown"]):
+            sizes = [sizes[place] for place in inputs["shown"]]
+        totals = [0] * len(inputs["about"])
+        for row, size in zip(inputs.get("shown_by", range(len(totals))), sizes, strict=True):
+            totals[row] += size
+        return totals
 
     def shorten(
         self, inputs: dict[str, Any], features: Any, settings: PruningSettings, counts: dict[str, Any] | None = None
@@ -237,18 +259,17 @@ class ReferringSegmentationMixin(_Model):
     def prompts_of(self, inputs: dict[str, Any], features: Any) -> dict[str, Any]:
         """Arguments of `forward` for the dialogues, with `features` of [`select`] in place of pixels."""
         inputs = on_host(inputs)
-        about = inputs["about"]
         given = {n: inputs[n] for n in self.model.prompt_arguments if inputs.get(n) is not None}
         given.pop(self.model.pixels_of[self.mask_modality], None)
-        if len(features.pooler_output) != len(about):
-            features = by_dialogue(features, about)
-        if about[-1] + 1 != len(about):
-            given |= self._media_by_dialogue(given, about)
+        if len(features.pooler_output) != len(inputs["shown"]):
+            features = by_dialogue(features, inputs["shown"])
+        if len(set(inputs["about"])) < len(inputs["about"]):
+            given |= self._media_by_dialogue(inputs)
         given["mm_encoder_outputs"] = {self.mask_modality: features}
         return given
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
-        """States that predict [SEG], at the columns of the shortened prompt, and what was kept."""
+        """States at the columns of the shortened prompt, and what was kept."""
         how = {"output_hidden_states": [-1]} if self.reads_before_norm else {}
         output = self.model(pruned=prompt, use_cache=False, **how)
         states = output.hidden_states[-1] if self.reads_before_norm else output.last_hidden_state
@@ -262,7 +283,7 @@ class ReferringSegmentationMixin(_Model):
     def decode(
         self, read: DialogueStates, inputs: dict[str, Any], mask_features: Any = None
     ) -> ReferringSegmentationOutput:
-        """Masks from the states that predict [SEG].
+        """Masks from the states of a prompt with [SEG].
 
         Args:
             read: of [`read`].
@@ -273,7 +294,8 @@ class ReferringSegmentationMixin(_Model):
         geometry, decoder = mask_geometry(inputs), self.mask_decoder
         if mask_features is None:
             mask_features = decoder.encode_for_one_use(*for_mask_decoder(inputs))
-        states, counts = states_before_seg(read.states, read.input_ids, self.config.seg_token_id, read.num_masks)
+        seg = (self.config.seg_token_id, self.reads_at_seg)
+        states, counts = states_of_seg(read.states, read.input_ids, *seg, read.num_masks)
         prompts = self.prompts_of_seg(states)
         decoded = decoder.decode(mask_features, prompts, counts, inputs["about"], geometry)
         kept = read.kept
@@ -295,36 +317,38 @@ class ReferringSegmentationMixin(_Model):
 
     # ---- how dialogues and pictures belong together -----------------------------------------------------------------
 
-    def features_of(self, inputs: dict[str, Any], settings: PruningSettings, about: Sequence[int]) -> Any:
-        """Encode and select, for `inputs` with pixels of each picture or video once."""
+    def features_of(self, inputs: dict[str, Any], settings: PruningSettings) -> Any:
+        """Encode and select, for `inputs` of [`on_host`] with pixels of each picture or video once."""
         modality, base = self.mask_modality, self.model
         media, pixels = self._media_of(inputs), base.pixels_of[modality]
         if media.get(pixels) is None:
             raise ValueError(f"`{pixels}` is missing: pass pictures to `processor.segmentation_inputs`.")
-        sizes = base.num_visual_tokens(modality, media)
-        if len(sizes) != about[-1] + 1:
+        sizes, num_shown = base.num_visual_tokens(modality, media), inputs["shown"][-1] + 1
+        if len(sizes) != num_shown:
             raise ValueError(
-                f"`{pixels}` holds {len(sizes)} pictures or videos, but `dialogue_images` names {about[-1] + 1}: give "
-                "each of them once."
+                f"`{pixels}` holds {len(sizes)} pictures or videos, but `dialogue_images` names {num_shown}"
+                f"{' (with `num_prompt_images`)' if 'shown_by' in inputs else ''}: give each of them once."
             )
         if settings.before_language_model is None or not settings.cuts(sizes):
             return base.media_features(modality, media, settings)  # upstream's own
         encoded, guidance = base.encode(modality, media), Guidance.of(inputs)
-        encoded = self.encoded_for(encoded, inputs, guidance, settings)
+        encoded, guidance = self.by_sentences(encoded, inputs, guidance, settings)
         return project(encoded, choose(encoded, guidance, settings), settings)
 
     def _media_of(self, inputs: dict[str, Any]) -> dict[str, Any]:
         names = (*self.model.media_arguments[self.mask_modality], *self.model.guidance_arguments)
         return {name: inputs[name] for name in names if inputs.get(name) is not None}
 
-    def _media_by_dialogue(self, inputs: dict[str, Any], about: Sequence[int]) -> dict[str, Any]:
-        """Arguments with a row for each picture or video, with one for each dialogue."""
-        names = (*self.model.media_arguments[self.mask_modality][1:], *self.model.further_arguments)
-        num_media, is_shared = about[-1] + 1, len(set(about)) < len(about)
+    def _media_by_dialogue(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments with a row for each picture, image or video, with one for each that a dialogue shows."""
+        places = dict.fromkeys(self.model.further_arguments, inputs["about"])
+        places |= dict.fromkeys(self.model.media_arguments[self.mask_modality][1:], inputs["shown"])
         return {
-            name: inputs[name][list(about)]
-            for name in names
-            if is_shared and isinstance(inputs.get(name), torch.Tensor) and len(inputs[name]) == num_media
+            name: inputs[name][of_dialogues]
+            for name, of_dialogues in places.items()
+            if isinstance(inputs.get(name), torch.Tensor)
+            and len(inputs[name]) == of_dialogues[-1] + 1
+            and len(of_dialogues) != of_dialogues[-1] + 1
         }
 
 
@@ -354,15 +378,15 @@ def _remark(output: ReferringSegmentationOutput) -> ReferringSegmentationOutput:
     return output.warn_if_empty() if output.masks[0].is_cpu else output
 
 
-def by_dialogue(features: Any, about: Sequence[int]) -> Any:
-    """Features of M pictures as those of B dialogues, each about one of them."""
-    if len(features.pooler_output) == len(about):
+def by_dialogue(features: Any, places: Sequence[int]) -> Any:
+    """Features of pictures, images or videos as those that the dialogues show, one after the other."""
+    if len(features.pooler_output) == len(places):
         return features
     if isinstance(features, PrunedImageFeatures):
-        return features.of_images(about)
-    layers = [[of_layer[picture] for picture in about] for of_layer in deepstack_of(features)]
+        return features.of_images(places)
+    layers = [[of_layer[picture] for picture in places] for of_layer in deepstack_of(features)]
     further = {"deepstack_features": layers} if layers else {}
-    return type(features)(pooler_output=[features.pooler_output[picture] for picture in about], **further)
+    return type(features)(pooler_output=[features.pooler_output[picture] for picture in places], **further)
 
 
 def _refuse_too_long(length: int, features: Any, settings: PruningSettings, config: Any) -> None:
@@ -379,19 +403,31 @@ def _refuse_too_long(length: int, features: Any, settings: PruningSettings, conf
 
 
 def on_host(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same with sizes on the host, and in `about` the picture or video of each dialogue."""
+    """The same with sizes on the host, in `about` the picture or video of each dialogue, and in `shown` the places of
+    what the dialogues show among the media of the language model: the same, unless frames of a video are images. Then
+    `shown_by` has the dialogue of each."""
     if "about" in inputs:
         return inputs
     inputs = {n: v.cpu() if n in _ON_HOST and isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
     about = inputs.get("dialogue_images")
     rows = len(inputs["input_ids"])
-    inputs["about"] = list(range(rows)) if about is None else about.tolist()
-    about = inputs["about"]
+    about = inputs["about"] = list(range(rows)) if about is None else about.tolist()
     if len(about) != rows or about[0] != 0 or any(later - earlier not in (0, 1) for earlier, later in pairwise(about)):
         raise ValueError(
             f"`dialogue_images` must name the picture or video of each of the {rows} dialogues, ascending from 0 and "
             f"without gaps, got {quoted(about)}."
         )
+    inputs["shown"] = about
+    if inputs.get("num_prompt_images") is not None:
+        counts = inputs["num_prompt_images"].tolist()
+        if len(counts) != about[-1] + 1 or min(counts) < 1:
+            raise ValueError(
+                f"`num_prompt_images` must have a number above 0 for each of {about[-1] + 1} pictures or videos, got "
+                f"{quoted(counts)}."
+            )
+        ends = list(accumulate(counts))
+        inputs["shown"] = [image for medium in about for image in range(ends[medium] - counts[medium], ends[medium])]
+        inputs["shown_by"] = [row for row, medium in enumerate(about) for _ in range(counts[medium])]
     return inputs
 
 
@@ -417,7 +453,7 @@ def for_mask_decoder(inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int] | 
         raise ValueError("`mask_pixel_values` is missing: pass pictures to `processor.segmentation_inputs`.")
     pixels, frames = inputs["mask_pixel_values"], inputs.get("mask_num_frames")
     frames, num_media = None if frames is None else frames.tolist(), inputs["about"][-1] + 1
-    expected = num_media if frames is None else sum(frames)
+    expected = num_media if frames is None else sum(max(count, 1) for count in frames)
     if len(pixels) != expected or (frames is not None and len(frames) != num_media):
         raise ValueError(
             f"`mask_pixel_values` holds {len(pixels)} pictures or frames, but there are {num_media} pictures or videos"

@@ -105,8 +105,8 @@ class BoxProcessor:
         check_return_tensors(return_tensors)
         images = [load_rgb_image(image) for image in (images if isinstance(images, list | tuple) else [images])]
         sentences = nest_expressions(expressions, len(images))
-        default = self.question_templates[0]
-        questions = match_templates(question_template, "question_template", sentences, default, EXPRESSION)
+        defaults = [self.question_templates[0]] * len(images)
+        questions = match_templates(question_template, "question_template", sentences, defaults, EXPRESSION)
         guiding = [[sentence.strip()] for of_image in sentences for sentence in of_image]
         about = [image for image, of_image in enumerate(sentences) for _ in of_image]
         self.chat.check_expressions(sentence for [sentence] in guiding)

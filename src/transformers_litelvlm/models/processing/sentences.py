@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -126,9 +126,10 @@ def check_template(name: str, template: Any, part: str) -> None:
 
 
 def match_templates(
-    templates: Any, name: str, expressions: list[list[str]], default: str, part: str
+    templates: Any, name: str, expressions: list[list[str]], defaults: Sequence[str], part: str
 ) -> list[list[str]]:
-    """One template for each of the nested `expressions`: `default`, the one given, or those given in the same shape.
+    """One template for each of the nested `expressions`: that of `defaults` for its picture, the one given, or those
+    given in the same shape.
 
     Raises:
         ValueError: if the templates, the argument `name`, do not have the shape of the expressions, or one lacks
@@ -136,7 +137,7 @@ def match_templates(
     """
     check_unicode(name, templates)
     if templates is None or isinstance(templates, str):
-        templates = [[templates or default] * len(of_image) for of_image in expressions]
+        templates = [[templates or default] * len(of_image) for of_image, default in zip(expressions, defaults)]
     if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
         templates = [templates]
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
@@ -217,3 +218,16 @@ def _encode_guidance(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
     # An end token remains at the end: CLIP reads the sentence there.
     ends = [row[-1:] if row[-1:] == [tokenizer.eos_token_id] else [] for row in rows]
     return [row if len(row) <= limit else row[: limit - len(end)] + end for row, end in zip(rows, ends, strict=True)]
+
+
+def without_article(expression: str) -> str:
+    """A referring expression as UniPixel writes it into a question: "The red mug." -> "red mug".
+
+    Full stops at the ends go, the first letter becomes small, and one leading article goes.
+    """
+    expression = expression.strip().strip(".").strip()
+    expression = expression[:1].lower() + expression[1:]
+    for article in ("the ", "an ", "a "):
+        if expression.startswith(article):
+            return expression[len(article) :].strip()
+    return expression

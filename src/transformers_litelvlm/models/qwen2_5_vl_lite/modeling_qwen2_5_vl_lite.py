@@ -9,6 +9,7 @@ from transformers_litelvlm.models.family import pruned_features, pruned_forward
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
+    MASK_KEYS,
     QwenVLCausalLMOutputWithPast,
     QwenVLHeadMixin,
     QwenVLModelMixin,
@@ -16,10 +17,6 @@ from transformers_litelvlm.models.qwen_vl import (
 )
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import get_vision_window_index
-
-
-# Weights of `Qwen2_5_VLLiteForReferringSegmentation` that the other classes leave aside.
-MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
 
 
 class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):

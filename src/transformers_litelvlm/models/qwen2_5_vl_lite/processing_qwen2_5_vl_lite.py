@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
-from transformers_litelvlm.models.processing.processor import check_size
 from transformers_litelvlm.models.processing.qwen_vl import QwenVLProcessorMixin
-from transformers_litelvlm.models.processing.sentences import EXPRESSION, checked_templates
-from transformers_litelvlm.models.qwen2_5_vl_lite.processing_unipixel import SegmentationInputsMixin
+from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     ANSWER_TEMPLATES,
+    GROUNDING_MEDIA,
     QUESTION_TEMPLATES,
     SEG_TOKEN,
 )
@@ -37,12 +36,9 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         guidance_tokenizer, guidance_image_processor: those of the CLIP, for `guidance="clip"` only.
         user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
             `expressions` is not given.
-        mask_image_size (`int`, *optional*): side of the square that the mask decoder sees; without it there are no
-            masks, and no [`segmentation_inputs`].
-        question_templates, answer_templates (`list[str]`): questions about one `{expression}` and answers with one
-            [SEG] that the checkpoint was trained with, the default ones first.
-        seg_token (`str`, defaults to `"<|seg|>"`).
-        normalize_expressions (`bool`, defaults to `True`): as UniPixel does with referring expressions.
+        mask_image_size, question_templates, answer_templates, seg_token, normalize_expressions,
+            one_expression_per_dialogue, grounding_media: of checkpoints that write masks, see
+            [`SegmentationInputsMixin`]; the defaults are UniPixel's.
     """
 
     skip_tensor_conversion = [*Qwen2_5_VLProcessor.skip_tensor_conversion, "first_frames"]
@@ -63,17 +59,22 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         answer_templates=ANSWER_TEMPLATES,
         seg_token=SEG_TOKEN,
         normalize_expressions=True,
+        one_expression_per_dialogue=True,
+        grounding_media=GROUNDING_MEDIA,
         **kwargs,
     ):
         guidance = (guidance_tokenizer, guidance_image_processor)
         image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
-        self.mask_image_size = mask_image_size
-        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
-        self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
-        self.seg_token = seg_token
-        self.normalize_expressions = normalize_expressions
+        self.set_segmentation(
+            mask_image_size,
+            question_templates,
+            answer_templates,
+            seg_token,
+            normalize_expressions,
+            one_expression_per_dialogue,
+            grounding_media,
+        )
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-        check_size("mask_image_size", mask_image_size)
 
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
         # Pixels of the picture as it was resized for the model.

@@ -13,6 +13,9 @@ from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite import (
     Qwen3_VLMoeLiteForConditionalGeneration,
     Qwen3_VLMoeLiteModel,
 )
+from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite_segmentation import (
+    Qwen3_VLLiteForReferringSegmentation,
+)
 from transformers_litelvlm.models.qwen3_vl_lite.processing_qwen3_vl_lite import (
     Qwen3_VLLiteProcessor,
     Qwen3_VLLiteVideoProcessor,
@@ -23,7 +26,13 @@ from transformers_litelvlm.models.upstream import (
 )
 
 
-register_family(Qwen3_VLLiteConfig, Qwen3_VLLiteProcessor, Qwen3_VLLiteModel, Qwen3_VLLiteForConditionalGeneration)
+register_family(
+    Qwen3_VLLiteConfig,
+    Qwen3_VLLiteProcessor,
+    Qwen3_VLLiteModel,
+    Qwen3_VLLiteForConditionalGeneration,
+    Qwen3_VLLiteForReferringSegmentation,
+)
 register_family(
     Qwen3_VLMoeLiteConfig, Qwen3_VLLiteProcessor, Qwen3_VLMoeLiteModel, Qwen3_VLMoeLiteForConditionalGeneration
 )
@@ -37,6 +46,7 @@ __all__ = [
     "Qwen3_VLLite",
     "Qwen3_VLLiteConfig",
     "Qwen3_VLLiteForConditionalGeneration",
+    "Qwen3_VLLiteForReferringSegmentation",
     "Qwen3_VLLiteModel",
     "Qwen3_VLLiteProcessor",
     "Qwen3_VLLiteVideoProcessor",

@@ -6,22 +6,18 @@ from typing import Any, ClassVar
 
 from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-from transformers_litelvlm.models.qwen_vl import QwenVLConfigMixin
+from transformers_litelvlm.models.qwen_vl import GroundedConfigMixin
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import get_pruner
 
 
-class Qwen3_VLConfigMixin(QwenVLConfigMixin):
-    """For configs of models that see a video as pictures between timestamps, and have no masks.
+class Qwen3_VLConfigMixin(GroundedConfigMixin):
+    """For configs of models that see a video as pictures between timestamps.
 
     Raises:
         ValueError: as [`QwenVLConfigMixin`] does; for a method inside the language model with
             `token_order="reference"`.
     """
-
-    # There are no masks in these families: who asks every config hears so.
-    mask_config: ClassVar[None] = None
-    seg_token_id: ClassVar[None] = None
 
     def check_pruning(self, pruning: Any) -> None:
         super().check_pruning(pruning)
@@ -36,8 +32,8 @@ class Qwen3_VLConfigMixin(QwenVLConfigMixin):
 class Qwen3_VLLiteConfig(Qwen3_VLConfigMixin, Qwen3VLConfig):
     """Configuration of [`Qwen3_VLLiteModel`] and the class built on it.
 
-    Modifications of [`~transformers.Qwen3VLConfig`]: what to prune and how, and what guides it, see
-    [`QwenVLConfigMixin`] and [`Qwen3_VLConfigMixin`].
+    Modifications of [`~transformers.Qwen3VLConfig`]: what to prune and how, what guides it, and the masks, see
+    [`QwenVLConfigMixin`], [`GroundedConfigMixin`] and [`Qwen3_VLConfigMixin`].
     """
 
     model_type = "qwen3_vl_lite"

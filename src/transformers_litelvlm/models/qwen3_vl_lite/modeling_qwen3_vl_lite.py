@@ -14,6 +14,7 @@ from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite impo
 )
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
+    MASK_KEYS,
     QwenVLCausalLMOutputWithPast,
     QwenVLHeadMixin,
     QwenVLModelOutputWithPast,
@@ -27,8 +28,8 @@ from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 class Qwen3_VLModelMixin(RemoteCodeMixin, TimestampedVideosMixin):
     """For base models with DeepStack, in front of upstream's."""
 
-    # The same folder may hold the head of the class built on this one.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    # The same folder may hold the heads of the classes built on this one.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
 
     @property
     def num_deepstack(self) -> int:
@@ -60,6 +61,8 @@ class Qwen3_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwe
     """
 
     config: Qwen3_VLLiteConfig
+    # The same folder may hold the mask decoder of `Qwen3_VLLiteForReferringSegmentation`.
+    _keys_to_ignore_on_load_unexpected = MASK_KEYS
     base_class = Qwen3_VLLiteModel
     output_class = QwenVLCausalLMOutputWithPast
 

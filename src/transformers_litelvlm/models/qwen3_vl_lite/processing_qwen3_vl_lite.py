@@ -8,6 +8,7 @@ import numpy as np
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
 from transformers_litelvlm.models.processing.qwen_vl import QwenVLProcessorMixin
+from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
 )
@@ -63,7 +64,7 @@ class Qwen3_VLLiteVideoProcessor(Qwen2_5_VLLiteVideoProcessor):
         return by_size(image=frame, size=SizeDict(height=height, width=width), resample=resample)
 
 
-class Qwen3_VLLiteProcessor(QwenVLProcessorMixin, Qwen3VLProcessor):
+class Qwen3_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen3VLProcessor):
     """[`~transformers.Qwen3VLProcessor`] that also prepares the sentences that guide pruning.
 
     Modifications: as in [`Qwen2_5_VLLiteProcessor`], `processor(images, text, videos, expressions=...)` adds
@@ -76,6 +77,9 @@ class Qwen3_VLLiteProcessor(QwenVLProcessorMixin, Qwen3VLProcessor):
         guidance_tokenizer, guidance_image_processor: those of the CLIP, for `guidance="clip"` only.
         user_marker, assistant_marker (`str`): what starts a turn in a rendered prompt; they find the question where
             `expressions` is not given.
+        mask_image_size, question_templates, answer_templates, seg_token, normalize_expressions,
+            one_expression_per_dialogue, grounding_media: of checkpoints that write masks, see
+            [`SegmentationInputsMixin`].
     """
 
     skip_tensor_conversion = [*Qwen3VLProcessor.skip_tensor_conversion, "first_frames"]
@@ -91,10 +95,26 @@ class Qwen3_VLLiteProcessor(QwenVLProcessorMixin, Qwen3VLProcessor):
         guidance_image_processor=None,
         user_marker="<|im_start|>user",
         assistant_marker="<|im_start|>assistant",
+        mask_image_size=None,
+        question_templates=("Please segment {expression} in this {medium}.",),
+        answer_templates=("It is [SEG].",),
+        seg_token="[SEG]",
+        normalize_expressions=False,
+        one_expression_per_dialogue=True,
+        grounding_media=None,
         **kwargs,
     ):
         guidance = (guidance_tokenizer, guidance_image_processor)
         image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
+        self.set_segmentation(
+            mask_image_size,
+            question_templates,
+            answer_templates,
+            seg_token,
+            normalize_expressions,
+            one_expression_per_dialogue,
+            grounding_media or {"pictures_as": "image"},
+        )
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
 

@@ -1,17 +1,15 @@
-"""What UniPixel is asked, and how pictures are prepared: the numbers of its published code."""
+"""How pictures and videos are prepared for checkpoints with masks: the numbers of UniPixel's published code."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
-    frames_for_masks,
-    normalize_expression,
-    resize_frames,
-    resized_size,
-    sample_frames,
-)
+from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
+from transformers_litelvlm.models.processing.sentences import without_article
+
+
+UNIPIXEL = GroundingMedia()
 
 
 def picture(height, width, seed=0):
@@ -28,9 +26,9 @@ def picture(height, width, seed=0):
     ],
 )
 def test_sizes_of_pictures(size, resized, tokens):
-    assert resized_size(*size, num_frames=1) == resized
+    assert UNIPIXEL.size_in_video(*size, num_frames=1, factor=28) == resized
     assert resized[0] * resized[1] // 28**2 == tokens
-    [frame] = resize_frames([picture(*size)])
+    [frame] = UNIPIXEL.resize_video([picture(*size)], 28)
     assert frame.size == resized[::-1]
     assert np.array_equal(frame, picture(*size).resize(resized[::-1], Image.Resampling.BICUBIC))
 
@@ -39,17 +37,17 @@ def test_sizes_of_pictures(size, resized, tokens):
     "num_frames, limit", [(1, 4096), (2, 2048), (3, 1280), (5, 768), (8, 512), (9, 256), (16, 256)]
 )
 def test_limits_of_videos(num_frames, limit):
-    height, width = resized_size(4000, 3000, num_frames)
+    height, width = UNIPIXEL.size_in_video(4000, 3000, num_frames, 28)
     assert 0.9 * limit < height * width / 28**2 <= limit
-    height, width = resized_size(30, 40, num_frames)
+    height, width = UNIPIXEL.size_in_video(30, 40, num_frames, 28)
     assert 128 <= height * width / 28**2 < 160
 
 
 def test_sampling():
-    assert sample_frames(1) == [0] and sample_frames(16) == list(range(16))
-    indices = sample_frames(61)
+    assert UNIPIXEL.seen(1) == [0] and UNIPIXEL.seen(16) == list(range(16))
+    indices = UNIPIXEL.seen(61)
     assert indices == list(range(0, 61, 4))
-    assert len(set(sample_frames(17))) == 16
+    assert len(set(UNIPIXEL.seen(17))) == 16
 
 
 @pytest.mark.parametrize(
@@ -66,13 +64,13 @@ def test_sampling():
     ],
 )
 def test_normalization(expression, normalized):
-    assert normalize_expression(expression) == normalized
+    assert without_article(expression) == normalized
 
 
 def test_frames_for_masks():
     """As floats: rounding to 8 bits after resizing, which image processors of Transformers do, is another result."""
     frame = picture(50, 90)
-    result = frames_for_masks([frame, picture(30, 20)], 32)
+    result = UNIPIXEL.for_masks([frame, picture(30, 20)], 32)
     assert result.shape == (2, 3, 32, 32) and result.dtype == torch.float32
     # The same filter by other means: PIL resizes float channels without rounding.
     channels = [
@@ -82,3 +80,27 @@ def test_frames_for_masks():
         [0.229, 0.224, 0.225], (3, 1, 1)
     )
     assert np.abs(result[0].numpy() - expected).max() < 1e-5
+
+
+def test_other_settings_than_unipixels():
+    settings = GroundingMedia.of({"frames": "first", "num_frames": 5, "mask_resampling": "bicubic"})
+    assert settings.seen(9) == [0, 1, 2, 3, 4] and settings.seen(3) == [0, 1, 2]
+    frame = picture(50, 90)
+    result = settings.for_masks([frame], 32)
+    assert result.dtype == torch.uint8 and result.shape == (1, 3, 32, 32)
+    assert np.array_equal(result[0].permute(1, 2, 0), frame.resize((32, 32), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_frame": 5}, "unknown settings.*num_frames"),
+        ({"frames": "last"}, "`grounding_media.frames` must be one of 'spread', 'first', got 'last'"),
+        ({"num_frames": 0}, "`grounding_media.num_frames` must have 1 whole numbers above 0, got 0"),
+        ({"tokens": [128]}, r"`grounding_media.tokens` must have 2 .*got \[128\]"),
+        ({"first_resize": [28, 1.5, 9]}, "first_resize"),
+    ],
+)
+def test_settings_that_do_not_exist(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GroundingMedia.of(settings)
