@@ -3,6 +3,7 @@ them (tests/fixtures/golden/checkpoints/tiny_sa2va_*; how close results must be 
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from tests.support.golden_masks import assert_close
 from tests.support.original_checkpoints import FIXTURES
 from tests.support.small_evaluations import results
 from tests.support.tiny_sa2va import VARIANTS, as_picture, case_inputs, convert, copy_source, expected, load
+from tests.support.tiny_videos import VIDEOS as FRAMES
 from tests.support.tiny_videos import write_referring
 from tests.support.without_package import check_stub
 from transformers_litelvlm import PruningConfig
@@ -427,10 +429,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_of_a_long_video(variant, folder):
+    if variant != "qwen3_vl":
+        pytest.skip("SAM 2 is the same in both")
     peaks = {}
-    for frames in (5, 50, 500):
+    for frames in (50, 500):
         code = MEASURE.format(folder=str(folder), variant=variant, frames=frames)
-        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several make a model this small slower
+        python = [sys.executable, "-c", code]
+        output = subprocess.run(python, capture_output=True, text=True, check=True, env=one_thread).stdout
         peaks[frames] = int(output.split()[-1]) / 1024
     print({frames: f"{peak:.0f} MB" for frames, peak in peaks.items()})
     assert peaks[500] < 2 * peaks[50]
@@ -622,9 +628,9 @@ def test_evaluation(dataset, variant, folder, processor, tmp_path):
         batch_size=1,
     )
     evaluate(arguments)
-    runs = {run["run_id"]: run for run in results(tmp_path / "out")["results"]}
+    runs = {run["run_id"]: run for run in results(tmp_path / "out")["runs"]}
     assert {"none", "litelvlm@3", "divprune@3"} <= set(runs)
-    num_frames = 1 if dataset == "refshapes" else 5
+    num_frames = 1 if dataset == "refshapes" else sum(list(FRAMES.values())[:2]) / 2  # of the first two videos
     assert runs["litelvlm@3"]["num_kept_mean"] == runs["divprune@3"]["num_kept_mean"] == 3 * num_frames
     assert runs["none"]["num_kept_mean"] > 3 * num_frames
 
