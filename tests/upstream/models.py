@@ -33,7 +33,9 @@ from transformers_litelvlm import (
     Qwen2_5_VLLiteForConditionalGeneration,
     Qwen2_5_VLLiteForReferringSegmentation,
     Qwen2_5_VLLiteModel,
+    Qwen3_VLLiteForReferringSegmentation,
 )
+from transformers_litelvlm.conversion.recipes.sa2va import mask_parts
 
 
 BATCH = 3
@@ -91,6 +93,13 @@ def qwen3_config(family: Family) -> Any:
     return config
 
 
+def sa2va_config() -> Any:
+    """Qwen3-VL with masks, as in Sa2VA."""
+    config = qwen3_config(QWEN3_VL)
+    masks = mask_parts(small_sam2_config().to_dict(), before_norm=True, seg_token_id=tiny_qwen2_5_vl.VOCABULARY - 1)
+    return type(config).from_dict({**config.to_dict(), **masks})
+
+
 def qwen_inputs() -> Inputs:
     start, end = tiny_qwen2_5_vl.VISION_START, tiny_qwen2_5_vl.VISION_END
     pixels, grid = tiny_qwen2_5_vl.random_media([(1, 4, 4)] * BATCH)
@@ -144,6 +153,8 @@ for _family, _base in (
         ModelCase(_family.name, _base, _family.base_class, *_small),
         ModelCase(f"{_family.name}_head", _family.stock_class, _family.model_class, *_small),
     ]
+_sa2va = (QWEN3_VL.stock_class, Qwen3_VLLiteForReferringSegmentation, QWEN3_VL, sa2va_config)
+MODEL_CASES.append(ModelCase("sa2va", *_sa2va, *QWEN_INPUTS))
 
 
 class SmallModel:

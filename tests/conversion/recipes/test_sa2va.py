@@ -47,6 +47,7 @@ from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.conversion.weight_files import TensorInfo
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.models.masks.grounding import GroundingConfig
 from transformers_litelvlm.models.masks.sam2 import KEPT_FRAMES, decode_hidden_tokens, normalized
 from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
 
@@ -191,6 +192,32 @@ def test_what_a_wrong_setting_costs(part, setting, smallest, variant, folder):
     difference = (model.segment(**inputs).mask_logits[0] - before).abs().max().item()
     print(f"{setting}: {difference:.2g}")
     assert difference > smallest
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"reads": "after"}, "`grounding_config.reads` must be one of 'before', 'at', got 'after'"),
+        ({"pictures_as": "images"}, "must be one of 'image', 'video', got 'images'"),
+        ({"num_prompt_tokens": 0}, "`grounding_config.num_prompt_tokens` must be a whole number above 0, got 0"),
+        ({"head_activation": "silu"}, "must be one of 'gelu', 'relu', got 'silu'"),
+        ({"before_norm": "yes"}, "must be one of True, False, got 'yes'"),
+    ],
+)
+def test_settings_that_do_not_exist(setting, message):
+    with pytest.raises(ValueError, match=message):
+        GroundingConfig(**setting)
+
+
+def test_numbers_of_images_that_do_not_fit(model, processor):
+    inputs = processor.segmentation_inputs(videos=CLIPS, expressions=ASKED[3:])
+    for counts, message in (
+        ([5], "`num_prompt_images` must have a number above 0 for each of 2 pictures or videos, got \\[5\\]"),
+        ([0, 8], "number above 0"),
+        ([5, 4], r"`pixel_values` holds 8 pictures or videos, but `dialogue_images` names 9 \(with `num_prompt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.segment(**{**inputs, "num_prompt_images": torch.tensor(counts)})
 
 
 def changed(config, part, setting):

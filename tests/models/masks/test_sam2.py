@@ -18,12 +18,14 @@ from tests.support.original_checkpoints import FIXTURES
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.models.masks.sam2 import (
+    Sam2MaskConfig,
     Sam2MaskModel,
     Video,
     _prompt_frame,
     _Session,
     decode_hidden_tokens,
     encode_images,
+    normalized,
     resize_masks,
     track_hidden_tokens,
 )
@@ -219,3 +221,25 @@ def test_a_checkpoint_without_a_weight_gets_zeros_not_memory(tmp_path, golden):
     loaded, info = Sam2MaskModel.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"] == {"no_memory_embedding"}
     assert torch.equal(loaded.no_memory_embedding, torch.zeros_like(loaded.no_memory_embedding))
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"num_prompted_frames": 0}, "`mask_config.num_prompted_frames` must be a whole number above 0, got 0"),
+        ({"num_prompted_frames": 2.0}, "whole number above 0, got 2.0"),
+        ({"pixel_mean": [0.5, 0.5]}, r"`mask_config.pixel_mean` must be three finite numbers, got \[0.5, 0.5\]"),
+        ({"pixel_std": [0.5, 0.5, 0.0]}, "`mask_config.pixel_std` must be three finite numbers above 0"),
+        ({"pixel_mean": 0.5}, "three finite numbers"),
+        ({"pixel_mean": [float("nan")] * 3}, "three finite numbers"),
+    ],
+)
+def test_settings_that_cannot_be(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Sam2MaskConfig(**setting)
+
+
+@torch.no_grad()
+def test_whole_pixels_need_a_mean(sam2):
+    with pytest.raises(ValueError, match="has no `pixel_mean` and `pixel_std`: is the processor that of another"):
+        normalized(sam2, torch.zeros(1, 3, 128, 128, dtype=torch.uint8))

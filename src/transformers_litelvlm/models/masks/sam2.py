@@ -7,6 +7,7 @@ IoU is taken. Images are decoded as the first frame of a video is. Where the two
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.seg_tokens import by_image
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput, init
+from transformers_litelvlm.utils.messages import quoted
 
 
 # Frames of a video whose features are kept between calls: 1 GB where the model sees squares of 1024 pixels.
@@ -42,6 +44,10 @@ class Sam2MaskConfig(Sam2VideoConfig):
             and then to the picture, not in one step.
         pixel_mean, pixel_std (`list[float]`, *optional*): what `uint8` pixels are normalised with, after division by
             255; for processors that leave it to the model, which needs a fourth of the memory for a long video.
+
+    Raises:
+        ValueError: for a number of frames below 1, or a mean or standard deviation that is not three finite numbers
+            (the latter above 0).
     """
 
     model_type = "sam2_masks"
@@ -53,10 +59,24 @@ class Sam2MaskConfig(Sam2VideoConfig):
     pixel_mean: list[float] | None = None
     pixel_std: list[float] | None = None
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "num_prompted_frames" and (type(value) is not int or value < 1):
+            raise ValueError(f"`mask_config.{key}` must be a whole number above 0, got {quoted(value)}.")
+        if key in ("pixel_mean", "pixel_std") and value is not None:
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if len(numbers) != 3 or not all(_is_finite(number, key == "pixel_std") for number in numbers):
+                above = " above 0" if key == "pixel_std" else ""
+                raise ValueError(f"`mask_config.{key}` must be three finite numbers{above}, got {quoted(value)}.")
+        super().__setattr__(key, value)
+
     @classmethod
     def of(cls, config: Sam2VideoConfig) -> Sam2MaskConfig:
         """A config of this class; upstream's own stands for the defaults."""
         return config if isinstance(config, cls) else cls.from_dict({**config.to_dict(), "model_type": cls.model_type})
+
+
+def _is_finite(number: Any, must_be_positive: bool) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number) and (number > 0 or not must_be_positive)
 
 
 class Sam2MaskModel(Sam2VideoModel):
@@ -265,8 +285,13 @@ def normalized(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> torch.
     """Pixels in the dtype and on the device of the image encoder; `uint8` ones as the config says."""
     if pixel_values.dtype != torch.uint8:
         return to_device_of(mask_model.vision_encoder, pixel_values.to(mask_model.dtype))
-    pixel_values = to_device_of(mask_model.vision_encoder, pixel_values).float() / 255
     config = mask_model.config
+    if config.pixel_mean is None or config.pixel_std is None:
+        raise ValueError(
+            "`mask_pixel_values` are whole numbers, which the mask model has to normalise, but `mask_config` has no "
+            "`pixel_mean` and `pixel_std`: is the processor that of another checkpoint?"
+        )
+    pixel_values = to_device_of(mask_model.vision_encoder, pixel_values).float() / 255
     mean, std = (pixel_values.new_tensor(values).view(3, 1, 1) for values in (config.pixel_mean, config.pixel_std))
     return ((pixel_values - mean) / std).to(mask_model.dtype)
 

@@ -132,18 +132,18 @@ class GroundingMedia:
 
     def for_masks(self, frames: Sequence[Image.Image], side: int) -> torch.Tensor:
         """(F, 3, side, side) for the mask decoder, stretched to a square: float32 or, with `"bicubic"`, `uint8`."""
-        if self.mask_resampling == "bicubic":
-            squares = [np.array(frame.resize((side, side), Image.Resampling.BICUBIC)) for frame in frames]
-            return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+        is_whole = self.mask_resampling == "bicubic"
+        # Filled frame by frame: a list of frames, put together, would be all of a long video twice.
+        squares = torch.empty(len(frames), 3, side, side, dtype=torch.uint8 if is_whole else torch.float32)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-        resized = [
-            torch.nn.functional.interpolate(
-                torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255,
-                (side, side),
-                mode="bilinear",
-                align_corners=False,
-                antialias=True,
+        for square, frame in zip(squares, frames, strict=True):
+            if is_whole:
+                resized = np.array(frame.resize((side, side), Image.Resampling.BICUBIC))
+                square.copy_(torch.from_numpy(resized).permute(2, 0, 1))
+                continue
+            values = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
+            values = torch.nn.functional.interpolate(
+                values, (side, side), mode="bilinear", align_corners=False, antialias=True
             )
-            for frame in frames
-        ]
-        return (torch.cat(resized) - mean) / std
+            square.copy_((values[0] - mean) / std)
+        return squares

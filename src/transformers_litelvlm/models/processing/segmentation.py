@@ -162,7 +162,8 @@ class SegmentationInputsMixin:
         types = torch.tensor(self.create_mm_token_type_ids(tokens["input_ids"].tolist()))
         features.update(tokens, mm_token_type_ids=types)
         features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, guiding))
-        features["mask_pixel_values"] = torch.cat([settings.for_masks(m, self.mask_image_size) for m in media])
+        frames = [frame for of_medium in media for frame in of_medium]
+        features["mask_pixel_values"] = settings.for_masks(frames, self.mask_image_size)
         features["original_sizes"] = torch.tensor([frames[0].size[::-1] for frames in media])
         features["dialogue_images"] = torch.tensor(about)
         if videos is not None:
