@@ -93,6 +93,6 @@ def test_bad_usage(arguments, capsys):
 
 def test_examples_in_the_help_are_understood():
     examples = [line.strip() for line in convert_module.EPILOG.splitlines() if line.strip().startswith("litelvlm ")]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         build_parser().parse_args(shlex.split(example)[1:])

@@ -154,10 +154,11 @@ def config_for_segmentation(source: str | os.PathLike, mask_model: str | os.Path
 
 def _check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:
     """Raises ValueError if a checkpoint writes no masks, or its tokenizer is not the model's."""
-    if not hasattr(processor, "segmentation_inputs"):
+    # A stock config has no such field.
+    if getattr(config, "mask_config", None) is None:
         raise ValueError(
-            f"The processor of {source} cannot prepare referring segmentation. If its model answers with boxes, name "
-            "a mask model that they prompt (`mask_model`)."
+            f"{source} writes no masks: its config has no `mask_config`. If its model answers with boxes, name a mask "
+            "model that they prompt (`mask_model`)."
         )
     token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
     if getattr(config, "seg_token_id", None) not in (None, seg_id):
