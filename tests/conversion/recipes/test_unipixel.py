@@ -431,6 +431,23 @@ def test_videos(model, processor):
     assert close(one.mask_logits[0][:, 0], image.mask_logits[0]) and one.mask_logits[0].shape[1] == 1
 
 
+@torch.no_grad()
+def test_pictures_and_videos_in_one_batch(model, processor):
+    image, video = picture(40, 56), [picture(30, 36, seed=n) for n in range(3)]
+    inputs = processor.segmentation_inputs(images=[image], videos=[video], expressions=[["cat", "mug"], ["dog"]])
+    assert inputs["mask_num_frames"].tolist() == [0, 3] and "num_prompt_images" not in inputs
+    texts = processor.batch_decode(inputs["input_ids"])
+    assert ["image" in text for text in texts] == [True, True, False] and "dog in this video" in texts[2]
+    together = model.segment(**inputs)
+    alone = model.segment(**processor.segmentation_inputs(images=[image], expressions=[["cat", "mug"]]))
+    assert together.masks[0].shape == (2, 40, 56) and close(together.mask_logits[0], alone.mask_logits[0])
+    alone = model.segment(**processor.segmentation_inputs(videos=[video], expressions=[["dog"]]))
+    assert together.masks[1].shape == (1, 3, 30, 36) and close(together.mask_logits[1], alone.mask_logits[0])
+    # Encoded before, as a sweep does.
+    again = model.segment(**inputs, mask_features=model.encode_for_masks(inputs))
+    assert torch.equal(again.masks[0], together.masks[0]) and torch.equal(again.masks[1], together.masks[1])
+
+
 class Say(LogitsProcessor):
     """Forces an answer."""
 
