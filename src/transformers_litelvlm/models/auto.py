@@ -115,6 +115,12 @@ def load_for_segmentation(
     """
     check_source(source)
     config = config_for_segmentation(source, mask_model) if config is None else config
+    # A stock config has no such field; and upstream's processors may need what is not installed.
+    if mask_model is None and getattr(config, "mask_config", None) is None:
+        raise ValueError(
+            f"{source} writes no masks: its config has no `mask_config`. If its model answers with boxes, name a mask "
+            "model that they prompt (`mask_model`)."
+        )
     processor = (AutoProcessor if mask_model is None else chat_classes(source)["AutoProcessor"]).from_pretrained(
         source
     )
@@ -153,13 +159,7 @@ def config_for_segmentation(source: str | os.PathLike, mask_model: str | os.Path
 
 
 def _check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:
-    """Raises ValueError if a checkpoint writes no masks, or its tokenizer is not the model's."""
-    # A stock config has no such field.
-    if getattr(config, "mask_config", None) is None:
-        raise ValueError(
-            f"{source} writes no masks: its config has no `mask_config`. If its model answers with boxes, name a mask "
-            "model that they prompt (`mask_model`)."
-        )
+    """Raises ValueError if the tokenizer of a checkpoint is not the model's."""
     token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
     if getattr(config, "seg_token_id", None) not in (None, seg_id):
         raise ValueError(
