@@ -17,10 +17,11 @@ LARGEST_GAP = 0.1  # of the time end to end, beyond which the report remarks on 
 
 NOTES = """\
 How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in alternating
-runs with the same weights and inputs; brackets hold a 95 % interval. "Bound" is the ratio of their floating-point
-operations, which caps the speed-up where arithmetic takes the time. "Of bound" is speed-up / bound; it can be above
-100 % where something else takes the time, as in tiny models, or where the machine is busy. "One by one"
-compares with the unpruned model called once for every sentence. "Selector" is what choosing tokens costs: guidance
+runs with the same weights and inputs; brackets hold a 95 % interval, which a few runs give only roughly. "Bound" is
+the ratio of their floating-point operations, which caps the speed-up where arithmetic takes the time. "Of bound" is
+speed-up / bound; it can be above 100 % where something else takes the time, as in tiny models. A value far above 100 %
+with a large model means that the machine was busy: measure again. "One by one" compares with the unpruned model called
+once for every sentence. "Selector" is what choosing tokens costs: guidance
 text, scoring and selection, prompt compaction; its share is of the unpruned time end to end ("with tower": the method
 runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
 
