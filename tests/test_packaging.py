@@ -109,6 +109,8 @@ def test_wheel_holds_every_file_of_the_package():
 
 # Needed without being imported by name: transformers renders chat templates and reads tokenizer.model with them.
 INDIRECT = {"protobuf", "sentencepiece"}
+# Starlette reads forms with it.
+INDIRECT |= {"python-multipart"}
 # Imported by name, but transformers decides the version.
 PINNED_UPSTREAM = {"tokenizers"}
 # Imported by an example alone, which says that it needs it; and by the tests of one.
@@ -126,7 +128,7 @@ def test_dependencies_are_what_the_code_imports():
     imported = {DISTRIBUTION_OF.get(name, name) for name in imported - own - sys.stdlib_module_names}
     # Imported where it is used, with an error that names the extra.
     extras = setup_cfg()["options.extras_require"]
-    optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"] + extras["quantization"]
+    optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"] + extras["quantization"] + extras["serve"]
     lines = (setup_cfg()["options"]["install_requires"] + "\n" + optional).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
     assert imported - declared - PINNED_UPSTREAM - OF_EXAMPLES == set(), "imported, but not in setup.cfg"

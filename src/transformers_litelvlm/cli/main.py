@@ -19,6 +19,7 @@ from transformers_litelvlm.cli import (
     methods,
     plot,
     segment,
+    serve,
 )
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, is_of_stdout, prepare_streams, report_failure
 from transformers_litelvlm.utils.messages import did_you_mean
@@ -27,13 +28,14 @@ from transformers_litelvlm.version import __version__
 
 # Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
 # With CHECKPOINT, the argument of that name is looked up before torch and transformers are imported.
-SUBCOMMANDS = (segment, evaluate, analyze, calibrate, benchmark, plot, convert, card, methods, env)
+SUBCOMMANDS = (segment, serve, evaluate, analyze, calibrate, benchmark, plot, convert, card, methods, env)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
 examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
+  litelvlm serve --port 8000
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm plot results/results.json --output quality.png
   litelvlm analyze --output-dir analysis --max-images 100

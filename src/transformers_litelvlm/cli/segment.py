@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from transformers_litelvlm.cli.errors import (
     BadInputError,
     bad_input,
-    checked_device,
     checked_output,
     positive_int,
-    ratio,
 )
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
+from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 from transformers_litelvlm.utils.messages import quoted
@@ -52,39 +48,19 @@ Without --model the bundled checkpoint is used, with its preset "balanced" unles
 otherwise. It knows drawn shapes, not photos.
 """
 
-# Of the bundled checkpoint, which was calibrated: there, the published default does worse than random tokens.
-BUNDLED_PRESET = "balanced"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
-    parser.add_argument("--model", metavar="PATH", help="checkpoint folder or Hub name (default: the bundled one)")
+    add_model(parser)
     parser.add_argument(
         "--mask-model",
         metavar="PATH",
         help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
     )
-    parser.add_argument(
-        "--guidance-model", metavar="PATH", help="CLIP for a checkpoint without text tower (default: the one it names)"
-    )
-    tokens = parser.add_mutually_exclusive_group()
-    tokens.add_argument("--budget", metavar="N", type=positive_int, help="visual tokens to keep, 1 or more")
-    tokens.add_argument("--retention-ratio", metavar="R", type=ratio, help="fraction of them to keep, in (0, 1]")
-    tokens.add_argument("--preset", metavar="NAME", help="a named setting, see `litelvlm methods`")
-    parser.add_argument("--method", metavar="NAME", help="pruning method, see `litelvlm methods`")
+    add_pruning(parser)
     add_imports(parser)
-    parser.add_argument(
-        "--method-option", metavar="NAME=VALUE", action="append", default=[], help="option of the method; repeatable"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="number format of the weights (default: auto, as stored)",
-    )
     parser.add_argument(
         "--output",
         "--output-dir",  # as of the other commands
@@ -109,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
         image = load_rgb_image(args.image)
-    model, processor = _load(args)
+    model, processor = load_model(args, args.mask_model)
     report = _segment(args, model, processor, image, sentences, folder)
     if args.json:
         print(to_json(report, indent=2))
@@ -131,81 +107,6 @@ def _checked_sentence(sentence: str) -> str:
     if os.path.isfile(sentence):
         raise BadInputError(f"{sentence} is a file, not a sentence: give one picture, then sentences about it")
     return sentence
-
-
-def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
-    """Keywords of `from_pretrained`; what is absent leaves the checkpoint's own setting alone."""
-    from transformers_litelvlm.pruning import build_pruner, get_pruner
-
-    keywords = {
-        "pruning_budget": args.budget,
-        "pruning_retention_ratio": args.retention_ratio,
-        "pruning_preset": args.preset or (BUNDLED_PRESET if args.model is None and args.method is None else None),
-        "pruning_method": args.method,
-        "pruning_method_options": dict(_parsed_option(option) for option in args.method_option) or None,
-    }
-    if args.method is not None:
-        with bad_input():
-            get_pruner(args.method)
-            build_pruner(args.method, **(keywords["pruning_method_options"] or {}))
-    return {name: value for name, value in keywords.items() if value is not None}
-
-
-def _parsed_option(option: str) -> tuple[str, Any]:
-    name, equals, value = option.partition("=")
-    if not (name and equals):
-        raise BadInputError(f"--method-option {option!r}: write NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The model in evaluation mode on its device, and its processor."""
-    from transformers_litelvlm import DEFAULT_CHECKPOINT
-    from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
-    from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
-
-    pruning = _pruning_keywords(args)
-    path = args.model or DEFAULT_CHECKPOINT
-    if args.mask_model and args.model is None:
-        raise BadInputError("--mask-model needs --model: the bundled checkpoint has a mask decoder of its own")
-    if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
-        raise BadInputError(f"--model {path}: there is no config.json in it, so it is no checkpoint folder")
-    if args.guidance_model:
-        from transformers_litelvlm.utils.hub_names import check_source
-
-        with bad_input("--guidance-model: "):
-            check_source(args.guidance_model)
-    device = checked_device(args.device)
-    with bad_input(f"--model {path}: "), _quiet_loading():
-        # The small file first: what is wrong with the settings is known before gigabytes are read.
-        config = config_for_segmentation(path, args.mask_model)
-        if isinstance(config, PrunedConfigMixin):  # another one is refused below
-            with bad_input():  # not the fault of the checkpoint
-                config.set_pruning(**pruning)
-            if args.method not in (None, "none") and not config.pruning_config.is_on:
-                raise BadInputError(f"--method {args.method} prunes nothing without --budget or --retention-ratio")
-        if args.guidance_model:
-            config.guidance_model = args.guidance_model
-        model, processor = load_for_segmentation(path, config, args.dtype, mask_model=args.mask_model)
-    return model.to(device), processor
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No progress bars and load reports on the terminal; what matters in them becomes an error."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
 
 
 def _segment(

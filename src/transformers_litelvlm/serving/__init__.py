@@ -1,0 +1,1 @@
+"""`litelvlm serve`: masks over HTTP. Nothing here is imported unless a server starts."""

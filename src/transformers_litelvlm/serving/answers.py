@@ -1,0 +1,92 @@
+"""What is answered: masks as run lengths of COCO, with what belongs to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from transformers_litelvlm.data.masks import encode_mask
+from transformers_litelvlm.serving.errors import CODES
+from transformers_litelvlm.serving.segmenter import Answer, Job
+
+
+class RunLengths(BaseModel):
+    """A mask as COCO has it; `pycocotools.mask.decode` reads it."""
+
+    size: list[int] = Field(description="height and width of the picture")
+    counts: str = Field(description="compressed run lengths, column by column")
+
+
+class SentenceMask(BaseModel):
+    """The mask of one sentence."""
+
+    sentence: str
+    mask: RunLengths
+    score: float = Field(description="mean probability inside the mask, 0 for an empty one; not correctness")
+    box: list[int] | None = Field(description="left, top, right, bottom in pixels, the last two excluded; or null")
+    area: int = Field(description="pixels inside the mask")
+
+
+class SegmentAnswer(BaseModel):
+    """The masks of all sentences of a request."""
+
+    id: str = Field(description="of the request; also in the log")
+    width: int
+    height: int
+    masks: list[SentenceMask]
+    method: str | None = Field(description="the pruning method; null if nothing was pruned")
+    token_grid: list[int] = Field(description="rows and columns of the visual tokens before pruning")
+    num_visual_tokens: int
+    retained_indices: list[list[int]] = Field(description="kept tokens of each dialogue, counted row by row from 0")
+    batch_size: int = Field(description="requests that shared the call of the model")
+    cached: bool = Field(description="whether the picture was encoded before")
+    timings_ms: dict[str, float] = Field(description="read, prepare, queue, encode, model, write, total")
+
+
+class ErrorBody(BaseModel):
+    """What is wrong."""
+
+    code: str = Field(description=", ".join(CODES))
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: ErrorBody
+
+
+def describe(job: Job, answer: Answer) -> dict[str, Any]:
+    """What [`SegmentAnswer`] holds, without `id` and `timings_ms`."""
+    total = job.grid[0] * job.grid[1]
+    is_pruned = any(len(kept) != total for kept in answer.kept)
+    return {
+        "width": job.size[0],
+        "height": job.size[1],
+        "masks": [
+            {
+                "sentence": sentence,
+                "mask": encode_mask(mask),
+                "score": score,
+                "box": box_of(mask),
+                "area": int(mask.sum()),
+            }
+            for sentence, mask, score in zip(job.sentences, answer.masks, answer.scores, strict=True)
+        ],
+        "method": job.pruning.method if is_pruned else None,
+        "token_grid": list(job.grid),
+        "num_visual_tokens": total,
+        "retained_indices": answer.kept,
+        "batch_size": answer.batch_size,
+        "cached": answer.was_known,
+    }
+
+
+def box_of(mask: np.ndarray) -> list[int] | None:
+    """Left, top, right, bottom of a mask (H, W), the last two excluded; `None` for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return None
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

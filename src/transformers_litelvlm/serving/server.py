@@ -1,0 +1,57 @@
+"""Running the application with uvicorn."""
+
+from __future__ import annotations
+
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from transformers_litelvlm.serving.service import Service
+
+
+STOP_SECONDS = 60
+
+
+class Server(uvicorn.Server):
+    """Stops gracefully: what is inside is finished, and new requests on open connections are refused.
+
+    Args:
+        config: of uvicorn.
+        service: is told.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.service.begin_stop()
+        super().handle_exit(sig, frame)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, on which nobody listens yet. Raises OSError if there is none."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def make_server(app: Any, service: Service) -> Server:
+    """A server that `run(sockets=[...])` starts, and that SIGINT and SIGTERM stop."""
+    config = uvicorn.Config(
+        app,
+        http="h11",  # one behaviour everywhere, whatever else is installed
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    return Server(config, service)

@@ -1,0 +1,96 @@
+"""Calls that requests share: what is joined, what is answered again alone, and another family."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.http_clients import alone, png
+from tests.support.tiny_unipixel import tiny_checkpoint
+from transformers_litelvlm.models.auto import load_for_segmentation
+from transformers_litelvlm.serving import segmenter as module
+from transformers_litelvlm.serving.errors import ServiceError
+from transformers_litelvlm.serving.limits import Limits
+from transformers_litelvlm.serving.requests import SETTINGS, SegmentRequest
+from transformers_litelvlm.serving.segmenter import Segmenter, is_near_the_border
+
+
+def request(picture, sentences, **settings):
+    return SegmentRequest(png(picture), sentences, {SETTINGS[name]: value for name, value in settings.items()})
+
+
+@pytest.fixture
+def jobs(bundled, scenes, one_thread):
+    """A segmenter, and three jobs with one setting about pictures of different sizes."""
+    segmenter = Segmenter(*bundled, Limits())
+    asked = [(scenes[0][0], scenes[0][1][:1]), (scenes[1][0], scenes[1][1]), (scenes[0][0], scenes[0][1][1:])]
+    return segmenter, [segmenter.prepare(request(*each)) for each in asked]
+
+
+def test_logits_near_zero():
+    assert not is_near_the_border(torch.tensor([[8.0, -0.001]]))
+    assert is_near_the_border(torch.tensor([[8.0, -0.00005]]))  # 64 units of the last place of 8 are 6.1e-5
+    assert is_near_the_border(torch.tensor([[0.0]]))
+
+
+def test_a_request_with_a_pixel_near_the_border_is_answered_alone(jobs, monkeypatch):
+    segmenter, three = jobs
+    monkeypatch.setattr(module, "MARGIN_UNITS", 0)
+    together = segmenter.answer(three)
+    assert [answer.batch_size for answer in together] == [3, 3, 3] and segmenter.repeated == 0
+    monkeypatch.setattr(module, "MARGIN_UNITS", 1e9)
+    again = segmenter.answer(three)
+    assert [answer.batch_size for answer in again] == [1, 1, 1] and segmenter.repeated == 3
+    for one, other in zip(together, again, strict=True):
+        np.testing.assert_array_equal(one.masks, other.masks)
+        assert one.kept == other.kept
+
+
+def test_who_may_share_a_call(bundled, scenes):
+    segmenter, (picture, sentences) = Segmenter(*bundled, Limits()), scenes[0]
+    job = segmenter.prepare(request(picture, sentences))
+
+    def other(exact=True, **settings):
+        own = Segmenter(*bundled, Limits(), exact)
+        return own.prepare(request(picture, sentences, **settings))
+
+    assert segmenter.can_join(other(), [job]) and segmenter.can_join(other(preset="balanced"), [job])
+    assert not segmenter.can_join(other(budget=20), [job])
+    inside = {"method": "fastv", "budget": 40, "method_options": {"layer": 1}}
+    assert not segmenter.can_join(other(**inside), [other(**inside)])
+    assert segmenter.can_join(other(exact=False, **inside), [other(exact=False, **inside)])
+
+
+def test_too_large_masks_do_not_share_a_call(jobs, monkeypatch):
+    segmenter, (first, second, _) = jobs
+    monkeypatch.setattr(module, "MAX_JOINED_PIXELS", first.mask_pixels + second.mask_pixels)
+    assert segmenter.can_join(second, [first])
+    monkeypatch.setattr(module, "MAX_JOINED_PIXELS", first.mask_pixels + second.mask_pixels - 1)
+    assert not segmenter.can_join(second, [first])
+
+
+def test_what_one_request_raises_is_not_the_fault_of_others(jobs, bundled, scenes):
+    segmenter, three = jobs
+    long = segmenter.prepare(request(scenes[1][0], ["star " * 2000]))
+    first, error, last = segmenter.answer([three[0], long, three[2]])
+    assert isinstance(error, ServiceError) and error.code == "invalid" and "positions" in str(error)
+    for answer, job in ((first, three[0]), (last, three[2])):
+        [expected] = segmenter.answer([job])
+        np.testing.assert_array_equal(answer.masks, expected.masks)
+
+
+@pytest.mark.parametrize("settings", [{"method": "none"}, {"retention_ratio": 0.5}, {"budget": 6}], ids=str)
+def test_a_family_whose_pictures_have_different_numbers_of_tokens(tmp_path_factory, one_thread, settings):
+    model, processor = load_for_segmentation(tiny_checkpoint(tmp_path_factory.mktemp("unipixel")))
+    segmenter = Segmenter(model, processor, Limits())
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64), (96, 64), (64, 128)]
+    pictures = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    asked = [(pictures[0], ["the red star"]), (pictures[1], ["it", "the star"]), (pictures[2], ["a blue circle"])]
+    answers = segmenter.answer([segmenter.prepare(request(*each, **settings)) for each in asked])
+    for answer, (picture, sentences) in zip(answers, asked, strict=True):
+        expected = alone(model, processor, picture, sentences, settings)
+        np.testing.assert_array_equal(answer.masks, expected.masks[0].numpy())
+        assert answer.scores == pytest.approx(expected.scores[0].tolist(), abs=1e-5)
+        if expected.retained_indices is not None:
+            assert answer.kept == [row.tolist() for row in expected.retained_indices]
