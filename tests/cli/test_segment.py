@@ -18,6 +18,7 @@ from tests.support.methods import ONE_OF_EACH_KIND
 from transformers_litelvlm.cli import segment as segment_command
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.cli.segment import mask_file_name
+from transformers_litelvlm.data.masks import decode_mask
 from transformers_litelvlm.data.refshapes import generate_scene
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
@@ -49,6 +50,41 @@ def litelvlm(capsys, tmp_path, tiny_checkpoint, monkeypatch):
 
 # For a language model of two layers; SparseVLM leaves 8 + 1 and then 4 + 1 tokens.
 OPTIONS = {"fastv": ["layer=1"], "ivc_prune": ["layer=1"], "sparsevlm": ["layers=[0, 1]", "keep=[8, 4]"]}
+
+
+@pytest.mark.parametrize(
+    "options, kept, context_share",
+    [
+        (["--preset", "context", "--budget", 6], 6, 0.75),
+        (["--preset", "fast", "--retention-ratio", 0.5], 8, None),
+        (["--preset", "context"], 16, None),
+    ],
+)
+def test_a_preset_is_changed_by_other_options(litelvlm, picture, options, kept, context_share):
+    code, out, err = litelvlm(picture, *SENTENCES, *options, "--json", "--output", "results")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["num_kept_tokens"] == kept
+    assert (report["method_options"] or {}).get("context_share") == context_share
+    assert report["why_unpruned"] == (None if kept < 16 else "--budget or --retention-ratio says how many to keep")
+
+
+def test_why_nothing_was_pruned(litelvlm, picture):
+    out = litelvlm(picture, "the star", "--budget", 16, "--output", "results")[1]
+    assert "kept: 16 of 16 (100%), nothing was pruned: the budget is not below the 16 visual tokens" in out
+    out = litelvlm(picture, "the star", "--method", "none", "--output", "results")[1]
+    assert "nothing was pruned: the method is none" in out
+
+
+def test_json_has_the_masks(litelvlm, picture):
+    report = json.loads(litelvlm(picture, *SENTENCES, "--budget", 5, "--json", "--output", "results")[1])
+    for mask in report["masks"]:
+        assert np.array_equal(decode_mask(mask["rle"]), np.asarray(Image.open(mask["file"])) > 0)
+
+
+def test_a_setting_of_python_is_named_as_an_option(litelvlm, picture):
+    code, _, err = litelvlm(picture, "the star", "--method", "fastv", "--budget", 5)
+    assert code == 2 and "--method-option 'layer=" in err and "method_options" not in err
 
 
 @pytest.mark.parametrize("method", matrix(list_pruners(), ONE_OF_EACH_KIND.__contains__))

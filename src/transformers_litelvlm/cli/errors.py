@@ -7,6 +7,7 @@ import errno
 import io
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from transformers_litelvlm.utils.files import check_output
 
 # The machine's or the installation's, wherever they come from.
 _OF_THE_MACHINE = (OSError, ImportError, MemoryError)
+
+# What a message says to Python, as an option.
+_OF_PYTHON = re.compile(r"`method_options=\{'(\w+)': (.*?)\}`")
 
 HOW_TO_REPORT = (
     "This is a fault of litelvlm, not of what you gave it. Please report it: an issue in the repository of"
@@ -50,7 +54,8 @@ def bad_input(what: str = "") -> Iterator[None]:
         if not what and not isinstance(error, ValueError) and not is_of_the_machine(error):
             raise
         is_explained = isinstance(error, (ValueError, *_OF_THE_MACHINE))
-        raise BadInputError(what + ("" if is_explained else f"{type(error).__name__}: ") + one_line(error)) from error
+        reason = _OF_PYTHON.sub(r"`--method-option '\1=\2'`", one_line(error))
+        raise BadInputError(what + ("" if is_explained else f"{type(error).__name__}: ") + reason) from error
 
 
 def is_of_the_machine(error: BaseException) -> bool:

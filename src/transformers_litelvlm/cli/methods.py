@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     for method in methods:
         options = ", ".join(f"{name}={json.dumps(default)}" for name, default in method["options"].items())
         print(f"  {method['name']}: {options or 'none'}")
-    print("\nPRESETS (--preset NAME)")
+    print("\nPRESETS (--preset NAME; those that a checkpoint has itself come before these)")
     for name, changes in presets.items():
         given = (f"{key}={_short(value)}" for key, value in changes.items() if value is not None)
         print(f"  {name}: {', '.join(given)}")

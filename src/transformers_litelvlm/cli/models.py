@@ -36,7 +36,7 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument("--budget", metavar="N", type=positive_int, help="visual tokens to keep, 1 or more")
     tokens.add_argument("--retention-ratio", metavar="R", type=ratio, help="fraction of them to keep, in (0, 1]")
-    tokens.add_argument("--preset", metavar="NAME", help="a named setting, see `litelvlm methods`")
+    parser.add_argument("--preset", metavar="NAME", help="a named setting, see `litelvlm methods`; others change it")
     parser.add_argument("--method", metavar="NAME", help="pruning method, see `litelvlm methods`")
     parser.add_argument(
         "--method-option", metavar="NAME=VALUE", action="append", default=[], help="option of the method; repeatable"
@@ -47,10 +47,12 @@ def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
     """Keywords of `from_pretrained`; what is absent leaves the checkpoint's own setting alone."""
     from transformers_litelvlm.pruning import build_pruner, get_pruner
 
+    # A method with its own options, and a budget for it, are a setting of their own.
+    is_own = args.method is not None and (args.budget is not None or args.retention_ratio is not None)
     keywords = {
         "pruning_budget": args.budget,
         "pruning_retention_ratio": args.retention_ratio,
-        "pruning_preset": args.preset or (BUNDLED_PRESET if args.model is None and args.method is None else None),
+        "pruning_preset": args.preset or (None if is_own or args.model else BUNDLED_PRESET),
         "pruning_method": args.method,
         "pruning_method_options": dict(_parsed_option(option) for option in args.method_option) or None,
     }

@@ -39,13 +39,14 @@ examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --budget 48 --output results
   litelvlm segment scene.png "the star" --preset fast --compare
+  litelvlm segment scene.png "the star" --preset context --budget 48
   litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
   litelvlm segment photo.jpg "the cup" --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
 
 scene.png stands for a picture of yours.
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
-Without --model the bundled checkpoint is used, with its preset "balanced" unless these options say
-otherwise. It knows drawn shapes, not photos.
+Without --model the bundled checkpoint is used, with its preset "balanced", which other options change.
+It knows drawn shapes, not photos. --json has each mask as COCO RLE, too.
 """
 
 
@@ -157,6 +158,7 @@ def _segment(
         "dtype": str(model.dtype).removeprefix("torch."),
         "method": pruning.method if is_pruned else None,
         "method_options": pruning.method_options if is_pruned else None,
+        "why_unpruned": None if is_pruned else _why_unpruned(pruning, total),
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
@@ -195,8 +197,17 @@ def _grid_and_region(
 
 
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
-    area = int(mask.sum())
-    return {"sentence": sentence, "score": score, "area": area, "area_fraction": area / mask.size, "file": str(path)}
+    from transformers_litelvlm.data.masks import encode_mask
+
+    area, share = int(mask.sum()), float(mask.mean())
+    about = {"sentence": sentence, "score": score, "area": area, "area_fraction": share}
+    return {**about, "rle": encode_mask(mask), "file": str(path)}
+
+
+def _why_unpruned(pruning: Any, total: int) -> str:
+    if pruning.is_on:
+        return f"the budget is not below the {total} visual tokens"
+    return "the method is none" if pruning.method == "none" else "--budget or --retention-ratio says how many to keep"
 
 
 def _describe_answer(answer: Any) -> dict[str, Any]:
@@ -255,7 +266,7 @@ def _print_report(report: dict[str, Any]) -> None:
             print(f"  boxes (left, top, right, bottom): {', '.join(map(str, mask['boxes']))}")
         print(f"  {mask['file']}")
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
-    how = "nothing was pruned (--budget, --retention-ratio and --preset prune)"
+    how = f"nothing was pruned: {report['why_unpruned']}"
     if report["method"]:
         how = ", ".join([f"method {report['method']}", *(f"{k}={v}" for k, v in report["method_options"].items())])
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
