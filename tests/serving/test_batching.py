@@ -85,6 +85,20 @@ def test_an_error_is_of_one_job_and_the_thread_goes_on(held):
     batcher.stop()
 
 
+def test_what_would_end_a_thread_ends_one_call(held):
+    def answer(jobs):
+        if jobs == ["exit"]:
+            raise SystemExit(3)
+        return held(jobs)
+
+    held.go.set()
+    batcher = Batcher(answer, lambda *_: False, wait_seconds=0, max_batch=3)
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        batcher.submit("exit").result(20)
+    assert batcher.is_working and batcher.submit(6).result(20) == 12
+    batcher.stop()
+
+
 def test_stopping_answers_what_waits_and_takes_nothing_more(held):
     batcher = Batcher(held, same_parity, wait_seconds=60, max_batch=3)
     futures = [batcher.submit(job) for job in (1, 3, 2)]

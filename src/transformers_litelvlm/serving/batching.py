@@ -98,8 +98,8 @@ class Batcher:
                 continue
             try:
                 answers = self._answer([each.job for each in batch])
-            except Exception as error:  # of nobody in particular
-                answers = [error] * len(batch)
+            except BaseException as error:  # also what would end the thread, and with it all answers
+                answers = [error if isinstance(error, Exception) else RuntimeError(repr(error))] * len(batch)
             for each, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Exception):
                     each.future.set_exception(answer)
