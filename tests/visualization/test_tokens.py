@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil
+from transformers import CLIPImageProcessorPil, Qwen2VLImageProcessorPil
 
 from tests.support.drawings import scaled
 from tests.support.warm_python import memory_of
@@ -49,6 +49,10 @@ def test_seen_region_is_what_the_image_processor_keeps(size, stretched):
     assert abs(seen[0, 16, -1] + 0.5 - (right - (right - left) / 64)) <= tolerance
     assert abs(seen[1, 0, 16] + 0.5 - (top + (bottom - top) / 64)) <= tolerance
     assert abs(seen[1, -1, 16] + 0.5 - (bottom - (bottom - top) / 64)) <= tolerance
+
+
+def test_qwen_sees_all_of_an_image():
+    assert seen_region((50, 40), Qwen2VLImageProcessorPil()) == (0.0, 0.0, 50.0, 40.0)
 
 
 def test_seen_region_by_hand():

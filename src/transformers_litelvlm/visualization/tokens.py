@@ -29,7 +29,7 @@ def seen_region(
     The part of an image that the vision tower saw, from the settings of its image processor.
 
     CLIP's image processor resizes the shortest edge and crops the centre: of a picture that is not square, the ends of
-    the longer side never reach the model.
+    the longer side never reach the model. Qwen's image processors resize all of the image.
 
     Args:
         image_size (`tuple[int, int]`): (width, height) of the picture, as `PIL.Image.Image.size`.
@@ -44,6 +44,8 @@ def seen_region(
     width, height = image_size
     resized_width, resized_height = width, height
     size = _as_dict(getattr(image_processor, "size", None))
+    if size and {"shortest_edge", "longest_edge"} <= size.keys():  # Qwen's: limits of the area, and nothing is cropped
+        return 0.0, 0.0, float(width), float(height)
     if getattr(image_processor, "do_resize", True) and size:
         after = resized(width, height, size)
         if after is None:
