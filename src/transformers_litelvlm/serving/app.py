@@ -153,12 +153,18 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _request_body() -> dict[str, Any]:
     """Both kinds of bodies, for OpenAPI."""
-    sentences = {"type": "array", "items": {"type": "string"}, "description": "what to find"}
+    sentence: dict[str, Any] = {"type": "string", "minLength": 1}
+    sentences = {"type": "array", "items": sentence, "minItems": 1, "description": "what to find"}
     settings: dict[str, Any] = {
         "preset": {"type": "string"},
         "method": {"type": "string"},
-        "budget": {"type": "integer", "nullable": True, "description": "visual tokens to keep; null: all"},
-        "retention_ratio": {"type": "number", "description": "fraction of the visual tokens KEPT"},
+        "budget": {"type": ["integer", "null"], "minimum": 1, "description": "visual tokens to keep; null: all"},
+        "retention_ratio": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "description": "fraction of the visual tokens KEPT",
+        },
         "method_options": {"type": "object"},
         "then": {"type": "object"},
         "token_order": {"type": "string", "enum": ["raster", "reference"]},
@@ -166,7 +172,7 @@ def _request_body() -> dict[str, Any]:
     }
     assert settings.keys() == SETTINGS.keys()
 
-    def body(image: dict[str, str]) -> dict[str, Any]:
+    def body(image: dict[str, Any]) -> dict[str, Any]:
         properties = {"image": image, "sentences": sentences, **settings}
         return {"schema": {"type": "object", "required": ["image", "sentences"], "properties": properties}}
 
@@ -174,6 +180,8 @@ def _request_body() -> dict[str, Any]:
         "required": True,
         "content": {
             "multipart/form-data": body({"type": "string", "format": "binary"}),
-            "application/json": body({"type": "string", "description": "base64, or a data:image/... address"}),
+            "application/json": body(
+                {"type": "string", "minLength": 1, "description": "base64, or a data:image/... address"}
+            ),
         },
     }
