@@ -13,9 +13,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.evaluation.sweeping import PER_DIALOGUE
 from transformers_litelvlm.models.decoder.evidence import LayerAttention
 from transformers_litelvlm.models.decoder.loop import whole_prompt
+from transformers_litelvlm.models.masks.segmentation import PER_DIALOGUE
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.tokens import padded
 from transformers_litelvlm.models.prompt.pruned_prompt import placeholder_mask

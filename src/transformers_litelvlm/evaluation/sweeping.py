@@ -16,7 +16,7 @@ from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, s
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
-from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
+from transformers_litelvlm.models.masks.segmentation import PER_DIALOGUE, ReferringSegmentationMixin
 
 
 # Inputs of a few dialogues about one picture or video, as `processor.segmentation_inputs` gives them.
@@ -29,12 +29,6 @@ MAX_DIALOGUES = 16
 MAX_VIDEO_DIALOGUES = 4
 # Visual tokens on each side of the picture that settings are tried on, where its size decides.
 PROBE_SIDE = 16
-# Inputs with a row for each dialogue, those of the same length together.
-PER_DIALOGUE = (
-    ("input_ids", "attention_mask", "mm_token_type_ids"),
-    ("guidance_input_ids", "guidance_attention_mask"),
-    ("dialogue_images",),
-)
 
 
 @dataclass
@@ -138,7 +132,7 @@ class SweepSegmenter:
         """
         is_video = isinstance(medium, list)
         sizes = part_sizes or _even_parts(len(sentences), MAX_VIDEO_DIALOGUES if is_video else MAX_DIALOGUES)
-        templates = templates or [self._template(sentence) for sentence in sentences]
+        templates = templates or [self._template(sentence, is_video) for sentence in sentences]
         # Data with this mark are whole sentences; published evaluators leave their capitals.
         as_written = "is_sentence" in getattr(sentences[0], "details", ())
 
@@ -225,11 +219,10 @@ class SweepSegmenter:
             return str(error)
         return None
 
-    def _template(self, sentence: ReferringSentence | VideoExpression) -> str:
+    def _template(self, sentence: ReferringSentence | VideoExpression, is_video: bool) -> str:
         """The checkpoint's question; for a whole sentence the one that is nothing but the sentence and a request."""
         if getattr(sentence, "details", {}).get("is_sentence"):
             return self.processor.whole_sentence_template
-        is_video = isinstance(sentence, VideoExpression) and self.takes_videos
         return self.processor.video_question_template if is_video else self.processor.question_templates[0]
 
 

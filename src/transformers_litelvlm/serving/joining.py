@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from transformers_litelvlm.models.masks.segmentation import PER_DIALOGUE
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
 
 
-# Inputs with a row for each dialogue; others have a row for each picture.
-PER_DIALOGUE = ("input_ids", "attention_mask", "mm_token_type_ids")
-# What a selection reads; it is made for each request alone.
-OF_SELECTION = ("guidance_input_ids", "guidance_attention_mask")
+# Other inputs have a row for each picture. What a selection reads is left out: it is made for each request alone.
+OF_PROMPT, OF_SELECTION, _ = PER_DIALOGUE
 
 
 def join_inputs(parts: Sequence[dict[str, torch.Tensor]], padding: int) -> dict[str, torch.Tensor]:
@@ -31,7 +30,7 @@ def join_inputs(parts: Sequence[dict[str, torch.Tensor]], padding: int) -> dict[
     joined = {}
     for name in names:
         rows = [part[name] for part in parts]
-        if name in PER_DIALOGUE:
+        if name in OF_PROMPT:
             value = padding if name == "input_ids" else 0
             rows = [torch.nn.functional.pad(row, (0, width - row.shape[1]), value=value) for row in rows]
         joined[name] = torch.cat(rows)

@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 
 from transformers_litelvlm.serving.errors import ServiceError, invalid_input
-from transformers_litelvlm.utils.image_io import is_url, load_rgb_image, open_picture
-from transformers_litelvlm.utils.messages import shortened
+from transformers_litelvlm.utils.image_io import fetch, is_url, load_rgb_image, open_picture
 
 
 FETCH_SECONDS = 30
@@ -33,32 +32,16 @@ def picture_from_text(text: Any, allow_urls: bool, max_bytes: int) -> bytes:
     if is_url(text):
         if not allow_urls:
             raise ServiceError("invalid", "`image` is an address, and this server does not fetch pictures: send it.")
-        return fetch(text, max_bytes)
+        with invalid_input():
+            content = fetch(text, FETCH_SECONDS, max_bytes)
+        if len(content) > max_bytes:
+            raise ServiceError("too_large", f"The file at `image` has more than {max_bytes} bytes.")
+        return content
     encoded = text.partition(",")[2] if text.startswith("data:image/") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
     except ValueError as error:
         raise ServiceError("invalid", f"`image` is no base64: {error}.") from error
-
-
-def fetch(address: str, max_bytes: int) -> bytes:
-    """The file at an address, with redirects; an error as soon as it is larger than `max_bytes`."""
-    from huggingface_hub.utils import httpx  # as transformers fetches pictures
-
-    content = bytearray()
-    try:
-        with httpx.stream("GET", address, timeout=FETCH_SECONDS, follow_redirects=True) as answer:
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes():
-                content += chunk
-                if len(content) > max_bytes:
-                    break
-    except Exception as error:  # of many kinds: names, certificates, sockets, statuses
-        reason = f"{type(error).__name__}: {error}"
-        raise ServiceError("invalid", f"`image` {shortened(address)} cannot be fetched ({reason}).") from error
-    if len(content) > max_bytes:
-        raise ServiceError("too_large", f"The file at `image` has more than {max_bytes} bytes.")
-    return bytes(content)
 
 
 def read_picture(content: bytes, max_pixels: int) -> Image.Image:

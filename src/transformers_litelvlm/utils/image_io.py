@@ -152,15 +152,28 @@ def _from_file(path: Path) -> Image.Image:
         return _upright_rgb(picture, name=path)
 
 
-def _from_url(address: str) -> Image.Image:
+def fetch(address: str, seconds: float = 60, max_bytes: int | None = None) -> bytes:
+    """The file at an `http(s)` address, with redirects; of a larger one than `max_bytes` the beginning, a bit more.
+
+    Raises ValueError if it cannot be fetched, or nothing comes for `seconds`.
+    """
     from huggingface_hub.utils import httpx  # as transformers fetches pictures
 
+    content = bytearray()
     try:
-        answer = httpx.get(address, timeout=60, follow_redirects=True)
-        answer.raise_for_status()
-    except Exception as error:
+        with httpx.stream("GET", address, timeout=seconds, follow_redirects=True) as answer:
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                content += chunk
+                if max_bytes is not None and len(content) > max_bytes:
+                    break
+    except Exception as error:  # of many kinds: names, certificates, sockets, statuses
         raise ValueError(f"`image` {shortened(address)} cannot be fetched ({_reason(error)}).") from error
-    with open_picture(io.BytesIO(answer.content), shortened(address)) as picture:
+    return bytes(content)
+
+
+def _from_url(address: str) -> Image.Image:
+    with open_picture(io.BytesIO(fetch(address)), shortened(address)) as picture:
         return _upright_rgb(picture, name=shortened(address))
 
 

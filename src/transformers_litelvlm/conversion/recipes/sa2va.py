@@ -16,12 +16,11 @@ from transformers_litelvlm.conversion.recipes.sam2 import SAM2_SIZES_NAME, sam2_
 from transformers_litelvlm.conversion.recipes.shared import (
     ROTARY,
     Rules,
-    generation_config,
-    make_conversion,
+    qwen_conversion,
+    read_chat_template,
     read_config,
     read_preprocessor_config,
 )
-from transformers_litelvlm.conversion.recipes.unipixel import add_side_clip
 from transformers_litelvlm.conversion.renaming import Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.models.masks.grounding import GroundingConfig
@@ -145,11 +144,7 @@ def sa2va_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
     tokenizer = Qwen2Tokenizer.from_pretrained(source.path_or_id, revision=source.pinned_revision)
     config = sa2va_config(source, published, tokenizer.convert_tokens_to_ids(SEG_TOKEN))
     processor = sa2va_processor(source, config, tokenizer)
-    parts = [Part("sa2va", source, RULES)]
-    if clip is not None:
-        parts.append(add_side_clip(clip, config, processor))
-    generation = generation_config(config.text_config, source.read_json("generation_config.json"))
-    return make_conversion("Sa2VA", variant.model, config, processor, parts, generation)
+    return qwen_conversion("Sa2VA", variant.model, config, processor, Part("sa2va", source, RULES), clip)
 
 
 def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
@@ -224,8 +219,6 @@ def mask_parts(sizes: dict[str, Any], before_norm: bool, seg_token_id: int) -> d
 
 def sa2va_processor(source: CheckpointSource, config: Any, tokenizer: Any) -> ProcessorMixin:
     """Processor of Sa2VA: the Qwen model's with the prompts and the preprocessing for masks."""
-    if tokenizer.chat_template is None:
-        raise ConversionError(f"{source} has no chat template: it is in chat_template.jinja or tokenizer_config.json.")
     variant = VARIANTS[config.text_config.model_type]
     published = read_preprocessor_config(source)
     names = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
@@ -235,7 +228,7 @@ def sa2va_processor(source: CheckpointSource, config: Any, tokenizer: Any) -> Pr
         image_processor=Qwen2VLImageProcessorPil(**settings, size=size),
         tokenizer=tokenizer,
         video_processor=variant.video_processor(**settings),
-        chat_template=tokenizer.chat_template,
+        chat_template=read_chat_template(source, tokenizer),
         mask_image_size=config.mask_config.image_size,
         question_templates=QUESTION_TEMPLATES,
         answer_templates=ANSWER_TEMPLATES,

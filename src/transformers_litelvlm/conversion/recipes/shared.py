@@ -15,6 +15,7 @@ from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.hub.model_card import CARD_NAME, read_metadata, render_card, write_card
+from transformers_litelvlm.models.processing.qwen_vl import without_cropping
 from transformers_litelvlm.models.remote_code import write_stub
 
 
@@ -29,6 +30,10 @@ GUIDANCE_RULES: Rules = [
     Drop("logit_scale", "scales CLIP's contrastive loss, which nothing here computes"),
     Rename(r"(text_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
 ]
+
+
+# Of a CLIP beside a Qwen model, which has a vision tower of its own.
+SIDE_CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.guidance.vision_model.\1")]
 
 
 def read_config(source: CheckpointSource, way_out: str = "give the folder or the Hub id of a checkpoint") -> dict:
@@ -68,6 +73,18 @@ def read_preprocessor_config(source: CheckpointSource) -> dict[str, Any]:
 def load_tokenizer(source: CheckpointSource, **options: Any) -> Any:
     """The tokenizer of a source, from the commit that its other files come from."""
     return AutoTokenizer.from_pretrained(source.path_or_id, revision=source.pinned_revision, **options)
+
+
+def read_chat_template(source: CheckpointSource, tokenizer: Any) -> str:
+    """The chat template of a source. Raises ConversionError if there is none."""
+    # Older versions of transformers kept it in a file of its own.
+    chat_template = tokenizer.chat_template or (source.read_json("chat_template.json") or {}).get("chat_template")
+    if chat_template is None:
+        raise ConversionError(
+            f"{source} has no chat template, which is in tokenizer_config.json, chat_template.jinja or "
+            "chat_template.json."
+        )
+    return chat_template
 
 
 def generation_config(text_config: Any, published: Mapping[str, Any] | None = None) -> GenerationConfig:
@@ -118,6 +135,34 @@ def make_conversion(
         must_equal=list(must_equal),
         write_rest=write_rest,
     )
+
+
+def qwen_conversion(
+    title: str, model_class: type[PreTrainedModel], config: Any, processor: Any, part: Part, clip: str | None
+) -> Conversion:
+    """The conversion of a checkpoint with a Qwen model, see [`make_conversion`].
+
+    Args:
+        part: the published model.
+        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning; `None` for none.
+    """
+    parts = [part]
+    if clip is not None:
+        parts.append(_add_side_clip(open_clip(clip), config, processor))
+    generation = generation_config(config.text_config, part.source.read_json("generation_config.json"))
+    return make_conversion(title, model_class, config, processor, parts, generation)
+
+
+def _add_side_clip(source: CheckpointSource, config: Any, processor: Any) -> Part:
+    """Have config and processor of a Qwen family use a CLIP for guidance; returns its weights."""
+    clip_config = read_clip_config(source)
+    read_preprocessor_config(source)
+    config.guidance, config.guidance_config = "clip", clip_config
+    if not source.is_local:
+        config.guidance_model = source.path_or_id
+    processor.guidance_tokenizer = load_tokenizer(source)
+    processor.guidance_image_processor = without_cropping(source.path_or_id)
+    return Part("clip", source, SIDE_CLIP_RULES)
 
 
 def _write_card(

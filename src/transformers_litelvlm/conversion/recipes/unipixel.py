@@ -14,21 +14,17 @@ from transformers_litelvlm.conversion.convert import Conversion
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.recipes.sam2 import SAM2_SIZES_NAME, sam2_base_plus, sam2_renames
 from transformers_litelvlm.conversion.recipes.shared import (
-    GUIDANCE_RULES,
     ROTARY,
     Rules,
-    generation_config,
     load_tokenizer,
-    make_conversion,
-    open_clip,
-    read_clip_config,
+    qwen_conversion,
+    read_chat_template,
     read_config,
     read_preprocessor_config,
 )
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.models.masks.grounding import GroundingConfig
-from transformers_litelvlm.models.processing.qwen_vl import without_cropping
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     Qwen2_5_VLLiteForReferringSegmentation,
@@ -56,7 +52,6 @@ RULES: Rules = [
     Drop(r"msk_proj\..+", _NO_MEM),
     ROTARY,
 ]
-CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.guidance.vision_model.\1")]
 
 
 def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Conversion:
@@ -75,11 +70,8 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         source.file(name)  # from the Hub: into the same snapshot
     processor = unipixel_processor(source, config)
-    parts = [Part("unipixel", source, RULES)]
-    if clip is not None:
-        parts.append(add_side_clip(clip, config, processor))
-    generation = generation_config(config.text_config, source.read_json("generation_config.json"))
-    return make_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, parts, generation)
+    part = Part("unipixel", source, RULES)
+    return qwen_conversion("UniPixel", Qwen2_5_VLLiteForReferringSegmentation, config, processor, part, clip)
 
 
 def unipixel_config(source: CheckpointSource, published: dict[str, Any]) -> Qwen2_5_VLLiteConfig:
@@ -112,10 +104,6 @@ def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -
     tokenizer = load_tokenizer(source, config=config)
     if tokenizer.convert_tokens_to_ids(SEG_TOKEN) != config.seg_token_id:
         raise ConversionError(f"{source}: the tokenizer and config.json disagree about the id of {SEG_TOKEN}.")
-    # Older versions of transformers kept it in a file of its own.
-    chat_template = tokenizer.chat_template or (source.read_json("chat_template.json") or {}).get("chat_template")
-    if chat_template is None:
-        raise ConversionError(f"{source} has no chat template: it is in tokenizer_config.json or chat_template.json.")
     published = read_preprocessor_config(source)
     names = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
     settings = {name: published[name] for name in names if name in published}
@@ -123,19 +111,6 @@ def unipixel_processor(source: CheckpointSource, config: Qwen2_5_VLLiteConfig) -
         image_processor=Qwen2VLImageProcessorPil.from_dict(published),
         tokenizer=tokenizer,
         video_processor=Qwen2_5_VLLiteVideoProcessor(**settings),
-        chat_template=chat_template,
+        chat_template=read_chat_template(source, tokenizer),
         mask_image_size=config.mask_config.image_size,
     )
-
-
-def add_side_clip(clip: str, config: Any, processor: Any) -> Part:
-    """Have config and processor of a Qwen family use a CLIP for guidance; returns its weights."""
-    source = open_clip(clip)
-    clip_config = read_clip_config(source)
-    read_preprocessor_config(source)
-    config.guidance, config.guidance_config = "clip", clip_config
-    if not source.is_local:
-        config.guidance_model = source.path_or_id
-    processor.guidance_tokenizer = load_tokenizer(source)
-    processor.guidance_image_processor = without_cropping(source.path_or_id)
-    return Part("clip", source, CLIP_RULES)

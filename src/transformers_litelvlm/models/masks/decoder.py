@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from transformers_litelvlm.models.devices import to_device_of
-
 
 class MaskGeometry(NamedTuple):
     """Sizes of M pictures or videos, height before width.
@@ -101,10 +99,6 @@ class MaskDecoder(ABC):
             counts: masks of each dialogue, at most T.
             about: picture or video of each dialogue, ascending.
         """
-
-    def to_encoder(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixels in the dtype and on the device of the image encoder."""
-        return to_device_of(self.mask_model.vision_encoder, pixel_values.to(self.mask_model.dtype))
 
 
 _DECODERS: dict[str, type[MaskDecoder]] = {}

@@ -10,7 +10,7 @@ from accelerate.utils import align_module_device
 from torch import nn
 from transformers import AutoModel, SamConfig, SamModel
 
-from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.masks.seg_tokens import by_image
@@ -39,7 +39,8 @@ class SamMaskDecoder(MaskDecoder):
         """Image embeddings (M, C, h, w)."""
         if num_frames is not None:
             raise ValueError("SAM writes masks of pictures, not of videos: `mask_num_frames` must be None.")
-        return self.mask_model.get_image_embeddings(self.to_encoder(pixel_values))
+        pixel_values = to_device_of(self.mask_model.vision_encoder, pixel_values.to(self.mask_model.dtype))
+        return self.mask_model.get_image_embeddings(pixel_values)
 
     def decode(
         self,

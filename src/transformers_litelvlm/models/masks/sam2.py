@@ -318,7 +318,7 @@ class _Session(Sam2VideoInferenceSession):
     """Upstream's, of frames that are normalised when they are asked for, and features that are known already."""
 
     def __init__(self, mask_model: Sam2VideoModel, video: Video) -> None:
-        device = normalized(mask_model, video.pixel_values[:1]).device
+        device = to_device_of(mask_model.vision_encoder, video.pixel_values[:0]).device
         super().__init__(
             inference_device=device,
             inference_state_device=device,

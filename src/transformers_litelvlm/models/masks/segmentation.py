@@ -25,6 +25,12 @@ from transformers_litelvlm.utils.messages import quoted
 
 # What `segment` and `generate_masks` read beside the prompt.
 MASK_INPUTS = ("mask_pixel_values", "original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images")
+# Inputs with a row for each dialogue, those of the same length together.
+PER_DIALOGUE = (
+    ("input_ids", "attention_mask", "mm_token_type_ids"),
+    ("guidance_input_ids", "guidance_attention_mask"),
+    ("dialogue_images",),
+)
 # Of a mask whose confidence is computed: a large picture is not copied as a whole.
 PIXELS_AT_ONCE = 1 << 22
 # Read on the host: shapes depend on them.

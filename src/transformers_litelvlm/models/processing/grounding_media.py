@@ -73,8 +73,7 @@ class GroundingMedia:
             if name in settings and settings[name] not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"`grounding_media.{name}` must be one of {choices}, got {quoted(settings[name])}.")
-        numbers = {"num_frames": 1, "tokens": 2, "first_resize": 3}
-        for name, count in numbers.items():
+        for name, count in {"num_frames": 1, "tokens": 2, "first_resize": 3}.items():
             values = np.atleast_1d(settings.get(name, [1] * count)).tolist()
             if len(values) != count or any(type(value) is not int or value < 1 for value in values):
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ class SegmentationInputsMixin:
         if settings.pictures_as == "image":
             placeholder = self.image_token
             features["num_prompt_images"] = torch.tensor([len(frames) for frames in seen])
-            first = [sum(map(len, seen[:index])) for index in first]  # frames of a medium have one size
+            first = [0, *accumulate(map(len, seen))]  # frames of a medium have one size
         dialogues = [
             dialogue.replace(placeholder, placeholder * counts[first[index]])
             for dialogue, index in zip(dialogues, about, strict=True)
