@@ -224,7 +224,7 @@ def test_pruning_imports_torch_alone():
 
 
 def test_docs_are_complete():
-    """Links resolve, every public name is documented, every method has its line in README.md."""
+    """Links resolve, every public name is documented, every method has its line in docs/methods.md."""
     runpy.run_path(str(ROOT / "docs" / "check_docs.py"), run_name="__main__")  # exits with what is wrong
 
 

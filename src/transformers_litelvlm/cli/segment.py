@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mimetypes
 import os
 import re
 import sys
@@ -82,6 +83,11 @@ def run(args: argparse.Namespace) -> None:
     names = [*map(mask_file_name, range(len(sentences)), sentences), "overlay.png", "kept_tokens.png"]
     folder = Path(checked_output("--output", args.output, names))
     import_given(args)
+    if (mimetypes.guess_type(args.image)[0] or "").startswith("video/"):
+        raise BadInputError(
+            f'{args.image} is a video, and this command takes pictures; "Masks of a video" in docs/recipes.md has the '
+            "lines of Python"
+        )
     with bad_input():
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
