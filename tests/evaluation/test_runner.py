@@ -81,8 +81,8 @@ def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):
     assert "| 100.0% | - |" in ours
     assert FLAGS["empty_prediction"] in " ".join(ours.split())
     assert (
-        f"{flagged} records (a record is one sentence in one of 13 runs) are flagged `empty_prediction`: the predicted mask"
-        " is empty, which counts as IoU 0" in text
+        f"{flagged} records (a record is one sentence in one of 13 runs) are flagged `empty_prediction`: the predicted"
+        " mask is empty, which counts as IoU 0" in text
     )
 
 
