@@ -36,7 +36,9 @@ from transformers_litelvlm.serving.service import Service
 SENTENCES = ("the red circle left of the blue square", "the large star above the dotted ring")
 
 
-def run_pairs(preset: str = "grounding-1b", pairs: int = 5, budget: int = 64, dtype: str = "bfloat16") -> dict[str, Any]:
+def run_pairs(
+    preset: str = "grounding-1b", pairs: int = 5, budget: int = 64, dtype: str = "bfloat16"
+) -> dict[str, Any]:
     """Measure.
 
     Args:

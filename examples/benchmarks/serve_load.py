@@ -109,7 +109,9 @@ def run_load(
     seconds, repeated = dict.fromkeys(SERVERS, 0.0), {}
     with contextlib.ExitStack() as running:
         urls = {
-            name: running.enter_context(server("--max-batch", batch, "--max-queue", 2 * clients, "--cache-mb", cache_mb))
+            name: running.enter_context(
+                server("--max-batch", batch, "--max-queue", 2 * clients, "--cache-mb", cache_mb)
+            )
             for name, batch in SERVERS.items()
         }
         for url in urls.values():
@@ -179,7 +181,10 @@ def asked_alone(pictures: int, settings: Sequence[dict[str, Any]], count: int) -
             Asked(
                 form={
                     "files": {"image": ("a.png", _png(picture))},
-                    "data": {"sentences": sentences, **{n: v if isinstance(v, str) else json.dumps(v) for n, v in own.items()}},
+                    "data": {
+                        "sentences": sentences,
+                        **{n: v if isinstance(v, str) else json.dumps(v) for n, v in own.items()},
+                    },
                 },
                 masks=[encode_mask(mask)["counts"] for mask in output.masks[0].numpy()],
                 scores=output.scores[0].tolist(),

@@ -6,6 +6,7 @@ import signal
 import threading
 
 import numpy as np
+import pytest
 from huggingface_hub.utils import httpx
 
 from tests.support.http_clients import alone, form, masks_of
@@ -17,6 +18,7 @@ CLIENTS = 6
 ANSWERS = 40
 
 
+@pytest.mark.slow
 def test_clients_of_a_killed_server_get_errors_and_no_wrong_masks(bundled, one_thread, scenes):
     settings = [{}, {"budget": 20}, {"method": "random", "budget": 30}, {"method": "none"}]
     asked = [(*scenes[place], settings[place % 4]) for place in range(8)]
