@@ -3,7 +3,7 @@
     python examples/benchmarks/second_sentence.py grounding-1b --pairs 5 --dtype bfloat16
 
 The model has the sizes of a preset of `litelvlm benchmark` and random weights; pictures are noise of 640 x 480. Each
-pair asks two sentences about a new picture. The bundled tokenizers read them, with fewer words than the published ones.
+pair asks two sentences about a new picture. The bundled tokenizers read them, which know fewer words than others.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.segmentation import by_dialogue, on_host
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.tokens import padding_id
@@ -77,6 +78,7 @@ class Answer:
         times: milliseconds by stage; `model` is the call that requests share.
         batch_size: how many shared it.
         was_known: whether the encoding of the picture was there.
+        texts: what a model that answers in text wrote about each sentence.
     """
 
     masks: np.ndarray
@@ -85,6 +87,7 @@ class Answer:
     times: dict[str, float] = field(default_factory=dict)
     batch_size: int = 1
     was_known: bool = False
+    texts: list[BoxAnswer] | None = None
 
 
 @dataclass
@@ -111,7 +114,7 @@ class Segmenter:
     """Answers jobs with a model. [`prepare`] may run in many threads, [`answer`] in one.
 
     Args:
-        model, processor: of [`~models.auto.load_for_segmentation`], without a mask model beside it.
+        model, processor: of [`~models.auto.load_for_segmentation`].
         limits: of the server.
         exact: whether joined calls must give the masks of each request alone. Then only float32 on a CPU is joined,
             where the difference is bounded by [`MARGIN_UNITS`].
@@ -161,7 +164,8 @@ class Segmenter:
         # Inside the language model a tie of the last bits would keep another token, which no margin of logits shows.
         is_inside = settings.inside_language_model is not None
         is_bounded = self.model.dtype == torch.float32 and self.model.device.type == "cpu"
-        return not self.exact or (is_bounded and not is_inside)
+        # Text is generated one token after the other, each in a call of its own.
+        return not self.model.answers_in_text and (not self.exact or (is_bounded and not is_inside))
 
     @torch.inference_mode()
     def answer(self, jobs: Sequence[Job]) -> list[Answer | Exception]:
@@ -250,6 +254,7 @@ class Segmenter:
                     times={"prepare": each.job.prepared_ms, "encode": each.encode_ms, "model": took},
                     batch_size=len(part),
                     was_known=each.was_known,
+                    texts=output.answers[place] if self.model.answers_in_text else None,
                 )
             )
         return answers
