@@ -1,7 +1,7 @@
 """Masks for a folder of pictures, or a parquet file of pictures and sentences, on one machine or a Ray cluster.
 
     python examples/segment_folder_with_ray.py pictures "the red circle" "the star" --output masks
-    python examples/segment_folder_with_ray.py rows.parquet --output masks --model ./glamm-refseg --preset balanced --gpus 1
+    python examples/segment_folder_with_ray.py rows.parquet --output masks --model ./glamm-refseg --budget 64 --gpus 1
 
 Needs `pip install "ray[data]"`. A parquet file has the columns `image` (the path of a file, relative to the folder of
 the parquet file, or its content in bytes) and `sentences` (a text, or a list of them). On a cluster, all machines
