@@ -40,6 +40,7 @@ from transformers_litelvlm.utils.image_io import load_rgb_image, open_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SETTINGS_FILE = "settings.json"
+UNFINISHED = ".litelvlm-unfinished"
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -126,7 +127,7 @@ def read_done(output: Path) -> set[str]:
 def write_part(rows: pa.Table, output: Path) -> None:
     """A file with rows; under its name there is all of it, or nothing."""
     part = output / f"part-{uuid.uuid4().hex}.parquet"
-    unfinished = part.with_suffix(".unfinished")
+    unfinished = part.with_suffix(UNFINISHED)
     pq.write_table(rows, unfinished)
     with open(unfinished, "rb+") as file:
         os.fsync(file.fileno())
@@ -142,12 +143,16 @@ def open_output(output: Path, settings: dict[str, Any]) -> set[str]:
     told, file = json.dumps(settings, indent=2, sort_keys=True), output / SETTINGS_FILE
     if file.is_file() and file.read_text(encoding="utf-8") != told:
         stop(f"--output {output}: {SETTINGS_FILE} there has other settings: give those, or another folder")
-    if not file.is_file() and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    others = [] if not output.is_dir() else [path for path in output.iterdir() if path.suffix != UNFINISHED]
+    if not file.is_file() and (others or (output.exists() and not output.is_dir())):
         stop(f"--output {output}: it is no folder that this script made: give a new one")
-    output.mkdir(parents=True, exist_ok=True)
-    file.write_text(told, encoding="utf-8")
-    for unfinished in output.glob("part-*.unfinished"):  # of a run that was killed
+    for unfinished in output.glob(f"*{UNFINISHED}"):  # of a run that was killed
         unfinished.unlink()
+    if not file.is_file():
+        output.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(UNFINISHED)
+        unfinished.write_text(told, encoding="utf-8")
+        os.replace(unfinished, file)
     return read_done(output)
 
 

@@ -94,7 +94,7 @@ def test_200_pictures_killed_and_resumed_are_those_of_a_plain_loop(start, tmp_pa
     first.wait()
     before = rows_of(output)
     assert 48 <= len(before) < 201
-    (output / "part-cut.unfinished").write_bytes(b"PAR1")
+    (output / "part-cut.litelvlm-unfinished").write_bytes(b"PAR1")
     code, out, err = finish(start(*arguments))
     assert code == 0, err
     assert f"{201 - len(before)} pictures done, {len(before)} were there before" in out
