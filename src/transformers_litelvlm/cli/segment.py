@@ -19,7 +19,7 @@ from transformers_litelvlm.cli.errors import (
 )
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 from transformers_litelvlm.utils.messages import quoted
@@ -56,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     add_model(parser)
-    parser.add_argument(
-        "--mask-model",
-        metavar="PATH",
-        help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
-    )
+    add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
     parser.add_argument(
@@ -143,7 +139,7 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     # The logits take four times the memory of the masks, and drawing takes more.
     output = replace(output, mask_logits=None)
-    answers = [_describe_answer(answer) for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
+    answers = [answer.as_json() for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
     pruning, is_pruned = model.config.pruning_config, output.retained_indices is not None
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
@@ -214,12 +210,6 @@ def _why_unpruned(pruning: Any, total: int) -> str:
     if pruning.is_on:
         return f"the budget is not below the {total} visual tokens"
     return "the method is none" if pruning.method == "none" else "--budget or --retention-ratio says how many to keep"
-
-
-def _describe_answer(answer: Any) -> dict[str, Any]:
-    """What a chat model wrote, and the boxes in it, in pixels of the picture."""
-    boxes = [[round(value, 1) for value in each.box] for each in answer.objects if each.box is not None]
-    return {"answer": answer.text, "boxes": boxes, "says_none": answer.says_none}
 
 
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from transformers_litelvlm.serving.answers import ErrorAnswer, SegmentAnswer
 from transformers_litelvlm.serving.errors import CODES, ServiceError
 from transformers_litelvlm.serving.metrics import CONTENT_TYPE
-from transformers_litelvlm.serving.requests import SETTINGS
+from transformers_litelvlm.serving.requests import LONGEST_SENTENCE, SETTINGS
 from transformers_litelvlm.serving.segmenter import milliseconds_since
 from transformers_litelvlm.serving.service import Service
 from transformers_litelvlm.version import __version__
@@ -153,7 +153,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _request_body() -> dict[str, Any]:
     """Both kinds of bodies, for OpenAPI."""
-    sentence: dict[str, Any] = {"type": "string", "minLength": 1}
+    sentence: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_SENTENCE}
     sentences = {"type": "array", "items": sentence, "minItems": 1, "description": "what to find"}
     settings: dict[str, Any] = {
         "preset": {"type": "string"},
