@@ -152,8 +152,12 @@ def _from_file(path: Path) -> Image.Image:
         return _upright_rgb(picture, name=path)
 
 
-def fetch(address: str, seconds: float = 60, max_bytes: int | None = None) -> bytes:
+def fetch(
+    address: str, seconds: float = 60, max_bytes: int | None = None, headers: dict[str, str] | None = None
+) -> bytes:
     """The file at an `http(s)` address, with redirects; of a larger one than `max_bytes` the beginning, a bit more.
+
+    With `headers`, which may have a key, no redirects are followed.
 
     Raises ValueError if it cannot be fetched, or nothing comes for `seconds`.
     """
@@ -161,7 +165,9 @@ def fetch(address: str, seconds: float = 60, max_bytes: int | None = None) -> by
 
     content = bytearray()
     try:
-        with httpx.stream("GET", address, timeout=seconds, follow_redirects=True) as answer:
+        with httpx.stream(
+            "GET", address, timeout=seconds, headers=headers, follow_redirects=headers is None
+        ) as answer:
             answer.raise_for_status()
             for chunk in answer.iter_bytes():
                 content += chunk
