@@ -114,7 +114,7 @@ INDIRECT |= {"python-multipart"}
 # Imported by name, but transformers decides the version.
 PINNED_UPSTREAM = {"tokenizers"}
 # Imported by an example alone, which says that it needs it; and by the tests of one.
-OF_EXAMPLES = {"peft", "pytest"}
+OF_EXAMPLES = {"labelme", "peft", "pytest"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cvat_sdk": "cvat-cli", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
 

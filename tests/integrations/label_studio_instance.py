@@ -1,9 +1,9 @@
 """`make test-annotation-tools`: a real Label Studio asks `litelvlm serve`, and shows what it answered.
 
-LABEL_STUDIO is its command; LABEL_STUDIO_PICTURES, if set, the folder for pictures of its pages, which need Chromium.
+LABEL_STUDIO is its command; LABEL_STUDIO_PICTURES, if set, a folder for pictures of its page. SERVER_LOG, if set, is a
+file for what both servers say.
 """
 
-import io
 import os
 import shutil
 import socket
@@ -17,40 +17,27 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pytest
 from huggingface_hub.utils import httpx
-from PIL import Image
 
-from transformers_litelvlm import DEFAULT_CHECKPOINT
-from transformers_litelvlm.data import generate_scene
-from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
+from tests.support.tool_pictures import SCENE, SENTENCES, SIZES, files, masks_alone
 
 
 brush = pytest.importorskip("label_studio_sdk.converter.brush")
 
 ROOT = Path(__file__).parents[2]
 LABEL_STUDIO = os.environ.get("LABEL_STUDIO", ".venv-label-studio/bin/label-studio")
-PICTURES = os.environ.get("LABEL_STUDIO_PICTURES")
+CHROMIUM = shutil.which("chromium")
 EMAIL, PASSWORD = "annotator@example.com", "a-secret-password"
-SCENE = generate_scene("test", 0)
-LABELS = [each.sentence for each in SCENE.expressions[:3]]
-TYPED = SCENE.expressions[3].sentence
-TAGS = "".join(f"<Label value={quoteattr(name)}/>" for name in LABELS)
+TYPED = SCENE.expressions[4].sentence
+COLOURS = ("#d81b60", "#1e88e5", "#00897b")
+TAGS = "".join(
+    f'<Label value={quoteattr(name)} background="{of}"/>' for name, of in zip(SENTENCES, COLOURS, strict=True)
+)
 CONFIG = f"""
 <View>
   <Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image">{TAGS}</BrushLabels>
   <TextArea name="sentence" toName="image" smart="true" placeholder="what to find"/>
 </View>"""
-
-
-def files():
-    """Pictures as a user has them: PNG, and a JPEG of a phone that lies on its side."""
-    upright, lying = io.BytesIO(), io.BytesIO()
-    Image.fromarray(SCENE.image).save(upright, "PNG")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    other = Image.fromarray(generate_scene("test", 1).image).resize((320, 200))
-    other.transpose(Image.Transpose.ROTATE_90).save(lying, "JPEG", exif=exif, quality=95)
-    return {"scene.png": upright.getvalue(), "lying.jpg": lying.getvalue()}
 
 
 @contextmanager
@@ -124,21 +111,6 @@ def project(label_studio):
         yield made | {"backend": ask(label_studio, "POST", "/api/ml", json=backend)["id"]}
 
 
-@pytest.fixture(scope="module")
-def model():
-    config = config_for_segmentation(DEFAULT_CHECKPOINT)
-    config.set_pruning(pruning_preset="balanced")
-    return load_for_segmentation(DEFAULT_CHECKPOINT, config)
-
-
-def masks_alone(model, content, sentences):
-    """Sentence -> mask (H, W) of a file, those that are not empty."""
-    network, processor = model
-    inputs = processor.segmentation_inputs(images=[Image.open(io.BytesIO(content))], expressions=[sentences])
-    masks = network.segment(**inputs).masks[0].numpy()
-    return {sentence: mask for sentence, mask in zip(sentences, masks, strict=True) if mask.any()}
-
-
 def painted(regions):
     """Label -> mask (H, W) of regions, as Label Studio's own converter reads them."""
     result = [region["value"] | region for region in regions]
@@ -154,27 +126,31 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], mask)
 
 
-def test_predictions_are_our_masks(label_studio, project, model):
+def tasks_of(label_studio, project):
+    tasks = ask(label_studio, "GET", f"/api/tasks?project={project['id']}&fields=all")["tasks"]
+    return sorted(tasks, key=lambda each: each["id"])
+
+
+def test_predictions_are_our_masks(label_studio, project, bundled):
+    """Of the action "Retrieve predictions", with pictures that were uploaded, read by Label Studio's converter."""
     action = {"selectedItems": {"all": True, "excluded": []}}
     path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project['id']}"
     ask(label_studio, "POST", path, json=action)
-    tasks = ask(label_studio, "GET", f"/api/tasks?project={project['id']}&fields=all")["tasks"]
-    assert len(tasks) == 2
-    for task, content in zip(sorted(tasks, key=lambda each: each["id"]), files().values(), strict=True):
+    for task, content, size in zip(tasks_of(label_studio, project), files().values(), SIZES, strict=True):
         [prediction] = task["predictions"]
-        assert_equal(painted(prediction["result"]), masks_alone(model, content, LABELS))
-        assert prediction["model_version"].endswith("litelvlm 22% tokens")
-        size = (prediction["result"][0]["original_width"], prediction["result"][0]["original_height"])
-        assert size == ((320, 200) if "lying" in task["data"]["image"] else Image.fromarray(SCENE.image).size)
+        assert_equal(painted(prediction["result"]), masks_alone(*bundled, content, SENTENCES))
+        assert " litelvlm 22% tokens" in prediction["model_version"]
+        for region in prediction["result"]:
+            assert (region["original_width"], region["original_height"]) == size
 
 
-def test_a_typed_sentence_is_found(label_studio, project, model):
-    [task, _] = sorted(each["id"] for each in ask(label_studio, "GET", f"/api/tasks?project={project['id']}")["tasks"])
+def test_a_typed_sentence_is_found(label_studio, project, bundled):
+    task = tasks_of(label_studio, project)[0]["id"]
     typed = {"from_name": "sentence", "to_name": "image", "type": "textarea", "value": {"text": ["no", TYPED]}}
     path = f"/api/ml/{project['backend']}/interactive-annotating"
     answer = ask(label_studio, "POST", path, json={"task": task, "context": {"result": [typed]}})
-    expected = masks_alone(model, files()["scene.png"], [TYPED])
-    assert_equal(painted(answer["data"]["result"]), {LABELS[0]: expected[TYPED]})
+    expected = masks_alone(*bundled, files()["scene.png"], [TYPED])
+    assert_equal(painted(answer["data"]["result"]), {SENTENCES[0]: expected[TYPED]})
 
 
 def test_a_project_without_a_brush_is_refused(label_studio, project):
@@ -188,3 +164,30 @@ def test_a_project_without_a_brush_is_refused(label_studio, project):
     assert answer.status_code == 400 and "422" in answer.text
     answer = label_studio.post("/api/ml", json=given | {"basic_auth_pass": "wrong"})
     assert answer.status_code == 400 and "401" in answer.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_page_shows_masks(label_studio, project, tmp_path):
+    """In a browser: the masks of the labels, and a suggestion for a sentence that is typed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    pictures = Path(os.environ.get("LABEL_STUDIO_PICTURES", tmp_path))
+    quiet = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as started_playwright:
+        options = {"executable_path": CHROMIUM, "args": ["--no-sandbox", "--no-first-run", "--disable-sync", *quiet]}
+        page = started_playwright.chromium.launch(**options).new_page(viewport={"width": 1280, "height": 900})
+        address = str(label_studio.base_url).rstrip("/")
+        page.goto(f"{address}/user/login/")
+        page.fill("input[name=email]", EMAIL)
+        page.fill("input[name=password]", PASSWORD)
+        page.click("button[type=submit]")
+        page.goto(f"{address}/projects/{project['id']}/data?task={tasks_of(label_studio, project)[0]['id']}")
+        expect, scores = playwright.expect, page.locator(".lsf-outliner-item")
+        expect(scores).to_have_count(len(SENTENCES), timeout=60_000)
+        page.wait_for_timeout(3000)  # masks are drawn after the list
+        page.screenshot(path=pictures / "labels.png")
+        page.get_by_text("Auto-Annotation").click()
+        page.get_by_placeholder("what to find").fill(TYPED)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("1 suggestions")).to_be_visible(timeout=60_000)
+        page.wait_for_timeout(1000)
+        page.screenshot(path=pictures / "typed.png")

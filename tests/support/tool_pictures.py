@@ -7,9 +7,9 @@ from PIL import Image
 from transformers_litelvlm.data import generate_scene
 
 
-SCENE = generate_scene("test", 0)
+SCENE = generate_scene("test", 2)
 PICTURE = Image.fromarray(SCENE.image)
-SENTENCES = [each.sentence for each in SCENE.expressions[:3]]
+SENTENCES = [SCENE.expressions[index].sentence for index in (0, 1, 5)]  # about different objects
 # Upright; the second file lies on its side.
 SIZES = [PICTURE.size, (200, 320)]
 
