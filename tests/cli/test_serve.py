@@ -37,6 +37,7 @@ def test_options_are_the_limits_with_their_defaults():
         (["--model", "absent/folder/here"], "absent/folder/here"),
         (["--budget", "4", "--method", "magic"], "magic"),
         (["--token-file", "absent.txt"], "--token-file absent.txt: "),
+        (["--label-studio-url", "localhost:8080"], "--label-studio-url: must be an address such as http://localhost"),
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):

@@ -1,5 +1,8 @@
 """`Detections` of Supervision have the masks of the model, and its annotators draw them."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +49,11 @@ def test_empty_masks_are_left_out():
     assert len(none) == 0 and none.mask.shape == (0, 5, 8)
     with pytest.raises(ValueError, match="3 masks and 0 sentences"):
         to_detections(output)
+
+
+def test_the_block_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "annotation_tools.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert len(names["detections"]) == 2 and (names["drawn"] != names["scene"].image).any()

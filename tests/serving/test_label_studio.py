@@ -248,3 +248,11 @@ def test_of_several_brushes_the_first():
         "</View>\n  <TextArea", '<BrushLabels name="n" toName="photo"/></View>\n  <TextArea'
     )
     assert brush_of(config) == ("mask", "photo", "image", ["a", "b"])
+
+
+def test_entities_do_not_fill_the_memory():
+    """A few hundred bytes of XML that stand for gigabytes."""
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 11))
+    bomb = f'<!DOCTYPE View [<!ENTITY e0 "aaaaaaaaaa">{entities}]><View>&e10;</View>'
+    with pytest.raises(ServiceError, match="no XML"):
+        brush_of(bomb)

@@ -15,21 +15,13 @@ from transformers_litelvlm.utils.image_io import ImageInput
 
 
 class FoundMask(NamedTuple):
-    """A mask that is not empty.
+    """A mask that is not empty, at the size of the upright picture."""
 
-    Attributes:
-        index: of its sentence, from 0.
-        sentence: what was asked for.
-        mask: (H, W) booleans, at the size of the upright picture.
-        score: mean probability inside the mask, in [0, 1]; not correctness.
-        box: left, top, right, bottom in pixels, the last two excluded.
-    """
-
-    index: int
+    index: int  # of its sentence, from 0
     sentence: str
-    mask: np.ndarray
-    score: float
-    box: tuple[int, int, int, int]
+    mask: np.ndarray  # (H, W) booleans
+    score: float  # mean probability inside the mask, in [0, 1]; not correctness
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two excluded
 
 
 class SentenceSegmenter:

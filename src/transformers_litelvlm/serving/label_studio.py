@@ -16,7 +16,6 @@ from huggingface_hub.utils import httpx
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.serving.brush import brush_rle
 from transformers_litelvlm.serving.errors import ServiceError, invalid_input
 from transformers_litelvlm.serving.pictures import FETCH_SECONDS, picture_from_text
@@ -58,18 +57,11 @@ class _Predict(BaseModel):
 
 
 class Brush(NamedTuple):
-    """What a labeling configuration says of its first `<BrushLabels>`.
-
-    Attributes:
-        name: of the control.
-        image: name of the `<Image>` that it paints on.
-        field: of a task's data, where the picture is.
-        labels: names of the labels.
-    """
+    """The first `<BrushLabels>` of a labeling configuration."""
 
     name: str
-    image: str
-    field: str
+    image: str  # name of the <Image> that it paints on
+    field: str  # of a task's data, where the picture is
     labels: list[str]
 
 
@@ -134,11 +126,15 @@ class LabelStudio:
 def add_label_studio(app: FastAPI, service: Service, label_studio: LabelStudio) -> None:
     """Add the addresses that Label Studio asks."""
     config = service.segmenter.model.config
-    version = model_version(config.pruning_config, config._name_or_path)
+    pruning = config.pruning_config
+    # Label Studio asks again about a task if this is another one: model and setting, in words.
+    tokens = pruning.budget or (f"{pruning.retention_ratio:.0%}" if pruning.retention_ratio else "all")
+    options = [f"{name}={value}" for name, value in (pruning.method_options or {}).items()]
+    version = " ".join([Path(config._name_or_path).name, pruning.method, f"{tokens} tokens", *options])
 
     @app.post("/setup", include_in_schema=False)
     async def setup(request: Request) -> JSONResponse:
-        with _explained(request):  # a project without a brush is refused at once
+        with service.admitted(), _explained(request):  # a project without a brush is refused at once
             brush_of(str((await read_fields(request, service.limits)).get("schema")))
         return JSONResponse({"model_version": version})
 
@@ -205,7 +201,7 @@ def brush_of(label_config: str) -> Brush:
     brush = next(root.iter("BrushLabels"), ElementTree.Element("none"))
     labels = [label.get("value", "") for label in brush.iter("Label")]
     fields = {image.get("name"): image.get("value", "").removeprefix("$") for image in root.iter("Image")}
-    if not all(labels) or not labels or not fields.get(brush.get("toName")):
+    if not labels or not all(labels) or not fields.get(brush.get("toName")):
         raise ServiceError(
             "invalid",
             'The labeling configuration needs an <Image name="image" value="$image"/> and a <BrushLabels name="mask" '
@@ -241,10 +237,3 @@ def prediction(job: Job, answer: Answer, brush: Brush) -> dict[str, Any]:
         for label, mask, score in found
     ]
     return {"result": regions, "score": sum(score for _, _, score in found) / max(len(found), 1)}
-
-
-def model_version(pruning: PruningConfig, source: str) -> str:
-    """Model and setting in words. Label Studio asks again about a task if they are others than those it asked."""
-    tokens = pruning.budget or (f"{pruning.retention_ratio:.0%}" if pruning.retention_ratio else "all")
-    options = [f"{name}={value}" for name, value in (pruning.method_options or {}).items()]
-    return " ".join([Path(source).name, pruning.method, f"{tokens} tokens", *options])
