@@ -18,7 +18,7 @@ def test_masks_are_those_of_the_model(segment, bundled):
     model, processor = bundled
     output = model.segment(**processor.segmentation_inputs([PICTURE], [SENTENCES]))
     found = segment(PICTURE, SENTENCES)
-    assert [each.sentence for each in found] == SENTENCES and [each.index for each in found] == [0, 1, 2]
+    assert [each.sentence for each in found] == SENTENCES and [each.number for each in found] == [0, 1, 2]
     for each, mask, score in zip(found, output.masks[0].numpy(), output.scores[0].tolist(), strict=True):
         np.testing.assert_array_equal(each.mask, mask)
         assert each.score == score
@@ -54,7 +54,7 @@ def test_empty_masks_and_low_scores_are_left_out(segment):
     masks = np.zeros((3, 4, 6), dtype=bool)
     masks[1, 2:4, 1:3] = True
     [found] = found_masks(masks, [0.0, 0.75, 0.0], ["a", "b", "c"])
-    assert (found.index, found.sentence, found.score, found.box) == (1, "b", 0.75, (1, 2, 3, 4))
+    assert (found.number, found.sentence, found.score, found.box) == (1, "b", 0.75, (1, 2, 3, 4))
     with pytest.raises(ValueError, match="3 masks and 2 sentences"):
         found_masks(masks, [0, 0, 0], ["a", "b"])
     scores = sorted(each.score for each in segment(PICTURE, SENTENCES))

@@ -49,7 +49,7 @@ class TextFunction:
         if context.conv_mask_to_poly:
             raise cvataa.BadFunctionError("masks are not made polygons here: leave --conv-mask-to-poly out")
         found = self._segment(image, self.sentences, context.conf_threshold)
-        return [cvataa.mask(each.index, encode_mask(each.mask)) for each in found]
+        return [cvataa.mask(each.number, encode_mask(each.mask)) for each in found]
 
 
 create = TextFunction

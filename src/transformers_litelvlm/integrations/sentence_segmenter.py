@@ -17,7 +17,7 @@ from transformers_litelvlm.utils.image_io import ImageInput
 class FoundMask(NamedTuple):
     """A mask that is not empty, at the size of the upright picture."""
 
-    index: int  # of its sentence, from 0
+    number: int  # of its sentence, from 0
     sentence: str
     mask: np.ndarray  # (H, W) booleans
     score: float  # mean probability inside the mask, in [0, 1]; not correctness
@@ -85,4 +85,4 @@ def found_masks(masks: np.ndarray, scores: Sequence[float], sentences: Sequence[
         raise ValueError(f"There are {len(masks)} masks and {len(sentences)} sentences: pass one sentence for each.")
     boxes: list[Any] = [Image.fromarray(mask).getbbox() for mask in masks]
     found = enumerate(zip(sentences, masks, scores, boxes))
-    return [FoundMask(index, *each) for index, each in found if each[-1] is not None]
+    return [FoundMask(number, *each) for number, each in found if each[-1] is not None]

@@ -43,8 +43,8 @@ def to_detections(
     each = found_masks(masks, scores, sentences or [])
     return sv.Detections(
         xyxy=np.array([mask.box for mask in each], dtype=np.float32).reshape(-1, 4),
-        mask=masks[[mask.index for mask in each]],
+        mask=masks[[mask.number for mask in each]],
         confidence=np.array([mask.score for mask in each], dtype=np.float32),
-        class_id=np.array([mask.index for mask in each], dtype=int),
+        class_id=np.array([mask.number for mask in each], dtype=int),
         data={"class_name": np.array([mask.sentence for mask in each], dtype=str)},
     )
