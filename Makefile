@@ -27,8 +27,8 @@ ANNOTATION := .venv-annotation
 LABEL_STUDIO := .venv-label-studio
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-soak test-annotation-tools test-lowest test-newest newest-versions quality style docs lock audit dist \
-  clean
+.PHONY: help demo test test-all test-upstream test-soak test-annotation-tools test-lowest test-newest newest-versions \
+  quality style docs lock audit dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
