@@ -23,13 +23,15 @@ LOCK := requirements/locked.txt
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
 TOOLS := .venv-tools
+ANNOTATION := .venv-annotation
+LABEL_STUDIO := .venv-label-studio
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit dist \
-  clean
+.PHONY: help demo test test-all test-upstream test-soak test-annotation-tools test-lowest test-newest newest-versions \
+  quality style docs lock audit dist clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 2/9 of the visual tokens
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --compare --output $(DEMO_OUTPUT)
@@ -47,6 +49,11 @@ test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers 
 
 test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, and compare with calls alone
 	$(BIN)/python -m pytest -s --timeout 3600 tests/soak/threads.py
+
+test-annotation-tools: $(LABEL_STUDIO)/.installed-label-studio  ## run the tools of docs/annotation_tools.md on our masks
+	$(MAKE) $(ANNOTATION)/.installed-tools VENV=$(ANNOTATION)
+	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(ANNOTATION)/bin/python -m pytest tests/integrations \
+	  tests/integrations/label_studio_instance.py tests/serving/test_label_studio.py tests/serving/test_brush.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -84,8 +91,8 @@ audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the k
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache \
-	  src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(DEMO_OUTPUT) .cache build dist \
+	  .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---
@@ -103,6 +110,16 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt setuptools
 	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt --no-build-isolation \
 	  $(TORCH) -e ".$(filter-out [base],[$*])"
+	@touch $@
+
+# Not with the extra `test`: label-studio-sdk wants another OpenCV.
+$(ANNOTATION)/.installed-tools: $(ANNOTATION)/.installed-serve,cvat,osam,supervision
+	$(BIN)/python -m pip install $(PIP_ARGS) pytest pytest-timeout pytest-xdist label-studio-sdk labelme playwright
+	@touch $@
+
+$(LABEL_STUDIO)/.installed-label-studio:
+	test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install $(PIP_ARGS) label-studio
 	@touch $@
 
 $(VENV)/.installed-lowest: setup.cfg pyproject.toml | $(VENV)/bin/python

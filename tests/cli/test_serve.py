@@ -35,6 +35,7 @@ def test_options_are_the_limits_with_their_defaults():
         (["--budget", "4", "--method", "magic"], "magic"),
         (["--token-file", "absent.txt"], "--token-file absent.txt: "),
         (["--mask-model", "absent/sam"], "--mask-model needs --model"),
+        (["--label-studio-url", "localhost:8080"], "--label-studio-url: must be an address such as http://localhost"),
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):

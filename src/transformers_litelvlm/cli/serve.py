@@ -17,6 +17,7 @@ from transformers_litelvlm.utils.extras import needs_extra
 
 CHECKPOINT = "model"
 TOKEN_VARIABLE = "LITELVLM_TOKEN"
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"  # as in Label Studio's own packages
 HELP = "answer requests for masks over HTTP"
 DESCRIPTION = (
     "Answer requests for masks over HTTP: POST /v1/segment with a picture and sentences. GET /docs explains it."
@@ -27,6 +28,7 @@ examples:
   litelvlm serve --model ./glamm-refseg --preset balanced --dtype bfloat16 --inexact-batches
   litelvlm serve --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
   litelvlm serve --port 9000 --token-file token.txt --max-queue 16 --cache-mb 2048
+  litelvlm serve --port 9090 --label-studio-url http://localhost:8080
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 The pruning options are what holds for a request without settings of its own.
@@ -65,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-urls", action="store_true", help="fetch pictures whose address a client sends")
     parser.add_argument(
+        "--label-studio-url",
+        metavar="URL",
+        help=f"answer Label Studio, too, and fetch uploads from it with the key in {LABEL_STUDIO_VARIABLE}",
+    )
+    parser.add_argument(
         "--token-file",
         metavar="FILE",
         help=f"file with the bearer token that clients must send (default: {TOKEN_VARIABLE} in the environment)",
@@ -81,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     from transformers_litelvlm.serving.app import create_app
+    from transformers_litelvlm.serving.label_studio import LabelStudio
     from transformers_litelvlm.serving.limits import Limits
     from transformers_litelvlm.serving.segmenter import Segmenter
     from transformers_litelvlm.serving.server import bind, make_server
@@ -89,6 +97,10 @@ def run(args: argparse.Namespace) -> None:
     names = [option.removeprefix("--").replace("-", "_") for option in LIMITS]
     with bad_input():
         limits = Limits(**{name: getattr(args, name) for name in names})
+    label_studio = None
+    if args.label_studio_url is not None:
+        with bad_input("--label-studio-url: "):
+            label_studio = LabelStudio(args.label_studio_url, os.environ.get(LABEL_STUDIO_VARIABLE))
     # Before gigabytes are read; connections are accepted when the model is there.
     with bad_input(f"--host {args.host} --port {args.port}: "):
         bound = bind(args.host, args.port)
@@ -103,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         try:
-            make_server(create_app(service, token), service).run(sockets=[bound])
+            make_server(create_app(service, token, label_studio), service).run(sockets=[bound])
         finally:
             service.close()
 

@@ -35,7 +35,7 @@ def picture_from_text(text: Any, allow_urls: bool, max_bytes: int) -> bytes:
     if is_url(text):
         if not allow_urls:
             raise ServiceError("invalid", "`image` is an address, and this server does not fetch pictures: send it.")
-        return asyncio.run(_fetch(text, max_bytes))
+        return fetch(text, max_bytes)
     encoded = text.partition(",")[2] if text.startswith("data:image/") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
@@ -43,27 +43,40 @@ def picture_from_text(text: Any, allow_urls: bool, max_bytes: int) -> bytes:
         raise ServiceError("invalid", f"`image` is no base64: {error}.") from error
 
 
-async def _fetch(address: str, max_bytes: int) -> bytes:
-    """The file at an address. Only a task can be given up while another server sends it a byte at a time."""
+def fetch(address: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:
+    """The file at an `http(s)` address. For a thread without an event loop.
+
+    With `headers`, which may have a key, no redirects are followed.
+
+    Raises:
+        ServiceError: it cannot be fetched in [`FETCH_SECONDS`], or is larger than `max_bytes`.
+    """
+    return asyncio.run(_fetch(address, max_bytes, headers))
+
+
+async def _fetch(address: str, max_bytes: int, headers: dict[str, str] | None) -> bytes:
+    # Only a task can be given up while another server sends it a byte at a time.
     content = bytearray()
     try:
         async with (
             asyncio.timeout(FETCH_SECONDS),
-            httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=True) as client,
+            httpx.AsyncClient(timeout=FETCH_SECONDS, headers=headers, follow_redirects=headers is None) as client,
             client.stream("GET", address) as answer,
         ):
             answer.raise_for_status()
             async for chunk in answer.aiter_bytes():
                 content += chunk
                 if len(content) > max_bytes:
-                    raise ServiceError("too_large", f"The file at `image` has more than {max_bytes} bytes.")
+                    raise ServiceError(
+                        "too_large", f"The file at {shortened(address)} has more than {max_bytes} bytes."
+                    )
     except ServiceError:
         raise
     except TimeoutError as error:
-        raise ServiceError("invalid", f"`image` could not be fetched in {FETCH_SECONDS} s.") from error
+        raise ServiceError("invalid", f"{shortened(address)} could not be fetched in {FETCH_SECONDS} s.") from error
     except Exception as error:  # of many kinds: names, certificates, sockets, statuses
         why = " ".join(str(error).split())
-        raise ServiceError("invalid", f"`image` {shortened(address)} cannot be fetched ({why}).") from error
+        raise ServiceError("invalid", f"{shortened(address)} cannot be fetched ({why}).") from error
     return bytes(content)
 
 

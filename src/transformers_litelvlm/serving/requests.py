@@ -49,7 +49,21 @@ class _TooLargeError(Exception):
 
 
 async def read_request(request: Request, limits: Limits, allow_urls: bool) -> SegmentRequest:
-    """Read and check the body. Not one byte more is read than the limit allows.
+    """Read and check the body of a request for masks.
+
+    Raises:
+        ServiceError: see [`~serving.errors.CODES`].
+    """
+    fields = await read_fields(request, limits)
+    content = fields.get("image")
+    if not isinstance(content, bytes):
+        # Off the event loop: an address is fetched.
+        content = await asyncio.to_thread(picture_from_text, content, allow_urls, limits.max_request_bytes)
+    return as_request({**fields, "image": content}, limits)
+
+
+async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
+    """The fields of a body, JSON or a form. Not one byte more is read than the limit allows.
 
     Raises:
         ServiceError: see [`~serving.errors.CODES`].
@@ -64,16 +78,11 @@ async def read_request(request: Request, limits: Limits, allow_urls: bool) -> Se
     try:
         async with asyncio.timeout(limits.read_seconds):
             limited = _limited(request, limits.max_request_bytes)
-            fields = await (_read_json if kind == "application/json" else _read_form)(limited, limits)
+            return await (_read_json if kind == "application/json" else _read_form)(limited, limits)
     except TimeoutError as error:
         raise ServiceError("timeout", f"The body took longer than {limits.read_seconds} s.") from error
     except _TooLargeError as error:
         raise ServiceError("too_large", too_large) from error
-    content = fields.get("image")
-    if not isinstance(content, bytes):
-        # Off the event loop: an address is fetched.
-        content = await asyncio.to_thread(picture_from_text, content, allow_urls, limits.max_request_bytes)
-    return as_request({**fields, "image": content}, limits)
 
 
 def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
