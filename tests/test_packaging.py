@@ -129,6 +129,7 @@ def test_dependencies_are_what_the_code_imports():
     # Imported where it is used, with an error that names the extra.
     extras = setup_cfg()["options.extras_require"]
     optional = extras["reasonseg"] + extras["benchmark"] + extras["eval"] + extras["quantization"] + extras["serve"]
+    optional += extras["demo"]
     lines = (setup_cfg()["options"]["install_requires"] + "\n" + optional).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
     assert imported - declared - PINNED_UPSTREAM - OF_EXAMPLES == set(), "imported, but not in setup.cfg"

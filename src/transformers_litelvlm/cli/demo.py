@@ -52,24 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load the model and show the page until a signal comes."""
     import_given(args)
+    with needs_extra("demo", "litelvlm demo"):
+        import gradio  # noqa: F401
+    from transformers_litelvlm.demo.page import build_page, page_options
     from transformers_litelvlm.demo.running import describe_model, files_of_gradio, make_comparer, serve_page
+    from transformers_litelvlm.serving.limits import Limits
+    from transformers_litelvlm.serving.server import bind
 
-    with files_of_gradio() as folder:
-        with needs_extra("demo", "litelvlm demo"):
-            import gradio  # noqa: F401
-        from transformers_litelvlm.demo.page import build_page, page_options
-        from transformers_litelvlm.serving.limits import Limits
-        from transformers_litelvlm.serving.server import bind
-
-        names = [option.removeprefix("--").replace("-", "_") for option in OPTIONS]
-        with bad_input():
-            limits = Limits(**{name: getattr(args, name) for name in names})
-        # Before gigabytes are read; the page is there when the model is.
-        with bad_input(f"--host {args.host} --port {args.port}: "):
-            bound = bind(args.host, args.port)
-        with bound:
-            comparer = make_comparer(*load_model(args), args.model, limits)
-            page = build_page(comparer, describe_model(comparer), folder)
-            address = f"http://{args.host}:{bound.getsockname()[1]}"
-            print(f"litelvlm: {comparer.model}, on {comparer.segmenter.model.device}, at {address}", file=sys.stderr)
-            serve_page(page, page_options(limits), bound)
+    names = [option.removeprefix("--").replace("-", "_") for option in OPTIONS]
+    with bad_input():
+        limits = Limits(**{name: getattr(args, name) for name in names})
+    # Before gigabytes are read; the page is there when the model is.
+    with bad_input(f"--host {args.host} --port {args.port}: "):
+        bound = bind(args.host, args.port)
+    with bound, files_of_gradio() as folder:
+        comparer = make_comparer(*load_model(args), args.model, limits)
+        page = build_page(comparer, describe_model(comparer), folder)
+        address = f"http://{args.host}:{bound.getsockname()[1]}"
+        print(f"litelvlm: {comparer.model}, on {comparer.segmenter.model.device}, at {address}", file=sys.stderr)
+        serve_page(page, page_options(limits), bound)

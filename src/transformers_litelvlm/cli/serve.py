@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
     )
-    parser.add_argument("--port", type=checked_port, default=8000, help="port to listen at; 0: any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=checked_port, default=8000, help="port to listen at; 0: any (default: %(default)s)"
+    )
     for option, (metavar, kind, default, text) in LIMITS.items():
         parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument(

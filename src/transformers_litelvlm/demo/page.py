@@ -12,8 +12,8 @@ import gradio as gr
 
 from transformers_litelvlm.demo import report
 from transformers_litelvlm.demo.comparing import Comparer, Comparison
-from transformers_litelvlm.demo.pictures import draw_answer, draw_kept, write_examples
-from transformers_litelvlm.demo.results import write_zip
+from transformers_litelvlm.demo.pictures import write_examples
+from transformers_litelvlm.demo.results import write_results
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 
@@ -26,20 +26,6 @@ HIDDEN = "private"  # no event is an address of an API; `litelvlm serve` has one
 # Files are looked for so often and deleted after so long, in seconds.
 DELETE_EVERY, DELETE_AFTER = 600, 3600
 STYLES = Path(__file__).with_name("page.css")
-
-
-class Picture(gr.Image):
-    """An image whose file is read by this package, with its limits and messages, and never fetched from an address."""
-
-    is_template = True  # in the browser it is an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        if str(url_or_file_path).startswith(("http:", "https:")):
-            raise gr.Error("The demo does not fetch images. Upload the file.")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 def build_page(comparer: Comparer, about: str, folder: Path) -> gr.Blocks:
@@ -87,10 +73,8 @@ def page_options(limits: Limits) -> dict[str, Any]:
 def _add_questions(comparer: Comparer, total: int, examples: list[list[str]]) -> tuple[dict[str, Any], Any]:
     """What the user fills in, and the event of an example that was chosen."""
     limits = comparer.limits
-    picture = Picture(
+    picture = gr.Image(
         label=f"Image, up to {limits.max_pixels / 1e6:g} megapixels",
-        type="filepath",
-        image_mode=None,
         sources=["upload", "clipboard", "webcam"],
         height=280,
         elem_id="picture",
@@ -109,19 +93,14 @@ def _add_questions(comparer: Comparer, total: int, examples: list[list[str]]) ->
             examples, [picture, text], label="Drawn examples", cache_examples=False, visible_columns=[0]
         )
     text.render()
-    with gr.Row():
-        preset, method = (
-            gr.Dropdown(
-                [unchanged, *((name, name) for name in names)], value="", label=label, elem_id=label.lower(), min_width=160
-            )
-            for label, unchanged, names in (
-                ("Preset", OF_THE_MODEL, comparer.presets),
-                ("Method", OF_THE_PRESET, comparer.methods),
-            )
+    preset, method = (
+        gr.Dropdown([unchanged, *((name, name) for name in names)], value="", label=label, elem_id=label.lower())
+        for label, unchanged, names in (
+            ("Preset", OF_THE_MODEL, comparer.presets),
+            ("Method", OF_THE_PRESET, comparer.methods),
         )
-    budget = gr.Slider(
-        1, total, comparer.budget_of(None, total), step=1, label=_budget_label(total), elem_id="budget"
     )
+    budget = gr.Slider(1, total, comparer.budget_of(None, total), step=1, label=_budget_label(total), elem_id="budget")
     asked = {"picture": picture, "text": text, "preset": preset, "method": method, "budget": budget}
     return asked | {"total": gr.State(total)}, shown.load_input_event
 
@@ -171,20 +150,20 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
     picture, preset, budget, total = asked["picture"], asked["preset"], asked["budget"], asked["total"]
     hide = {results["group"]: gr.Column(visible=False)}
 
-    def look_at(file: str | None, before: int) -> dict[Any, Any]:
-        if file is None:
+    def look_at(image: dict[str, Any] | None, before: int) -> dict[Any, Any]:
+        if image is None:
             return {results["status"]: report.message("Choose an image."), **hide}
-        count = comparer.count_tokens(file)
+        count = comparer.count_tokens(image["path"])
         ready = {results["status"]: report.message("Press “Compare”."), total: count, **hide}
         if count != before:
             value = comparer.budget_of(None, count)
             ready[budget] = gr.Slider(maximum=count, value=value, label=_budget_label(count))
         return ready
 
-    def compare(file: str | None, text: str, name: str, method: str, count: int) -> dict[Any, Any]:
-        comparison = comparer.compare(file, text, name or None, method or None, count)
-        path = Path(results["file"].GRADIO_CACHE, uuid.uuid4().hex, "litelvlm_masks.zip")
-        return _filled(comparison, path, results)
+    def compare(image: dict[str, Any] | None, text: str, *setting: Any) -> dict[Any, Any]:
+        name, method, count = setting
+        comparison = comparer.compare(image and image["path"], text, name or None, method or None, count)
+        return _filled(comparison, results)
 
     def told(work: Callable) -> Callable:
         """What is wrong is said above the results, instead of by an exception."""
@@ -201,10 +180,12 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
 
         return work_or_tell
 
+    # Without `preprocess`, Gradio does not decode the image: this package does, with its limits and messages.
     picture.change(
         told(look_at),
         [picture, total],
         [results["status"], results["group"], budget, total],
+        preprocess=False,
         api_visibility=HIDDEN,
         show_progress="hidden",
     )
@@ -221,22 +202,24 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
             told(compare),
             inputs,
             list(results.values()),
+            preprocess=False,
             api_visibility=HIDDEN,
             concurrency_id="model",
             scroll_to_output=True,
         )
 
 
-def _filled(comparison: Comparison, path: Path, results: dict[str, Any]) -> dict[Any, Any]:
-    path.parent.mkdir(parents=True)
-    write_zip(comparison, path)
+def _filled(comparison: Comparison, results: dict[str, Any]) -> dict[Any, Any]:
+    folder = Path(results["file"].GRADIO_CACHE, uuid.uuid4().hex)  # of which Gradio deletes what is old
+    folder.mkdir(parents=True)
+    files = write_results(comparison, folder)
     return {
         results["status"]: report.summary(comparison),
         results["group"]: gr.Column(visible=True),
-        results["pruned"]: draw_answer(comparison, comparison.pruned),
-        results["unpruned"]: draw_answer(comparison, comparison.unpruned),
+        results["pruned"]: str(files["pruned"]),
+        results["unpruned"]: str(files["unpruned"]),
         results["masks"]: report.sentence_table(comparison),
-        results["kept"]: draw_kept(comparison),
+        results["kept"]: str(files["kept"]),
         results["times"]: report.time_table(comparison),
-        results["file"]: str(path),
+        results["file"]: str(files["archive"]),
     }

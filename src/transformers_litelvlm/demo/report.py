@@ -18,8 +18,7 @@ def summary(comparison: Comparison) -> str:
     """What was kept, and how far the masks agree, in a line."""
     total = comparison.num_tokens
     if not comparison.is_pruned:
-        reason = f"the budget is not below the {total} visual tokens of this image"
-        return message(f"Nothing was pruned: {reason if comparison.job.pruning.is_on else 'the setting has no budget'}.")
+        return message(f"Nothing was pruned: the budget is not below the {total} visual tokens of this image.")
     counts = sorted({len(kept) for kept in comparison.pruned.kept})
     mean = sum(comparison.ious) / len(comparison.ious)
     return message(

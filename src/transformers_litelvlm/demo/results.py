@@ -17,6 +17,9 @@ from transformers_litelvlm.utils.files import to_json
 from transformers_litelvlm.version import __version__
 
 
+QUICK = 1  # compression of drawings: files are a little larger, and written in a fraction of the time
+
+
 def as_dict(comparison: Comparison) -> dict[str, Any]:
     """What `result.json` holds: both answers as `litelvlm serve` gives them, the setting, IoU and times."""
     job, pruned, unpruned = comparison.job, comparison.pruned, comparison.unpruned
@@ -30,19 +33,24 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def write_zip(comparison: Comparison, path: Path) -> None:
-    """Write `result.json`, a PNG (0 or 255) of each mask, and the three drawings of the page."""
-    pictures = {
-        "pruned.png": draw_answer(comparison, comparison.pruned),
-        "unpruned.png": draw_answer(comparison, comparison.unpruned),
-        "kept_tokens.png": draw_kept(comparison),
-    }
-    for name, answer in (("pruned", comparison.pruned), ("unpruned", comparison.unpruned)):
-        for index, mask in enumerate(answer.masks):
-            pictures[f"masks/{name}_{index}.png"] = Image.fromarray(mask.astype(np.uint8) * 255)
-    with zipfile.ZipFile(path, "w") as archive:
+def write_results(comparison: Comparison, folder: Path) -> dict[str, Path]:
+    """Write the drawings of the page, and an archive of them, of `result.json` and of a PNG (0 or 255) of each mask.
+
+    Returns:
+        the files by name: `pruned`, `unpruned`, `kept` and `archive`.
+    """
+    files = {name: folder / f"{name}.png" for name in ("pruned", "unpruned", "kept")}
+    draw_answer(comparison, comparison.pruned).save(files["pruned"], compress_level=QUICK)
+    draw_answer(comparison, comparison.unpruned).save(files["unpruned"], compress_level=QUICK)
+    draw_kept(comparison).save(files["kept"], compress_level=QUICK)
+    archive_path = folder / "litelvlm_masks.zip"
+    with zipfile.ZipFile(archive_path, "w") as archive:
         archive.writestr("result.json", to_json(as_dict(comparison), indent=2), zipfile.ZIP_DEFLATED)
-        for name, picture in pictures.items():
-            stream = io.BytesIO()
-            picture.save(stream, "PNG")
-            archive.writestr(name, stream.getvalue())
+        for path in files.values():
+            archive.write(path, path.name)
+        for name, answer in (("pruned", comparison.pruned), ("unpruned", comparison.unpruned)):
+            for index, mask in enumerate(answer.masks):
+                stream = io.BytesIO()
+                Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG")
+                archive.writestr(f"masks/{name}_{index}.png", stream.getvalue())
+    return {**files, "archive": archive_path}

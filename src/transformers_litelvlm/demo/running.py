@@ -54,8 +54,8 @@ def describe_model(comparer: Comparer) -> str:
     note = " It knows drawn shapes, not photos." if is_bundled else ""
     dtype = str(model.dtype).removeprefix("torch.")
     return (
-        f"Checkpoint: {name} ({type(model).__name__}), {dtype} on {model.device}.{note} Each image is segmented twice, "
-        "with all visual tokens and with those that the setting keeps."
+        f"Checkpoint: {name} ({type(model).__name__}), {dtype} on {model.device}.{note} Each image is segmented "
+        "twice: with all visual tokens, and with those that the setting keeps."
     )
 
 
@@ -66,7 +66,5 @@ def serve_page(page: Any, options: dict[str, Any], bound: socket.socket) -> None
     from fastapi import FastAPI
 
     app = gr.mount_gradio_app(FastAPI(openapi_url=None), page, path="/", **options)
-    config = uvicorn.Config(
-        app, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=STOP_SECONDS
-    )
+    config = uvicorn.Config(app, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
     uvicorn.Server(config).run(sockets=[bound])
