@@ -34,7 +34,7 @@ def address():
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": SOURCE}
     ) as process:
         said = process.stderr.readline()
-        [found] = re.findall(r"http://127\.0\.0\.1:\d+$", said.strip())
+        [found] = re.findall(r"http://127\.0\.0\.1:\d+", said)
         yield found
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)

@@ -174,9 +174,9 @@ def test_too_many_sentences(open_page):
 def test_a_text_that_is_called_a_picture(open_page, tmp_path):
     page, path = open_page(), tmp_path / "wrong.png"
     path.write_text("not a picture")
-    upload(page, str(path), re.compile("^The image is not a readable image"))
+    upload(page, str(path), re.compile("^The image cannot be read as a picture .unknown format.\\. "))
     ask(page)
-    compare(page, re.compile("^The image is not a readable image"))
+    compare(page, re.compile("^The image cannot be read as a picture .unknown format.\\. "))
     expect(page.locator("#status p[role=alert]")).to_be_visible()
     upload_again(page)
 

@@ -55,7 +55,13 @@ def run(args: argparse.Namespace) -> None:
     with needs_extra("demo", "litelvlm demo"):
         import gradio  # noqa: F401
     from transformers_litelvlm.demo.page import build_page, page_options
-    from transformers_litelvlm.demo.running import describe_model, files_of_gradio, make_comparer, serve_page
+    from transformers_litelvlm.demo.running import (
+        describe_model,
+        files_of_gradio,
+        make_comparer,
+        shown,
+        wait_for_signal,
+    )
     from transformers_litelvlm.serving.limits import Limits
     from transformers_litelvlm.serving.server import bind
 
@@ -65,9 +71,12 @@ def run(args: argparse.Namespace) -> None:
     # Before gigabytes are read; the page is there when the model is.
     with bad_input(f"--host {args.host} --port {args.port}: "):
         bound = bind(args.host, args.port)
-    with bound, files_of_gradio() as folder:
-        comparer = make_comparer(*load_model(args), args.model, limits)
-        page = build_page(comparer, describe_model(comparer), folder)
-        address = f"http://{args.host}:{bound.getsockname()[1]}"
-        print(f"litelvlm: {comparer.model}, on {comparer.segmenter.model.device}, at {address}", file=sys.stderr)
-        serve_page(page, page_options(limits), bound)
+    port = bound.getsockname()[1]
+    with files_of_gradio() as folder:
+        with bound:
+            comparer = make_comparer(*load_model(args), args.model, limits)
+            page = build_page(comparer, describe_model(comparer), folder)
+        with shown(page, page_options(limits), args.host, port):
+            where = f"on {comparer.segmenter.model.device}, at http://{args.host}:{port}"
+            print(f"litelvlm: {comparer.model}, {where}. Ctrl+C stops it.", file=sys.stderr)
+            wait_for_signal()

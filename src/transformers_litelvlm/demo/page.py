@@ -53,7 +53,7 @@ def build_page(comparer: Comparer, about: str, folder: Path) -> gr.Blocks:
 
 
 def page_options(limits: Limits) -> dict[str, Any]:
-    """Keywords of `launch` and of `gradio.mount_gradio_app`: fonts of this machine, no links, limits, own messages."""
+    """Keywords of `launch`: fonts of this machine, nothing shared, no links, limits, own messages."""
     fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     # Darker than the defaults, which are hard to read: 4.5 to 1 at least.
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=mono).set(
@@ -66,6 +66,7 @@ def page_options(limits: Limits) -> dict[str, Any]:
         "run_history": False,
         "max_file_size": limits.max_request_bytes,
         "ssr_mode": False,
+        "share": False,
         "show_error": False,
     }
 

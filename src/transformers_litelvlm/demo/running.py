@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,6 @@ from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.segmenter import Segmenter
 
 
-# Seconds in which open connections may end after a signal: a page in a browser never closes its own.
-STOP_SECONDS = 2
 BUNDLED = "the bundled checkpoint"
 
 
@@ -59,12 +58,22 @@ def describe_model(comparer: Comparer) -> str:
     )
 
 
-def serve_page(page: Any, options: dict[str, Any], bound: socket.socket) -> None:
-    """Answer at a bound socket until SIGINT or SIGTERM."""
-    import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI
+@contextmanager
+def shown(page: Any, options: dict[str, Any], host: str, port: int) -> Iterator[None]:
+    """Show the page at an address.
 
-    app = gr.mount_gradio_app(FastAPI(openapi_url=None), page, path="/", **options)
-    config = uvicorn.Config(app, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
-    uvicorn.Server(config).run(sockets=[bound])
+    By `launch`: a page that is mounted in another application does not check which files a client names.
+    """
+    page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    try:
+        yield
+    finally:
+        page.close(verbose=False)
+
+
+def wait_for_signal() -> None:
+    """Return at SIGINT or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
