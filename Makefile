@@ -30,7 +30,7 @@ TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all test-upstream test-soak test-browser test-lowest test-newest newest-versions quality style docs lock \
-  audit dist clean
+  audit dist space clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,7 +56,8 @@ test-browser:  ## use the page of `litelvlm demo` in Chromium as a user does, wi
 	@test -x "$(CHROMIUM)" || { echo "error: there is no Chromium at $(CHROMIUM). Install it" \
 	  "(on Debian: apt-get install chromium), or say where it is: make test-browser CHROMIUM=/path/to/it" >&2; exit 1; }
 	$(MAKE) $(BROWSER)/.installed-browser VENV=$(BROWSER)
-	CHROMIUM="$(CHROMIUM)" $(BROWSER)/bin/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/demo tests/browser/page.py
+	CHROMIUM="$(CHROMIUM)" $(BROWSER)/bin/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/demo tests/cli/test_demo.py \
+	  tests/examples/test_space.py tests/browser/page.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -93,6 +94,13 @@ lock: $(TOOLS)/.installed-uv  ## renew requirements/: the newest versions, and u
 
 dist: $(TOOLS)/.installed-build $(TOOLS)/.installed-twine  ## build sdist and wheel, and try them in a fresh environment
 	$(TOOLS)/bin/python requirements/dist.py --python $(DIST_PYTHON) $(if $(REPOSITORY),--repository $(REPOSITORY))
+
+space:  ## put a Space of Hugging Face together in build/space, see examples/space/README.md
+	rm -rf build/space
+	mkdir -p build/space
+	cp examples/space/*.* build/space
+	cp -R src/transformers_litelvlm build/space
+	find build/space -name __pycache__ -type d -prune -exec rm -rf {} +
 
 audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the known vulnerabilities
 	$(TOOLS)/bin/python requirements/audit.py

@@ -77,8 +77,8 @@ def open_page(browser, address):
         page = context.new_page()
         watch(page)
         page.goto(address)
-        page.locator("#compare").wait_for()
-        page.wait_for_timeout(500)  # the page attaches its events
+        page.locator("#examples button").first.wait_for()
+        page.wait_for_timeout(1500)  # the page attaches its events
         return page
 
     yield open_one

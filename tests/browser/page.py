@@ -207,7 +207,7 @@ def test_a_sentence_is_text_and_no_html(open_page):
 
 
 def test_the_keyboard_alone(open_page):
-    """Tab to the example, Enter; Tab to the budget, type; Tab to the button, Enter; Tab to the download, Enter."""
+    """Tab and Enter from the upload to the download, without a click."""
     page = open_page()
 
     def tab_to(selector, most=40):

@@ -190,7 +190,7 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
         api_visibility=HIDDEN,
         show_progress="hidden",
     )
-    preset.input(
+    preset.change(  # not `input`, which the keyboard causes by passing through
         lambda name, count: (comparer.budget_of(name or None, count), ""),
         [preset, total],
         [budget, asked["method"]],
