@@ -241,9 +241,14 @@ def test_nothing_is_cut_off(open_page, width, colours):
     page = open_page(width, 844, colours)
     assert overflow(page) <= 0
     upload(page)
+    ask(page)
+    compare(page)
+    page.locator("#kept").scroll_into_view_if_needed()  # pictures load when they are near
+    page.locator("#kept img").wait_for()
+    screenshot(page, f"{width}_{colours}")
     ask(page, [*SENTENCES, "a" * 300])
     compare(page)
-    page.locator("#kept img").wait_for()
+    expect(page.locator("#masks tbody tr")).to_have_count(3)
     assert overflow(page) <= 0
     outside = page.evaluate(
         """() => [...document.querySelectorAll('button, input, textarea, td, th, img, p')]
@@ -251,9 +256,6 @@ def test_nothing_is_cut_off(open_page, width, colours):
             .map(one => one.outerHTML.slice(0, 200))"""
     )
     assert outside == []
-    ask(page)
-    compare(page)
-    screenshot(page, f"{width}_{colours}")
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

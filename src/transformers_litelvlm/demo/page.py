@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
             try:
                 return work(*arguments)
             except ServiceError as error:
-                text = str(error).replace("`image` in the request", "The image").replace("`", "")
+                text = re.sub("^`image`( in the request)?", "The image", str(error)).replace("`", "")
             except Exception:
                 logger.exception("the demo failed")
                 text = "A fault of the demo. The terminal in which it runs says more."
