@@ -164,7 +164,7 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
 
     def compare(image: dict[str, Any] | None, text: str, *setting: Any) -> dict[Any, Any]:
         name, method, count = setting
-        comparison = comparer.compare(image and image["path"], text, name or None, method or None, count)
+        comparison = comparer.compare(image["path"] if image else None, text, name or None, method or None, count)
         return _filled(comparison, results)
 
     def told(work: Callable) -> Callable:
