@@ -58,7 +58,10 @@ def page_options(limits: Limits) -> dict[str, Any]:
     fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     # Darker than the defaults, which are hard to read: 4.5 to 1 at least.
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=mono).set(
-        block_info_text_color="*neutral_600", body_text_color_subdued="*neutral_600"
+        block_info_text_color="*neutral_600",
+        body_text_color_subdued="*neutral_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
     return {
         "theme": theme,
