@@ -119,12 +119,13 @@ def _segment(
     import torch
     from PIL import Image
 
-    from transformers_litelvlm.visualization import draw_masks, draw_selections
+    from transformers_litelvlm.visualization import draw_masks, draw_selections, region_of
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
     inputs = inputs.to(model.device, dtype=model.dtype)
-    (rows, columns), region = _grid_and_region(processor, inputs, image)
+    _, rows, columns = processor.visual_token_grids(inputs)[0]
+    region = region_of(processor, image.size, (rows, columns))
     total = rows * columns
     _check_budget(args, model.config, total)
     with torch.inference_mode():
@@ -184,18 +185,6 @@ def _check_budget(args: argparse.Namespace, config: Any, total: int) -> None:
         with bad_input():
             sizes = {**sizes_of(config), "num_tokens": total}
             config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
-
-
-def _grid_and_region(
-    processor: Any, inputs: Any, image: Image.Image
-) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """(rows, columns) of the visual tokens, and the part of the picture that they cover."""
-    from transformers_litelvlm.visualization import seen_region
-
-    _, rows, columns = processor.visual_token_grids(inputs)[0]
-    if processor.sees_whole_picture:
-        return (rows, columns), (0.0, 0.0, float(image.width), float(image.height))
-    return (rows, columns), seen_region(image.size, processor.image_processor, (rows, columns), processor.patch_size)
 
 
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:

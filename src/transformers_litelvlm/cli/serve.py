@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
     )
-    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=checked_port, default=8000, help="port to listen at; 0: any (default: %(default)s)"
+    )
     for option, (metavar, kind, default, text) in LIMITS.items():
         parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument(
@@ -147,7 +149,7 @@ def _log_to(stream: Any) -> None:
     logger.propagate = False
 
 
-def _port(text: str) -> int:
+def checked_port(text: str) -> int:
     """Type of an argparse argument: 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {text!r}")

@@ -231,8 +231,8 @@ def _unreadable(name: str | os.PathLike, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own text shows an object of Python
-        return "its format is not known"
+    if isinstance(error, UnidentifiedImageError):  # its own text names the file again, or an object in memory
+        return "unknown format"
     if isinstance(error, OSError) and error.filename is not None:  # its own text repeats the name, however long
         return f"{error.strerror}: {shortened(str(error.filename))}"
     return " ".join(str(error).split()) or type(error).__name__
