@@ -31,7 +31,7 @@ DEFAULT_PRESETS: dict[str, dict[str, Any]] = {
     "accurate": {"budget": None, "retention_ratio": 1 / 3},
     "faithful": {"token_order": "reference", "position_ids": "compact"},
     # LiteLVLM‡ of the paper's appendix "primarily uses context-aware tokens"; no share is known, so this one is ours:
-    # half way between half of the budget and all of it. docs/method.md says so.
+    # half way between half of the budget and all of it. docs/methods/litelvlm.md says so.
     "context": {"method": "litelvlm", "method_options": {"context_share": 0.75}},
 }
 
@@ -157,7 +157,7 @@ class PruningConfig(PreTrainedConfig):
             ValueError: if there is no such preset; the message lists the known ones.
         """
         presets = DEFAULT_PRESETS | self.presets
-        if name not in presets:
+        if not isinstance(name, str) or name not in presets:
             raise ValueError(f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(presets))}.")
         return self.replace(**presets[name])
 

@@ -179,7 +179,7 @@ def test_a_fault_of_a_third_party_method_is_theirs(capsys, monkeypatch, tmp_path
 def test_methods_at_a_budget(capsys, tiny_checkpoint):
     assert main(["methods", "--budget", "192"]) == 0
     table = capsys.readouterr().out.partition(
-        "\nAT BUDGET 192 of 576 visual tokens, 32 language model layers, 23 vision"
+        "\nAT BUDGET 192 of 576 visual tokens of LLaVA 1.5 7B, 32 language model layers, 23 vision"
     )[2]
     rows = {line.split()[0]: line.split()[1:] for line in table.partition("\n\n")[0].splitlines()[2:]}
     assert sorted(rows) == list_pruners()
@@ -314,10 +314,11 @@ def test_the_processes_that_it_starts_are_as_quiet():
 FULL = "litelvlm: error: standard output cannot be written: No space left on device\n"
 
 
-@pytest.mark.slow
-def test_a_full_disk_as_a_process():
-    script = f"{' '.join(COMMAND)} methods > /dev/full"
-    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+@pytest.mark.parametrize("arguments", [pytest.param("methods", marks=pytest.mark.slow), "--help", "segment --help"])
+def test_a_full_disk_as_a_process(arguments):
+    script = f"{' '.join(COMMAND)} {arguments} > /dev/full"
+    buffered = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=buffered)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", FULL)
 
 

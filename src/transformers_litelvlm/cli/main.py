@@ -93,9 +93,8 @@ def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] 
         before_the_work: called once the arguments are known to be right.
     """
     prepare_streams()
-    args = build_parser().parse_args(argv)
-    args.arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        args = _parse(argv)
         if args.checked is not None:
             _check_checkpoint(args.checked, getattr(args, args.checked))
         if before_the_work is not None:
@@ -112,6 +111,15 @@ def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] 
                 return 0  # the reader (`| head`) has what it wanted
             error = BadInputError(f"standard output cannot be written: {error.strerror}")
         return report_failure(error)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        args = build_parser().parse_args(argv)
+    finally:
+        sys.stdout.flush()  # of --help: an error in writing it is told as any other
+    args.arguments = list(sys.argv[1:] if argv is None else argv)
+    return args
 
 
 def _check_checkpoint(argument: str, source: str | None) -> None:

@@ -16,6 +16,7 @@ from transformers_litelvlm.utils.files import to_json
 
 HELP = "list the pruning methods, their options and the presets"
 DESCRIPTION = "List the pruning methods that are registered, with their options and defaults, and the presets."
+DEFAULT_MODEL = "LLaVA 1.5 7B"
 EPILOG = """\
 PROVIDED BY says where a method comes from: this package (bundled), an installed one (its name and version, by an entry
 point "litelvlm.pruners"), or --import. docs/add_a_method.md says how to write one.
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="PATH",
         help="folder or Hub id whose config.json says how many visual tokens and layers there are, for --budget "
-        "(default: LLaVA 1.5 7B, 576 tokens)",
+        f"(default: {DEFAULT_MODEL}, 576 tokens)",
     )
     add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -89,9 +90,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {entry['entry_point']} of {entry['distribution']}: {entry['reason']}")
     if sizes is not None:
         print(
-            f"\nAT BUDGET {args.budget} of {sizes['num_tokens']} visual tokens, {sizes['num_layers']} language model "
-            f"layers, {sizes['num_tower_layers']} vision tower layers. PREFILL: the former, with {args.text_tokens} "
-            "text tokens, and its share of unpruned"
+            f"\nAT BUDGET {args.budget} of {sizes['num_tokens']} visual tokens of {args.model or DEFAULT_MODEL}, "
+            f"{sizes['num_layers']} language model layers, {sizes['num_tower_layers']} vision tower layers. "
+            f"PREFILL: the former, with {args.text_tokens} text tokens, and its share of unpruned"
         )
         print(_table([["NAME", "RETAINED", "PER LAYER", "PREFILL"], *(_counted(method) for method in methods)]))
         for method in methods:

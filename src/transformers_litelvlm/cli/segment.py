@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mimetypes
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from transformers_litelvlm.cli.errors import (
 )
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 from transformers_litelvlm.utils.messages import quoted
@@ -55,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     add_model(parser)
-    parser.add_argument(
-        "--mask-model",
-        metavar="PATH",
-        help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
-    )
+    add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
     parser.add_argument(
@@ -82,6 +79,11 @@ def run(args: argparse.Namespace) -> None:
     names = [*map(mask_file_name, range(len(sentences)), sentences), "overlay.png", "kept_tokens.png"]
     folder = Path(checked_output("--output", args.output, names))
     import_given(args)
+    if (mimetypes.guess_type(args.image)[0] or "").startswith("video/"):
+        raise BadInputError(
+            f'{args.image} is a video, and this command takes pictures; "Masks of a video" in docs/recipes.md has the '
+            "lines of Python"
+        )
     with bad_input():
         from transformers_litelvlm.utils.image_io import load_rgb_image
 
@@ -137,7 +139,7 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     # The logits take four times the memory of the masks, and drawing takes more.
     output = replace(output, mask_logits=None)
-    answers = [_describe_answer(answer) for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
+    answers = [answer.as_json() for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
     pruning, is_pruned = model.config.pruning_config, output.retained_indices is not None
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
@@ -210,12 +212,6 @@ def _why_unpruned(pruning: Any, total: int) -> str:
     return "the method is none" if pruning.method == "none" else "--budget or --retention-ratio says how many to keep"
 
 
-def _describe_answer(answer: Any) -> dict[str, Any]:
-    """What a chat model wrote, and the boxes in it, in pixels of the picture."""
-    boxes = [[round(value, 1) for value in each.box] for each in answer.objects if each.box is not None]
-    return {"answer": answer.text, "boxes": boxes, "says_none": answer.says_none}
-
-
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:
     """Times `model.segment` with and without pruning (the same weights and inputs), and compares the masks."""
     import torch
@@ -279,4 +275,5 @@ def _print_report(report: dict[str, Any]) -> None:
             f"time of model.segment, median of {comparison['pairs']} paired runs on {report['device']}:"
             f" unpruned {comparison['median_ms_unpruned']:.1f} ms, pruned {comparison['median_ms_pruned']:.1f} ms,"
             f" speed-up {comparison['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f})"
+            f"{'; these runs do not tell which is faster' if low <= 1 <= high else ''}"
         )

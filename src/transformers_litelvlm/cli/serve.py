@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
 from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
 
@@ -26,6 +26,7 @@ EPILOG = """\
 examples:
   litelvlm serve
   litelvlm serve --model ./glamm-refseg --preset balanced --dtype bfloat16 --inexact-batches
+  litelvlm serve --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
   litelvlm serve --port 9000 --token-file token.txt --max-queue 16 --cache-mb 2048
   litelvlm serve --port 9090 --label-studio-url http://localhost:8080
 
@@ -50,6 +51,7 @@ LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_model(parser)
+    add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
     parser.add_argument(
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     with bad_input(f"--host {args.host} --port {args.port}: "):
         bound = bind(args.host, args.port)
     with bound:
-        model, processor = load_model(args)
+        model, processor = load_model(args, args.mask_model)
         segmenter = Segmenter(model, processor, limits, exact=not args.inexact_batches)
         service = Service(segmenter, limits, args.allow_urls)
         _log_to(sys.stdout)

@@ -21,7 +21,7 @@ from transformers_litelvlm.serving.errors import CODES, ServiceError
 from transformers_litelvlm.serving.label_studio import PATHS as LABEL_STUDIO_PATHS
 from transformers_litelvlm.serving.label_studio import LabelStudio, add_label_studio
 from transformers_litelvlm.serving.metrics import CONTENT_TYPE
-from transformers_litelvlm.serving.requests import SETTINGS
+from transformers_litelvlm.serving.requests import LONGEST_SENTENCE, SETTINGS
 from transformers_litelvlm.serving.segmenter import milliseconds_since
 from transformers_litelvlm.serving.service import Service
 from transformers_litelvlm.version import __version__
@@ -161,7 +161,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _request_body() -> dict[str, Any]:
     """Both kinds of bodies, for OpenAPI."""
-    sentence: dict[str, Any] = {"type": "string", "minLength": 1}
+    sentence: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_SENTENCE}
     sentences = {"type": "array", "items": sentence, "minItems": 1, "description": "what to find"}
     settings: dict[str, Any] = {
         "preset": {"type": "string"},

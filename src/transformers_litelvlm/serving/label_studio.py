@@ -18,11 +18,10 @@ from starlette.responses import JSONResponse
 
 from transformers_litelvlm.serving.brush import brush_rle
 from transformers_litelvlm.serving.errors import ServiceError, invalid_input
-from transformers_litelvlm.serving.pictures import FETCH_SECONDS, picture_from_text
+from transformers_litelvlm.serving.pictures import FETCH_SECONDS, fetch, picture_from_text
 from transformers_litelvlm.serving.requests import as_request, read_fields
 from transformers_litelvlm.serving.segmenter import Answer, Job
 from transformers_litelvlm.serving.service import Service
-from transformers_litelvlm.utils.image_io import fetch
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -116,11 +115,7 @@ class LabelStudio:
         address = self.address_of(picture) if isinstance(picture, str) else None
         if address is None:
             return picture_from_text(picture, allow_urls, max_bytes)
-        with invalid_input():
-            content = fetch(address, FETCH_SECONDS, max_bytes, self.headers())
-        if len(content) > max_bytes:
-            raise ServiceError("too_large", f"The file at {quoted(picture)} has more than {max_bytes} bytes.")
-        return content
+        return fetch(address, max_bytes, self.headers())
 
 
 def add_label_studio(app: FastAPI, service: Service, label_studio: LabelStudio) -> None:
