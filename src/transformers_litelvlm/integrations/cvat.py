@@ -5,7 +5,7 @@ cvat-cli imports this module by its name, and calls [`create`] with what `-p nam
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -13,9 +13,8 @@ from transformers_litelvlm.integrations.sentence_segmenter import SentenceSegmen
 from transformers_litelvlm.utils.extras import needs_extra
 
 
-with needs_extra("cvat", "The function for CVAT"):
-    import cvat_sdk.auto_annotation as cvataa
-    from cvat_sdk.masks import encode_mask
+if TYPE_CHECKING:
+    from cvat_sdk.auto_annotation import DetectionFunctionContext
 
 
 class TextFunction:
@@ -33,23 +32,28 @@ class TextFunction:
     """
 
     def __init__(self, labels: str, **settings: Any) -> None:
+        with needs_extra("cvat", "The function for CVAT"):
+            from cvat_sdk.auto_annotation import DetectionFunctionSpec, label_spec
+
         self.sentences = [name.strip() for name in labels.split(";")]
         if not all(self.sentences) or len(set(self.sentences)) < len(self.sentences):
             raise ValueError(f"`labels` must be different names of labels, separated by ';', got {labels!r}.")
-        self.spec = cvataa.DetectionFunctionSpec(
-            labels=[cvataa.label_spec(name, index, type="mask") for index, name in enumerate(self.sentences)]
-        )
+        labels_of_task = [label_spec(name, number, type="mask") for number, name in enumerate(self.sentences)]
+        self.spec = DetectionFunctionSpec(labels=labels_of_task)
         self._segment = SentenceSegmenter(**settings)
 
-    def detect(self, context: cvataa.DetectionFunctionContext, image: Image.Image) -> list[Any]:
+    def detect(self, context: DetectionFunctionContext, image: Image.Image) -> list[Any]:
         """Annotations of a picture: masks that are not empty and have at least the score `conf_threshold`.
 
         Raises BadFunctionError if polygons are wanted, which have no holes.
         """
+        from cvat_sdk.auto_annotation import BadFunctionError, mask
+        from cvat_sdk.masks import encode_mask
+
         if context.conv_mask_to_poly:
-            raise cvataa.BadFunctionError("masks are not made polygons here: leave --conv-mask-to-poly out")
+            raise BadFunctionError("masks are not made polygons here: leave --conv-mask-to-poly out")
         found = self._segment(image, self.sentences, context.conf_threshold)
-        return [cvataa.mask(each.number, encode_mask(each.mask)) for each in found]
+        return [mask(each.number, encode_mask(each.mask)) for each in found]
 
 
 create = TextFunction

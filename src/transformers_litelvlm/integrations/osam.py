@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers_litelvlm.integrations.sentence_segmenter import SentenceSegmenter
 from transformers_litelvlm.utils.extras import needs_extra
 
 
-with needs_extra("osam", "The model for osam"):
-    import osam
-    from osam.types import Annotation, BoundingBox, GenerateRequest, GenerateResponse, Model, ModelMetadata
+if TYPE_CHECKING:
+    from osam.types import GenerateRequest, GenerateResponse, Model
 
 NAME = "litelvlm:latest"
 
@@ -28,6 +27,9 @@ def register(**settings: Any) -> type[Model]:
     Returns:
         The type of the model, as osam's registry has it.
     """
+    with needs_extra("osam", "The model for osam"):
+        from osam import apis
+        from osam.types import Annotation, BoundingBox, GenerateResponse, Model, ModelMetadata
 
     class TextModel(Model):
         name = NAME
@@ -58,16 +60,17 @@ def register(**settings: Any) -> type[Model]:
                 annotations.append(Annotation(bounding_box=box, text=each.sentence, score=each.score, mask=mask))
             return GenerateResponse(model=self.name, annotations=annotations)
 
-    models = osam.apis.registered_model_types
+    models = apis.registered_model_types
     models[:] = [known for known in models if known.name != NAME] + [TextModel]
-    if osam.apis.running_model is not None and osam.apis.running_model.name == NAME:
-        osam.apis.running_model = None
+    if apis.running_model is not None and apis.running_model.name == NAME:
+        apis.running_model = None
     return TextModel
 
 
 def main() -> None:
     """osam's command line, after options for this model."""
-    from osam.__main__ import cli
+    with needs_extra("osam", "The model for osam"):
+        from osam.__main__ import cli
 
     parser = argparse.ArgumentParser(
         prog="python -m transformers_litelvlm.integrations.osam", description=main.__doc__

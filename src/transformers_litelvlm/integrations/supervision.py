@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from transformers_litelvlm.models.masks.output import ReferringSegmentationOutpu
 from transformers_litelvlm.utils.extras import needs_extra
 
 
-with needs_extra("supervision", "`to_detections`"):
-    import supervision as sv
+if TYPE_CHECKING:
+    from supervision import Detections
 
 
 def to_detections(
     result: ReferringSegmentationOutput | Mapping[str, Any], sentences: Sequence[str] | None = None, image: int = 0
-) -> sv.Detections:
+) -> Detections:
     """The masks of a picture that are not empty.
 
     Args:
@@ -34,6 +34,9 @@ def to_detections(
     Raises:
         ValueError: there are not as many sentences as masks.
     """
+    with needs_extra("supervision", "`to_detections`"):
+        from supervision import Detections
+
     if isinstance(result, ReferringSegmentationOutput):
         masks, scores = result.masks[image].cpu().numpy(), result.scores[image].tolist()
     else:
@@ -41,7 +44,7 @@ def to_detections(
         masks = np.stack([decode_mask(each["mask"]) for each in found])
         scores, sentences = [each["score"] for each in found], [each["sentence"] for each in found]
     each = found_masks(masks, scores, sentences or [])
-    return sv.Detections(
+    return Detections(
         xyxy=np.array([mask.box for mask in each], dtype=np.float32).reshape(-1, 4),
         mask=masks[[mask.number for mask in each]],
         confidence=np.array([mask.score for mask in each], dtype=np.float32),
