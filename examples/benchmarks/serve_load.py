@@ -122,6 +122,8 @@ def run_load(
                 start = time.perf_counter()
                 taken[name] += asyncio.run(_ask(urls[name], wanted, clients))
                 seconds[name] += time.perf_counter() - start
+                wrong = sum(not is_right for _, _, is_right in taken[name])
+                print(f"{name}: {len(taken[name])} answers, {wrong} differ", file=sys.stderr, flush=True)
         for name, url in urls.items():
             metrics = httpx.get(f"{url}/metrics").text
             repeated[name] = float(re.findall(r"^litelvlm_repeated ([\d.]+)$", metrics, re.MULTILINE)[0])
