@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.utils import httpx
 from PIL import Image
 
-from tests.serving.test_brush import decoded
+from tests.support.brush import decoded
 from tests.support.http_clients import alone, as_text, png
 from transformers_litelvlm.serving.app import create_app
 from transformers_litelvlm.serving.errors import ServiceError
