@@ -57,7 +57,7 @@ test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, 
 test-annotation-tools: $(LABEL_STUDIO)/.installed-label-studio  ## run the tools of docs/annotation_tools.md on our masks
 	$(MAKE) $(ANNOTATION)/.installed-tools VENV=$(ANNOTATION)
 	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(ANNOTATION)/bin/python -m pytest tests/integrations \
-	  tests/browser/label_studio.py tests/serving/test_label_studio.py tests/serving/test_brush.py
+	  tests/serving/test_label_studio.py tests/serving/test_brush.py
 
 test-browser:  ## use the page of `litelvlm demo` in Chromium as a user does, with keyboard, phone and dark mode
 	@test -x "$(CHROMIUM)" || { echo "error: there is no Chromium at $(CHROMIUM). Install it" \
