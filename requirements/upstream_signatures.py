@@ -25,6 +25,8 @@ from typing import Any
 RECORD = Path(__file__).with_suffix(".json")
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 PACKAGE, UPSTREAM = "transformers_litelvlm", "transformers"
+# Installed in environments of their own alone. What stands on them derives from no class of transformers.
+ELSEWHERE = ("gradio", "vllm")
 GONE = "(gone)"
 
 
@@ -82,7 +84,13 @@ def _overridden() -> dict[type, set[str]]:
     for info in pkgutil.walk_packages(package.__path__, f"{PACKAGE}."):
         if info.name.endswith("__main__"):
             continue
-        for cls in vars(importlib.import_module(info.name)).values():
+        try:
+            module = importlib.import_module(info.name)
+        except ModuleNotFoundError as error:
+            if error.name not in ELSEWHERE:
+                raise
+            continue
+        for cls in vars(module).values():
             if isinstance(cls, type) and cls.__module__ == info.name:
                 for base, names in _replaced_by(cls):
                     overridden.setdefault(base, set()).update(names)
