@@ -219,7 +219,7 @@ def test_the_keyboard_alone(open_page):
 
     tab_to("#picture button")
     choosers = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     while not choosers:  # a button that was just drawn may not listen yet; pytest's time limit ends this
         page.keyboard.press("Enter")
         page.wait_for_timeout(2000)
