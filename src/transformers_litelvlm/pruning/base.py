@@ -36,6 +36,7 @@ class VisualEvidence(ABC):
     num_layers: int  # how many layers of the tower make the features
     max_expressions: int  # T, known without looking at the device; 0 if there is no text
     has_class_token: bool = True
+    known_projection: torch.Tensor | None = None  # (B, N, D), if a method asked for [`projected_features`]
 
     @abstractmethod
     def image_embeds(self) -> torch.Tensor:
