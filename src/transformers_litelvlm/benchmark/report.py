@@ -20,10 +20,12 @@ How to read this. "Speed-up" is the median time of the unpruned model divided by
 runs with the same weights and inputs; brackets hold a 95 % interval, which a few runs give only roughly. "Bound" is
 the ratio of their floating-point operations, which caps the speed-up where arithmetic takes the time. "Of bound" is
 speed-up / bound; it can be above 100 % where something else takes the time, as in tiny models. A value far above 100 %
-with a large model means that the machine was busy: measure again. "One by one" compares with the unpruned model called
-once for every sentence. "Selector" is what choosing tokens costs: guidance
-text, scoring and selection, prompt compaction; its share is of the unpruned time end to end ("with tower": the method
-runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
+with a large model means that the machine was busy: measure again. "Roofline bound" is the ratio of the shortest times
+that both could take on this device, where every operation also reads its weights once. "Against stock" compares with
+one call of the stock class of Transformers that keeps all hidden states. "One by one" compares with the unpruned model
+called once for every sentence. "Selector" is what choosing tokens costs: guidance text, scoring and selection, prompt
+compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself).
+"Unaccounted time" is the time end to end minus the sum of the stages."""
 
 NOTES_ON_QUANTIZATION = """\
 "Weights" are all parameters and buffers. For quantized weights, their scales are included. "Activations" is the
@@ -109,6 +111,11 @@ def _overview(points: list[dict[str, Any]]) -> str:
             "bound": f"{flops['bound']:.2f}x",
             "of bound": f"{flops['share_of_bound']:.0%}",
         }
+        if "roofline" in found:
+            row["roofline bound"] = f"{point['roofline']['bound']:.2f}x"
+            row["of lower bound"] = f"{point['roofline']['share_of_lower_bound']:.0%}"
+        if "against_stock" in found:
+            row["against stock"] = _speedup(point["against_stock"]) if "against_stock" in point else "-"
         if "against_one_by_one" in found:
             row["one by one"] = _speedup(point["against_one_by_one"]) if "against_one_by_one" in point else "-"
         if "selector" in found:
