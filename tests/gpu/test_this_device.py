@@ -20,6 +20,8 @@ from transformers_litelvlm.models.quantization import quantize, weight_bytes
 pytestmark = pytest.mark.gpu
 
 HAS_CUDA = torch.cuda.is_available()
+# In `make test`, what is quick; a GPU report runs everything.
+HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
 DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
 needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs CUDA")
 BUDGET = 16  # of 144
@@ -54,8 +56,11 @@ def overlap(ours, theirs):
     return ((ours & theirs).sum() / (ours | theirs).sum()).item()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("method, scores", [("litelvlm", "similarity"), ("cls_attention", "context_scores")])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(
+    "method, scores",
+    [("litelvlm", "similarity"), pytest.param("cls_attention", "context_scores", marks=pytest.mark.slow)],
+)
 def test_tokens_chosen_in_half_precision(processor, dtype, method, scores):
     """Of tokens with scores that are well apart from the last one kept, at least 99 of 100 are decided alike."""
     options = {"context_share": 0.0} if method == "litelvlm" else {}
@@ -102,6 +107,7 @@ def test_device_map(inputs, on_cpu, device_map):
     assert model.device.type == DEVICE.type and overlap(model.segment(**inputs), on_cpu) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_quantization(inputs, on_cpu, kind):
     """By name: bitsandbytes on CUDA, and for int8 on a CPU torchao."""
@@ -113,6 +119,7 @@ def test_quantization(inputs, on_cpu, kind):
     assert overlap(quantized.segment(**inputs), on_cpu) > 0.5
 
 
+@pytest.mark.slow
 def test_quantization_by_torchao(inputs, on_cpu):
     quantization = pytest.importorskip("torchao.quantization")
     model = load(torch.bfloat16, quantization_config=TorchAoConfig(quantization.Int8WeightOnlyConfig()))
@@ -127,7 +134,7 @@ def traced_anew():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("mode", [pytest.param("default", marks=pytest.mark.slow), "reduce-overhead"])
 def test_compiled_layers(inputs, on_cpu, mode):
     """Layer by layer, one graph for all: no break, no recompilation; `reduce-overhead` replays CUDA graphs."""
     how = {"mode": mode} if HAS_CUDA else {"backend": "eager"}
@@ -170,7 +177,7 @@ def test_pruned_takes_less_memory(inputs):
     assert 0 < bytes_of(model.config.pruning_config) <= bytes_of(PruningConfig())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_mask_model_in_half_precision(inputs, on_cpu, dtype):
     """A switch of its own: `model.mask_model.to(dtype)`; what chooses tokens and answers stays as it is."""
     model = load()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from transformers_litelvlm.benchmark.timing import measured_on
 
 FORMAT = 1
 PRESETS = ("glamm-7b", "llava-1.5-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
+PARTS = ("stages", "memory", "stock", "switches")
 SHARE_OF_CHECKS = 1 / 4  # of the time, at most
 # A test of pytest -v, and a line of its summary.
 _OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
@@ -40,7 +41,7 @@ class Plan:
 
     Args:
         seconds (`float`): For everything.
-        tests (`str`, *optional*): Folder of tests marked `gpu`, which run first; default: none do.
+        tests (`Sequence[str]`): Folders or files with tests marked `gpu`, which run first; default: none do.
         subjects (`Sequence`): Models, by name or as [`Preset`].
         batch_sizes, sentences, dtypes: See [`Grid`]. Several sentences are for models with masks.
         ninths (`Sequence[int]`): Visual tokens kept, in ninths of all: 3 and 1 are 192 and 64 of 576.
@@ -48,13 +49,13 @@ class Plan:
     """
 
     seconds: float = 540.0
-    tests: str | None = None
+    tests: Sequence[str] = ()
     subjects: Sequence[str | Subject] = PRESETS
     batch_sizes: Sequence[int] = (1, 8)
     sentences: Sequence[int] = (1, 3)
     dtypes: Sequence[str] = ("bfloat16",)
     ninths: Sequence[int] = (3, 1)
-    effort: Effort = field(default_factory=lambda: Effort(runs=7, warmup=2, parts=("stages", "memory", "stock")))
+    effort: Effort = Effort(runs=7, warmup=2, parts=PARTS)
 
 
 class _Collecting(Progress):
@@ -109,7 +110,7 @@ def gpu_report(
     result |= {"free_bytes": free_memory(device), "checks": [], "models": [], "is_complete": True}
     says(f"{result['device']}, {result['free_bytes'] / 1e9:.0f} GB free; about {plan.seconds / 60:.0f} minutes")
     try:
-        if plan.tests is not None:
+        if plan.tests:
             is_done = _check(plan.tests, plan.seconds * SHARE_OF_CHECKS, result["checks"], says)
             result["is_complete"] &= is_done
             keep(result)
@@ -185,9 +186,9 @@ def time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
         timer.cancel()
 
 
-def _check(folder: str, seconds: float, outcomes: list[dict[str, str]], says: Callable[[str], None]) -> bool:
-    """Run the tests marked `gpu` of a folder; the outcome of each goes to `outcomes`. Returns whether all ran."""
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rfEs", "--color=no", "-p", "no:xdist", folder]
+def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]], says: Callable[[str], None]) -> bool:
+    """Run the tests marked `gpu`; the outcome of each goes to `outcomes`. Returns whether all ran."""
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rfEs", "--color=no", "-p", "no:xdist", *tests]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         timer = threading.Timer(seconds, process.kill)
         timer.start()

@@ -167,6 +167,12 @@ def _point(point: dict[str, Any]) -> str:
         )
     if "memory" in point:
         blocks.append(_memory_table(point["memory"]))
+    if "switches" in point:
+        rows = [
+            [name, *(number(times[side]["median_ms"]) for side in ("unpruned", "pruned")), _speedup(times)]
+            for name, times in point["switches"].items()
+        ]
+        blocks.append(table(["switch, pruned", "off, ms", "on, ms", "gain"], rows))
     return "\n\n".join(blocks)
 
 

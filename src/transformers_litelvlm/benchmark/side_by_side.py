@@ -22,7 +22,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 
 
 PARTS = ("stages", "decode", "memory")
-MORE_PARTS = ("stock",)  # for who asks
+MORE_PARTS = ("stock", "switches")  # for who asks
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Effort:
             "decode": 4 * pairs,
             "memory": 3 * once + 3 * is_first,
             "stock": 2 * pairs,
+            "switches": 4 * pairs,
         }
         one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
         return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
@@ -145,9 +146,9 @@ class SideBySide:
             if "stages" in self.effort.parts:
                 self._count_stages(pruning)
 
-    def _end_to_end(self, pruning: PruningConfig | None) -> Any:
+    def _end_to_end(self, pruning: PruningConfig | None, **kwargs: Any) -> Any:
         self.staged.prune(pruning)
-        return self.staged.end_to_end(self.workload.inputs)
+        return self.staged.end_to_end(self.workload.inputs, **kwargs)
 
     def _one_by_one(self) -> list[Any]:
         """The unpruned model, a call for every sentence, as published code does it."""
@@ -264,6 +265,26 @@ class SideBySide:
         how = {"max_new_tokens": 1, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
         call = torch.inference_mode()(partial(stock.generate, **theirs, **how))
         return {"against_stock": compared(self._time(call, partial(self._end_to_end, pruning)))}
+
+    def _switches(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """What is off by default, off and on in turn, for masks of one sentence: "unpruned" is off here."""
+        if not self.staged.has_masks or self.workload.one_by_one:
+            return {}
+        off, language_model = partial(self._end_to_end, pruning), self.staged.base.language_model
+        eager = language_model.layers
+        backend = "inductor" if self.staged.model.device.type == "cuda" else "eager"
+        compiled = torch.nn.ModuleList(torch.compile(layer, dynamic=False, backend=backend) for layer in eager)
+
+        def in_graphs() -> None:
+            language_model.layers = compiled
+            try:
+                off()
+            finally:
+                language_model.layers = eager
+
+        overlapped = partial(self._end_to_end, pruning, overlap_masks=True)
+        switches = {"overlap_masks": overlapped, "compiled layers": in_graphs}
+        return {"switches": {name: compared(self._time(off, on)) for name, on in switches.items()}}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="write the three files there")
     parser.add_argument("--from", dest="source", metavar="JSON", help="measure nothing: a report that exists already")
-    parser.add_argument("--tests", metavar="DIR", help="run the tests marked gpu there first (tests/gpu of a clone)")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run tests marked gpu of a clone first")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="models (default: four of 7 and 8 B)")
     parser.add_argument("--minutes", type=positive_int, default=9, metavar="N", help="for everything (default: 9)")
     parser.add_argument("--runs", type=positive_int, default=7, metavar="N", help="timed runs of each (default: 7)")
