@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.benchmark.plot import plot_all
-from transformers_litelvlm.benchmark.report import NOTES, render, table
+from transformers_litelvlm.benchmark.report import NOTES, overview, render, table
 from transformers_litelvlm.benchmark.timing import machine_line
 from transformers_litelvlm.utils.files import read_json, to_json, write_atomically
 
@@ -29,7 +29,7 @@ def write_report(result: dict[str, Any], folder: str | os.PathLike) -> None:
         json_file, page, picture = (staging / name for name in FILES)
         json_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
         page.write_text(page_of(result), encoding="utf-8")
-        plot_all([model for model in result["models"] if model.get("points")], picture)
+        plot_all([model for model in result["models"] if _has_points(model)], picture)
 
 
 def read_report(path: str | os.PathLike) -> dict[str, Any]:
@@ -52,14 +52,20 @@ def page_of(result: dict[str, Any]) -> str:
             f" large copies {card['bytes_per_second'] / 1e12:.3g} TB/s. The roofline is computed from these two."
         )
     blocks += ["## Goals", _goals(result["models"]), _checks(result["checks"])]
-    if any(model.get("points") for model in result["models"]):
+    if any(map(_has_points, result["models"])):
         blocks.append(f"![Speed-ups and stages]({FILES[2]})")
     for model in result["models"]:
         if "failed" in model:
             blocks.append(f"## {model['model']}\n\nNot measured to the end: {model['failed']}")
+            blocks += [overview(model["points"])] if model["points"] else []
         else:  # as a part of this page
             blocks.append(re.sub(r"^#", "##", render(model).removesuffix(NOTES + "\n"), flags=re.MULTILINE).strip())
     return "\n\n".join([*blocks, "## Notes", NOTES]) + "\n"
+
+
+def _has_points(model: dict[str, Any]) -> bool:
+    """Whether there is something to draw, with the machine that it was measured on."""
+    return "failed" not in model and bool(model["points"])
 
 
 def _goals(models: list[dict[str, Any]]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import gc
+import os
 import re
 import subprocess
 import sys
@@ -55,18 +57,23 @@ class Plan:
     sentences: Sequence[int] = (1, 3)
     dtypes: Sequence[str] = ("bfloat16",)
     ninths: Sequence[int] = (3, 1)
-    effort: Effort = Effort(runs=7, warmup=2, parts=PARTS)
+    effort: Effort = Effort(runs=5, warmup=1, parts=PARTS)
 
 
 class _Collecting(Progress):
     """Says every point as it is measured, and keeps it, whatever comes after it."""
 
     def __init__(self, says: Callable[[str], None]) -> None:
-        self.says, self.points = says, []  # type: ignore[method-assign]
+        self._says = says
+        self.points: list[dict[str, Any]] = []
+
+    def says(self, message: str) -> None:
+        if ": " not in message:  # not every part of a point
+            self._says(message)
 
     def measured(self, point: dict[str, Any]) -> None:
         self.points.append(point)
-        self.says(point_line(point))
+        self._says(point_line(point))
 
 
 def point_line(point: dict[str, Any]) -> str:
@@ -99,7 +106,7 @@ def gpu_report(
     Returns:
         `dict`: The machine, `card`, `checks` with an outcome for each test, and in `models` what [`run_benchmark`]
         returns for each, or the reason in `failed`. `is_complete` is false if something was left out for the time, or
-        after Ctrl-C.
+        after Ctrl-C, when `was_stopped` is true.
     """
     start = time.monotonic()
 
@@ -118,16 +125,18 @@ def gpu_report(
         result["card"] = {"flops_per_second": card.flops_per_second, "bytes_per_second": card.bytes_per_second}
         says(f"reaches {card.flops_per_second / 1e12:.3g} TFLOP/s, {card.bytes_per_second / 1e12:.3g} TB/s")
         for place, subject in enumerate(plan.subjects):
-            seconds = left() / (len(plan.subjects) - place)
+            # The first has twice the time of another: it has masks, and most settings.
+            seconds = left() * 2 / (len(plan.subjects) + 1) if place == 0 else left() / (len(plan.subjects) - place)
             of_model = _measure(subject, plan, device, card, seconds, says)
+            was_stopped = of_model.pop("was_stopped", False)
             result["models"].append(of_model)
             result["is_complete"] &= of_model.get("is_complete", True)
-            keep(result)
-            if of_model.pop("was_stopped", False):
+            if was_stopped:
                 raise KeyboardInterrupt
+            keep(result)
     except KeyboardInterrupt:
         says("stopped: what was measured by then is kept")
-        result["is_complete"] = False
+        result.update(is_complete=False, was_stopped=True)
     result["seconds"] = time.monotonic() - start
     keep(result)
     return result
@@ -139,18 +148,21 @@ def _measure(
     """What [`run_benchmark`] returns, or what is known if the time is over or the model cannot run."""
     subject = get_preset(subject) if isinstance(subject, str) else subject
     says(f"{subject.name}: {max(seconds, 0):.0f} s at most")
-    progress = _Collecting(says)
+    progress, is_over = _Collecting(says), threading.Event()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for itself looks as if it were taken
     try:
-        with time_limit(seconds) as is_over:
+        with time_limit(seconds, is_over):
             try:
                 return run_benchmark(subject, _grid(subject, plan), str(device), plan.effort, progress, card)
             except BenchmarkStopped as stopped:
                 [result] = stopped.args
-                return result | {"was_stopped": not is_over()}
+                return result | {"was_stopped": not is_over.is_set()}
     except KeyboardInterrupt:  # before the first point, or after the last
-        reason = "no time was left for it" if is_over() else "stopped"
+        reason = "no time was left for it" if is_over.is_set() else "stopped"
         left_out = {"model": subject.name, "failed": reason, "is_complete": False}
-        return left_out | {"points": progress.points, "was_stopped": not is_over()}
+        return left_out | {"points": progress.points, "was_stopped": not is_over.is_set()}
     except (ValueError, ImportError) as error:
         says(f"{subject.name}: {error}")
         return {"model": subject.name, "failed": str(error), "points": progress.points}
@@ -169,9 +181,8 @@ def _grid(subject: Subject, plan: Plan) -> Grid:
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
-    """KeyboardInterrupt in the main thread after so many seconds. Gives what tells whether it was this one."""
-    is_over = threading.Event()
+def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
+    """KeyboardInterrupt in the main thread after so many seconds; `is_over` tells whether it was this one."""
 
     def stop() -> None:
         is_over.set()
@@ -181,7 +192,7 @@ def time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
     timer.daemon = True
     timer.start()
     try:
-        yield is_over.is_set
+        yield
     finally:
         timer.cancel()
 
@@ -189,7 +200,9 @@ def time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
 def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]], says: Callable[[str], None]) -> bool:
     """Run the tests marked `gpu`; the outcome of each goes to `outcomes`. Returns whether all ran."""
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rfEs", "--color=no", "-p", "no:xdist", *tests]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    environment = {**os.environ, "COLUMNS": "1000"}  # else pytest cuts the reasons
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:

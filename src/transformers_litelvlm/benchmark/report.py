@@ -40,7 +40,7 @@ def render(result: dict[str, Any], max_details: int | None = None) -> str:
     if not result.get("is_complete", True):
         blocks.insert(1, "**Stopped before the end**: these are the points that were measured by then.")
     if result["points"]:
-        blocks.append(_overview(result["points"]))
+        blocks.append(overview(result["points"]))
     if any("quantization" in point for point in result["points"]):
         blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []
@@ -93,7 +93,8 @@ def _setting(result: dict[str, Any]) -> str:
     )
 
 
-def _overview(points: list[dict[str, Any]]) -> str:
+def overview(points: list[dict[str, Any]]) -> str:
+    """The table of the times end to end, a row for each point."""
     found = {name for point in points for name in point}
     rows = []
     for point in points:
@@ -167,6 +168,8 @@ def _point(point: dict[str, Any]) -> str:
         )
     if "memory" in point:
         blocks.append(_memory_table(point["memory"]))
+    if "left_out" in point:
+        blocks.append(f"Not enough memory for: {', '.join(point['left_out'])}.")
     if "switches" in point:
         rows = [
             [name, *(number(times[side]["median_ms"]) for side in ("unpruned", "pruned")), _speedup(times)]

@@ -114,7 +114,10 @@ class SideBySide:
             result["against_one_by_one"] = compared(times)
         for part in self.effort.parts:
             self.progress.says(f"{name}: {part}")
-            result.update(getattr(self, f"_{part}")(pruning, result))
+            try:
+                result.update(getattr(self, f"_{part}")(pruning, result))
+            except torch.OutOfMemoryError:  # some parts take more than a call does
+                result.setdefault("left_out", []).append(part)
         return result
 
     def seconds_of_unpruned(self) -> float:
@@ -267,8 +270,8 @@ class SideBySide:
         return {"against_stock": compared(self._time(call, partial(self._end_to_end, pruning)))}
 
     def _switches(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
-        """What is off by default, off and on in turn, for masks of one sentence: "unpruned" is off here."""
-        if not self.staged.has_masks or self.workload.one_by_one:
+        """What is off by default, off and on in turn, for one mask: "unpruned" is off here."""
+        if not self.staged.has_masks or len(self.workload.inputs["input_ids"]) > 1 or self.workload.one_by_one:
             return {}
         off, language_model = partial(self._end_to_end, pruning), self.staged.base.language_model
         eager = language_model.layers

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run tests marked gpu of a clone first")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="models (default: four of 7 and 8 B)")
     parser.add_argument("--minutes", type=positive_int, default=9, metavar="N", help="for everything (default: 9)")
-    parser.add_argument("--runs", type=positive_int, default=7, metavar="N", help="timed runs of each (default: 7)")
+    parser.add_argument("--runs", type=positive_int, default=5, metavar="N", help="timed runs of each (default: 5)")
     parser.add_argument("--device", help="cuda, cuda:1, cpu, ... (default: cuda if there is one)")
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         result = _measure(args, write_report) if args.source is None else read_report(args.source)
     write_report(result, args.output_dir)
     print(f"report: {args.output_dir}/{FILES[1]}")
-    if not result["models"] and args.source is None:
+    if args.source is None and result.get("was_stopped"):
         raise KeyboardInterrupt
 
 
