@@ -169,7 +169,7 @@ def _point(point: dict[str, Any]) -> str:
     if "memory" in point:
         blocks.append(_memory_table(point["memory"]))
     if "left_out" in point:
-        blocks.append(f"Not enough memory for: {', '.join(point['left_out'])}.")
+        blocks += [f"Not measured: {part}, {reason[:300]}" for part, reason in point["left_out"].items()]
     if "switches" in point:
         rows = [
             [name, *(number(times[side]["median_ms"]) for side in ("unpruned", "pruned")), _speedup(times)]

@@ -116,8 +116,9 @@ class SideBySide:
             self.progress.says(f"{name}: {part}")
             try:
                 result.update(getattr(self, f"_{part}")(pruning, result))
-            except torch.OutOfMemoryError:  # some parts take more than a call does
-                result.setdefault("left_out", []).append(part)
+            except RuntimeError as error:  # some parts take more memory than a call, or a compiler
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                result.setdefault("left_out", {})[part] = reason
         return result
 
     def seconds_of_unpruned(self) -> float:
