@@ -74,15 +74,24 @@ def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):
     assert scores[2][-2] == "-" and all(float(row[-2]) > 0 for row in scores[3:])
     flagged = sum("empty_prediction" in flags for flags in records(tmp_path)["flags"].to_pylist())
     assert flagged > 0
+    assert "retained |" in text and "no run of `none`" not in text
     ours = (Path(__file__).parents[2] / "docs" / "results_methods.md").read_text()  # laid out alike
     for head in (line for line in text.splitlines() if line.startswith("| tokens |")):
         assert head in ours
     assert "| 100.0% | - |" in ours
     assert FLAGS["empty_prediction"] in " ".join(ours.split())
     assert (
-        f"{flagged} records (a record is one sentence in one run) are flagged `empty_prediction`: the predicted mask"
-        " is empty, which counts as IoU 0" in text
+        f"{flagged} records (a record is one sentence in one of 13 runs) are flagged `empty_prediction`: the predicted"
+        " mask is empty, which counts as IoU 0" in text
     )
+
+
+def test_the_table_says_that_the_unpruned_model_is_missing(tmp_path):
+    evaluate(options(tmp_path, methods=["uniform"], budgets=[20], max_images=1))
+    text = (tmp_path / "results.md").read_text()
+    assert "retained |" not in text and "unpruned gIoU is not known: there was no run of `none`." in text
+    head, line, *rows = (line.count("|") for line in text.splitlines() if line.startswith("|"))
+    assert {head, line, *rows} == {head}
 
 
 def test_every_sentence_of_every_scene_is_asked_once_per_run(reference):

@@ -285,4 +285,5 @@ def _print_report(report: dict[str, Any]) -> None:
             f"time of model.segment, median of {comparison['pairs']} paired runs on {report['device']}:"
             f" unpruned {comparison['median_ms_unpruned']:.1f} ms, pruned {comparison['median_ms_pruned']:.1f} ms,"
             f" speed-up {comparison['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f})"
+            f"{'; these runs do not tell which is faster' if low <= 1 <= high else ''}"
         )

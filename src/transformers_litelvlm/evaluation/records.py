@@ -61,7 +61,7 @@ class RecordStore:
                 finish_interrupted(folder)
         if self.done() and not path.exists():
             raise OtherConfigurationError(
-                f"{self.folder} holds batches, but no {SETTINGS_NAME} that says of what. Choose another `output_dir`, "
+                f"{self.folder} holds batches, but no {SETTINGS_NAME} that says of what. Choose another folder, "
                 f"or delete {self.folder / BATCHES_NAME}."
             )
         if not path.exists():
@@ -76,7 +76,7 @@ class RecordStore:
         if differences:
             raise OtherConfigurationError(
                 f"{self.folder} holds results of another configuration: {'; '.join(differences)}. Choose another "
-                "`output_dir`, or delete that folder."
+                "folder, or delete that one."
             )
 
     def write(self, batch: int, content: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ EXTRA_METRICS = {"precision@0.5": "P@0.5", "box_accuracy@0.5": "box accuracy"}
 # In `flags` of a record.
 FLAGS = {
     "empty_prediction": "the predicted mask is empty, which counts as IoU 0 unless the target is empty, too",
-    "empty_target": "the data has an empty mask for it",
+    "empty_target": "nothing in the picture is meant by it, says the data",
     "unreadable_image": "its picture cannot be read, which counts as IoU 0",
 }
 TEMPLATES = templates(Path(__file__).parent, trim_blocks=True)
