@@ -277,7 +277,8 @@ class SideBySide:
         off, language_model = partial(self._end_to_end, pruning), self.staged.base.language_model
         eager = language_model.layers
         backend = "inductor" if self.staged.model.device.type == "cuda" else "eager"
-        compiled = torch.nn.ModuleList(torch.compile(layer, dynamic=False, backend=backend) for layer in eager)
+        compile_layer: Any = partial(torch.compile, dynamic=False, backend=backend)
+        compiled = torch.nn.ModuleList(map(compile_layer, eager))
 
         def in_graphs() -> None:
             language_model.layers = compiled
@@ -287,7 +288,7 @@ class SideBySide:
                 language_model.layers = eager
 
         overlapped = partial(self._end_to_end, pruning, overlap_masks=True)
-        switches = {"overlap_masks": overlapped, "compiled layers": in_graphs}
+        switches: dict[str, Callable[[], Any]] = {"overlap_masks": overlapped, "compiled layers": in_graphs}
         return {"switches": {name: compared(self._time(off, on)) for name, on in switches.items()}}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace, write: Any) -> dict[str, Any]:
     import dataclasses
 
-    from transformers_litelvlm.benchmark.gpu_report import Plan, gpu_report
+    from transformers_litelvlm.benchmark.gpu_report import PRESETS, Plan, gpu_report
     from transformers_litelvlm.benchmark.presets import get_preset
 
     device = checked_device(args.device)
@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace, write: Any) -> dict[str, Any]:
     is_small = device.type == "cpu"  # which has no fast arithmetic of two bytes, as a rule
     plan = dataclasses.replace(
         plan,
-        subjects=[get_preset(name) for name in args.presets or plan.subjects],
+        subjects=[get_preset(name) for name in args.presets or PRESETS],
         dtypes=("float32",) if is_small else plan.dtypes,
         effort=dataclasses.replace(plan.effort, runs=args.runs, warmup=min(plan.effort.warmup, args.runs)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,7 +79,7 @@ class TowerStates:
         if self._whole is not None:
             query, keys = self._whole.class_query_and_keys(layer)
             return query[self._places], keys[self._places]
-        block = self.tower.encoder.layers[layer]
+        block: Any = self.tower.encoder.layers[layer]
         states = to_device_of(block.layer_norm1, self.after(layer))
         normed, head_dim = block.layer_norm1(states), block.self_attn.head_dim
         query = _split_heads(block.self_attn.q_proj(normed[:, :1]), head_dim)[:, :, 0]
@@ -119,7 +120,7 @@ class TowerStates:
         return states
 
 
-def _with_keys(block: nn.Module, states: torch.Tensor, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_keys(block: Any, states: torch.Tensor, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What upstream's layer makes of states (M, 1+N, C), bit for bit, and its keys (M, H, 1+N, d)."""
     attention = block.self_attn
     heads = [
