@@ -24,12 +24,13 @@ what each number means. All weights are random, so nothing here is about the qua
 
 
 def write_report(result: dict[str, Any], folder: str | os.PathLike) -> None:
-    """Write performance_gpu.json, .md and .png into `folder`, all or none; files of these names are replaced."""
+    """Write performance_gpu.json into `folder`, then .md and .png; files of these names are replaced, each whole."""
+    json_file, page, picture = FILES
     with write_atomically(folder) as staging:
-        json_file, page, picture = (staging / name for name in FILES)
-        json_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
-        page.write_text(page_of(result), encoding="utf-8")
-        plot_all([model for model in result["models"] if _has_points(model)], picture)
+        (staging / json_file).write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
+    with write_atomically(folder) as staging:
+        (staging / page).write_text(page_of(result), encoding="utf-8")
+        plot_all([model for model in result["models"] if _has_points(model)], staging / picture)
 
 
 def read_report(path: str | os.PathLike) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _measure(
     except (ValueError, ImportError) as error:
         says(f"{subject.name}: {error}")
         return {"model": subject.name, "failed": str(error), "points": progress.points}
-    except RuntimeError as error:  # of a kernel, for example; the other models are worth their time
+    except Exception as error:  # of a kernel, for example; the other models are worth their time
         says(f"{subject.name}: {type(error).__name__}: {error}")
         failed = {"failed": f"{type(error).__name__}: {error}", "is_complete": False}
         return {"model": subject.name, **failed, "points": progress.points}
