@@ -29,8 +29,8 @@ NEWEST := .venv-newest
 TOOLS := .venv-tools
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo gpu-report test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit dist \
-  clean
+.PHONY: help demo gpu-report test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style \
+  docs lock audit dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
