@@ -33,7 +33,7 @@ PARTS = ("stages", "memory", "stock", "switches")
 SHARE_OF_CHECKS = 1 / 4  # of the time, at most
 # A test of pytest -v, and a line of its summary.
 _OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
-_REASON = re.compile(r"^(?:FAILED|ERROR|SKIPPED) (?:\[\d+\] )?(.+?)(?: - |: )(.+)$")
+_REASON = re.compile(r"^(FAILED|ERROR|SKIPPED) (?:\[\d+\] )?(.+?)(?: - |: )(.+)$")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]],
                     outcomes.append({"test": found[1], "outcome": found[2].lower()})
                     says(f"{found[2].lower()}: {found[1]}")
                 elif found := _REASON.match(line):
-                    _explain(outcomes, found[1], found[2].strip())
+                    _explain(outcomes, *found.groups())
         except BaseException:
             process.kill()
             raise
@@ -222,9 +222,9 @@ def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]],
     return process.returncode in (0, 1)
 
 
-def _explain(outcomes: list[dict[str, str]], where: str, reason: str) -> None:
+def _explain(outcomes: list[dict[str, str]], kind: str, where: str, reason: str) -> None:
     """Add the reason to a test that failed, or to those skipped in a file, whose lines pytest sums up."""
     for outcome in outcomes:
-        is_skipped_there = outcome["outcome"] == "skipped" and outcome["test"].split("::")[0] in where
-        if outcome["test"] == where or is_skipped_there:
-            outcome.setdefault("reason", reason)
+        name = outcome["test"].split("::")[0] if kind == "SKIPPED" else outcome["test"]
+        if outcome["outcome"] == kind.lower() and (where == name or where.startswith(f"{name}:")):
+            outcome.setdefault("reason", reason.strip())
