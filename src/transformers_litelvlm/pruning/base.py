@@ -165,7 +165,7 @@ class Selection(NamedTuple):
             return self
         some = torch.arange(ordered.shape[1], device=ordered.device)
         indices = torch.where(is_wrong[:, None], some, self.indices)
-        known = evidence.known_projection
+        known = getattr(evidence, "known_projection", None)  # methods inside the language model have none
         if self.features is None and known is not None:  # they are gathered from there
             of_all = torch.zeros(len(known), dtype=torch.bool, device=known.device)
             of_all[rows] = is_wrong.to(known.device)

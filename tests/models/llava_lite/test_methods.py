@@ -1,15 +1,19 @@
 """Every registered method in the tiny model: prompts, batches, attention kernels, and an upstream left alone."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlavaModel
 
 from tests.support.methods import METHODS, RAGGED
 from tests.support.random_weights import asymmetric_
+from tests.support.second_device import DEVICE, other_device
 from tests.support.tiny_llava import NUM_TOKENS, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
+from transformers_litelvlm.pruning.base import Selection
 
 
 BUDGET = 5
@@ -160,9 +164,31 @@ def test_methods_that_look_at_projected_tokens_project_once(model, name):
     shapes = []
     hook = lambda module, args, output: shapes.append(tuple(args[0].shape))  # noqa: E731
     handle = model.model.multi_modal_projector.register_forward_hook(hook)
-    features_of(model)
-    handle.remove()
+    expected = features_of(model)
     assert shapes == [(NUM_IMAGES, NUM_TOKENS, 32)]
+    handle.remove()
+    with other_device(), torch.no_grad():
+        there = copy.deepcopy(model).to(DEVICE)
+        handle = there.model.multi_modal_projector.register_forward_hook(hook)
+        names = [name for name in inputs() if name.startswith(("pixel", "guidance"))]
+        output = there.model.get_image_features(**{name: inputs()[name].to(DEVICE) for name in names})
+        handle.remove()
+        assert len(shapes) == 2 and output.retained_indices.tolist() == expected.retained_indices.tolist()
+        for ours, theirs in zip(output.pooler_output, expected.pooler_output):
+            torch.testing.assert_close(ours.cpu(), theirs)
+
+
+def test_wrong_indices_of_projected_tokens_become_nan_elsewhere():
+    class Evidence:
+        known_projection = torch.ones(3, 6, 4)
+
+    with other_device():
+        evidence = Evidence()
+        evidence.known_projection = Evidence.known_projection.to(DEVICE)
+        indices = torch.tensor([[0, 2], [3, 3]]).to(DEVICE)
+        checked = Selection(indices).checked(evidence, (2, 6), "careless", 2, slice(1, 3))
+        assert checked.features is None and checked.indices.tolist() == [[0, 2], [0, 1]]
+        assert evidence.known_projection.cpu().isnan().flatten(1).all(1).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
