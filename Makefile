@@ -12,6 +12,9 @@ PYTEST_ARGS ?= -n 2
 DIST_PYTHON ?= python3.13
 REPOSITORY ?=
 
+# For `make test-browser`: the program of the browser.
+CHROMIUM ?= /usr/bin/chromium
+
 DEMO_IMAGE ?= examples/assets/demo.png
 # Sentence number i is checked against examples/assets/demo_mask_i.png by .ci/check_demo.py.
 DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
@@ -26,14 +29,17 @@ LOCK := requirements/locked.txt
 # Environments for one purpose each; the two tools that make and check the lock are not in it.
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
+BROWSER := .venv-browser
 TOOLS := .venv-tools
+ANNOTATION := .venv-annotation
+LABEL_STUDIO := .venv-label-studio
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo gpu-report test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style \
-  docs lock audit dist clean
+.PHONY: help demo gpu-report test test-all test-upstream test-soak test-browser test-annotation-tools test-lowest \
+  test-newest newest-versions quality style docs lock audit dist space clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 2/9 of the visual tokens
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --compare --output $(DEMO_OUTPUT)
@@ -55,6 +61,18 @@ test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers 
 
 test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, and compare with calls alone
 	$(BIN)/python -m pytest -s --timeout 3600 tests/soak/threads.py
+
+test-annotation-tools: $(LABEL_STUDIO)/.installed-label-studio  ## run the tools of docs/annotation_tools.md on our masks
+	$(MAKE) $(ANNOTATION)/.installed-tools VENV=$(ANNOTATION)
+	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(ANNOTATION)/bin/python -m pytest tests/integrations \
+	  tests/serving/test_label_studio.py tests/serving/test_brush.py
+
+test-browser:  ## use the page of `litelvlm demo` in Chromium as a user does, with keyboard, phone and dark mode
+	@test -x "$(CHROMIUM)" || { echo "error: there is no Chromium at $(CHROMIUM). Install it" \
+	  "(on Debian: apt-get install chromium), or say where it is: make test-browser CHROMIUM=/path/to/it" >&2; exit 1; }
+	$(MAKE) $(BROWSER)/.installed-browser VENV=$(BROWSER)
+	CHROMIUM="$(CHROMIUM)" $(BROWSER)/bin/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/demo tests/cli/test_demo.py \
+	  tests/examples/test_space.py tests/browser/page.py
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -79,21 +97,32 @@ docs: $(VENV)/.installed-base  ## check links and that every public name is docu
 	$(BIN)/python docs/check_docs.py
 
 lock: $(TOOLS)/.installed-uv  ## renew requirements/: the newest versions, and upstream's signatures
-	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header \
-	  --no-annotate $(PIP_ARGS) setup.cfg requirements/lock.in --output-file $(TOOLS)/locked.txt
+	$(COMPILE) --extra test --extra quality setup.cfg requirements/lock.in --output-file $(TOOLS)/locked.txt
 	{ printf '# %s\n' $(LOCK_HEADER); grep -vE '^(nvidia-|cuda-|triton=)' $(TOOLS)/locked.txt; } > $(LOCK)
+	grep -v '^pillow=' $(LOCK) > $(TOOLS)/constraints.txt
+	$(COMPILE) --extra demo -c $(TOOLS)/constraints.txt setup.cfg requirements/lock.in requirements/browser.in \
+	  --output-file $(TOOLS)/browser.txt
+	{ printf '# %s\n' $(BROWSER_HEADER); \
+	  grep -vxFf $(LOCK) $(TOOLS)/browser.txt | grep -vE '^(nvidia-|cuda-|triton=)'; } > requirements/browser.txt
 	$(MAKE) $(VENV)/.installed-test
 	$(BIN)/python requirements/upstream_signatures.py record
 
 dist: $(TOOLS)/.installed-build $(TOOLS)/.installed-twine  ## build sdist and wheel, and try them in a fresh environment
 	$(TOOLS)/bin/python requirements/dist.py --python $(DIST_PYTHON) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
+space:  ## put a Space of Hugging Face together in build/space, see examples/space/README.md
+	rm -rf build/space
+	mkdir -p build/space
+	cp examples/space/*.* build/space
+	cp -R src/transformers_litelvlm build/space
+	find build/space -name __pycache__ -type d -prune -exec rm -rf {} +
+
 audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the known vulnerabilities
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) $(GPU_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache \
-	  src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(BROWSER) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(DEMO_OUTPUT) $(GPU_OUTPUT) \
+	  .cache build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---
@@ -113,9 +142,28 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
 	  $(TORCH) -e ".$(filter-out [base],[$*])"
 	@touch $@
 
+# Not with the extra `test`: label-studio-sdk wants another OpenCV.
+$(ANNOTATION)/.installed-tools: $(ANNOTATION)/.installed-serve,cvat,osam,supervision
+	$(BIN)/python -m pip install $(PIP_ARGS) pytest pytest-timeout pytest-xdist label-studio-sdk labelme playwright
+	@touch $@
+
+$(LABEL_STUDIO)/.installed-label-studio:
+	test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install $(PIP_ARGS) label-studio
+	@touch $@
+
 $(VENV)/.installed-lowest: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install uv
 	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct $(PIP_ARGS) -e ".[test]"
+	@touch $@
+
+# Gradio refuses the lock's Pillow.
+$(VENV)/.installed-browser: setup.cfg pyproject.toml $(LOCK) requirements/browser.in requirements/browser.txt \
+  | $(VENV)/bin/python
+	grep -v '^pillow=' $(LOCK) | cat - requirements/browser.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt setuptools
+	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt --no-build-isolation \
+	  -r requirements/browser.in -e ".[demo]"
 	@touch $@
 
 # No stamp: the newest versions change without any file here. By name, since our own bounds are what is in question.
@@ -129,6 +177,10 @@ $(TOOLS)/.installed-%:
 	$(TOOLS)/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) $*
 	@touch $@
 
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
+  $(PIP_ARGS)
+BROWSER_HEADER = \
+  "What 'make test-browser' installs beside or instead of the versions in locked.txt. Made by 'make lock'."
 LOCK_HEADER = \
   "The versions that 'make demo', 'make test', 'make quality' and CI install, for Python 3.11 to 3.13." \
   "Made by 'make lock', to be used as constraints: pip install -c requirements/locked.txt -e '.[test]'" \

@@ -21,7 +21,8 @@ LAYERS = (
     ("__init__",),
     ("evaluation",),
     ("analysis", "benchmark", "calibration"),
-    ("serving", "demo"),
+    ("serving",),
+    ("demo", "integrations"),
     ("cli",),
 )
 LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -157,7 +157,7 @@ class PruningConfig(PreTrainedConfig):
             ValueError: if there is no such preset; the message lists the known ones.
         """
         presets = DEFAULT_PRESETS | self.presets
-        if name not in presets:
+        if not isinstance(name, str) or name not in presets:
             raise ValueError(f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(presets))}.")
         return self.replace(**presets[name])
 

@@ -55,10 +55,28 @@ def test_who_may_share_a_call(bundled, scenes):
         return own.prepare(request(picture, sentences, **settings))
 
     assert segmenter.can_join(other(), [job]) and segmenter.can_join(other(preset="balanced"), [job])
-    assert not segmenter.can_join(other(budget=20), [job])
+    for settings in ({"budget": 20}, {"method": "random", "budget": 9}, {"method": "none"}):
+        assert segmenter.can_join(other(**settings), [job])
+    assert not segmenter.can_join(other(position_ids="compact"), [job])
     inside = {"method": "fastv", "budget": 40, "method_options": {"layer": 1}}
     assert not segmenter.can_join(other(**inside), [other(**inside)])
     assert segmenter.can_join(other(exact=False, **inside), [other(exact=False, **inside)])
+    assert not segmenter.can_join(other(exact=False, **{**inside, "budget": 41}), [other(exact=False, **inside)])
+
+
+def test_different_settings_in_one_call(bundled, scenes, one_thread):
+    """Each is selected by its own method and budget; pruned and unpruned ones are two calls."""
+    segmenter = Segmenter(*bundled, Limits())
+    settings = [{}, {"method": "random", "budget": 9}, {"method": "none"}, {"method": "vispruner", "budget": 50}]
+    asked = [(*scenes[place], each) for place, each in enumerate(settings)]
+    jobs = [segmenter.prepare(request(picture, sentences, **own)) for picture, sentences, own in asked]
+    answers = segmenter.answer(jobs)
+    assert (answers[1].batch_size, answers[2].batch_size) == (3, 1)
+    for answer, (picture, sentences, own) in zip(answers, asked, strict=True):
+        expected = alone(*bundled, picture, sentences, own)
+        np.testing.assert_array_equal(answer.masks, expected.masks[0].numpy())
+        kept = expected.retained_indices
+        assert answer.kept == ([list(range(144))] if kept is None else kept.tolist())
 
 
 def test_too_large_masks_do_not_share_a_call(jobs, monkeypatch):

@@ -13,6 +13,7 @@ from huggingface_hub.utils import httpx
 from PIL import Image
 
 from tests.support.http_clients import client_of, form
+from transformers_litelvlm.serving import pictures
 from transformers_litelvlm.serving.app import create_app
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.segmenter import Segmenter
@@ -200,6 +201,32 @@ def test_addresses_are_fetched_only_where_it_is_allowed(start_service):
         assert asyncio.run(ask(service, f"{base}/large")).status_code == 413
         absent = asyncio.run(ask(service, f"{base}/absent"))
         assert absent.status_code == 422 and "cannot be fetched" in absent.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"])
+def test_a_server_that_sends_a_byte_at_a_time_is_left(start_service, monkeypatch, start):
+    """Each byte comes in time, the file does not."""
+    monkeypatch.setattr(pictures, "FETCH_SECONDS", 1)
+
+    async def drip(reader, writer):
+        writer.write(start or b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    async def ask():
+        service = start_service(allow_urls=True)
+        async with await asyncio.start_server(drip, "127.0.0.1", 0) as server, client_of(service) as client:
+            address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+            body = {"image": address, "sentences": ["the star"]}
+            answer = await asyncio.wait_for(client.post("/v1/segment", json=body), 20)
+            assert metric(service, "inside") == 0
+            return answer
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 422 and "could not be fetched in 1 s" in answer.json()["error"]["message"]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from transformers_litelvlm.data.samples import ImageSample, ReferringSentence
 from transformers_litelvlm.evaluation.measuring import masks_meant
 from transformers_litelvlm.evaluation.sweeping import Part, SharedEncodings, SweepSegmenter
 from transformers_litelvlm.models.settings import PruningSettings
-from transformers_litelvlm.visualization import seen_region
+from transformers_litelvlm.visualization import region_of
 
 
 # The referent's own sentence, and the controls that show what a score depends on.
@@ -115,10 +115,7 @@ class AnalysedImage:
     @cached_property
     def region(self) -> Region:
         """The part of the image that the visual tokens cover."""
-        if self.processor.sees_whole_picture:
-            return (0.0, 0.0, float(self.image.width), float(self.image.height))
-        processor = self.processor
-        return seen_region(self.image.size, processor.image_processor, self.grid, processor.patch_size)
+        return region_of(self.processor, self.image.size, self.grid)
 
     @cached_property
     def coverage(self) -> np.ndarray:

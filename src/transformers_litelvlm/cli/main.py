@@ -14,6 +14,7 @@ from transformers_litelvlm.cli import (
     calibrate,
     card,
     convert,
+    demo,
     env,
     evaluate,
     gpu_report,
@@ -29,13 +30,28 @@ from transformers_litelvlm.version import __version__
 
 # Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command,
 # with `_` for `-`. With CHECKPOINT, the argument of that name is looked up before torch and transformers are imported.
-SUBCOMMANDS = (segment, serve, evaluate, analyze, calibrate, benchmark, gpu_report, plot, convert, card, methods, env)
+SUBCOMMANDS = (
+    segment,
+    demo,
+    serve,
+    evaluate,
+    analyze,
+    calibrate,
+    benchmark,
+    gpu_report,
+    plot,
+    convert,
+    card,
+    methods,
+    env,
+)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
 examples:
   litelvlm segment scene.png "the red circle left of the blue square"
   litelvlm segment scene.png "the red circle" "the star" --preset fast --compare
+  litelvlm demo
   litelvlm serve --port 8000
   litelvlm evaluate --output-dir results --max-images 100
   litelvlm plot results/results.json --output quality.png

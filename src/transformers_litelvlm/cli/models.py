@@ -31,6 +31,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_mask_model(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a mask model beside a chat model."""
+    parser.add_argument(
+        "--mask-model",
+        metavar="PATH",
+        help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
+    )
+
+
 def add_pruning(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is pruned."""
     tokens = parser.add_mutually_exclusive_group()

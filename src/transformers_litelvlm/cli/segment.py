@@ -19,7 +19,7 @@ from transformers_litelvlm.cli.errors import (
 )
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.methods import sizes_of
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 from transformers_litelvlm.utils.messages import quoted
@@ -56,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     add_model(parser)
-    parser.add_argument(
-        "--mask-model",
-        metavar="PATH",
-        help="SAM or SAM 2, folder or Hub name, for a --model that answers with boxes, such as Qwen3-VL",
-    )
+    add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
     parser.add_argument(
@@ -123,12 +119,13 @@ def _segment(
     import torch
     from PIL import Image
 
-    from transformers_litelvlm.visualization import draw_masks, draw_selections
+    from transformers_litelvlm.visualization import draw_masks, draw_selections, region_of
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
     inputs = inputs.to(model.device, dtype=model.dtype)
-    (rows, columns), region = _grid_and_region(processor, inputs, image)
+    _, rows, columns = processor.visual_token_grids(inputs)[0]
+    region = region_of(processor, image.size, (rows, columns))
     total = rows * columns
     _check_budget(args, model.config, total)
     with torch.inference_mode():
@@ -143,7 +140,7 @@ def _segment(
         retained = [row.tolist() for row in output.retained_indices]
     # The logits take four times the memory of the masks, and drawing takes more.
     output = replace(output, mask_logits=None)
-    answers = [_describe_answer(answer) for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
+    answers = [answer.as_json() for answer in output.answers[0]] if args.mask_model else [{}] * len(sentences)
     pruning, is_pruned = model.config.pruning_config, output.retained_indices is not None
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
@@ -190,18 +187,6 @@ def _check_budget(args: argparse.Namespace, config: Any, total: int) -> None:
             config.pruning_config.build_pruner().tokens_per_layer(budget=budget, **sizes)
 
 
-def _grid_and_region(
-    processor: Any, inputs: Any, image: Image.Image
-) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """(rows, columns) of the visual tokens, and the part of the picture that they cover."""
-    from transformers_litelvlm.visualization import seen_region
-
-    _, rows, columns = processor.visual_token_grids(inputs)[0]
-    if processor.sees_whole_picture:
-        return (rows, columns), (0.0, 0.0, float(image.width), float(image.height))
-    return (rows, columns), seen_region(image.size, processor.image_processor, (rows, columns), processor.patch_size)
-
-
 def _describe_mask(sentence: str, score: float, mask: np.ndarray, path: Path) -> dict[str, Any]:
     from transformers_litelvlm.data.masks import encode_mask
 
@@ -214,12 +199,6 @@ def _why_unpruned(pruning: Any, total: int) -> str:
     if pruning.is_on:
         return f"the budget is not below the {total} visual tokens"
     return "the method is none" if pruning.method == "none" else "--budget or --retention-ratio says how many to keep"
-
-
-def _describe_answer(answer: Any) -> dict[str, Any]:
-    """What a chat model wrote, and the boxes in it, in pixels of the picture."""
-    boxes = [[round(value, 1) for value in each.box] for each in answer.objects if each.box is not None]
-    return {"answer": answer.text, "boxes": boxes, "says_none": answer.says_none}
 
 
 def _compare(model: Any, inputs: Any, output: Any, pairs: int) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
 from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
 
 
 CHECKPOINT = "model"
 TOKEN_VARIABLE = "LITELVLM_TOKEN"
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"  # as in Label Studio's own packages
 HELP = "answer requests for masks over HTTP"
 DESCRIPTION = (
     "Answer requests for masks over HTTP: POST /v1/segment with a picture and sentences. GET /docs explains it."
@@ -25,7 +26,9 @@ EPILOG = """\
 examples:
   litelvlm serve
   litelvlm serve --model ./glamm-refseg --preset balanced --dtype bfloat16 --inexact-batches
+  litelvlm serve --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
   litelvlm serve --port 9000 --token-file token.txt --max-queue 16 --cache-mb 2048
+  litelvlm serve --port 9090 --label-studio-url http://localhost:8080
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 The pruning options are what holds for a request without settings of its own.
@@ -48,12 +51,15 @@ LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_model(parser)
+    add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
     )
-    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=checked_port, default=8000, help="port to listen at; 0: any (default: %(default)s)"
+    )
     for option, (metavar, kind, default, text) in LIMITS.items():
         parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument(
@@ -62,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share calls also where single pixels of a mask may then differ: on a GPU, in 16 bits",
     )
     parser.add_argument("--allow-urls", action="store_true", help="fetch pictures whose address a client sends")
+    parser.add_argument(
+        "--label-studio-url",
+        metavar="URL",
+        help=f"answer Label Studio, too, and fetch uploads from it with the key in {LABEL_STUDIO_VARIABLE}",
+    )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -79,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     from transformers_litelvlm.serving.app import create_app
+    from transformers_litelvlm.serving.label_studio import LabelStudio
     from transformers_litelvlm.serving.limits import Limits
     from transformers_litelvlm.serving.segmenter import Segmenter
     from transformers_litelvlm.serving.server import bind, make_server
@@ -87,11 +99,15 @@ def run(args: argparse.Namespace) -> None:
     names = [option.removeprefix("--").replace("-", "_") for option in LIMITS]
     with bad_input():
         limits = Limits(**{name: getattr(args, name) for name in names})
+    label_studio = None
+    if args.label_studio_url is not None:
+        with bad_input("--label-studio-url: "):
+            label_studio = LabelStudio(args.label_studio_url, os.environ.get(LABEL_STUDIO_VARIABLE))
     # Before gigabytes are read; connections are accepted when the model is there.
     with bad_input(f"--host {args.host} --port {args.port}: "):
         bound = bind(args.host, args.port)
     with bound:
-        model, processor = load_model(args)
+        model, processor = load_model(args, args.mask_model)
         segmenter = Segmenter(model, processor, limits, exact=not args.inexact_batches)
         service = Service(segmenter, limits, args.allow_urls)
         _log_to(sys.stdout)
@@ -101,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         try:
-            make_server(create_app(service, token), service).run(sockets=[bound])
+            make_server(create_app(service, token, label_studio), service).run(sockets=[bound])
         finally:
             service.close()
 
@@ -133,7 +149,7 @@ def _log_to(stream: Any) -> None:
     logger.propagate = False
 
 
-def _port(text: str) -> int:
+def checked_port(text: str) -> int:
     """Type of an argparse argument: 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {text!r}")

@@ -27,6 +27,11 @@ class SentenceMask(BaseModel):
     score: float = Field(description="mean probability inside the mask, 0 for an empty one; not correctness")
     box: list[int] | None = Field(description="left, top, right, bottom in pixels, the last two excluded; or null")
     area: int = Field(description="pixels inside the mask")
+    answer: str | None = Field(
+        None, description="what a model that answers in text wrote; else absent, as the next two"
+    )
+    boxes: list[list[float]] | None = Field(None, description="the boxes in it, as `box`")
+    says_none: bool | None = Field(None, description="whether it says that there is no such object")
 
 
 class SegmentAnswer(BaseModel):
@@ -61,6 +66,7 @@ class ErrorAnswer(BaseModel):
 def describe(job: Job, answer: Answer) -> dict[str, Any]:
     """What [`SegmentAnswer`] holds, without `id` and `timings_ms`."""
     total = job.grid[0] * job.grid[1]
+    texts = [{}] * len(job.sentences) if answer.texts is None else [text.as_json() for text in answer.texts]
     is_pruned = any(len(kept) != total for kept in answer.kept)
     return {
         "width": job.size[0],
@@ -72,8 +78,9 @@ def describe(job: Job, answer: Answer) -> dict[str, Any]:
                 "score": score,
                 "box": box_of(mask),
                 "area": int(mask.sum()),
+                **text,
             }
-            for sentence, mask, score in zip(job.sentences, answer.masks, answer.scores, strict=True)
+            for sentence, mask, score, text in zip(job.sentences, answer.masks, answer.scores, texts, strict=True)
         ],
         "method": job.pruning.method if is_pruned else None,
         "token_grid": list(job.grid),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import json
 import logging
@@ -17,8 +18,10 @@ from starlette.requests import ClientDisconnect
 
 from transformers_litelvlm.serving.answers import ErrorAnswer, SegmentAnswer
 from transformers_litelvlm.serving.errors import CODES, ServiceError
+from transformers_litelvlm.serving.label_studio import PATHS as LABEL_STUDIO_PATHS
+from transformers_litelvlm.serving.label_studio import LabelStudio, add_label_studio
 from transformers_litelvlm.serving.metrics import CONTENT_TYPE
-from transformers_litelvlm.serving.requests import SETTINGS
+from transformers_litelvlm.serving.requests import LONGEST_SENTENCE, SETTINGS
 from transformers_litelvlm.serving.segmenter import milliseconds_since
 from transformers_litelvlm.serving.service import Service
 from transformers_litelvlm.version import __version__
@@ -32,12 +35,14 @@ _OF_SEGMENT = (400, 401, 408, 413, 415, 422, 429, 500, 503)
 _OPEN = ("/health", "/docs", "/openapi.json")
 
 
-def create_app(service: Service, token: str | None = None) -> FastAPI:
+def create_app(service: Service, token: str | None = None, label_studio: LabelStudio | None = None) -> FastAPI:
     """The application.
 
     Args:
         service: answers.
-        token: that clients must send as `Authorization: Bearer ...`, except to /health and the documentation.
+        token: that clients must send as `Authorization: Bearer ...`, except to /health and the documentation. The
+            password of `Basic` with the user "litelvlm" is the same: Label Studio knows no bearer tokens.
+        label_studio: that may ask for predictions, if any.
     """
 
     @asynccontextmanager
@@ -76,6 +81,8 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
+    if label_studio is not None:
+        add_label_studio(app, service, label_studio)
     return app
 
 
@@ -112,7 +119,8 @@ class _Outside:
         if self.token is None or scope["path"] in _OPEN:
             return
         given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
+        basic = base64.b64encode(f"litelvlm:{self.token}".encode())
+        if not any(hmac.compare_digest(given, own) for own in (b"Bearer " + self.token.encode(), b"Basic " + basic)):
             raise ServiceError("unauthorized", "Send the token of this server.", {"WWW-Authenticate": "Bearer"})
 
     async def _answer_error(self, error: Exception, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
@@ -124,7 +132,7 @@ class _Outside:
         await json_response(error.status, error.as_json(), error.headers)(scope, receive, send)
 
     def _note(self, scope: dict[str, Any], facts: dict[str, Any], start: float) -> None:
-        path = scope["path"] if scope["path"] in (*_OPEN, "/v1/segment", "/metrics") else "other"
+        path = scope["path"] if scope["path"] in (*_OPEN, "/v1/segment", "/metrics", *LABEL_STUDIO_PATHS) else "other"
         self.service.metrics.requests.labels(path, str(facts["status"])).inc()
         logger.info(json.dumps({"path": path, **facts, "ms": round(milliseconds_since(start), 3)}))
 
@@ -153,7 +161,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _request_body() -> dict[str, Any]:
     """Both kinds of bodies, for OpenAPI."""
-    sentence: dict[str, Any] = {"type": "string", "minLength": 1}
+    sentence: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_SENTENCE}
     sentences = {"type": "array", "items": sentence, "minItems": 1, "description": "what to find"}
     settings: dict[str, Any] = {
         "preset": {"type": "string"},

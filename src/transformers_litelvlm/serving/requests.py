@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ from transformers_litelvlm.utils.messages import did_you_mean, quoted
 # Fields of a request that are pruning settings -> keywords of `change_pruning`.
 SETTINGS = {"preset": "pruning_preset"} | {field: keyword for keyword, field in PRUNING_ALIASES.items()}
 FIELDS = ("image", "sentences", *SETTINGS)
+# Far more than a model reads: splitting 19 MB into tokens took two minutes, only to refuse them.
+LONGEST_SENTENCE = 10_000
 # In a form everything is text. These fields are JSON there; others are as they are written.
 _JSON_FIELDS = ("budget", "retention_ratio", "method_options", "then")
 
@@ -46,7 +49,21 @@ class _TooLargeError(Exception):
 
 
 async def read_request(request: Request, limits: Limits, allow_urls: bool) -> SegmentRequest:
-    """Read and check the body. Not one byte more is read than the limit allows.
+    """Read and check the body of a request for masks.
+
+    Raises:
+        ServiceError: see [`~serving.errors.CODES`].
+    """
+    fields = await read_fields(request, limits)
+    content = fields.get("image")
+    if not isinstance(content, bytes):
+        # Off the event loop: an address is fetched.
+        content = await asyncio.to_thread(picture_from_text, content, allow_urls, limits.max_request_bytes)
+    return as_request({**fields, "image": content}, limits)
+
+
+async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
+    """The fields of a body, JSON or a form. Not one byte more is read than the limit allows.
 
     Raises:
         ServiceError: see [`~serving.errors.CODES`].
@@ -61,16 +78,11 @@ async def read_request(request: Request, limits: Limits, allow_urls: bool) -> Se
     try:
         async with asyncio.timeout(limits.read_seconds):
             limited = _limited(request, limits.max_request_bytes)
-            fields = await (_read_json if kind == "application/json" else _read_form)(limited, limits)
+            return await (_read_json if kind == "application/json" else _read_form)(limited, limits)
     except TimeoutError as error:
         raise ServiceError("timeout", f"The body took longer than {limits.read_seconds} s.") from error
     except _TooLargeError as error:
         raise ServiceError("too_large", too_large) from error
-    content = fields.get("image")
-    if not isinstance(content, bytes):
-        # Off the event loop: an address is fetched.
-        content = await asyncio.to_thread(picture_from_text, content, allow_urls, limits.max_request_bytes)
-    return as_request({**fields, "image": content}, limits)
 
 
 def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
@@ -84,6 +96,9 @@ def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
         raise ServiceError("invalid", "`sentences` must be one or more sentences.")
     if len(sentences) > limits.max_sentences:
         raise ServiceError("invalid", f"`sentences` has {len(sentences)}, at most {limits.max_sentences} are allowed.")
+    longest = max((len(each) for each in sentences if isinstance(each, str)), default=0)
+    if longest > LONGEST_SENTENCE:
+        raise ServiceError("invalid", f"A sentence has {longest} characters, at most {LONGEST_SENTENCE} are allowed.")
     pruning = {keyword: fields[name] for name, keyword in SETTINGS.items() if name in fields}
     return SegmentRequest(fields["image"], sentences, pruning)
 
@@ -119,6 +134,8 @@ async def _read_form(request: Request, limits: Limits) -> dict[str, Any]:
         raise ServiceError("bad_request", f"The body is no form: {quoted(str(error))}.") from error
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
+        if name in fields and name != "sentences":
+            raise ServiceError("bad_request", f"The field {quoted(name)} is there twice.")
         if isinstance(value, str) and name in _JSON_FIELDS:
             fields[name] = _parsed(value, "invalid", f"`{name}`")
         elif name == "sentences":
@@ -131,13 +148,20 @@ async def _read_form(request: Request, limits: Limits) -> dict[str, Any]:
 
 
 def _parsed(text: str | bytes, code: str, what: str) -> Any:
-    """JSON without the numbers that it does not have. What Python cannot read is an error, too: a few thousand levels
-    are too deep, and a few thousand digits too many."""
+    """JSON without the numbers that it does not have, and with each name once in an object. What Python cannot read
+    is an error, too: a few thousand levels are too deep, and a few thousand digits too many."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is no number of JSON")
 
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+            raise ValueError(f"{quoted(name)} is there twice")
+        return fields
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise ServiceError(code, f"{what} cannot be read as JSON: {error}.") from error

@@ -1,4 +1,4 @@
-"""From requests to masks: pictures are encoded once, and requests with the same settings share a call of the model."""
+"""From requests to masks: pictures are encoded once, and requests that wait together share a call of the model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
+from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.segmentation import by_dialogue, on_host
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.tokens import padding_id
 from transformers_litelvlm.models.pruned_config import change_pruning
+from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.serving.cache import EncodingCache
 from transformers_litelvlm.serving.errors import invalid_input
 from transformers_litelvlm.serving.joining import join_features, join_inputs, join_mask_features
@@ -46,7 +48,7 @@ class Job:
         size: width and height of the picture.
         grid: rows and columns of its visual tokens, before pruning.
         prepared_ms: reading and preparing the picture.
-        settings_key: equal for equal settings.
+        shared_settings: what a call of the model needs of the settings; equal for jobs that may share one.
         may_share: whether it may be answered together with others at all.
     """
 
@@ -57,7 +59,7 @@ class Job:
     size: tuple[int, int]
     grid: tuple[int, int]
     prepared_ms: float = 0.0
-    settings_key: str = ""
+    shared_settings: str = ""
     may_share: bool = True
 
     @property
@@ -76,6 +78,7 @@ class Answer:
         times: milliseconds by stage; `model` is the call that requests share.
         batch_size: how many shared it.
         was_known: whether the encoding of the picture was there.
+        texts: what a model that answers in text wrote about each sentence.
     """
 
     masks: np.ndarray
@@ -84,6 +87,7 @@ class Answer:
     times: dict[str, float] = field(default_factory=dict)
     batch_size: int = 1
     was_known: bool = False
+    texts: list[BoxAnswer] | None = None
 
 
 @dataclass
@@ -110,7 +114,7 @@ class Segmenter:
     """Answers jobs with a model. [`prepare`] may run in many threads, [`answer`] in one.
 
     Args:
-        model, processor: of [`~models.auto.load_for_segmentation`], without a mask model beside it.
+        model, processor: of [`~models.auto.load_for_segmentation`].
         limits: of the server.
         exact: whether joined calls must give the masks of each request alone. Then only float32 on a CPU is joined,
             where the difference is bounded by [`MARGIN_UNITS`].
@@ -134,7 +138,7 @@ class Segmenter:
         start, config = time.perf_counter(), self.model.config
         with invalid_input():
             pruning = change_pruning(config.pruning_config, request.pruning)
-            config.check_pruning(pruning)
+            settings = self.model.model.settings(pruning)
             picture = read_picture(request.image, self.limits.max_pixels)
             inputs = self.processor.segmentation_inputs(images=[picture], expressions=[request.sentences])
         _, rows, columns = self.processor.visual_token_grids(inputs)[0]
@@ -146,25 +150,26 @@ class Segmenter:
             size=picture.size,
             grid=(rows, columns),
             prepared_ms=milliseconds_since(start),
-            settings_key=_settings_key(pruning),
-            may_share=self._may_share(pruning),
+            shared_settings=_shared_settings(pruning, settings),
+            may_share=self._may_share(settings),
         )
 
     def can_join(self, job: Job, others: Sequence[Job]) -> bool:
-        """Whether a job may share a call with others, all with the same settings."""
+        """Whether a job may share a call with others that share one."""
         first, pixels = others[0], sum(other.mask_pixels for other in others)
-        are_alike = job.may_share and first.may_share and job.settings_key == first.settings_key
+        are_alike = job.may_share and first.may_share and job.shared_settings == first.shared_settings
         return are_alike and pixels + job.mask_pixels <= MAX_JOINED_PIXELS
 
-    def _may_share(self, pruning: PruningConfig) -> bool:
+    def _may_share(self, settings: PruningSettings) -> bool:
         # Inside the language model a tie of the last bits would keep another token, which no margin of logits shows.
-        is_inside = self.model.model.settings(pruning).inside_language_model is not None
+        is_inside = settings.inside_language_model is not None
         is_bounded = self.model.dtype == torch.float32 and self.model.device.type == "cpu"
-        return not self.exact or (is_bounded and not is_inside)
+        # Text is generated one token after the other, each in a call of its own.
+        return not self.model.answers_in_text and (not self.exact or (is_bounded and not is_inside))
 
     @torch.inference_mode()
     def answer(self, jobs: Sequence[Job]) -> list[Answer | Exception]:
-        """Answers in the order of the jobs, all with the same settings; what one of them raises is its answer."""
+        """Answers in the order of jobs that may share a call; what one of them raises is its answer."""
         answers: list[Any] = [None] * len(jobs)
         selected: list[_Selected] = []
         for place, job in enumerate(jobs):
@@ -249,6 +254,7 @@ class Segmenter:
                     times={"prepare": each.job.prepared_ms, "encode": each.encode_ms, "model": took},
                     batch_size=len(part),
                     was_known=each.was_known,
+                    texts=output.answers[place] if self.model.answers_in_text else None,
                 )
             )
         return answers
@@ -265,7 +271,11 @@ def milliseconds_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _settings_key(pruning: PruningConfig) -> str:
+def _shared_settings(pruning: PruningConfig, settings: PruningSettings) -> str:
+    """Tokens are selected for each job alone. After this, only the positions that they get matter; with a method
+    inside the language model, everything does."""
+    if settings.inside_language_model is None:
+        return "original" if settings.keeps_positions else "compact"
     return json.dumps({**pruning.to_dict(), "presets": None}, sort_keys=True, default=str)
 
 

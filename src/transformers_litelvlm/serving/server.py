@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from transformers_litelvlm.serving.service import Service
+
+if TYPE_CHECKING:
+    from transformers_litelvlm.serving.service import Service
 
 
 STOP_SECONDS = 60

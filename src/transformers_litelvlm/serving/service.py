@@ -17,8 +17,8 @@ from transformers_litelvlm.serving.batching import Batcher
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.metrics import Metrics
-from transformers_litelvlm.serving.requests import read_request
-from transformers_litelvlm.serving.segmenter import Answer, Segmenter, milliseconds_since
+from transformers_litelvlm.serving.requests import SegmentRequest, read_request
+from transformers_litelvlm.serving.segmenter import Answer, Job, Segmenter, milliseconds_since
 
 
 _T = TypeVar("_T")
@@ -69,23 +69,39 @@ class Service:
             ClientDisconnect: the client went away. Its job left the queue.
         """
         start, times = time.perf_counter(), {}
-        with self._admitted():
+        with self.admitted():
             asked = await read_request(request, self.limits, self.allow_urls)
             times["read"] = milliseconds_since(start)
-            facts["sentences"] = len(asked.sentences)
-            job = await self._help(lambda: self.segmenter.prepare(asked))
-            queued = time.perf_counter()
-            future = asyncio.wrap_future(self._batcher.submit(job))
-            answer: Answer = await unless_gone(request, future)
-            times |= answer.times
-            times["queue"] = max(milliseconds_since(queued) - answer.times["encode"] - answer.times["model"], 0.0)
+            job, answer = await self.answer(asked, request, facts, times)
             written = time.perf_counter()
             described = await self._help(lambda: describe(job, answer))
             times["write"] = milliseconds_since(written)
         times["total"] = milliseconds_since(start)
-        facts["kept_tokens"] = [len(kept) for kept in answer.kept]
         self._count(answer, times)
         return {**described, "timings_ms": {name: round(value, 3) for name, value in times.items()}}
+
+    async def answer(
+        self, asked: SegmentRequest, request: Request, facts: dict[str, Any], times: dict[str, float]
+    ) -> tuple[Job, Answer]:
+        """The masks for what was asked, inside [`admitted`].
+
+        Args:
+            asked: what the body of the request asks.
+            request: whose body was read.
+            facts: for the log; is filled in.
+            times: milliseconds by stage; is filled in.
+
+        Raises:
+            ServiceError, ClientDisconnect: as [`segment`] does.
+        """
+        facts["sentences"] = len(asked.sentences)
+        job = await self._help(lambda: self.segmenter.prepare(asked))
+        queued = time.perf_counter()
+        answer: Answer = await unless_gone(request, asyncio.wrap_future(self._batcher.submit(job)))
+        times |= answer.times
+        times["queue"] = max(milliseconds_since(queued) - answer.times["encode"] - answer.times["model"], 0.0)
+        facts["kept_tokens"] = [len(kept) for kept in answer.kept]
+        return job, answer
 
     def check_health(self) -> None:
         """Raises ServiceError if requests for masks would not be answered."""
@@ -105,7 +121,7 @@ class Service:
         self._helpers.shutdown()
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def admitted(self) -> Iterator[None]:
         """Room for one request; before its body is read, so that bodies in memory have a bound."""
         if self.is_stopping:
             raise ServiceError("stopping", "The server is stopping: ask another one.", {"Connection": "close"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from transformers_litelvlm.utils.messages import shortened
 
@@ -32,6 +32,7 @@ _BMP_RUN_LENGTHS = (1, 2)
 _MAX_RUN_LENGTH_PIXELS = 1_000_000
 
 _ROWS_AT_ONCE = 256
+_FETCH_SECONDS = 60
 _LONGEST_NAME = 255  # of a file, in bytes, on all common file systems
 
 
@@ -152,28 +153,14 @@ def _from_file(path: Path) -> Image.Image:
         return _upright_rgb(picture, name=path)
 
 
-def fetch(address: str, seconds: float = 60, max_bytes: int | None = None) -> bytes:
-    """The file at an `http(s)` address, with redirects; of a larger one than `max_bytes` the beginning, a bit more.
-
-    Raises ValueError if it cannot be fetched, or nothing comes for `seconds`.
-    """
+def _from_url(address: str) -> Image.Image:
     from huggingface_hub.utils import httpx  # as transformers fetches pictures
 
-    content = bytearray()
     try:
-        with httpx.stream("GET", address, timeout=seconds, follow_redirects=True) as answer:
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes():
-                content += chunk
-                if max_bytes is not None and len(content) > max_bytes:
-                    break
+        content = httpx.get(address, timeout=_FETCH_SECONDS, follow_redirects=True).raise_for_status().content
     except Exception as error:  # of many kinds: names, certificates, sockets, statuses
         raise ValueError(f"`image` {shortened(address)} cannot be fetched ({_reason(error)}).") from error
-    return bytes(content)
-
-
-def _from_url(address: str) -> Image.Image:
-    with open_picture(io.BytesIO(fetch(address)), shortened(address)) as picture:
+    with open_picture(io.BytesIO(content), shortened(address)) as picture:
         return _upright_rgb(picture, name=shortened(address))
 
 
@@ -244,6 +231,8 @@ def _unreadable(name: str | os.PathLike, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own text names the file again, or an object in memory
+        return "unknown format"
     if isinstance(error, OSError) and error.filename is not None:  # its own text repeats the name, however long
         return f"{error.strerror}: {shortened(str(error.filename))}"
     return " ".join(str(error).split()) or type(error).__name__

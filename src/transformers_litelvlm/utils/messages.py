@@ -9,6 +9,7 @@ from typing import Any
 
 _LONGEST = 80
 SAID: set[str] = set()  # keys of [`is_first`]
+_MOST_SAID = 1000  # a key may hold what clients of a server send
 
 
 def shortened(text: str) -> str:
@@ -26,9 +27,11 @@ def quoted(value: Any) -> str:
 
 
 def is_first(key: str) -> bool:
-    """Whether this process asks for the first time; for warnings that name a case, but are meant for all of them."""
-    is_new = key not in SAID
-    SAID.add(key)
+    """Whether this process asks for the first time; for warnings that name a case, but are meant for all of them.
+    After 1000 different keys, none is new."""
+    is_new = key not in SAID and len(SAID) < _MOST_SAID
+    if is_new:
+        SAID.add(key)
     return is_new
 
 

@@ -9,7 +9,7 @@ from transformers_litelvlm.visualization.layout import LONGEST_SIDE, side_by_sid
 from transformers_litelvlm.visualization.masks import draw_masks
 from transformers_litelvlm.visualization.scores import draw_scores
 from transformers_litelvlm.visualization.selections import draw_selections
-from transformers_litelvlm.visualization.tokens import draw_retained_tokens, seen_region
+from transformers_litelvlm.visualization.tokens import draw_retained_tokens, region_of, seen_region
 
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "draw_scores",
     "draw_selections",
     "mask_colour",
+    "region_of",
     "seen_region",
     "side_by_side",
 ]

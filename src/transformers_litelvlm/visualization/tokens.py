@@ -70,6 +70,23 @@ def seen_region(
     )
 
 
+def region_of(processor: Any, image_size: tuple[int, int], grid: tuple[int, int]) -> Region:
+    """
+    The part of an image that the visual tokens cover, for a processor of this package.
+
+    Args:
+        processor: It says whether it crops.
+        image_size (`tuple[int, int]`): (width, height) of the picture.
+        grid (`tuple[int, int]`): (rows, columns) of visual tokens.
+
+    Returns:
+        `tuple[float, float, float, float]`: As [`seen_region`].
+    """
+    if processor.sees_whole_picture:
+        return 0.0, 0.0, float(image_size[0]), float(image_size[1])
+    return seen_region(image_size, processor.image_processor, grid, processor.patch_size)
+
+
 def draw_retained_tokens(
     image: Image.Image,
     retained_indices: Any,

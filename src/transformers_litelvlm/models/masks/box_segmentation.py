@@ -88,6 +88,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
     """
 
     mask_modality = "image"
+    answers_in_text = True
 
     def __init__(self, chat: Any, prompts: BoxPrompts, processor: BoxProcessor) -> None:
         nn.Module.__init__(self)

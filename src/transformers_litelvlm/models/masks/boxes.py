@@ -52,6 +52,11 @@ class BoxAnswer:
         mapped = (_mapped(each, scale, size) for each in self.objects)
         return replace(self, objects=tuple(each for each in mapped if each is not None))
 
+    def as_json(self) -> dict[str, Any]:
+        """The text, and the boxes in it as (left, top, right, bottom)."""
+        boxes = [[round(value, 1) for value in each.box] for each in self.objects if each.box is not None]
+        return {"answer": self.text, "boxes": boxes, "says_none": self.says_none}
+
     @property
     def enclosing_box(self) -> Box | None:
         """The smallest box around the boxes of all objects; `None` without any."""

@@ -73,9 +73,11 @@ class ReferringSegmentationMixin(_Model):
         mask_modality: how `segmentation_inputs` hands pictures to the language model.
         reads_before_norm: whether the state of a [SEG] is read before the language model's final norm.
         reads_at_seg: whether it is the state at [SEG], not the one before it, which predicts it.
+        answers_in_text: whether the masks come from text that the model generates, such as boxes, not from [SEG].
     """
 
     mask_modality: str
+    answers_in_text = False
     reads_before_norm = False
     reads_at_seg = False
 

@@ -1,0 +1,1 @@
+"""Masks by sentences inside annotation tools: one module for each. Nothing here is imported unless a tool asks."""
