@@ -20,7 +20,7 @@ DEMO_IMAGE ?= examples/assets/demo.png
 DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
 DEMO_OUTPUT ?= demo_output
 
-GPU_TESTS := tests/gpu tests/models/test_host_synchronisation.py
+GPU_TESTS := tests/models/test_host_synchronisation.py tests/gpu
 GPU_OUTPUT ?= gpu_report
 GPU_ARGS ?=
 
