@@ -1,5 +1,7 @@
 """The mask model's encoder beside the language model: the same masks, and who waits for whom."""
 
+import contextlib
+
 import torch
 
 from tests.support.mask_cases import masks_case
@@ -31,7 +33,7 @@ def test_what_waits_for_what():
             events.append(f"{self.name} waits for {other.name}")
 
     beside = SideStream(torch.device("cpu"))
-    beside._streams = (Stream("main"), Stream("side"))
+    beside._streams, beside._on = (Stream("main"), Stream("side")), contextlib.nullcontext
     beside.start(lambda: events.append("work") or 7)
     events.append("language model")
     assert beside.result() == 7

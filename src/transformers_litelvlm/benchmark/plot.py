@@ -37,13 +37,9 @@ def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
 
 def plot_all(results: list[dict[str, Any]], path: str | os.PathLike) -> None:
     """As [`plot`], several results below one another; an empty list gives an empty picture."""
-    from matplotlib.figure import Figure
-
-    sizes = [_size(*_panels(result)) for result in results] or [(7.0, 1.0)]
-    figure = Figure(
-        figsize=(max(width for width, _ in sizes), sum(height for _, height in sizes)), layout="constrained"
-    )
-    parts = figure.subfigures(len(sizes), 1, squeeze=False, height_ratios=[height for _, height in sizes])[:, 0]
+    widths, heights = zip(*[_size(*_panels(result)) for result in results] or [(7.0, 1.0)])
+    figure = _figure(max(widths), sum(heights))
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, result in zip(parts, results):
         _draw(part, result)
     _save(figure, path)
@@ -51,10 +47,17 @@ def plot_all(results: list[dict[str, Any]], path: str | os.PathLike) -> None:
 
 def figure_of(result: dict[str, Any]) -> Figure:
     """The figure: speed-ups and, where they were measured, stages and memory."""
+    figure = _figure(*_size(*_panels(result)))
+    _draw(figure, result)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_size(*_panels(result)), layout="constrained")
-    _draw(figure, result)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure
 
 
@@ -78,9 +81,6 @@ def _draw(figure: Any, result: dict[str, Any]) -> None:
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120, format="png", facecolor="white")
 
 

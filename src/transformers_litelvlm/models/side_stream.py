@@ -21,6 +21,7 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         is_gpu = device.type == "cuda"
         self._streams: Any = (torch.cuda.current_stream(device), torch.cuda.Stream(device)) if is_gpu else None
+        self._on: Any = torch.cuda.stream
         self._result: Any = None
 
     def start(self, work: Callable[[], Any]) -> None:
@@ -30,7 +31,7 @@ class SideStream:
             return
         main, side = self._streams
         side.wait_stream(main)  # what the work reads may not be there yet
-        with torch.cuda.stream(side):
+        with self._on(side):
             self._result = work()
 
     def result(self) -> Any:
