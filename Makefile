@@ -20,6 +20,10 @@ DEMO_IMAGE ?= examples/assets/demo.png
 DEMO_SENTENCES ?= "the red triangle" "the dotted triangle right of the red triangle"
 DEMO_OUTPUT ?= demo_output
 
+GPU_TESTS := tests/models/test_host_synchronisation.py tests/gpu
+GPU_OUTPUT ?= gpu_report
+GPU_ARGS ?=
+
 BIN := $(VENV)/bin
 LOCK := requirements/locked.txt
 # Environments for one purpose each; the two tools that make and check the lock are not in it.
@@ -31,8 +35,8 @@ ANNOTATION := .venv-annotation
 LABEL_STUDIO := .venv-label-studio
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-soak test-browser test-annotation-tools test-lowest test-newest \
-  newest-versions quality style docs lock audit dist space clean
+.PHONY: help demo gpu-report test test-all test-upstream test-soak test-browser test-annotation-tools test-lowest \
+  test-newest newest-versions quality style docs lock audit dist space clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -40,6 +44,10 @@ help:  ## list the targets
 demo: $(VENV)/.installed-base  ## segment an example picture by sentences, with 2/9 of the visual tokens
 	$(BIN)/litelvlm segment $(DEMO_IMAGE) $(DEMO_SENTENCES) --compare --output $(DEMO_OUTPUT)
 	@echo "The pictures are in $(abspath $(DEMO_OUTPUT))"
+
+gpu-report: $(VENV)/.installed-test  ## in nine minutes on a GPU: tests marked gpu, speed against two bounds, a page
+	$(BIN)/litelvlm gpu-report --tests $(GPU_TESTS) --output-dir $(GPU_OUTPUT) $(GPU_ARGS)
+	@echo "Into the documentation: $(BIN)/litelvlm gpu-report --from $(GPU_OUTPUT)/performance_gpu.json --output-dir docs"
 
 test: $(VENV)/.installed-test  ## run the tests but the slow ones (PYTEST_ARGS="..." to choose)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -113,8 +121,8 @@ audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the k
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(BROWSER) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(DEMO_OUTPUT) .cache build dist \
-	  .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(BROWSER) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(DEMO_OUTPUT) $(GPU_OUTPUT) \
+	  .cache build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---

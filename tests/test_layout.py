@@ -14,6 +14,8 @@ SUPPORT = TESTS / "support"
 UNCOLLECTED = (TESTS / "upstream", TESTS / "soak", TESTS / "browser", TESTS / "typing")
 # Tests with random input, of several parts of the package each.
 FUZZING = TESTS / "fuzzing"
+# Tests of whatever device there is, which `make gpu-report` runs on a GPU.
+GPU = TESTS / "gpu"
 # Tests of the whole repository. All others belong to a module or a folder of the package.
 OF_THE_PROJECT = {
     "test_conftest.py",
@@ -54,13 +56,14 @@ def test_the_listed_modules_exist():
 
 def test_tests_mirror_the_package():
     """The tests of a folder of the package are in the folder of that name; those of a top module carry its name.
-    Tests of the examples are in `tests/examples/`, those with random input in `tests/fuzzing/`."""
+    Tests of the examples are in `tests/examples/`, those with random input in `tests/fuzzing/`, and those of
+    a GPU in `tests/gpu/`."""
     lost = []
     for path in modules_of_tests():
         name = path.relative_to(TESTS)
         mirrored = (ROOT if name.parts[0] == "examples" else PACKAGE) / name.parent
         is_mirror = mirrored.is_dir() if mirrored != PACKAGE else (PACKAGE / name.name.removeprefix("test_")).is_file()
-        if not is_mirror and path.parent != FUZZING and name.as_posix() not in OF_THE_PROJECT:
+        if not is_mirror and path.parent not in (FUZZING, GPU) and name.as_posix() not in OF_THE_PROJECT:
             lost.append(str(name))
     assert lost == []
 

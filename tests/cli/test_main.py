@@ -278,7 +278,7 @@ def test_the_version_is_all_that_is_printed():
     ("arguments", "code"),
     [
         *((arguments, 0) for arguments in (["--version"], ["--help"])),
-        *(([module.__name__.rpartition(".")[2], "--help"], 0) for module in SUBCOMMANDS),
+        *(([module.__name__.rpartition(".")[2].replace("_", "-"), "--help"], 0) for module in SUBCOMMANDS),
         *((arguments, 2) for arguments in ([], ["frobnicate"], ["segment"], ["evaluate", "--loud"])),
     ],
     ids=str,

@@ -164,7 +164,9 @@ def test_masks_of_qwen(tmp_path, pruning, make):
         assert len(of_deepstack) <= 4 and waits[reached[0] :] == of_deepstack
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def needs_cuda(test):
+    """A mark for `make gpu-report` too."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")(test))
 
 
 @contextmanager

@@ -31,13 +31,14 @@ UNKNOWN = {
 }
 
 
-def count_flops(function: Callable[[], Any]) -> int:
+def count_flops(function: Callable[[], Any], meter: FlopCounterMode | None = None) -> int:
     """Operations of matrix products, convolutions and attention in `function()`.
 
     A multiplication and an addition are two. Attention counts as the whole square, also if a kernel skips what a
-    causal mask hides; norms, activations and other elementwise work count as nothing.
+    causal mask hides; norms, activations and other elementwise work count as nothing. `meter` counts in place of
+    torch's own counter.
     """
-    with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
+    with meter or FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
         function()
     return counter.get_total_flops()
 

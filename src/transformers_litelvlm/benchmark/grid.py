@@ -12,6 +12,7 @@ import torch
 
 from transformers_litelvlm.benchmark.presets import get_preset
 from transformers_litelvlm.benchmark.progress import Progress
+from transformers_litelvlm.benchmark.roofline import Card
 from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
 from transformers_litelvlm.benchmark.stages import StagedModel
 from transformers_litelvlm.benchmark.subjects import Subject
@@ -76,6 +77,7 @@ def run_benchmark(
     device: str = "cpu",
     effort: Effort | None = None,
     progress: Progress | None = None,
+    card: Card | None = None,
 ) -> dict[str, Any]:
     """Measure a model on a grid; the unpruned model is measured beside every point.
 
@@ -83,6 +85,7 @@ def run_benchmark(
         subject: the name of a preset, or a [`CheckpointSubject`].
         progress: told how much there is to do, once one unpruned run has shown how long it takes, what happens next,
             and what is done.
+        card: what the device reaches, for the second bound of docs/performance.md; default: that is left out.
 
     Returns:
         What benchmark.json holds: the setting, the machine, one entry in `points` for every point, and in `skipped`
@@ -101,7 +104,14 @@ def run_benchmark(
     empty = StagedModel(subject.meta_model())
     num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
     measuring = _Measuring(
-        subject, grid, grid.settings(num_tokens), num_tokens, torch.device(device), effort, progress or Progress()
+        subject,
+        grid,
+        grid.settings(num_tokens),
+        num_tokens,
+        torch.device(device),
+        effort,
+        progress or Progress(),
+        card,
     )
     result = {
         "format": FORMAT,
@@ -136,6 +146,7 @@ class _Measuring:
     device: torch.device
     effort: Effort
     progress: Progress
+    card: Card | None = None
     points: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     operations: dict[tuple, dict[str, Any]] = field(default_factory=dict)
@@ -159,9 +170,10 @@ class _Measuring:
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
                 try:
                     self.points.append({**point, **weights, **side_by_side.measure(pruning, describe(point))})
+                    self.progress.measured(self.points[-1])
                 except FloatingPointError:  # no time of such a model means anything
                     raise
-                except (ValueError, NotImplementedError) as error:
+                except (ValueError, NotImplementedError, torch.OutOfMemoryError) as error:
                     self.skipped.append({**point, "reason": str(error)})
                 self.runs_done += self.effort.runs_of_model(sentences, number == 0)
                 self.progress.reached(self.runs_done)
@@ -193,7 +205,11 @@ class _Measuring:
             workload = self.subject.workload(staged.model.config, batch_size, sentences)
             workload = workload.to(staged.model.device, staged.model.dtype)
             operations = self.operations.setdefault((dtype, batch_size, sentences), {})
-            yield batch_size, sentences, SideBySide(staged, workload, self.effort, self.progress, operations)
+            yield (
+                batch_size,
+                sentences,
+                SideBySide(staged, workload, self.effort, self.progress, operations, self.card),
+            )
 
 
 def describe(point: dict[str, Any]) -> str:

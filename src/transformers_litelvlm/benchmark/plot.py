@@ -32,24 +32,56 @@ def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure_of(result).savefig(path, dpi=120, format="png", facecolor="white")
+    _save(figure_of(result), path)
+
+
+def plot_all(results: list[dict[str, Any]], path: str | os.PathLike) -> None:
+    """As [`plot`], several results below one another; an empty list gives an empty picture."""
+    widths, heights = zip(*[_size(*_panels(result)) for result in results] or [(7.0, 1.0)])
+    figure = _figure(max(widths), sum(heights))
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, result in zip(parts, results):
+        _draw(part, result)
+    _save(figure, path)
 
 
 def figure_of(result: dict[str, Any]) -> Figure:
     """The figure: speed-ups and, where they were measured, stages and memory."""
+    figure = _figure(*_size(*_panels(result)))
+    _draw(figure, result)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panels(result: dict[str, Any]) -> tuple[list[tuple[Any, list]], int]:
+    """What is drawn, with the points of each, and the number of bars."""
     timed = [point for point in result["points"] if "stages" in point][:MAX_BARS]
     weighed = [point for point in result["points"] if "weight_bytes" in point and "memory" in point][:MAX_BARS]
-    panels = [(_speedups, result["points"]), (_stages, timed), (_memory, weighed)]
-    panels = [(draw, points) for draw, points in panels if points or draw is _speedups]
-    figure = Figure(figsize=(7 * len(panels), 4.6 + 0.4 * max(len(timed), len(weighed))), layout="constrained")
-    FigureCanvasAgg(figure)
+    panels: list[tuple[Any, list]] = [(_speedups, result["points"]), (_stages, timed), (_memory, weighed)]
+    return [(draw, points) for draw, points in panels if points or draw is _speedups], max(len(timed), len(weighed))
+
+
+def _size(panels: list, num_bars: int) -> tuple[float, float]:
+    return 7.0 * len(panels), 4.6 + 0.4 * num_bars
+
+
+def _draw(figure: Any, result: dict[str, Any]) -> None:
+    panels, _ = _panels(result)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
     figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads")
-    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    figure.savefig(path, dpi=120, format="png", facecolor="white")
 
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
@@ -80,8 +112,13 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         axes.errorbar(shifted, measured, yerr=errors, capsize=3, label=label, **style)
         bounds = [point["flops"]["bound"] for point in of_series]
         axes.plot(budgets, bounds, "x:", color=colour)
+        if all("roofline" in point for point in of_series):
+            bounds += (rooflines := [point["roofline"]["bound"] for point in of_series])
+            axes.plot(budgets, rooflines, "+-.", color=colour)
         ends += bounds + [end for interval in intervals for end in interval] + measured
     axes.plot([], [], "x:", color="grey", label="bound: ratio of operations")
+    if any("roofline" in point for point in points):
+        axes.plot([], [], "+-.", color="grey", label="bound: roofline")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xlabel="visual tokens kept", ylabel="speed-up end to end", title="unpruned time / pruned time")
     axes.set_xticks(all_budgets)

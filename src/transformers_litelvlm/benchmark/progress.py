@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Progress:
     """Is told how far a benchmark is, and says nothing; to be subclassed.
@@ -26,3 +28,6 @@ class Progress:
 
     def reached(self, runs: int) -> None:
         """So many runs are done since the beginning, or need not be done."""
+
+    def measured(self, point: dict[str, Any]) -> None:
+        """A further entry of `points` in the result."""

@@ -20,10 +20,12 @@ How to read this. "Speed-up" is the median time of the unpruned model divided by
 runs with the same weights and inputs; brackets hold a 95 % interval, which a few runs give only roughly. "Bound" is
 the ratio of their floating-point operations, which caps the speed-up where arithmetic takes the time. "Of bound" is
 speed-up / bound; it can be above 100 % where something else takes the time, as in tiny models. A value far above 100 %
-with a large model means that the machine was busy: measure again. "One by one" compares with the unpruned model called
-once for every sentence. "Selector" is what choosing tokens costs: guidance
-text, scoring and selection, prompt compaction; its share is of the unpruned time end to end ("with tower": the method
-runs the vision tower itself). "Unaccounted time" is the time end to end minus the sum of the stages."""
+with a large model means that the machine was busy: measure again. "Roofline bound" is the ratio of the shortest times
+that both could take on this device, where every operation also reads its weights once. "Against stock" compares with
+one call of the stock class of Transformers that keeps all hidden states. "One by one" compares with the unpruned model
+called once for every sentence. "Selector" is what choosing tokens costs: guidance text, scoring and selection, prompt
+compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself).
+"Unaccounted time" is the time end to end minus the sum of the stages."""
 
 NOTES_ON_QUANTIZATION = """\
 "Weights" are all parameters and buffers. For quantized weights, their scales are included. "Activations" is the
@@ -38,7 +40,7 @@ def render(result: dict[str, Any], max_details: int | None = None) -> str:
     if not result.get("is_complete", True):
         blocks.insert(1, "**Stopped before the end**: these are the points that were measured by then.")
     if result["points"]:
-        blocks.append(_overview(result["points"]))
+        blocks.append(overview(result["points"]))
     if any("quantization" in point for point in result["points"]):
         blocks.append(_quantizations(result["points"]))
     detailed = result["points"][:max_details] if result["effort"]["parts"] else []
@@ -91,7 +93,8 @@ def _setting(result: dict[str, Any]) -> str:
     )
 
 
-def _overview(points: list[dict[str, Any]]) -> str:
+def overview(points: list[dict[str, Any]]) -> str:
+    """The table of the times end to end, a row for each point."""
     found = {name for point in points for name in point}
     rows = []
     for point in points:
@@ -109,6 +112,11 @@ def _overview(points: list[dict[str, Any]]) -> str:
             "bound": f"{flops['bound']:.2f}x",
             "of bound": f"{flops['share_of_bound']:.0%}",
         }
+        if "roofline" in found:
+            row["roofline bound"] = f"{point['roofline']['bound']:.2f}x"
+            row["of lower bound"] = f"{point['roofline']['share_of_lower_bound']:.0%}"
+        if "against_stock" in found:
+            row["against stock"] = _speedup(point["against_stock"]) if "against_stock" in point else "-"
         if "against_one_by_one" in found:
             row["one by one"] = _speedup(point["against_one_by_one"]) if "against_one_by_one" in point else "-"
         if "selector" in found:
@@ -160,6 +168,14 @@ def _point(point: dict[str, Any]) -> str:
         )
     if "memory" in point:
         blocks.append(_memory_table(point["memory"]))
+    if "left_out" in point:
+        blocks += [f"Not measured: {part}, {reason[:300]}" for part, reason in point["left_out"].items()]
+    if "switches" in point:
+        rows = [
+            [name, *(number(times[side]["median_ms"]) for side in ("unpruned", "pruned")), _speedup(times)]
+            for name, times in point["switches"].items()
+        ]
+        blocks.append(table(["switch, pruned", "off, ms", "on, ms", "gain"], rows))
     return "\n\n".join(blocks)
 
 

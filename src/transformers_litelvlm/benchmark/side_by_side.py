@@ -14,13 +14,15 @@ from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
 from transformers_litelvlm.benchmark.inputs import Workload
 from transformers_litelvlm.benchmark.memory import activation_bytes, cache_bytes
 from transformers_litelvlm.benchmark.progress import Progress
+from transformers_litelvlm.benchmark.roofline import Card, RooflineMeter
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, StagedModel
-from transformers_litelvlm.benchmark.timing import PairedTimes, time_once, time_pairs
+from transformers_litelvlm.benchmark.subjects import stock_of
+from transformers_litelvlm.benchmark.timing import PairedTimes, stopwatch_of, time_once, time_pairs
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.evaluation.stopwatch import Stopwatch
 
 
 PARTS = ("stages", "decode", "memory")
+MORE_PARTS = ("stock", "switches")  # for who asks
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Effort:
         runs (`int`): Timed runs of each side.
         warmup (`int`): Untimed runs of each before.
         new_tokens (`int`): Tokens that are generated to time one.
-        parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`].
+        parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`] or `MORE_PARTS`.
     """
 
     runs: int = 5
@@ -57,6 +59,8 @@ class Effort:
             "stages": 2 * (self.runs + max(0, self.warmup - 1)) + once,
             "decode": 4 * pairs,
             "memory": 3 * once + 3 * is_first,
+            "stock": 2 * pairs,
+            "switches": 4 * pairs,
         }
         one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
         return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
@@ -73,6 +77,7 @@ class SideBySide:
         effort (`Effort`): How much is measured.
         progress (`Progress`): Told what happens next, and what is done.
         operations (`dict`): What was counted, by setting; a setting that is there keeps its first count.
+        card (`Card`, *optional*): What the device reaches, for the second bound.
     """
 
     staged: StagedModel
@@ -80,6 +85,7 @@ class SideBySide:
     effort: Effort = field(default_factory=Effort)
     progress: Progress = field(default_factory=Progress)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    card: Card | None = None
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
     def measure(self, pruning: PruningConfig, name: str = "") -> dict[str, Any]:
@@ -100,13 +106,19 @@ class SideBySide:
         times = self._time(partial(self._end_to_end, None), partial(self._end_to_end, pruning))
         result["end_to_end"] = compared(times)
         result["flops"]["share_of_bound"] = times.ratio / result["flops"]["bound"]
+        if self.card is not None:
+            result["roofline"] = self._roofline(pruning, times.ratio, result["flops"]["bound"])
         if self.workload.one_by_one:
             self.progress.says(f"{name}: against one sentence at a time")
             times = self._time(self._one_by_one, partial(self._end_to_end, pruning), len(self.workload.one_by_one))
             result["against_one_by_one"] = compared(times)
         for part in self.effort.parts:
             self.progress.says(f"{name}: {part}")
-            result.update(getattr(self, f"_{part}")(pruning, result))
+            try:
+                result.update(getattr(self, f"_{part}")(pruning, result))
+            except RuntimeError as error:  # some parts take more memory than a call, or a compiler
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                result.setdefault("left_out", {})[part] = reason
         return result
 
     def seconds_of_unpruned(self) -> float:
@@ -138,9 +150,9 @@ class SideBySide:
             if "stages" in self.effort.parts:
                 self._count_stages(pruning)
 
-    def _end_to_end(self, pruning: PruningConfig | None) -> Any:
+    def _end_to_end(self, pruning: PruningConfig | None, **kwargs: Any) -> Any:
         self.staged.prune(pruning)
-        return self.staged.end_to_end(self.workload.inputs)
+        return self.staged.end_to_end(self.workload.inputs, **kwargs)
 
     def _one_by_one(self) -> list[Any]:
         """The unpruned model, a call for every sentence, as published code does it."""
@@ -157,22 +169,36 @@ class SideBySide:
 
     def _of_unpruned(self, measure: Callable[..., Any], **kwargs: Any) -> Any:
         """What does not change from run to run is measured once of the unpruned model."""
-        key = (measure.__name__, *kwargs)
+        key = (measure.__qualname__, *kwargs)
         if key not in self._known:
             self._known[key] = measure(None, **kwargs)
         return self._known[key]
 
     def _count(self, pruning: PruningConfig | None) -> int:
         outputs: list[Any] = []
-        flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)))
+        meter = None if self.card is None else RooflineMeter(self.card)
+        flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)), meter)
         self.staged.check_finite(outputs[0])
         self.progress.ran()
-        return self.operations.setdefault(_key(pruning), {}).setdefault("end_to_end", flops)
+        known = self.operations.setdefault(_key(pruning), {})
+        if meter is not None:
+            known.setdefault("least_seconds", meter.seconds)
+        return known.setdefault("end_to_end", flops)
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
         """Operations end to end; their ratio caps the speed-up where arithmetic takes the time."""
         unpruned, pruned = self._of_unpruned(self._count), self._count(pruning)
         return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned}
+
+    def _roofline(self, pruning: PruningConfig, speedup: float, bound: float) -> dict[str, Any]:
+        """The least time of both sides; its ratio caps the speed-up where reading weights takes the time."""
+        unpruned, pruned = (self.operations[_key(setting)]["least_seconds"] for setting in (None, pruning))
+        return {
+            "unpruned_ms": 1000 * unpruned,
+            "pruned_ms": 1000 * pruned,
+            "bound": unpruned / pruned,
+            "share_of_lower_bound": speedup / min(bound, unpruned / pruned),
+        }
 
     def _count_stages(self, pruning: PruningConfig | None) -> dict[str, int]:
         meter = FlopMeter()
@@ -188,7 +214,7 @@ class SideBySide:
         for run in range(min(0, 1 - self.effort.warmup), self.effort.runs):
             for side in ("unpruned", "pruned") if run % 2 == 0 else ("pruned", "unpruned"):
                 self.staged.prune(pruning if side == "pruned" else None)
-                watch = Stopwatch()
+                watch = stopwatch_of(self.staged.model.device)
                 self.staged.run_stages(self.workload.inputs, watch.stage)
                 self.progress.ran()
                 if run >= 0:
@@ -232,6 +258,38 @@ class SideBySide:
     def _generate(self, pruning: PruningConfig | None, features: Any, count: int) -> torch.Tensor:
         self.staged.prune(pruning)
         return self.staged.generate(self.workload.inputs, count, features)
+
+    def _stock(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """Against one call of the stock class of Transformers that keeps all hidden states, for answers in text."""
+        if self.staged.has_masks:
+            return {}
+        model, inputs = self.staged.model, self.workload.inputs
+        stock = self._of_unpruned(lambda _: stock_of(model))
+        theirs = {name: value for name, value in inputs.items() if not name.startswith("guidance")}
+        how = {"max_new_tokens": 1, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
+        call = torch.inference_mode()(partial(stock.generate, **theirs, **how))
+        return {"against_stock": compared(self._time(call, partial(self._end_to_end, pruning)))}
+
+    def _switches(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
+        """What is off by default, off and on in turn, for one mask: "unpruned" is off here."""
+        if not self.staged.has_masks or len(self.workload.inputs["input_ids"]) > 1 or self.workload.one_by_one:
+            return {}
+        off, language_model = partial(self._end_to_end, pruning), self.staged.base.language_model
+        eager = language_model.layers
+        backend = "inductor" if self.staged.model.device.type == "cuda" else "eager"
+        compile_layer: Any = partial(torch.compile, dynamic=False, backend=backend)
+        compiled = torch.nn.ModuleList(map(compile_layer, eager))
+
+        def in_graphs() -> None:
+            language_model.layers = compiled
+            try:
+                off()
+            finally:
+                language_model.layers = eager
+
+        overlapped = partial(self._end_to_end, pruning, overlap_masks=True)
+        switches: dict[str, Callable[[], Any]] = {"overlap_masks": overlapped, "compiled layers": in_graphs}
+        return {"switches": {name: compared(self._time(off, on)) for name, on in switches.items()}}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""

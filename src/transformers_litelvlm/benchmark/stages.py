@@ -72,10 +72,10 @@ class StagedModel:
         return self.base.num_visual_tokens(self.modality(inputs), inputs)[0]
 
     @torch.inference_mode()
-    def end_to_end(self, inputs: dict[str, Any]) -> Any:
-        """What a user calls: `segment`, or `generate` of one token for models without masks."""
+    def end_to_end(self, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        """What a user calls: `segment`, with `kwargs`, or `generate` of one token for models without masks."""
         if self.has_masks:
-            return self.model.segment(**inputs, pruning_config=self.pruning)
+            return self.model.segment(**inputs, **kwargs, pruning_config=self.pruning)
         return self.generate(inputs, 1)
 
     def check_finite(self, output: Any) -> None:

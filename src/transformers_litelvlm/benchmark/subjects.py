@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -163,6 +164,19 @@ def _from_config(config: Any, dtype: torch.dtype) -> PreTrainedModel:
 def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
         return _from_config(config, dtype)
+
+
+def stock_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The class of Transformers that a model of ours extends, with the same weights: they are shared, not copied."""
+    stock_class = next(each for each in type(model).__mro__ if each.__module__.startswith("transformers."))
+    with torch.device("meta"):
+        stock = stock_class(copy.deepcopy(model.config))
+    for name, part in (*model.named_parameters(), *model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        with suppress(AttributeError):  # of parts that only ours has
+            setattr(stock.get_submodule(owner), leaf, part)
+    stock.generation_config = copy.deepcopy(model.generation_config)
+    return stock.eval()
 
 
 def check_memory(model: PreTrainedModel, device: torch.device) -> None:

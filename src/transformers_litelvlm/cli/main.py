@@ -17,6 +17,7 @@ from transformers_litelvlm.cli import (
     demo,
     env,
     evaluate,
+    gpu_report,
     methods,
     plot,
     segment,
@@ -27,9 +28,23 @@ from transformers_litelvlm.utils.messages import did_you_mean
 from transformers_litelvlm.version import __version__
 
 
-# Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command.
-# With CHECKPOINT, the argument of that name is looked up before torch and transformers are imported.
-SUBCOMMANDS = (segment, demo, serve, evaluate, analyze, calibrate, benchmark, plot, convert, card, methods, env)
+# Each has HELP, DESCRIPTION and EPILOG, `add_arguments` and `run`; the name of the module is that of the sub-command,
+# with `_` for `-`. With CHECKPOINT, the argument of that name is looked up before torch and transformers are imported.
+SUBCOMMANDS = (
+    segment,
+    demo,
+    serve,
+    evaluate,
+    analyze,
+    calibrate,
+    benchmark,
+    gpu_report,
+    plot,
+    convert,
+    card,
+    methods,
+    env,
+)
 
 DESCRIPTION = "Pixel grounding with a fraction of the visual tokens, chosen by the sentence that is grounded."
 EPILOG = """\
@@ -42,6 +57,7 @@ examples:
   litelvlm plot results/results.json --output quality.png
   litelvlm analyze --output-dir analysis --max-images 100
   litelvlm benchmark grounding-1b --budgets 192 64
+  litelvlm gpu-report --output-dir gpu
   litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg
   litelvlm calibrate --output-dir calibration --model ./glamm-refseg --write
   litelvlm card ./glamm-refseg --results results/results.json
@@ -80,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="sub-commands", metavar="COMMAND", required=True)
     for module in SUBCOMMANDS:
-        name = module.__name__.rpartition(".")[2]
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
         options = subparsers.add_parser(name, help=module.HELP, description=module.DESCRIPTION, epilog=module.EPILOG)
         module.add_arguments(options)
         options.set_defaults(func=module.run, checked=getattr(module, "CHECKPOINT", None))

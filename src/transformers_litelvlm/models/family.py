@@ -79,6 +79,10 @@ class PrunedModelMixin:
         """What upstream's `get_image_features` or `get_video_features` returns; no method of ours is called."""
         return getattr(super(), f"get_{modality}_features")(**arguments, return_dict=True)
 
+    def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """The same tokens, for a language model that drops some of them; a family may compute less for them."""
+        return self.upstream_features(modality, arguments)
+
     @property
     def num_deepstack(self) -> int:
         """After how many decoder layers features of the media are added, see [`~outputs.MediaFeatures`]."""
@@ -151,8 +155,10 @@ class PrunedModelMixin:
     def _features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
         guidance = {name: arguments.pop(name, None) for name in self.guidance_arguments}
         is_cut = settings.cuts(self.num_visual_tokens(modality, arguments))
-        if settings.before_language_model is None or not is_cut:
+        if not is_cut:
             return self.upstream_features(modality, arguments)
+        if settings.before_language_model is None:
+            return self.features_of_all_tokens(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -52,9 +52,10 @@ from transformers.modeling_outputs import (
     MultimodalMoeBaseModelOutputWithPast,
     MultimodalMoeCausalLMOutputWithPast,
 )
-from transformers.modeling_utils import str_to_torch_dtype
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, str_to_torch_dtype
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.clip.modeling_clip import eager_attention_forward as clip_eager_attention
 from transformers.models.llama.modeling_llama import rotate_half
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm, apply_rotary_pos_emb_vision
@@ -92,6 +93,7 @@ def quantization_config_of(settings: dict) -> object:
 
 
 __all__ = [
+    "ALL_ATTENTION_FUNCTIONS",
     "CONFIG_MAPPING_NAMES",
     "FIRST_TESTED",
     "FIRST_UNTESTED",
@@ -131,6 +133,7 @@ __all__ = [
     "apply_rotary_pos_emb_vision",
     "cached_file",
     "can_return_tuple",
+    "clip_eager_attention",
     "create_causal_mask",
     "deprecate_kwarg",
     "extract_commit_hash",

@@ -36,6 +36,7 @@ class VisualEvidence(ABC):
     num_layers: int  # how many layers of the tower make the features
     max_expressions: int  # T, known without looking at the device; 0 if there is no text
     has_class_token: bool = True
+    known_projection: torch.Tensor | None = None  # (B, N, D), if a method asked for [`projected_features`]
 
     @abstractmethod
     def image_embeds(self) -> torch.Tensor:
@@ -164,6 +165,12 @@ class Selection(NamedTuple):
             return self
         some = torch.arange(ordered.shape[1], device=ordered.device)
         indices = torch.where(is_wrong[:, None], some, self.indices)
+        known = getattr(evidence, "known_projection", None)  # methods inside the language model have none
+        if self.features is None and known is not None:  # they are gathered from there
+            of_all = torch.zeros(len(known), dtype=torch.bool, device=known.device)
+            of_all[rows] = is_wrong.to(known.device)
+            evidence.known_projection = known.masked_fill(of_all[:, None, None], torch.nan)
+            return self._replace(indices=indices)
         features = gather_tokens(evidence.features[rows], indices) if self.features is None else self.features
         return self._replace(indices=indices, features=features.masked_fill(is_wrong[:, None, None], torch.nan))
 

@@ -27,7 +27,7 @@ class CDPruner(TokenPruner):
     Deviations: relevance is scaled image by image (released: over the batch, so that a result depends on its
     neighbours). If the budget exceeds the numerical rank of the kernel, the remaining tokens follow by relevance
     (released: fewer tokens than asked for, silently). The mean runs over the sentences of an image (released: over
-    segments of 77 tokens of one question). All tokens pass the projector once more than with other methods.
+    segments of 77 tokens of one question).
     """
 
     needs_text: ClassVar[bool] = True

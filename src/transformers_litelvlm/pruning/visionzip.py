@@ -71,7 +71,9 @@ class VisionZipPruner(TokenPruner):
         targets, contextual = contextual_weights(metric, rest, num_contextual)
         num_tokens = scores.shape[-1]
         weights = torch.cat((one_hot(dominant, num_tokens), contextual), dim=1)
-        indices, features = torch.cat((dominant, targets), dim=1), merge_tokens(weights, evidence.features)
+        merged = merge_tokens(contextual, evidence.features)
+        features = torch.cat((gather_tokens(evidence.features, dominant), merged), dim=1)
+        indices = torch.cat((dominant, targets), dim=1)
         if not evidence.has_class_token:
             return Selection(indices, context=scores, features=features, weights=weights).in_raster_order()
         class_row = weights.new_zeros(len(weights), 1, num_tokens)

@@ -1,14 +1,19 @@
 """Every registered method in the tiny model: prompts, batches, attention kernels, and an upstream left alone."""
 
+import copy
+
 import pytest
 import torch
+from transformers import LlavaModel
 
 from tests.support.methods import METHODS, RAGGED
 from tests.support.random_weights import asymmetric_
+from tests.support.second_device import DEVICE, other_device
 from tests.support.tiny_llava import NUM_TOKENS, prompt, random_guidance, random_pixels, tiny_config
 from transformers_litelvlm import LlavaLiteForConditionalGeneration, PruningConfig
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
+from transformers_litelvlm.pruning.base import Selection
 
 
 BUDGET = 5
@@ -117,7 +122,8 @@ def layer_runs(model):
 
         return hook
 
-    handles = [layer.register_forward_hook(count(index)) for index, layer in enumerate(layers)]
+    # Of the MLP: a layer whose keys a method reads, or that merges, runs in its parts.
+    handles = [layer.mlp.register_forward_hook(count(index)) for index, layer in enumerate(layers)]
     yield counts
     for handle in handles:
         handle.remove()
@@ -128,7 +134,83 @@ def test_no_layer_runs_for_nothing(model, layer_runs, name, options):
     """Of three layers two make the features; each runs once, the last never, and merging replaces the stock run."""
     set_pruning(model, name, options)
     features_of(model)
-    assert layer_runs == ([0, 0, 0] if name == "tome" else [1, 1, 0])
+    assert layer_runs == [1, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["fastv", "sparsevlm"])
+def test_methods_inside_the_language_model_run_no_layer_for_nothing(model, layer_runs, name):
+    """What they read of the pictures is upstream's to the last bit, also where upstream's own call has to give it."""
+    set_pruning(model, name, {"layer": 1} if name == "fastv" else {})
+    pixels = random_pixels(NUM_IMAGES)
+    with torch.no_grad():
+        ours = model.model.get_image_features(pixels)
+        assert layer_runs == [1, 1, 0]
+        stock = LlavaModel.get_image_features(model.model, pixels)
+        whole = model.model.get_image_features(pixels, output_hidden_states=True)
+        other_layer = model.model.get_image_features(pixels, vision_feature_layer=-1)
+        set_pruning(model, name, {}, budget=None)
+        layer_runs[:] = [0, 0, 0]
+        unpruned = model.model.get_image_features(pixels)
+    assert layer_runs == [1, 1, 1] and len(whole.hidden_states) == 4
+    for features in (ours, whole, unpruned):
+        assert all(map(torch.equal, features.pooler_output, stock.pooler_output))
+    assert torch.equal(ours.last_hidden_state, whole.hidden_states[-2])
+    assert not torch.equal(other_layer.pooler_output[0], stock.pooler_output[0])
+
+
+@pytest.mark.parametrize("name", ["cdpruner", "divprune"])
+def test_methods_that_look_at_projected_tokens_project_once(model, name):
+    set_pruning(model, name, {})
+    shapes = []
+    hook = lambda module, args, output: shapes.append(tuple(args[0].shape))  # noqa: E731
+    handle = model.model.multi_modal_projector.register_forward_hook(hook)
+    expected = features_of(model)
+    assert shapes == [(NUM_IMAGES, NUM_TOKENS, 32)]
+    handle.remove()
+    with other_device(), torch.no_grad():
+        there = copy.deepcopy(model).to(DEVICE)
+        handle = there.model.multi_modal_projector.register_forward_hook(hook)
+        names = [name for name in inputs() if name.startswith(("pixel", "guidance"))]
+        output = there.model.get_image_features(**{name: inputs()[name].to(DEVICE) for name in names})
+        handle.remove()
+        assert len(shapes) == 2 and output.retained_indices.tolist() == expected.retained_indices.tolist()
+        for ours, theirs in zip(output.pooler_output, expected.pooler_output):
+            torch.testing.assert_close(ours.cpu(), theirs)
+
+
+def test_wrong_indices_of_projected_tokens_become_nan_elsewhere():
+    class Evidence:
+        known_projection = torch.ones(3, 6, 4)
+
+    with other_device():
+        evidence = Evidence()
+        evidence.known_projection = Evidence.known_projection.to(DEVICE)
+        indices = torch.tensor([[0, 2], [3, 3]]).to(DEVICE)
+        checked = Selection(indices).checked(evidence, (2, 6), "careless", 2, slice(1, 3))
+        assert checked.features is None and checked.indices.tolist() == [[0, 2], [0, 1]]
+        assert evidence.known_projection.cpu().isnan().flatten(1).all(1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_layer_in_its_parts_is_upstreams_layer(model, attention):
+    tower = model.model.vision_tower
+    model.set_attn_implementation(attention)
+    try:
+        with torch.no_grad():
+            parts, whole = (TowerStates.of(tower, random_pixels(NUM_IMAGES), 2) for _ in range(2))
+            query, keys = parts.class_query_and_keys(1)
+            upstream = tower(random_pixels(NUM_IMAGES), output_hidden_states=True).hidden_states[2]
+            assert torch.equal(parts.known_features, upstream) and torch.equal(whole.features, upstream)
+            again = whole.class_query_and_keys(1)
+            assert torch.equal(again[0], query) and torch.equal(again[1], keys)
+            part = TowerStates.of(tower, random_pixels(NUM_IMAGES), 2).rows([2, 0, 0])
+            assert torch.equal(part.class_query_and_keys(1)[1], keys[[2, 0, 0]])
+    finally:
+        model.set_attn_implementation("sdpa")
+    with torch.enable_grad():
+        trained = TowerStates.of(tower, random_pixels(1), 2)
+        trained.class_query_and_keys(1)
+        assert trained.known_features is None
 
 
 def test_a_sweep_over_methods_runs_each_layer_once(model, layer_runs):
@@ -141,7 +223,8 @@ def test_a_sweep_over_methods_runs_each_layer_once(model, layer_runs):
             set_pruning(model, name, options)
             swept = model.model.select(encoded, guidance)
             assert len(swept.pooler_output) == NUM_IMAGES
-    assert layer_runs == [1, 1, 0]
+    runs = 1 + sum(name == "tome" for name, _ in METHODS)  # it changes what the layers read
+    assert layer_runs == [runs, runs, 0]
 
 
 def test_running_layers_with_nothing_between_is_the_tower(model):

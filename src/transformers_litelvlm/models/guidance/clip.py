@@ -105,7 +105,9 @@ class ClipTowerEvidence(VisualEvidence):
         return embeds, mask.any(dim=-1).to(embeds.device)
 
     def projected_features(self) -> torch.Tensor:
-        return self._projector(self.features)
+        if self.known_projection is None:
+            self.known_projection = self._projector(self.features)
+        return self.known_projection
 
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         layer = self._states.tower.encoder.layers[self.num_layers]

@@ -134,13 +134,14 @@ def _check(encoded: EncodedMedia, guidance: Guidance, settings: PruningSettings)
 
 def _tokens_of(chosen: Chosen, encoded: EncodedMedia) -> Iterator[torch.Tensor]:
     """Projected tokens (B, K, D) of each part."""
-    is_ragged = len(chosen.parts) != 1
+    is_ragged, known = len(chosen.parts) != 1, chosen.evidence.known_projection
     for frame, part in enumerate(chosen.parts):
-        tokens = part.features
-        if tokens is None:
-            features = chosen.evidence.features
-            tokens = gather_tokens(features[frame : frame + 1] if is_ragged else features, part.indices)
-        yield encoded.project(tokens)
+        if part.features is not None:
+            yield encoded.project(part.features)
+            continue
+        features = chosen.evidence.features if known is None else known
+        tokens = gather_tokens(features[frame : frame + 1] if is_ragged else features, part.indices)
+        yield tokens if known is not None else encoded.project(tokens)
 
 
 def _join_frames(encoded: EncodedMedia, chosen: list[Chosen]) -> PrunedImageFeatures:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
+from transformers_litelvlm.models.upstream import ALL_ATTENTION_FUNCTIONS, clip_eager_attention
 from transformers_litelvlm.pruning.base import Between
 
 
@@ -74,13 +76,18 @@ class TowerStates:
 
     def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Query of the class token (M, H, d), not scaled, and all keys (M, H, 1+N, d) of a layer."""
-        block = self.tower.encoder.layers[layer]
-        states = block.layer_norm1(to_device_of(block.layer_norm1, self.after(layer)))
-        query, keys = (
-            _split_heads(project(tokens), block.self_attn.head_dim)
-            for project, tokens in ((block.self_attn.q_proj, states[:, :1]), (block.self_attn.k_proj, states))
-        )
-        return query[:, :, 0], keys
+        if self._whole is not None:
+            query, keys = self._whole.class_query_and_keys(layer)
+            return query[self._places], keys[self._places]
+        block: Any = self.tower.encoder.layers[layer]
+        states = to_device_of(block.layer_norm1, self.after(layer))
+        normed, head_dim = block.layer_norm1(states), block.self_attn.head_dim
+        query = _split_heads(block.self_attn.q_proj(normed[:, :1]), head_dim)[:, :, 0]
+        # With gradients, upstream's layer may have to be repeated in the backward pass.
+        if layer + 1 != self.num_layers or layer + 1 in self._known or torch.is_grad_enabled():
+            return query, _split_heads(block.self_attn.k_proj(normed), head_dim)
+        self._known[layer + 1], keys = _with_keys(block, states, normed)
+        return query, keys
 
     def after_value_attention(self) -> torch.Tensor:
         """States (M, 1+N, C) if the values of the layer that makes the features were its queries and keys too, and it
@@ -111,6 +118,19 @@ class TowerStates:
             states, bias = between(states, keys)
             states = states + layer.mlp(layer.layer_norm2(states))
         return states
+
+
+def _with_keys(block: Any, states: torch.Tensor, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What upstream's layer makes of states (M, 1+N, C), bit for bit, and its keys (M, H, 1+N, d)."""
+    attention = block.self_attn
+    heads = [
+        _split_heads(part(normed), attention.head_dim)
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    ]
+    kind = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, clip_eager_attention)
+    mixed, _ = kind(attention, *heads, None, scaling=attention.scale, dropout=0.0)
+    states = states + attention.out_proj(mixed.flatten(2).contiguous())
+    return states + block.mlp(block.layer_norm2(states)), heads[1]
 
 
 def _split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:

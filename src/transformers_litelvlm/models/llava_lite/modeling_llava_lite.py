@@ -21,7 +21,7 @@ from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
-from transformers_litelvlm.models.outputs import PrunedOutputMixin
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
@@ -140,6 +140,18 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
         of_tower = {name: value for name, value in arguments.items() if name not in own}
         layer_index = self._feature_layer_index(arguments.get(layer), arguments.get(strategy))
         return EncodedImages(self, TowerStates.of(self.vision_tower, arguments[pixels], layer_index, **of_tower))
+
+    def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """As upstream's, bit for bit, without the layers of a CLIP tower that come after the features."""
+        if any(
+            arguments.get(name) is not None for name in ("image_sizes", "output_hidden_states", "output_attentions")
+        ):
+            return self.upstream_features(modality, arguments)
+        try:
+            encoded = self.encode(modality, arguments)
+        except ValueError:  # of towers and layers for which only pruning in front of the language model is not defined
+            return self.upstream_features(modality, arguments)
+        return MediaFeatures(pooler_output=encoded.all_tokens(), last_hidden_state=encoded.tower_features)
 
     def load_missing_guidance(self, **access: Any) -> None:
         """Take the guidance from the CLIP `config.guidance_model` if the checkpoint had none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.models.side_stream import SideStream
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -107,6 +109,7 @@ class ReferringSegmentationMixin(_Model):
         *,
         pruning_config: PruningConfig | None = None,
         mask_features: Any = None,
+        overlap_masks: bool = False,
         **inputs: Any,
     ) -> ReferringSegmentationOutput:
         """Masks for all sentences of all pictures in ONE forward pass: the answers with [SEG] are part of the prompt.
@@ -115,6 +118,8 @@ class ReferringSegmentationMixin(_Model):
             input_ids, attention_mask: (B, L), one [SEG] per mask.
             pruning_config: pruning settings of this call alone.
             mask_features: of [`encode_for_masks`] instead of `mask_pixel_values`.
+            overlap_masks: on CUDA, encode `mask_pixel_values` on a stream of its own beside the language model. It
+                takes the memory of both at once. Default `False`; other devices compute one after the other.
             inputs: what else the processor returned: pixels and sizes for the vision tower, of M pictures or videos;
                 `guidance_input_ids` and `guidance_attention_mask`, (B, T, L) or (M, T, L), the sentences that guide
                 the selection; `dialogue_images` (B,) the picture that each dialogue is about, ascending (default: one
@@ -137,7 +142,13 @@ class ReferringSegmentationMixin(_Model):
                 f"returns: {', '.join(sorted(known))}."
             )
         inputs = on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
-        read = self.read(inputs, settings=self.model.settings(pruning_config))
+        settings = self.model.settings(pruning_config)
+        if overlap_masks and mask_features is None:
+            beside = SideStream(self.device)
+            beside.start(partial(self.mask_decoder.encode_for_one_use, *for_mask_decoder(inputs)))
+            read, mask_features = self.read(inputs, settings=settings), beside.result()
+        else:
+            read = self.read(inputs, settings=settings)
         return _remark(self.decode(read, inputs, mask_features))
 
     @torch.no_grad()
