@@ -7,9 +7,9 @@ PACKAGE = "transformers_litelvlm.serving.vllm"
 # Name of an architecture in a config.json -> where vLLM finds its class.
 ARCHITECTURES = {
     "LlavaLiteForConditionalGeneration": f"{PACKAGE}.llava:LlavaLite",
-    "LlavaLiteForReferringSegmentation": f"{PACKAGE}.llava:LlavaLite",
-    "Qwen2_5_VLLiteForConditionalGeneration": f"{PACKAGE}.qwen:Qwen2_5_VLLite",
-    "Qwen3_VLLiteForConditionalGeneration": f"{PACKAGE}.qwen:Qwen3_VLLite",
+    "LlavaLiteForReferringSegmentation": f"{PACKAGE}.llava_masks:LlavaLiteWithMasks",
+    "Qwen2_5_VLLiteForConditionalGeneration": f"{PACKAGE}.qwen:PrunedQwen25",
+    "Qwen3_VLLiteForConditionalGeneration": f"{PACKAGE}.qwen:PrunedQwen3",
 }
 # A language model alone, which only the classes above ask for.
 LANGUAGE_MODELS = {"LitelvlmLlamaForCausalLM": f"{PACKAGE}.llama:LitelvlmLlamaForCausalLM"}

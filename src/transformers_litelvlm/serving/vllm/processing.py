@@ -78,11 +78,18 @@ class PrunedProcessorMixin:
         """As upstream, with the sentences made explicit before anything is hashed or looked up."""
         num_images = inputs.mm_data_items.get_all_counts().get("image", 0)
         if num_images:
+            inputs = replace(inputs, prompt=self._with_beginning(inputs.prompt))
             kwargs = dict(inputs.hf_processor_mm_kwargs)
             expressions = kwargs.get("expressions") or self._question(inputs.prompt)
             kwargs["expressions"] = nest_expressions(expressions, num_images)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
+
+    def _with_beginning(self, prompt: list[int]) -> list[int]:
+        """A prompt that starts as our processors start it: chat templates leave it to the tokenizer to put `<s>` in
+        front, and vLLM asks it not to when it renders a chat."""
+        beginning = self.info.get_tokenizer().encode("")
+        return prompt if prompt[: len(beginning)] == beginning else [*beginning, *prompt]
 
     def _question(self, prompt: list[int]) -> str:
         """The last user turn of a prompt, as our processors read it from a text."""

@@ -31,13 +31,13 @@ class QwenInfoMixin(PrunedInfoMixin):
         return {"image": num_placeholders(settings, (1, 1, self.get_max_image_tokens()))}
 
 
-class Qwen2_5_VLLiteInfo(QwenInfoMixin, Qwen2_5_VLProcessingInfo):
+class Qwen25Info(QwenInfoMixin, Qwen2_5_VLProcessingInfo):
     """Of Qwen2.5-VL."""
 
     processor_class = Qwen2_5_VLLiteProcessor
 
 
-class Qwen3_VLLiteInfo(QwenInfoMixin, Qwen3VLProcessingInfo):
+class Qwen3Info(QwenInfoMixin, Qwen3VLProcessingInfo):
     """Of Qwen3-VL."""
 
     processor_class = Qwen3_VLLiteProcessor
@@ -49,8 +49,8 @@ class QwenLiteInputs(PrunedProcessorMixin, Qwen2VLMultiModalProcessor):
     grid_field = "image_grid_thw"
 
 
-@MULTIMODAL_REGISTRY.register_processor(QwenLiteInputs, info=Qwen2_5_VLLiteInfo, dummy_inputs=PictureDummyInputs)
-class Qwen2_5_VLLite(PrunedModelMixin, Qwen2_5_VLForConditionalGeneration):
+@MULTIMODAL_REGISTRY.register_processor(QwenLiteInputs, info=Qwen25Info, dummy_inputs=PictureDummyInputs)
+class PrunedQwen25(PrunedModelMixin, Qwen2_5_VLForConditionalGeneration):
     """vLLM's Qwen2.5-VL on the visual tokens that a pruning method keeps."""
 
     model_class: Any = Qwen2_5_VLLiteForConditionalGeneration
@@ -58,8 +58,8 @@ class Qwen2_5_VLLite(PrunedModelMixin, Qwen2_5_VLForConditionalGeneration):
     kind = Grids
 
 
-@MULTIMODAL_REGISTRY.register_processor(QwenLiteInputs, info=Qwen3_VLLiteInfo, dummy_inputs=PictureDummyInputs)
-class Qwen3_VLLite(PrunedModelMixin, Qwen3VLForConditionalGeneration):
+@MULTIMODAL_REGISTRY.register_processor(QwenLiteInputs, info=Qwen3Info, dummy_inputs=PictureDummyInputs)
+class PrunedQwen3(PrunedModelMixin, Qwen3VLForConditionalGeneration):
     """vLLM's Qwen3-VL, with DeepStack, on the visual tokens that a pruning method keeps."""
 
     model_class: Any = Qwen3_VLLiteForConditionalGeneration
