@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers_litelvlm import (
     Qwen3_VLLiteProcessor,
 )
 from transformers_litelvlm.data import generate_scene
+from transformers_litelvlm.serving.vllm.processing import PrunedProcessorMixin
 
 
 NEW_TOKENS = 16
@@ -150,3 +152,19 @@ def test_fewer_tokens(served):
     count = output.prompt_token_ids.count(model.config.image_token_id)
     size = 144 if "llava" in model.config.model_type else 96 // 8 * 64 // 8
     assert count == settings.budgets([size])[0]
+
+
+def test_control_without_the_sentence_in_the_key(served, monkeypatch):
+    """If the key of a picture leaves the sentence out, the tests above fail: they would notice."""
+    engine, asked, expected, (model, _) = served
+    if not model.config.pruning_config.is_on:
+        return
+    forget(engine)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence)
+    found = [answers(engine, [each])[0] for each in asked]
+    forget(engine)
+    assert sum(a != b for a, b in zip(found, expected)) >= 3
+
+
+def hashes_without_sentence(self, inputs):
+    return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs={}))

@@ -8,7 +8,7 @@ import transformers
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from transformers_litelvlm.models.llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
+from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS, PrunedConfigMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen3_vl_lite import Qwen3_VLLiteConfig
 from transformers_litelvlm.serving.vllm.servable import check_settings, check_versions, installed_vllm
@@ -36,18 +36,18 @@ class PrunedConfigCheck(VerifyAndUpdateConfig):
 
 
 class StockConfigCheck(VerifyAndUpdateConfig):
-    """For stock architectures: with `pruning_config` in `--hf-overrides`, the model becomes one of ours."""
+    """For stock architectures: with pruning settings in `--hf-overrides`, the model becomes one of ours."""
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
         """Put our config and architecture in place of the stock ones. Raises ValueError as [`PrunedConfigCheck`]."""
         stock = model_config.hf_config
-        pruning = getattr(stock, "pruning_config", None)
-        if pruning is None:
+        settings = {name: getattr(stock, name) for name in PRUNING_KEYWORDS if hasattr(stock, name)}
+        if not settings:
             return
         architecture, config_class = STOCK[model_config.architecture]
-        fields = {name: value for name, value in stock.to_dict().items() if name != "model_type"}
-        config = config_class.from_dict({**fields, "architectures": [architecture]})
+        fields = {k: v for k, v in stock.to_dict().items() if k != "model_type" and k not in settings}
+        config = config_class.from_dict({**fields, "architectures": [architecture]}, **settings)
         model_config.hf_config = config
         model_config.hf_text_config = config.get_text_config()
         model_config.model_arch_config = model_config.get_model_arch_config()
