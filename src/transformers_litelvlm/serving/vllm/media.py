@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,18 +67,28 @@ def lend_embeddings(media: Any, embed_tokens: nn.Module) -> None:
     media.model.__dict__["embed_tokens"] = embed_tokens
 
 
-def load_guidance(media: Any, is_loaded: Callable[[str], bool]) -> None:
-    """Take guidance from the CLIP that the config names, if the checkpoint had none.
+def finish_loading(media: Any, loaded: set[str]) -> set[str]:
+    """What `from_pretrained` does after reading a checkpoint: weights that are others, and guidance from the CLIP that
+    the config names, if the checkpoint had none.
 
     Args:
-        is_loaded: whether a weight of the base model came from the checkpoint.
+        loaded: names of weights of `media` that came from the checkpoint.
+
+    Returns:
+        Names of weights that have their values now without being in the checkpoint.
 
     Raises:
         ValueError: if that CLIP cannot be loaded, or is not the one that the vision tower comes from.
     """
-    names = [name for name, _ in media.model.named_parameters() if name.startswith("guidance.")]
-    media.model.misses_guidance = bool(names) and not all(map(is_loaded, names))
+    media.model.misses_guidance = any(
+        name.startswith("model.guidance.") and name not in loaded for name, _ in media.named_parameters()
+    )
     media.model.load_missing_guidance()
+    found = {name for name, _ in media.named_parameters() if name.startswith("model.guidance.")}
+    if hasattr(media, "mask_model"):
+        media.mask_model.tie_weights()
+        found |= {f"mask_model.{name}" for name in media.mask_model.all_tied_weights_keys}
+    return found
 
 
 def embed_images(media: Any, arguments: dict[str, Any]) -> tuple[list[torch.Tensor], Any]:

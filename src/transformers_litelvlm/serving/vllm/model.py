@@ -10,8 +10,8 @@ from vllm.model_executor.models.utils import AutoWeightsLoader
 
 from transformers_litelvlm.serving.vllm.media import (
     embed_images,
+    finish_loading,
     lend_embeddings,
-    load_guidance,
     media_model,
     renamed,
     stacked,
@@ -65,9 +65,9 @@ class PrunedModelMixin:
         """As upstream, from our checkpoints and from stock ones."""
         wanted = ((renamed(name), weight) for name, weight in weights if not name.startswith(self.left_aside))
         loaded = AutoWeightsLoader(self).load_weights(wanted)
-        load_guidance(self.media, lambda name: f"media.model.{name}" in loaded)
+        of_media = {name.removeprefix("media.") for name in loaded if name.startswith("media.")}
         lend_embeddings(self.media, self.language_model.model.embed_tokens)
-        return loaded | {f"media.{name}" for name, _ in self.media.named_parameters() if "guidance." in name}
+        return loaded | {f"media.{name}" for name in finish_loading(self.media, of_media)}
 
     def embed_multimodal(self, **kwargs: object) -> list[torch.Tensor]:
         """The kept tokens of each picture, with what else the language model needs in further columns."""
