@@ -42,6 +42,9 @@ class Qwen3Info(QwenInfoMixin, Qwen3VLProcessingInfo):
 
     processor_class = Qwen3_VLLiteProcessor
 
+    # vLLM's class adds settings of videos, which are not served.
+    get_supported_mm_processor_kwargs = Qwen2_5_VLProcessingInfo.get_supported_mm_processor_kwargs
+
 
 class QwenLiteInputs(PrunedProcessorMixin, Qwen2VLMultiModalProcessor):
     """From a request to what either of them reads. Pictures need nothing of what later families do for videos."""

@@ -53,6 +53,8 @@ class StockConfigCheck(VerifyAndUpdateConfig):
         model_config.model_arch_config = model_config.get_model_arch_config()
         found = model_config.registry.inspect_model_cls([architecture], model_config)
         model_config._model_info, model_config._architecture = found
+        # Our processors normalise pixels; vLLM has taken the stock class's word that its tower does.
+        model_config.multimodal_config.mm_device_do_normalize = False
         PrunedConfigCheck.verify_and_update_model_config(model_config)
 
 
