@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPTextConfig, CLIPVisionConfig, LlamaConfig
 
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_qwen2_5_vl import CHAT_TEMPLATE, QWEN2_5_VL, TinyQwen
 from tests.support.tiny_qwen3_vl import QWEN3_VL
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm import DEFAULT_CHECKPOINT, LlavaLiteConfig, LlavaLiteForConditionalGeneration
 
 
 OLD, NEW = 48, 64  # channels of a head
@@ -89,5 +90,43 @@ def save_qwen(folder: Path, name: str, is_stock: bool = False) -> str:
         model = family.stock_twin(model)
     model.save_pretrained(folder)
     processor.chat_template = CHAT_TEMPLATE
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def save_benchmark(folder: Path) -> str:
+    """Random weights in the shape that docs/vllm.md measures: a language model of 8 layers of width 1024, half of
+    CLIP ViT-L/14-336, and 576 visual tokens."""
+    processor = AutoProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    side, ids = {"height": 336, "width": 336}, {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    processor.image_processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=side)
+    processor.patch_size, processor.knows_scenes_alone = 14, False
+    shared = {"num_hidden_layers": 12, "projection_dim": 768}
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_attention_heads=16, image_size=336, patch_size=14, **shared
+    )
+    guidance = CLIPTextConfig(
+        vocab_size=697,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        bos_token_id=695,
+        eos_token_id=696,
+        pad_token_id=696,
+        **shared,
+    )
+    text = LlamaConfig(
+        vocab_size=469,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        max_position_embeddings=4096,
+        **ids,
+    )
+    parts = {"vision_config": vision, "text_config": text, "guidance_text_config": guidance}
+    config = LlavaLiteConfig(**parts, guidance_projection_dim=768, image_token_index=3, image_seq_length=576)
+    torch.manual_seed(0)
+    LlavaLiteForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
