@@ -6,9 +6,14 @@ import gc
 import os
 
 
-# Before anything imports vLLM.
+# Before anything imports vLLM. Threads that are bound to cores, or wait for each other, are slow on a shared machine.
 os.environ.update(
-    VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1"
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_NO_USAGE_STATS="1",
+    OMP_NUM_THREADS="1",
+    DO_NOT_TRACK="1",
 )
 
 import pytest  # noqa: E402
