@@ -73,7 +73,7 @@ class LlavaLiteWithMasks(LlavaLite, VllmModelForPooling):
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         pooler_config = vllm_config.model_config.pooler_config
         if pooler_config is not None:
-            self.model_class, self.left_aside = LlavaLiteForReferringSegmentation, ()
+            self.model_class, self.left_aside = LlavaLiteForReferringSegmentation, ()  # of this object alone
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pooler = None
         if pooler_config is not None:

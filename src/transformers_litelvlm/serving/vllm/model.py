@@ -38,10 +38,10 @@ class PrunedModelMixin:
         left_aside: beginnings of names of weights that are not needed.
     """
 
-    model_class: ClassVar[Any]
+    model_class: Any
     towers: ClassVar[tuple[str, ...]]
     kind: ClassVar[type[Flat]]
-    left_aside: ClassVar[tuple[str, ...]] = ("mask_model.", "text_hidden_fcs.", "seg_head.")
+    left_aside: tuple[str, ...] = ("mask_model.", "text_hidden_fcs.", "seg_head.")
 
     # All of it is done for vLLM's own towers, or not tested with ours.
     supports_mm_device_do_normalize = False  # pixels arrive normalised, as our processors make them
