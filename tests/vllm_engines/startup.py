@@ -1,0 +1,63 @@
+"""What is refused before a model is built, and what becomes of a stock checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+from vllm import EngineArgs
+
+from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_VLLiteConfig
+from transformers_litelvlm.serving.vllm import servable
+
+
+def model_config(path: str, **overrides):
+    return EngineArgs(path, dtype="float32", hf_overrides=overrides, max_model_len=1024).create_model_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("talkative", {"pruning_method": "fastv", "pruning_budget": 48}, "works inside the language model"),
+        (
+            "talkative",
+            {"pruning_method": "trim", "pruning_budget": 48, "pruning_config": {"method_options": {"adaptive": True}}},
+            "picture decides",
+        ),
+        ("talkative", {"pruning_config": {"budget": -1}}, "budget"),
+        ("talkative", {"pruning_bugdet": 5}, "pruning_bugdet"),
+        ("qwen2_5_vl", {"pruning_config": {"retention_ratio": 0.5, "position_ids": "compact"}}, "compact"),
+        ("qwen2_5_vl-stock", {"pruning_method": "fastv", "pruning_retention_ratio": 0.5}, "inside the language model"),
+        ("qwen2_5_vl-stock", {"pruning_config": {"method": "fastv", "budget": 5}}, "inside the language model"),
+        ("qwen3_vl-stock", {"pruning_config": {"bugdet": 5}}, "bugdet"),
+    ],
+)
+def test_refused(checkpoint, name, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        model_config(checkpoint(name), **overrides)
+
+
+def test_other_versions_are_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(servable, "TESTED", (("0.1", "5.24"),))
+    with pytest.raises(ValueError, match="was not tested"):
+        model_config(checkpoint("talkative"))
+    # Somebody else's model is none of our business.
+    model_config(checkpoint("qwen2_5_vl-stock"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stock", "ours", "config_class"),
+    [
+        ("qwen2_5_vl-stock", "Qwen2_5_VL", "Qwen2_5_VLLite", Qwen2_5_VLLiteConfig),
+        ("qwen3_vl-stock", "Qwen3VL", "Qwen3_VLLite", Qwen3_VLLiteConfig),
+    ],
+)
+def test_stock_checkpoints(checkpoint, name, stock, ours, config_class):
+    """Only pruning settings make one of ours of it."""
+    plain = model_config(checkpoint(name))
+    assert plain.architecture == f"{stock}ForConditionalGeneration"
+    assert not isinstance(plain.hf_config, config_class)
+    pruned = model_config(checkpoint(name), pruning_config={"retention_ratio": 0.25})
+    assert pruned.architecture == f"{ours}ForConditionalGeneration"
+    assert isinstance(pruned.hf_config, config_class)
+    assert pruned.hf_config.pruning_config.retention_ratio == 0.25
+    assert pruned.hf_text_config is pruned.hf_config.text_config
+    assert pruned.uses_mrope and pruned.multimodal_config.is_multimodal_pruning_enabled()

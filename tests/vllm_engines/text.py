@@ -1,0 +1,181 @@
+"""vLLM writes the tokens that our models in transformers write: greedy, in float32, whatever it has in its caches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+from vllm import SamplingParams
+
+from transformers_litelvlm import (
+    LlavaLiteForConditionalGeneration,
+    Qwen2_5_VLLite,
+    Qwen2_5_VLLiteProcessor,
+    Qwen3_VLLite,
+    Qwen3_VLLiteProcessor,
+)
+from transformers_litelvlm.data import generate_scene
+from transformers_litelvlm.serving.vllm.processing import PrunedProcessorMixin
+
+
+NEW_TOKENS = 12
+LLAVA = {"budget": 48, "method_options": {"context_share": 0.0}, "token_order": "raster"}
+QWEN = {"retention_ratio": 0.4, "method": "litelvlm", "method_options": {"context_share": 0.0}}
+# Name of a case -> checkpoint, settings, whether positions are taken from embeddings before the language model (as on
+# a GPU) or in it.
+CASES = {
+    "llava-compact": ("talkative", {**LLAVA, "position_ids": "compact"}, False),
+    "llava-original": ("talkative", {**LLAVA, "position_ids": "original"}, False),
+    "llava-original-seam": ("talkative", {**LLAVA, "position_ids": "original"}, True),
+    "llava-off": ("talkative", {"budget": None}, False),
+    "qwen2_5_vl": ("qwen2_5_vl", QWEN, False),
+    "qwen2_5_vl-seam": ("qwen2_5_vl", QWEN, True),
+    "qwen2_5_vl-stock": ("qwen2_5_vl-stock", QWEN, False),
+    "qwen3_vl": ("qwen3_vl", QWEN, False),
+    "qwen3_vl-seam": ("qwen3_vl", QWEN, True),
+    "qwen3_vl-stock": ("qwen3_vl-stock", QWEN, False),
+}
+
+
+def ours(path: str, pruning: dict) -> tuple[Any, Any]:
+    """Our model in transformers, and its processor."""
+    if "talkative" in path:
+        model, processor = LlavaLiteForConditionalGeneration, AutoProcessor
+    elif "qwen2_5" in path:
+        model, processor = Qwen2_5_VLLite, Qwen2_5_VLLiteProcessor
+    else:
+        model, processor = Qwen3_VLLite, Qwen3_VLLiteProcessor
+    loaded = model.from_pretrained(path, pruning_config=pruning, dtype=torch.float32)
+    return loaded.eval(), processor.from_pretrained(path)
+
+
+def questions(path: str) -> list[tuple[list[Image.Image], list[list[str]]]]:
+    """Pictures and sentences: the same picture with different sentences, two pictures, and two sentences at once."""
+    if "talkative" in path:
+        scenes = [generate_scene("test", index) for index in range(3)]
+        pictures = [Image.fromarray(scene.image) for scene in scenes]
+        sentences = [[each.sentence for each in scene.expressions] for scene in scenes]
+    else:
+        generator = np.random.default_rng(0)
+        sizes = ((64, 96), (80, 48), (96, 96))
+        pictures = [Image.fromarray(generator.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+        sentences = [["the red circle", "a dog", "the sky above"]] * 3
+    single = [([pictures[i]], [[sentence]]) for i in range(3) for sentence in sentences[i][:2]]
+    first, second = pictures[:2]
+    both = [([first, second], [[sentences[0][x]], [sentences[1][y]]]) for x, y in ((0, 0), (0, 1), (1, 0))]
+    return [*single, *both, ([first], [sentences[0][:2]])]
+
+
+def chat(processor: Any, question: str, num_images: int) -> str:
+    content = [*[{"type": "image"}] * num_images, {"type": "text", "text": question}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def requests(processor: Any, path: str) -> list[dict[str, Any]]:
+    question = "Tell me all about it. " * 2
+    return [
+        {
+            "prompt": chat(processor, question, len(images)),
+            "multi_modal_data": {"image": images},
+            "mm_processor_kwargs": {"expressions": expressions},
+        }
+        for images, expressions in questions(path)
+    ]
+
+
+def answer_of(model: Any, processor: Any, request: dict[str, Any]) -> list[int]:
+    images, further = request["multi_modal_data"]["image"], request.get("mm_processor_kwargs", {})
+    inputs = processor(images=images, text=request["prompt"], return_tensors="pt", **further)
+    ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def answers(engine: Any, asked: list[dict[str, Any]]) -> list[list[int]]:
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    return [list(output.outputs[0].token_ids) for output in engine.generate(asked, params, use_tqdm=False)]
+
+
+def forget(engine: Any) -> None:
+    engine.reset_prefix_cache()
+    engine.reset_mm_cache()
+    engine.llm_engine.reset_encoder_cache()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def served(request, checkpoint, start_engine):
+    """An engine, requests, and what our model answers."""
+    name, pruning, by_seam = CASES[request.param]
+    path = checkpoint(name)
+    engine = start_engine(path, pruning, runner="generate")
+    if by_seam:
+        engine.llm_engine.model_executor.driver_worker.worker.model_runner.is_multimodal_pruning_enabled = True
+    model, processor = ours(path, pruning)
+    asked = requests(processor, path)
+    expected = [answer_of(model, processor, each) for each in asked]
+    return engine, asked, expected, (model, processor)
+
+
+@pytest.fixture
+def is_variant(request) -> bool:
+    """Whether another case tests the rest: the same model in another way."""
+    name = request.node.callspec.params["served"]
+    return name.endswith(("-seam", "-stock"))
+
+
+def test_answers_depend_on_the_sentence(served):
+    _, _, expected, _ = served
+    is_off = not served[3][0].config.pruning_config.is_on
+    assert len({tuple(answer) for answer in expected}) >= (3 if is_off else 6)
+
+
+def test_alone_together_and_again(served, is_variant):
+    engine, asked, expected, _ = served
+    forget(engine)
+    assert [answers(engine, [each])[0] for each in asked] == expected  # caches fill up
+    assert answers(engine, asked) == expected  # prefix blocks and processed pictures are known
+    if is_variant:
+        return
+    engine.reset_prefix_cache()
+    assert answers(engine, asked) == expected  # encoded pictures are known
+    forget(engine)
+    assert answers(engine, asked[::-1]) == expected[::-1]  # nothing is known
+
+
+def test_sentence_from_the_prompt(served, is_variant):
+    engine, asked, _, (model, processor) = served
+    if is_variant:
+        return
+    bare = [{"prompt": each["prompt"], "multi_modal_data": each["multi_modal_data"]} for each in asked[::2]]
+    assert answers(engine, bare) == [answer_of(model, processor, each) for each in bare]
+
+
+def test_fewer_tokens(served):
+    engine, asked, _, (model, _) = served
+    settings = model.model.settings()
+    [output] = engine.generate(asked[:1], SamplingParams(max_tokens=1), use_tqdm=False)
+    count = output.prompt_token_ids.count(model.config.image_token_id)
+    size = 144 if "llava" in model.config.model_type else 96 // 8 * 64 // 8
+    assert count == settings.budgets([size])[0]
+
+
+def test_control_without_the_sentence_in_the_key(served, is_variant, monkeypatch):
+    """If the key of a picture leaves the sentence out, the tests above fail: they would notice."""
+    engine, asked, expected, (model, _) = served
+    if is_variant or not model.config.pruning_config.is_on:
+        return
+    forget(engine)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence)
+    found = [answers(engine, [each])[0] for each in asked]
+    forget(engine)
+    assert sum(a != b for a, b in zip(found, expected)) >= 3
+
+
+def hashes_without_sentence(self, inputs):
+    return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs={}))
