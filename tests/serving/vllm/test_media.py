@@ -83,6 +83,6 @@ def test_names_of_weights(name, new):
 
 def test_sentences_of_different_numbers():
     rows = [torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5], [6, 7, 8]])]
-    assert stacked(rows, 0).tolist() == [[[1, 2, 0], [0, 0, 0]], [[3, 4, 5], [6, 7, 8]]]
+    assert stacked(rows).tolist() == [[[1, 2, 0], [0, 0, 0]], [[3, 4, 5], [6, 7, 8]]]
     same = torch.zeros(2, 1, 3)
-    assert stacked(same, 0) is same
+    assert stacked(same) is same

@@ -110,12 +110,14 @@ def embed_images(media: Any, arguments: dict[str, Any]) -> tuple[list[torch.Tens
     return embeds, getattr(features, "retained_indices", None)
 
 
-def stacked(rows: Any, value: int) -> torch.Tensor:
-    """Sentences of M pictures, (T_i, L_i) each, as (M, T, L); vLLM stacks them itself where they are alike."""
+def stacked(rows: Any) -> torch.Tensor:
+    """Tokens or masks of the sentences about M pictures, (T_i, L_i) each, as (M, T, L), with zeros where there is
+    nothing: what a mask leaves out, and what comes after the end of a sentence, no guidance reads. vLLM stacks them
+    itself where they are alike."""
     if isinstance(rows, torch.Tensor):
         return rows
     shape = [max(row.shape[axis] for row in rows) for axis in (0, 1)]
-    result = rows[0].new_full((len(rows), *shape), value)
+    result = rows[0].new_zeros(len(rows), *shape)
     for place, row in zip(result, rows):
         place[: row.shape[0], : row.shape[1]] = row
     return result

@@ -78,8 +78,7 @@ class PrunedModelMixin:
         arguments: dict[str, Any] = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         for name in ("guidance_input_ids", "guidance_attention_mask"):
             if name in arguments:
-                padding = self._sentence_padding if name == "guidance_input_ids" else 0
-                arguments[name] = stacked(arguments[name], padding)
+                arguments[name] = stacked(arguments[name])
         embeds, indices = embed_images(self.media, arguments)
         if not self.has_columns:
             return embeds
@@ -90,12 +89,6 @@ class PrunedModelMixin:
             with_offsets(rows, self.kind.offsets(kept.to(rows.device), grid))
             for rows, kept, grid in zip(embeds, indices, grids, strict=True)
         ]
-
-    @property
-    def _sentence_padding(self) -> int:
-        """A token to pad sentences with; where the mask is zero, nothing reads it."""
-        text = getattr(self.config, "guidance_text_config", None)
-        return 0 if text is None else text.eos_token_id
 
     # ---- positions: vLLM's way for pruned videos --------------------------------------------------------------------
 
