@@ -41,7 +41,7 @@ from transformers_litelvlm.serving.requests import SETTINGS as KEYWORDS
 
 
 ROUNDS = 5
-SERVERS = {"batched": 8, "one by one": 1}  # requests in a call of the model
+SERVERS = {"batched": 16, "one by one": 1}  # requests in a call of the model
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"preset": "fast"},

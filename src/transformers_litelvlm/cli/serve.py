@@ -38,7 +38,7 @@ Before others may reach it, read docs/serving.md: there is no encryption.
 # Option -> field of `Limits`, which imports torch; a test compares.
 LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
     "--batch-wait-ms": ("MS", float, 2, "milliseconds that a request waits for others that can share its call"),
-    "--max-batch": ("N", positive_int, 8, "requests in one call of the model; 1 puts none together"),
+    "--max-batch": ("N", positive_int, 16, "requests in one call of the model; 1 puts none together"),
     "--cache-mb": ("MB", int, 512, "megabytes of encoded pictures to keep; 0 keeps none"),
     "--max-request-mb": ("MB", positive_int, 20, "megabytes of a request"),
     "--max-pixels": ("N", positive_int, 16_000_000, "pixels of a picture"),

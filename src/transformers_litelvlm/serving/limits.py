@@ -26,7 +26,7 @@ class Limits:
     max_pixels: int = 16_000_000
     max_sentences: int = 16
     max_queue: int = 64
-    max_batch: int = 8
+    max_batch: int = 16
     batch_wait_ms: float = 2
     cache_mb: int = 512
     read_seconds: float = 30
