@@ -29,8 +29,8 @@ from transformers_litelvlm.serving.requests import SegmentRequest
 
 # The shapes that enter a kernel decide the order of its sums, so logits of a joined call differ in their last bits
 # from those of a request alone. In 1,348 joined answers of the bundled checkpoint, with 8 settings, they did so by at
-# most 11.4 units of the last place of the largest logit, and by 5.4 where a logit is near the border between inside and
-# outside. A request with a pixel nearer to it than this many units is answered alone.
+# most 11.4 units of the last place of the largest logit, and by 5.4 where a logit is near the border between inside
+# and outside. A request with a pixel nearer to it than this many units is answered alone.
 MARGIN_UNITS = 24
 # Masks in one call, in pixels: logits take four bytes each.
 MAX_JOINED_PIXELS = 64_000_000
