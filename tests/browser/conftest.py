@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -43,6 +47,8 @@ def address():
 
 @pytest.fixture(scope="session")
 def browser():
+    from playwright.sync_api import sync_playwright  # not installed where `make test` reads this file
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ["CHROMIUM"], args=FLAGS)
         yield browser
