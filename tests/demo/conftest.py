@@ -4,19 +4,16 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from tests.support.bundled import load_bundled
 from transformers_litelvlm.data import generate_scene
 from transformers_litelvlm.demo.comparing import Comparer
-from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.segmenter import Segmenter
 
 
 @pytest.fixture(scope="session")
 def bundled():
-    config = config_for_segmentation(DEFAULT_CHECKPOINT)
-    config.set_pruning(pruning_preset="balanced")
-    return load_for_segmentation(DEFAULT_CHECKPOINT, config)
+    return load_bundled()
 
 
 @pytest.fixture

@@ -77,6 +77,7 @@ def test_ious():
         ("", {}, "Write what to find"),
         (" \n\t\n", {}, "Write what to find"),
         ("a\nb\nc\nd\ne", {}, "There are 5 sentences. Write at most 4."),
+        ("a" * 20_000, {}, "A sentence has 20000 characters, at most 10000 are allowed."),
         ("a star", {"budget": 0}, "`budget` must be"),
         ("a star", {"preset": "quick"}, "Unknown `pruning_preset` 'quick'"),
         ("a star", {"method": "magic"}, "magic"),

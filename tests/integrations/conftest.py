@@ -2,13 +2,10 @@
 
 import pytest
 
-from transformers_litelvlm import DEFAULT_CHECKPOINT
-from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
+from tests.support.bundled import load_bundled
 
 
 @pytest.fixture(scope="session")
 def bundled():
     """Model and processor."""
-    config = config_for_segmentation(DEFAULT_CHECKPOINT)
-    config.set_pruning(pruning_preset="balanced")
-    return load_for_segmentation(DEFAULT_CHECKPOINT, config)
+    return load_bundled()

@@ -8,7 +8,7 @@ import sys
 from transformers_litelvlm.cli.errors import bad_input
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
-from transformers_litelvlm.cli.serve import LIMITS, checked_port
+from transformers_litelvlm.cli.serve import add_listening, read_limits
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
 
@@ -38,15 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_pruning(parser)
     add_imports(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
-    )
-    parser.add_argument(
-        "--port", type=checked_port, default=7860, help="port to listen at; 0: any (default: %(default)s)"
-    )
-    for option in OPTIONS:
-        metavar, kind, default, text = LIMITS[option]
-        parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
+    add_listening(parser, 7860, OPTIONS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,12 +54,9 @@ def run(args: argparse.Namespace) -> None:
         shown,
         wait_for_signal,
     )
-    from transformers_litelvlm.serving.limits import Limits
     from transformers_litelvlm.serving.server import bind
 
-    names = [option.removeprefix("--").replace("-", "_") for option in OPTIONS]
-    with bad_input():
-        limits = Limits(**{name: getattr(args, name) for name in names})
+    limits = read_limits(args, OPTIONS)
     # Before gigabytes are read; the page is there when the model is.
     with bad_input(f"--host {args.host} --port {args.port}: "):
         bound = bind(args.host, args.port)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
@@ -54,14 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mask_model(parser)
     add_pruning(parser)
     add_imports(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
-    )
-    parser.add_argument(
-        "--port", type=checked_port, default=8000, help="port to listen at; 0: any (default: %(default)s)"
-    )
-    for option, (metavar, kind, default, text) in LIMITS.items():
-        parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
+    add_listening(parser, 8000, LIMITS)
     parser.add_argument(
         "--inexact-batches",
         action="store_true",
@@ -80,6 +74,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_listening(parser: argparse.ArgumentParser, port: int, limits: Iterable[str]) -> None:
+    """Add where a server listens, by default at `port`, and those of [`LIMITS`] that it has."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)"
+    )
+    parser.add_argument("--port", type=_port, default=port, help="port to listen at; 0: any (default: %(default)s)")
+    for option in limits:
+        metavar, kind, default, text = LIMITS[option]
+        parser.add_argument(option, metavar=metavar, type=kind, default=default, help=f"{text} (default: %(default)s)")
+
+
+def read_limits(args: argparse.Namespace, limits: Iterable[str]) -> Any:
+    """The `Limits` that the options of [`add_listening`] say."""
+    from transformers_litelvlm.serving.limits import Limits
+
+    names = [option.removeprefix("--").replace("-", "_") for option in limits]
+    with bad_input():
+        return Limits(**{name: getattr(args, name) for name in names})
+
+
 def run(args: argparse.Namespace) -> None:
     """Load the model and serve until a signal comes."""
     token = read_token(args.token_file)
@@ -91,14 +105,11 @@ def run(args: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     from transformers_litelvlm.serving.app import create_app
     from transformers_litelvlm.serving.label_studio import LabelStudio
-    from transformers_litelvlm.serving.limits import Limits
     from transformers_litelvlm.serving.segmenter import Segmenter
     from transformers_litelvlm.serving.server import bind, make_server
     from transformers_litelvlm.serving.service import Service
 
-    names = [option.removeprefix("--").replace("-", "_") for option in LIMITS]
-    with bad_input():
-        limits = Limits(**{name: getattr(args, name) for name in names})
+    limits = read_limits(args, LIMITS)
     label_studio = None
     if args.label_studio_url is not None:
         with bad_input("--label-studio-url: "):
@@ -149,7 +160,7 @@ def _log_to(stream: Any) -> None:
     logger.propagate = False
 
 
-def checked_port(text: str) -> int:
+def _port(text: str) -> int:
     """Type of an argparse argument: 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {text!r}")

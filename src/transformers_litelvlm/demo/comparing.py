@@ -16,7 +16,7 @@ from transformers_litelvlm.models.pruned_config import change_pruning
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.pictures import read_picture
-from transformers_litelvlm.serving.requests import SegmentRequest
+from transformers_litelvlm.serving.requests import SegmentRequest, checked_sentences
 from transformers_litelvlm.serving.segmenter import Answer, Job, Segmenter
 from transformers_litelvlm.visualization import region_of
 from transformers_litelvlm.visualization.tokens import Region
@@ -163,7 +163,7 @@ class Comparer:
             raise ServiceError(
                 "invalid", f"There are {len(sentences)} sentences. Write at most {self.limits.max_sentences}."
             )
-        return sentences
+        return checked_sentences(sentences, self.limits)
 
 
 def ious(masks: np.ndarray, others: np.ndarray) -> list[float]:

@@ -72,14 +72,7 @@ def describe(job: Job, answer: Answer) -> dict[str, Any]:
         "width": job.size[0],
         "height": job.size[1],
         "masks": [
-            {
-                "sentence": sentence,
-                "mask": encode_mask(mask),
-                "score": score,
-                "box": box_of(mask),
-                "area": int(mask.sum()),
-                **text,
-            }
+            {"sentence": sentence, **describe_mask(mask, score), **text}
             for sentence, mask, score, text in zip(job.sentences, answer.masks, answer.scores, texts, strict=True)
         ],
         "method": job.pruning.method if is_pruned else None,
@@ -89,6 +82,11 @@ def describe(job: Job, answer: Answer) -> dict[str, Any]:
         "batch_size": answer.batch_size,
         "cached": answer.was_known,
     }
+
+
+def describe_mask(mask: np.ndarray, score: float) -> dict[str, Any]:
+    """What [`SentenceMask`] holds of a mask (H, W), without `sentence`."""
+    return {"mask": encode_mask(mask), "score": score, "box": box_of(mask), "area": int(mask.sum())}
 
 
 def box_of(mask: np.ndarray) -> list[int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,12 +85,31 @@ async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
         raise ServiceError("too_large", too_large) from error
 
 
-def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
-    """What the fields of a body ask. Sentences and settings are looked at by the processor and `change_pruning`."""
-    if unknown := sorted(set(fields) - set(FIELDS)):
-        near = did_you_mean(unknown, FIELDS)
-        raise ServiceError("invalid", f"Unknown fields {quoted(unknown)}.{near} There are: {', '.join(FIELDS)}.")
-    sentences = fields.get("sentences")
+def as_request(fields: Mapping[str, Any], limits: Limits, known: Sequence[str] = FIELDS) -> SegmentRequest:
+    """What the fields of a body ask. Sentences and settings are looked at by the processor and `change_pruning`.
+
+    Args:
+        fields: `image`, a file, and others.
+        limits: of sentences.
+        known: names that fields may have.
+
+    Raises:
+        ServiceError: a field is not known, or as [`checked_sentences`].
+    """
+    if unknown := sorted(set(fields) - set(known)):
+        near = did_you_mean(unknown, known)
+        raise ServiceError("invalid", f"Unknown fields {quoted(unknown)}.{near} There are: {', '.join(known)}.")
+    sentences = checked_sentences(fields.get("sentences"), limits)
+    pruning = {keyword: fields[name] for name, keyword in SETTINGS.items() if name in fields}
+    return SegmentRequest(fields["image"], sentences, pruning)
+
+
+def checked_sentences(sentences: Any, limits: Limits) -> list[str]:
+    """Sentences, or one, as a list.
+
+    Raises:
+        ServiceError: there are none or too many, or one is too long.
+    """
     sentences = [sentences] if isinstance(sentences, str) else sentences
     if not isinstance(sentences, list) or not sentences:
         raise ServiceError("invalid", "`sentences` must be one or more sentences.")
@@ -99,8 +118,7 @@ def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
     longest = max((len(each) for each in sentences if isinstance(each, str)), default=0)
     if longest > LONGEST_SENTENCE:
         raise ServiceError("invalid", f"A sentence has {longest} characters, at most {LONGEST_SENTENCE} are allowed.")
-    pruning = {keyword: fields[name] for name, keyword in SETTINGS.items() if name in fields}
-    return SegmentRequest(fields["image"], sentences, pruning)
+    return sentences
 
 
 def _limited(request: Request, max_bytes: int) -> Request:

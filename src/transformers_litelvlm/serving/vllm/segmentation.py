@@ -11,13 +11,13 @@ from transformers import AutoProcessor
 from vllm import PoolingParams
 from vllm.plugins.io_processors.interface import IOProcessor
 
-from transformers_litelvlm.data.masks import encode_mask
-from transformers_litelvlm.serving.answers import box_of
+from transformers_litelvlm.serving.answers import describe_mask
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.pictures import digest_of, picture_from_text, read_picture
+from transformers_litelvlm.serving.requests import as_request
 from transformers_litelvlm.serving.vllm.mask_bytes import pack_picture, prompts_of, unpack_masks
-from transformers_litelvlm.utils.messages import did_you_mean, quoted
+from transformers_litelvlm.utils.messages import quoted
 
 
 FIELDS = ("image", "sentences")
@@ -40,21 +40,13 @@ class SegmentationIOProcessor(IOProcessor):
         """Check a request. Raises ValueError."""
         if not isinstance(data, dict):
             raise ValueError(f"`data` must be an object with {', '.join(FIELDS)}, got {quoted(data)}.")
-        if unknown := sorted(set(data) - set(FIELDS)):
-            near = did_you_mean(unknown, FIELDS)
-            raise ValueError(f"`data` has unknown fields {quoted(unknown)}.{near} There are: {', '.join(FIELDS)}.")
-        sentences = data.get("sentences")
-        sentences = [sentences] if isinstance(sentences, str) else sentences
-        if not isinstance(sentences, list) or not 0 < len(sentences) <= self.limits.max_sentences:
-            raise ValueError(
-                f"`sentences` must be 1 to {self.limits.max_sentences} sentences, got {quoted(sentences)}."
-            )
         try:
             content = picture_from_text(data.get("image"), False, self.limits.max_request_bytes)
+            asked = as_request({**data, "image": content}, self.limits, FIELDS)
             picture = read_picture(content, self.limits.max_pixels)
         except ServiceError as error:
             raise ValueError(str(error)) from error
-        return {"image": picture, "sentences": sentences}
+        return {"image": picture, "sentences": asked.sentences}
 
     def pre_process(self, prompt: dict[str, Any], request_id: str | None = None, **kwargs: Any) -> list[Any]:
         """The dialogues about the picture, one for all sentences or one each, as the checkpoint was trained."""
@@ -88,8 +80,5 @@ class SegmentationIOProcessor(IOProcessor):
         return {
             "width": masks.shape[2],
             "height": masks.shape[1],
-            "masks": [
-                {"mask": encode_mask(mask), "score": score, "box": box_of(mask), "area": int(mask.sum())}
-                for mask, score in zip(masks, scores, strict=True)
-            ],
+            "masks": [describe_mask(mask, score) for mask, score in zip(masks, scores, strict=True)],
         }

@@ -13,7 +13,7 @@ from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 
 
-# (vLLM, transformers), minor releases of which everything in tests/serving_vllm ran together.
+# (vLLM, transformers), minor releases of which everything in tests/vllm_engines ran together.
 TESTED = (("0.32", "5.24"),)
 
 
