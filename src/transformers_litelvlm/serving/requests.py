@@ -85,23 +85,19 @@ async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
         raise ServiceError("too_large", too_large) from error
 
 
-def as_request(fields: Mapping[str, Any], limits: Limits, known: Sequence[str] = FIELDS) -> SegmentRequest:
-    """What the fields of a body ask. Sentences and settings are looked at by the processor and `change_pruning`.
-
-    Args:
-        fields: `image`, a file, and others.
-        limits: of sentences.
-        known: names that fields may have.
-
-    Raises:
-        ServiceError: a field is not known, or as [`checked_sentences`].
-    """
-    if unknown := sorted(set(fields) - set(known)):
-        near = did_you_mean(unknown, known)
-        raise ServiceError("invalid", f"Unknown fields {quoted(unknown)}.{near} There are: {', '.join(known)}.")
+def as_request(fields: Mapping[str, Any], limits: Limits) -> SegmentRequest:
+    """What the fields of a body ask. Sentences and settings are looked at by the processor and `change_pruning`."""
+    check_names(fields, FIELDS)
     sentences = checked_sentences(fields.get("sentences"), limits)
     pruning = {keyword: fields[name] for name, keyword in SETTINGS.items() if name in fields}
     return SegmentRequest(fields["image"], sentences, pruning)
+
+
+def check_names(fields: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises ServiceError for a field that is not known."""
+    if unknown := sorted(set(fields) - set(known)):
+        near = did_you_mean(unknown, known)
+        raise ServiceError("invalid", f"Unknown fields {quoted(unknown)}.{near} There are: {', '.join(known)}.")
 
 
 def checked_sentences(sentences: Any, limits: Limits) -> list[str]:

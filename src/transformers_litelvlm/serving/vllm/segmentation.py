@@ -15,7 +15,7 @@ from transformers_litelvlm.serving.answers import describe_mask
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.pictures import digest_of, picture_from_text, read_picture
-from transformers_litelvlm.serving.requests import as_request
+from transformers_litelvlm.serving.requests import check_names, checked_sentences
 from transformers_litelvlm.serving.vllm.mask_bytes import pack_picture, prompts_of, unpack_masks
 from transformers_litelvlm.utils.messages import quoted
 
@@ -41,12 +41,13 @@ class SegmentationIOProcessor(IOProcessor):
         if not isinstance(data, dict):
             raise ValueError(f"`data` must be an object with {', '.join(FIELDS)}, got {quoted(data)}.")
         try:
+            check_names(data, FIELDS)
+            sentences = checked_sentences(data.get("sentences"), self.limits)
             content = picture_from_text(data.get("image"), False, self.limits.max_request_bytes)
-            asked = as_request({**data, "image": content}, self.limits, FIELDS)
             picture = read_picture(content, self.limits.max_pixels)
         except ServiceError as error:
             raise ValueError(str(error)) from error
-        return {"image": picture, "sentences": asked.sentences}
+        return {"image": picture, "sentences": sentences}
 
     def pre_process(self, prompt: dict[str, Any], request_id: str | None = None, **kwargs: Any) -> list[Any]:
         """The dialogues about the picture, one for all sentences or one each, as the checkpoint was trained."""
