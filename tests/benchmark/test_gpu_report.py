@@ -99,7 +99,17 @@ def test_the_time_is_over():
     assert result["seconds"] < 60
 
 
-def test_ctrl_c_keeps_what_was_measured():
+@pytest.fixture(params=["in the foreground", "in the background"])
+def ctrl_c(request):
+    """What Ctrl-C does: a shell makes jobs in the background ignore it."""
+    is_heard = request.param == "in the foreground"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if is_heard else signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("ctrl_c", ["in the foreground"], indirect=True)
+def test_ctrl_c_keeps_what_was_measured(ctrl_c):
     """After the first point, as a person would press it."""
     pressed = []
 
@@ -116,13 +126,15 @@ def test_ctrl_c_keeps_what_was_measured():
     assert len(model["points"]) == 1 and "was_stopped" not in model
 
 
-def test_time_limit():
+def test_time_limit(ctrl_c):
+    before = signal.getsignal(signal.SIGINT)
     over, not_over = threading.Event(), threading.Event()
     with pytest.raises(KeyboardInterrupt), time_limit(0.05, over):
         time.sleep(5)
     with time_limit(60, not_over):
         pass
     assert over.is_set() and not not_over.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(monkeypatch):

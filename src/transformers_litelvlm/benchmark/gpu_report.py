@@ -6,6 +6,7 @@ import _thread
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -188,6 +189,14 @@ def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
         is_over.set()
         _thread.interrupt_main()
 
+    def interrupt(*_: Any) -> None:
+        if is_over.is_set():
+            raise KeyboardInterrupt
+
+    # A job that a shell starts in the background ignores Ctrl-C, and then nothing would interrupt it.
+    ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignores:
+        signal.signal(signal.SIGINT, interrupt)
     timer = threading.Timer(max(seconds, 0.0), stop)
     timer.daemon = True
     timer.start()
@@ -195,6 +204,8 @@ def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        if ignores:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]], says: Callable[[str], None]) -> bool:
