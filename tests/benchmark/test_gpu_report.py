@@ -92,7 +92,8 @@ def test_goals_say_what_was_measured(report):
 def test_the_time_is_over():
     """What began in time is kept; models that nothing is left for are named."""
     said = []
-    result = gpu_report(dataclasses.replace(TINY_PLAN, seconds=1.5), CPU, said.append)
+    endless = dataclasses.replace(TINY_PLAN.effort, runs=1_000_000)
+    result = gpu_report(dataclasses.replace(TINY_PLAN, seconds=1.5, effort=endless), CPU, said.append)
     assert not result["is_complete"] and [model["model"] for model in result["models"]] == ["tiny", "qwen"]
     assert all(model.get("failed") or not model["is_complete"] for model in result["models"])
     assert "Not complete" in page_of(result)
@@ -135,6 +136,25 @@ def test_time_limit(ctrl_c):
         pass
     assert over.is_set() and not not_over.is_set()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_time_limit_is_heard_although_an_exception_is_dropped(ctrl_c):
+    """Python only prints what is raised in `__del__`, the first interruption for example."""
+
+    class Slow:
+        def __del__(self):
+            time.sleep(1.5)
+
+    over = threading.Event()
+    dropped = []
+    before, sys.unraisablehook = sys.unraisablehook, dropped.append
+    try:
+        with pytest.raises(KeyboardInterrupt), time_limit(0.2, over):
+            Slow()
+            time.sleep(20)
+    finally:
+        sys.unraisablehook = before
+    assert over.is_set() and len(dropped) == 1
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(monkeypatch):

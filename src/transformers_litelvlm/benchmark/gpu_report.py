@@ -185,9 +185,15 @@ def _grid(subject: Subject, plan: Plan) -> Grid:
 def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
     """KeyboardInterrupt in the main thread after so many seconds; `is_over` tells whether it was this one."""
 
+    is_left = threading.Event()
+
     def stop() -> None:
-        is_over.set()
-        _thread.interrupt_main()
+        # Again every second: Python drops an exception that is raised while an object is deleted.
+        wait = max(seconds, 0.0)
+        while not is_left.wait(wait):
+            is_over.set()
+            _thread.interrupt_main()
+            wait = 1.0
 
     def interrupt(*_: Any) -> None:
         if is_over.is_set():
@@ -197,13 +203,11 @@ def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
     ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if ignores:
         signal.signal(signal.SIGINT, interrupt)
-    timer = threading.Timer(max(seconds, 0.0), stop)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=stop, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        is_left.set()
         if ignores:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
