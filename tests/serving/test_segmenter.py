@@ -79,6 +79,16 @@ def test_different_settings_in_one_call(bundled, scenes, one_thread):
         assert answer.kept == ([list(range(144))] if kept is None else kept.tolist())
 
 
+def test_long_prompts_do_not_lengthen_short_ones(bundled, scenes, one_thread):
+    """With 21 columns of text, those with 9 and 20 visual tokens share a call, and those with 60 and 140."""
+    segmenter, (picture, _) = Segmenter(*bundled, Limits()), scenes[0]
+    budgets = (140, 9, 60, 20)
+    asked = [request(picture, ["the star"], method="random", budget=budget) for budget in budgets]
+    answers = segmenter.answer([segmenter.prepare(each) for each in asked])
+    assert [len(answer.kept[0]) for answer in answers] == list(budgets)
+    assert [answer.batch_size for answer in answers] == [2, 2, 2, 2]
+
+
 def test_too_large_masks_do_not_share_a_call(jobs, monkeypatch):
     segmenter, (first, second, _) = jobs
     monkeypatch.setattr(module, "MAX_JOINED_PIXELS", first.mask_pixels + second.mask_pixels)

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 from transformers import AutoConfig, PreTrainedConfig
 
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, register_mask_decoder
-from transformers_litelvlm.models.masks.seg_tokens import by_image
+from transformers_litelvlm.models.masks.seg_tokens import by_image, one_per_mask
 
 
 class ToyMaskConfig(PreTrainedConfig):
@@ -43,6 +43,6 @@ class ToyMaskDecoder(MaskDecoder):
         masks = torch.einsum("btc,bchw->bthw", prompts[:, :, 0], features[about])
         logits = [
             interpolate(of_image[None].float(), tuple(size), mode="bilinear")[0]
-            for of_image, size in zip(by_image(masks, counts, about), geometry.original)
+            for of_image, size in zip(by_image(one_per_mask(masks, counts), counts, about), geometry.original)
         ]
         return DecodedMasks(masks, logits, [of_image.new_zeros(len(of_image)) for of_image in logits])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,18 @@ class _Selected:
     encode_ms: float
     was_known: bool
 
+    @property
+    def is_pruned(self) -> bool:
+        return isinstance(self.features, PrunedImageFeatures)
+
+    @property
+    def length(self) -> int:
+        """Columns that the language model reads."""
+        columns = self.job.inputs["input_ids"].shape[1]
+        if not self.is_pruned:
+            return columns
+        return columns - self.features.num_visual_tokens[0] + max(map(len, self.features.retained_indices))
+
 
 class Segmenter:
     """Answers jobs with a model. [`prepare`] may run in many threads, [`answer`] in one.
@@ -177,9 +189,7 @@ class Segmenter:
                 selected.append(self._select(place, job))
             except Exception as error:
                 answers[place] = error
-        # A picture that is smaller than the budget keeps all tokens, which is another kind of features.
-        for are_pruned in (True, False):
-            part = [each for each in selected if isinstance(each.features, PrunedImageFeatures) == are_pruned]
+        for part in parts_of_a_call(selected):
             for each, answer in zip(part, self._answer_together(part), strict=True):
                 answers[each.place] = answer
         return answers
@@ -258,6 +268,19 @@ class Segmenter:
                 )
             )
         return answers
+
+
+def parts_of_a_call(selected: Iterable[_Selected]) -> list[list[_Selected]]:
+    """What is answered together: rows of a call are padded to the longest, so they are at most twice as long as the
+    shortest. A picture that is smaller than the budget keeps all tokens, which is another kind of features."""
+    parts: list[list[_Selected]] = []
+    for each in sorted(selected, key=lambda each: (each.is_pruned, each.length)):
+        first = parts[-1][0] if parts else None
+        if first is not None and each.is_pruned == first.is_pruned and each.length <= 2 * first.length:
+            parts[-1].append(each)
+        else:
+            parts.append([each])
+    return parts
 
 
 def is_near_the_border(mask_logits: torch.Tensor) -> bool:

@@ -148,6 +148,21 @@ def test_one_image_embedding_per_image(model, processor, images):
     assert calls == [3]  # six sentences, three images, one call
 
 
+def test_the_mask_decoder_computes_no_padding(model, processor, images):
+    """Dialogues with one, two and three sentences: as many rows of one prompt as there are masks."""
+    model.config.pruning_config = PruningConfig(budget=5)
+    calls = []
+    handle = model.mask_model.mask_decoder.register_forward_pre_hook(
+        lambda module, args, given: calls.append(given["sparse_prompt_embeddings"].shape[:2]), with_kwargs=True
+    )
+    output = model.segment(**processor.segmentation_inputs(images, [["a"], ["a", "bb"], ["a", "bb", "ccc"]]))
+    handle.remove()
+    assert calls == [(6, 1)] and [len(masks) for masks in output.masks] == [1, 2, 3]
+    assert output.pred_masks.shape[:2] == (3, 3) and output.seg_embeddings.shape[:2] == (3, 3)
+    assert not output.pred_masks[0, 1:].any() and not output.pred_masks[1, 2:].any()
+    assert output.pred_masks[0, 0].any() and output.pred_masks[1, 1].any() and output.pred_masks[2, 2].any()
+
+
 def test_missing_inputs_say_what_to_do(model, processor, images):
     model.config.pruning_config = PruningConfig()
     inputs = processor.segmentation_inputs(images[0], "a")

@@ -17,8 +17,10 @@ from tests.support.golden_masks import Tensors, assert_close
 from tests.support.original_checkpoints import FIXTURES
 from transformers_litelvlm.conversion.recipes.sam2 import sam2_renames
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
+from transformers_litelvlm.models.masks.decoder import MaskGeometry
 from transformers_litelvlm.models.masks.sam2 import (
     Sam2MaskConfig,
+    Sam2MaskDecoder,
     Sam2MaskModel,
     Video,
     _prompt_frame,
@@ -114,6 +116,27 @@ def test_images(golden, sam2):
     assert (decoded.pred_masks[0][absent] == -1024).all()
     masks = resize_masks(decoded.pred_masks[0], about["original_size"])
     assert_close("masks at the original size", masks[:, None], tensors["output.image.masks"], 1e-3)
+
+
+@torch.no_grad()
+def test_dialogues_with_different_numbers_of_masks(golden, sam2):
+    """Masks of the second of two dialogues about one picture, and of the only one about another; padding is zero."""
+    tensors, _ = golden
+    pixels = torch.cat((tensors["input.image"], tensors["input.frames"][2:3]))
+    decoder, features = Sam2MaskDecoder(sam2), encode_images(sam2, pixels)
+    tokens = torch.stack([tensors["input.hidden_tokens"].roll(n, dims=0)[:3] for n in range(3)])
+    counts, about, sizes = [1, 3, 2], [0, 0, 1], [(40, 60), (50, 30)]
+    together = decoder.decode(features, tokens, counts, about, MaskGeometry(original=sizes, resized=None))
+    assert [tuple(masks.shape) for masks in together.mask_logits] == [(4, 40, 60), (2, 50, 30)]
+    assert together.pred_masks.shape[:2] == (3, 3)
+    assert not together.pred_masks[0, 1:].any() and not together.pred_masks[2, 2:].any()
+    for row, (count, picture, first) in enumerate(zip(counts, about, [0, 1, 0], strict=True)):
+        levels = [level[picture : picture + 1] for level in features]
+        alone = decode_hidden_tokens(sam2, levels, tokens[row : row + 1, :count])
+        mine = slice(first, first + count)
+        assert_close("low-resolution masks", together.pred_masks[row, :count], alone.pred_masks[0], 1e-3)
+        assert_close("predicted IoU", together.iou_scores[picture][mine], alone.iou_scores[0], 1e-3)
+        assert_close("object scores", together.object_scores[picture][mine], alone.object_scores[0], 1e-3)
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, SamConfig, SamModel
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
-from transformers_litelvlm.models.masks.seg_tokens import by_image
+from transformers_litelvlm.models.masks.seg_tokens import by_image, image_of_each, one_per_mask
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -52,8 +53,9 @@ class SamMaskDecoder(MaskDecoder):
     ) -> DecodedMasks:
         if geometry.resized is None:
             raise ValueError("`reshaped_input_sizes` is missing; the processor returns it.")
-        features = features[index_on(features.device, about)]
-        pred_masks, iou_scores = decode_masks(self.mask_model, features, prompts.to(features))
+        features = features[index_on(features.device, image_of_each(counts, about))]
+        prompts = one_per_mask(prompts.to(features), counts).unsqueeze(1)
+        pred_masks, iou_scores = (each.squeeze(1) for each in decode_masks(self.mask_model, features, prompts))
         sizes = zip(geometry.resized, geometry.original)
         side = self.input_size(self.mask_model.config)
         if any(max(size) > side for size in geometry.resized):
@@ -65,7 +67,7 @@ class SamMaskDecoder(MaskDecoder):
             for masks, (resized, original) in zip(by_image(pred_masks, counts, about), sizes, strict=True)
         ]
         iou = [scores.float() for scores in by_image(iou_scores, counts, about)]
-        return DecodedMasks(pred_masks, logits, iou)
+        return DecodedMasks(pad_sequence(pred_masks.split(counts), batch_first=True), logits, iou)
 
 
 def decode_masks(
@@ -81,8 +83,8 @@ def decode_masks(
         Low-resolution logits (B, T, 4h, 4w) and predicted IoU (B, T).
     """
     batch_size, channels, height, width = image_embeddings.shape
-    if prompts.shape[1] == 0:  # no answer had a [SEG]
-        empty = image_embeddings.new_zeros(batch_size, 0, 4 * height, 4 * width)
+    if 0 in prompts.shape[:2]:  # no answer had a [SEG]
+        empty = image_embeddings.new_zeros(*prompts.shape[:2], 4 * height, 4 * width)
         return empty, empty[..., 0, 0]
     prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
     with ExitStack() as stack:

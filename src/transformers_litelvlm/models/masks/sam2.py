@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
-from transformers_litelvlm.models.masks.seg_tokens import by_image
+from transformers_litelvlm.models.masks.seg_tokens import by_image, image_of_each, one_per_mask
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput, init
 from transformers_litelvlm.utils.messages import quoted
 
@@ -208,12 +209,13 @@ class Sam2MaskDecoder(MaskDecoder):
         sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of all dialogues at once."""
-        levels = [level[index_on(level.device, about)] for level in features]
-        decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
-        of_dialogues = (decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float())
-        pred_masks, iou_scores, object_scores = (by_image(rows, counts, about) for rows in of_dialogues)
+        levels = [level[index_on(level.device, image_of_each(counts, about))] for level in features]
+        decoded = decode_hidden_tokens(self.mask_model, levels, one_per_mask(prompts, counts).unsqueeze(1))
+        of_masks = [decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float()]
+        pred_masks, iou_scores, object_scores = (by_image(rows.squeeze(1), counts, about) for rows in of_masks)
         logits = [resize_masks(masks, *size) for masks, size in zip(pred_masks, sizes, strict=True)]
-        return DecodedMasks(decoded.pred_masks, logits, iou_scores, object_scores)
+        by_dialogue = pad_sequence(decoded.pred_masks.squeeze(1).split(counts), batch_first=True)
+        return DecodedMasks(by_dialogue, logits, iou_scores, object_scores)
 
     def _decode_videos(
         self,
@@ -224,7 +226,8 @@ class Sam2MaskDecoder(MaskDecoder):
         sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
-        of_videos = by_image(to_device_of(self.mask_model.vision_encoder, prompts), counts, about)
+        prompts = to_device_of(self.mask_model.vision_encoder, prompts)
+        of_videos = by_image(one_per_mask(prompts, counts), counts, about)
         pred_masks, iou_scores, object_scores = [], [], []
         for video, objects in zip(videos, of_videos, strict=True):
             masks, scores, first = track_hidden_tokens(self.mask_model, video, objects.to(self.mask_model.dtype))
@@ -349,10 +352,10 @@ def decode_hidden_tokens(
     batch_size, num_masks, _, channels = hidden_tokens.shape
     *fine, features = image_features
     height, width = features.shape[-2:]
-    if num_masks == 0:
-        empty = features.new_zeros(batch_size, 0)
+    if 0 in (batch_size, num_masks):
+        empty = features.new_zeros(batch_size, num_masks)
         pointers, candidates = (
-            features.new_zeros(batch_size, 0, *size) for size in ((channels,), (3, *fine[0].shape[-2:]))
+            features.new_zeros(batch_size, num_masks, *size) for size in ((channels,), (3, *fine[0].shape[-2:]))
         )
         return HiddenTokenMasks(candidates[:, :, 0], empty, empty, pointers, candidates, candidates[..., 0, 0])
     with _tables_at_hand(mask_model):
