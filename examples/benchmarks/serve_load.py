@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from huggingface_hub.utils import httpx
 from PIL import Image
@@ -100,31 +101,36 @@ def run_load(
 
     Returns:
         For each server `p50_ms`, `p95_ms`, `p99_ms`, `requests_per_second`, `mean_batch`, `wrong`, the answers that
-        are not those of the model alone, and `repeated`, the share of requests that were answered again alone; and
-        `ratio`, the time that the batched one takes relative to the other.
+        are not those of the model alone, `repeated`, the share of requests that were answered again alone, and
+        `resident_mb`, the memory of the process before the requests and after each fifth of them; and `ratio`, the
+        time that the batched one takes relative to the other.
     """
     asked = asked_alone(pictures, SETTINGS[:settings], min(requests, 20 * pictures))
     order = random.Random(0).choices(range(len(asked)), k=requests)
     taken: dict[str, list[tuple[float, int, bool]]] = {name: [] for name in SERVERS}
     seconds, repeated = dict.fromkeys(SERVERS, 0.0), {}
+    resident: dict[str, list[int]] = {name: [] for name in SERVERS}
     with contextlib.ExitStack() as running:
-        urls = {
+        servers = {
             name: running.enter_context(
                 server("--max-batch", batch, "--max-queue", 2 * clients, "--cache-mb", cache_mb)
             )
             for name, batch in SERVERS.items()
         }
-        for url in urls.values():
+        for name, (url, process) in servers.items():
             asyncio.run(_ask(url, asked[:pictures], 1))  # warms up
+            resident[name].append(process.memory_info().rss // 2**20)
         for part in range(ROUNDS):
             wanted = [asked[place] for place in order[part::ROUNDS]]
             for name in SERVERS if part % 2 else reversed(SERVERS):
+                url, process = servers[name]
                 start = time.perf_counter()
-                taken[name] += asyncio.run(_ask(urls[name], wanted, clients))
+                taken[name] += asyncio.run(_ask(url, wanted, clients))
                 seconds[name] += time.perf_counter() - start
+                resident[name].append(process.memory_info().rss // 2**20)
                 wrong = sum(not is_right for _, _, is_right in taken[name])
                 print(f"{name}: {len(taken[name])} answers, {wrong} differ", file=sys.stderr, flush=True)
-        for name, url in urls.items():
+        for name, (url, _) in servers.items():
             metrics = httpx.get(f"{url}/metrics").text
             repeated[name] = float(re.findall(r"^litelvlm_repeated ([\d.]+)$", metrics, re.MULTILINE)[0])
     result: dict[str, Any] = {"clients": clients, "requests": requests, "pictures": pictures, "settings": settings}
@@ -137,13 +143,14 @@ def run_load(
             "mean_batch": float(np.mean(batches)),
             "wrong": are_right.count(False),
             "repeated": repeated[name] / len(answers),
+            "resident_mb": resident[name],
         }
     return {**result, "ratio": seconds["batched"] / seconds["one by one"]}
 
 
 @contextlib.contextmanager
-def server(*options: Any) -> Iterator[str]:
-    """`litelvlm serve` with the bundled model as a process, with the threads of this one; gives its address."""
+def server(*options: Any) -> Iterator[tuple[str, psutil.Process]]:
+    """`litelvlm serve` with the bundled model and the threads of this process; gives its address and its process."""
     words = [sys.executable, "-m", "transformers_litelvlm_command", "serve", "--port", "0", *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(
@@ -159,7 +166,7 @@ def server(*options: Any) -> Iterator[str]:
                 raise RuntimeError(f"The server did not start: {''.join(said)}")
             with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as client:
                 client.get(f"{found[1]}/health").raise_for_status()
-            yield found[1]
+            yield found[1], psutil.Process(process.pid)
         finally:
             process.terminate()
 
@@ -239,7 +246,7 @@ def describe(result: dict[str, Any]) -> str:
             f"{name}: p50 {of_server['p50_ms']:.0f} ms, p95 {of_server['p95_ms']:.0f} ms, p99 "
             f"{of_server['p99_ms']:.0f} ms, {of_server['requests_per_second']:.1f} requests per second, "
             f"{of_server['mean_batch']:.1f} in a call, {of_server['repeated']:.1%} answered again alone, "
-            f"{of_server['wrong']} answers differ from the model alone"
+            f"{of_server['wrong']} answers differ from the model alone, memory {of_server['resident_mb']} MB"
         )
     return "\n".join([*lines, f"ratio of the times: {result['ratio']:.2f}", machine_line(result)])
 
