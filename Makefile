@@ -63,10 +63,10 @@ test-upstream: $(VENV)/.installed-test  ## run the common tests of transformers 
 test-soak: $(VENV)/.installed-test  ## let 8 threads share a model for minutes, and compare with calls alone
 	$(BIN)/python -m pytest -s --timeout 3600 tests/soak/threads.py
 
-test-annotation-tools: $(LABEL_STUDIO)/.installed-label-studio  ## run the tools of docs/annotation_tools.md on our masks
+test-annotation-tools: $(LABEL_STUDIO)/.installed-label-studio  ## run annotation tools on our masks, and Schemathesis
 	$(MAKE) $(ANNOTATION)/.installed-tools VENV=$(ANNOTATION)
 	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(ANNOTATION)/bin/python -m pytest tests/integrations \
-	  tests/serving/test_label_studio.py tests/serving/test_brush.py
+	  tests/serving/test_label_studio.py tests/serving/test_brush.py tests/serving/test_openapi.py
 
 test-browser:  ## use the page of `litelvlm demo` in Chromium as a user does, with keyboard, phone and dark mode
 	@test -x "$(CHROMIUM)" || { echo "error: there is no Chromium at $(CHROMIUM). Install it" \
@@ -149,7 +149,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml $(LOCK) | $(VENV)/bin/python
 
 # Not with the extra `test`: label-studio-sdk wants another OpenCV.
 $(ANNOTATION)/.installed-tools: $(ANNOTATION)/.installed-serve,cvat,osam,supervision
-	$(BIN)/python -m pip install $(PIP_ARGS) pytest pytest-timeout pytest-xdist label-studio-sdk labelme playwright
+	$(BIN)/python -m pip install $(PIP_ARGS) pytest pytest-timeout pytest-xdist label-studio-sdk labelme playwright schemathesis
 	@touch $@
 
 $(LABEL_STUDIO)/.installed-label-studio:
