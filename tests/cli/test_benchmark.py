@@ -1,7 +1,9 @@
 """`litelvlm benchmark`: its options reach the benchmark, and what is wrong is one line."""
 
 import json
+import os
 import re
+import signal
 import sys
 
 import pytest
@@ -36,8 +38,12 @@ def test_table_progress_and_files(capsys, tmp_path):
     assert json.loads((folder / "benchmark.json").read_text())["points"][0]["budget"] == 16
 
 
-def test_what_was_measured_before_ctrl_c_is_not_lost(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("by_timeout", [False, True])
+def test_what_was_measured_before_ctrl_c_is_not_lost(capsys, tmp_path, monkeypatch, by_timeout):
     def stop(self, runs):
+        if by_timeout:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("nobody heard it")
         raise KeyboardInterrupt
 
     folder = tmp_path / "results"
@@ -45,6 +51,7 @@ def test_what_was_measured_before_ctrl_c_is_not_lost(capsys, tmp_path, monkeypat
     monkeypatch.setattr(benchmark._Bar, "reached", stop)
     assert main(arguments) == 130
     printed = capsys.readouterr()
+    assert "litelvlm, 16 of 64 tokens, batch 1, 1 sentence, float32: " in printed.err
     assert "**Stopped before the end**" in printed.out and "| litelvlm | 16 of 64 |" in printed.out
     assert printed.err.endswith("litelvlm: interrupted\n")
     found = json.loads((folder / "benchmark.json").read_text())

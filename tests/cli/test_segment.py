@@ -479,3 +479,15 @@ def test_traceback_on_request(litelvlm, monkeypatch):
     monkeypatch.setenv("LITELVLM_DEBUG", "1")
     code, _, err = litelvlm("missing.png", "the star")
     assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("litelvlm: error: ")
+
+
+def test_an_empty_mask_of_a_wide_picture_says_what_was_not_seen(tmp_path, capsys):
+    Image.new("RGB", (600, 144), (128, 128, 128)).save(tmp_path / "wide.png")
+    output = str(tmp_path / "out")
+    assert main(["segment", str(tmp_path / "wide.png"), "the star", "--output-dir", output, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["seen_region"] == [228, 0, 372, 144]
+    said = "this model sees only a part of the image: x from 228 to 372 and y from 0 to 144, of 600 x 144 pixels"
+    for area in (0, 5):
+        segment_command._print_report({**report, "masks": [{**report["masks"][0], "area": area}]})
+        assert (said in capsys.readouterr().out) == (area == 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from transformers_litelvlm.benchmark.progress import Progress
@@ -188,7 +190,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     grid = Grid(args.methods, args.budgets, args.batch_sizes, args.sentences, args.dtypes, args.quantization)
     effort = Effort(args.runs, args.warmup, args.new_tokens, [part for part in PARTS if part not in args.without])
     try:
-        with closing(_Bar()) as progress:
+        with closing(_Bar()) as progress, _term_is_ctrl_c():
             result = run_benchmark(subject, grid, args.device, effort, progress)
     except BenchmarkStopped as stopped:
         [result] = stopped.args
@@ -197,6 +199,16 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.output_dir:
         write_benchmark(result, args.output_dir)
     return result
+
+
+@contextmanager
+def _term_is_ctrl_c() -> Iterator[None]:
+    """`timeout` and batch systems end a process by SIGTERM: what was measured by then is to be printed, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _measure_vllm(args: argparse.Namespace) -> None:
@@ -241,6 +253,15 @@ class _Bar(Progress):
 
     def reached(self, runs: int) -> None:
         self.bar.update(runs - self.bar.n)
+
+    def measured(self, point: dict[str, Any]) -> None:
+        from transformers_litelvlm.benchmark.grid import describe
+
+        times = point["end_to_end"]
+        before, after = (times[side]["median_ms"] for side in ("unpruned", "pruned"))
+        self.bar.write(
+            f"  {describe(point)}: {before:.1f} -> {after:.1f} ms, {times['speedup']:.2f}x", file=sys.stderr
+        )
 
     def close(self) -> None:
         self.bar.close()

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         sized = {} if sizes is None else {"budget": args.budget, "text_tokens": args.text_tokens, "sizes": sizes}
         print(to_json({"methods": methods, "broken": broken, "presets": presets, **sized}, indent=2))
         return
-    rows = [["NAME", "PROVIDED BY", "NEEDS TEXT", "SOURCE", "WHAT IT DOES"]]
+    rows = [["NAME", "PROVIDED BY", "NEEDS GUIDANCE", "SOURCE", "WHAT IT DOES"]]
     for method in methods:
         needs_text = "yes" if method["needs_text"] else "no"
         rows.append([method["name"], method["provided_by"], needs_text, method["source"], method["what"]])

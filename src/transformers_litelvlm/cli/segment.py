@@ -165,6 +165,7 @@ def _segment(
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
         "token_grid": [rows, columns],
+        "seen_region": _inside(region, image.size),
         "retained_indices": retained,
         "masks": [
             {**_describe_mask(sentence, score, mask, folder / name), **answer}
@@ -174,6 +175,11 @@ def _segment(
         "kept_tokens": [str(folder / name) for name in kept_pictures],
         "comparison": comparison,
     }
+
+
+def _inside(region: tuple[float, float, float, float], size: tuple[int, int]) -> list[int]:
+    """Left, top, right and bottom of a region in whole pixels of the picture."""
+    return [min(max(round(edge), 0), end) for edge, end in zip(region, size * 2, strict=True)]
 
 
 def _check_budget(args: argparse.Namespace, config: Any, total: int) -> None:
@@ -250,6 +256,13 @@ def _print_report(report: dict[str, Any]) -> None:
         if mask.get("boxes"):
             print(f"  boxes (left, top, right, bottom): {', '.join(map(str, mask['boxes']))}")
         print(f"  {mask['file']}")
+    left, top, right, bottom = report["seen_region"]
+    is_cropped = [left, top, right, bottom] != [0, 0, report["width"], report["height"]]
+    if is_cropped and not all(mask["area"] for mask in report["masks"]):
+        print(
+            f"this model sees only a part of the image: x from {left} to {right} and y from {top} to {bottom}, of "
+            f"{report['width']} x {report['height']} pixels. If what you look for is outside, crop the image to it."
+        )
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
     how = f"nothing was pruned: {report['why_unpruned']}"
     if report["method"]:

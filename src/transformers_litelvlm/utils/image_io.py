@@ -223,6 +223,8 @@ def _deep_grey_to_8_bit(picture: Image.Image, name: str | Path) -> Image.Image:
 
 
 def _unreadable(name: str | os.PathLike, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"`image` {name} is not there ({_reason(error)}): correct the path."
     formats = f"{', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]}"
     return (
         f"`image` {name} cannot be read as a picture ({_reason(error)}). The file may be truncated, damaged, in"

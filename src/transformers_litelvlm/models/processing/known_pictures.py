@@ -23,7 +23,7 @@ def warn_of_unknown(picture: Image.Image, name: str | int) -> None:
     if not is_like_a_scene(picture) and is_first(UNLIKE):
         logger.warning(
             "This checkpoint, the bundled one or a copy of it, knows drawn shapes on a grey background. Picture "
-            f"{quoted(name)} looks different, so its masks mean nothing. Other pictures need a checkpoint for photos "
+            f"{quoted(name)} looks different, so do not trust its masks. Other pictures need a checkpoint for photos "
             "(`--model` on the command line)."
         )
 
