@@ -179,7 +179,7 @@ def test_control_without_the_sentence_in_the_key(served, is_variant, monkeypatch
     if is_variant or not model.config.pruning_config.is_on:
         return
     forget(engine)
-    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence, raising=False)
     found = [answers(engine, [each])[0] for each in asked]
     forget(engine)
     assert sum(a != b for a, b in zip(found, expected)) >= 3

@@ -37,7 +37,7 @@ def test_flat():
     is_visual, kept = prompt(2, "v3", 2), torch.tensor([1, 5, 15])
     first, shift = first_positions(7, [Span(2, 3, (1, 4, 4))], Flat)
     assert first[0].tolist() == [0, 1, 2, 2, 2, 18, 19] and shift == 13
-    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 4, 4)), 0, (3, 16))
+    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 4, 4)), 0, 16)
     assert positions.tolist() == [[0, 1, 3, 7, 17, 18, 19]] * 3
     assert delta == 13
 
@@ -46,14 +46,14 @@ def test_pictures_side_by_side():
     is_visual, kept = prompt(1, "v4", 1), torch.tensor([0, 3, 1, 2])
     spans = [Span(1, 2, (1, 2, 2)), Span(3, 2, (1, 2, 2))]
     first, _ = first_positions(6, spans, Flat)
-    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 2, 2)), 0, (2, 4))
+    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 2, 2)), 0, 4)
     assert positions[0].tolist() == [0, 1, 4, 6, 7, 9]
     assert delta == 4
 
 
 def test_a_picture_at_the_end():
     first, shift = first_positions(3, [Span(1, 2, (1, 2, 2))], Flat)
-    _, delta = final_positions(first, prompt(1, "v2"), torch.zeros(3, 2).long(), 0, (2, 4))
+    _, delta = final_positions(first, prompt(1, "v2"), torch.zeros(3, 2).long(), 0, 4)
     assert delta == shift == 2
 
 
