@@ -25,7 +25,7 @@ VLLM_NAMES = {
 
 def is_setting(name: str) -> bool:
     """Whether a keyword is meant as a pruning setting, known or not."""
-    return name.startswith(("pruning_", "image_pruning_"))
+    return name.startswith(("pruning", "image_pruning"))
 
 
 def as_ours(keywords: Mapping[str, Any]) -> dict[str, Any]:

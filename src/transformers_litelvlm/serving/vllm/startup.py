@@ -11,7 +11,7 @@ from transformers_litelvlm.models.llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS, PrunedConfigMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen3_vl_lite import Qwen3_VLLiteConfig
-from transformers_litelvlm.serving.vllm.requested import VLLM_NAMES, as_ours
+from transformers_litelvlm.serving.vllm.requested import VLLM_NAMES, as_ours, is_setting
 from transformers_litelvlm.serving.vllm.servable import check_settings, check_versions, installed_vllm
 
 
@@ -32,6 +32,9 @@ class PrunedConfigCheck(VerifyAndUpdateConfig):
         check_versions(installed_vllm(), transformers.__version__)
         config = model_config.hf_config
         apply_vllm_names(config, model_config.hf_overrides)
+        of_requests = model_config.multimodal_config.mm_processor_kwargs or {}
+        if wrong := sorted(filter(is_setting, of_requests)):
+            raise ValueError(f"Give `{wrong[0]}` in --hf-overrides, not in --mm-processor-kwargs.")
         settings = check_settings(config)
         if settings.is_on and settings.keeps_positions:
             use_three_rows(model_config)
