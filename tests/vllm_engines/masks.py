@@ -33,9 +33,7 @@ def mask_requests(count: int) -> list[tuple[np.ndarray, list[str]]]:
 
 
 def check_masks(path: str, pruning: dict, asked: list, answers: list[dict], **further: Any) -> None:
-    """Args:
-    further: settings of all these requests, by the keywords of `from_pretrained`.
-    """
+    """`further` are settings of all these requests, by the keywords of `from_pretrained`."""
     processor = AutoProcessor.from_pretrained(path)
     model = AutoModelForReferringSegmentation.from_pretrained(path, pruning_config=pruning)
     model.config.set_pruning(**further)

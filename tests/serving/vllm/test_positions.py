@@ -51,6 +51,27 @@ def test_pictures_side_by_side():
     assert delta == 4
 
 
+@pytest.mark.parametrize("num_kept", [1, 2, 4])
+@pytest.mark.parametrize("cut", range(1, 13))
+@pytest.mark.parametrize("after", [0, 1])
+def test_how_many_are_kept_is_told_from_the_positions(num_kept, cut, after):
+    """It differs between requests: three pictures of 2 x 2 side by side, in two chunks, and again."""
+    grid, length = (1, 2, 2), 1 + 3 * num_kept + after
+    is_visual, kept = prompt(1, f"v{3 * num_kept}", after), torch.tensor([0, 3, 1, 2])[4 - num_kept :].sort().values
+    spans = [Span(1 + i * num_kept, num_kept, grid) for i in range(3)]
+    offsets = Flat.offsets(torch.cat([kept] * 3), grid)
+    first, shift = first_positions(length, spans, Flat)
+    whole, delta = final_positions(first, is_visual, offsets, 0, 4)
+    expected = [0, *(1 + 4 * picture + int(place) for picture in range(3) for place in kept), *[13] * after]
+    assert whole[0].tolist() == expected and delta == shift
+    cut = min(cut, length)
+    count = int(is_visual[:cut].sum())
+    part, _ = final_positions(first, is_visual, offsets[:, :count], 0, 4)
+    both, again = final_positions(part, is_visual, offsets[:, count:], cut, 4)
+    assert (both == whole).all() and again == delta
+    assert (final_positions(whole, is_visual, offsets, 0, 4)[0] == whole).all()
+
+
 def test_a_picture_at_the_end():
     first, shift = first_positions(3, [Span(1, 2, (1, 2, 2))], Flat)
     _, delta = final_positions(first, prompt(1, "v2"), torch.zeros(3, 2).long(), 0, 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
@@ -42,9 +41,9 @@ def as_ours(keywords: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"`{name}` and `{twice[0]}` exclude each other: give one of them.")
         value = found.pop(name)
         if name == "image_pruning_rate":
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(
-                    f"`image_pruning_rate`, the part of the visual tokens that is left out, must be a number in "
+                    "`image_pruning_rate`, the part of the visual tokens that is left out, must be a number in "
                     f"[0, 1), got {quoted(value)}."
                 )
             value = round(1 - float(value), 12)  # 1 - 0.9 is less than 0.1
