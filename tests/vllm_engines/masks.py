@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,11 @@ def mask_requests(count: int) -> list[tuple[np.ndarray, list[str]]]:
     return asked + [(scenes[0].image, [scenes[0].expressions[place].sentence]) for place in (1, 2)]
 
 
-def check_masks(path: str, pruning: dict, asked: list, answers: list[dict]) -> None:
+def check_masks(path: str, pruning: dict, asked: list, answers: list[dict], **further: Any) -> None:
+    """`further` are settings of all these requests, by the keywords of `from_pretrained`."""
     processor = AutoProcessor.from_pretrained(path)
     model = AutoModelForReferringSegmentation.from_pretrained(path, pruning_config=pruning)
+    model.config.set_pruning(**further)
     for (picture, sentences), answer in zip(asked, answers, strict=True):
         inputs = processor.segmentation_inputs(images=[picture], expressions=[sentences])
         expected = model.segment(**inputs)
@@ -61,6 +64,25 @@ def test_masks(engine, checkpoint):
     check_masks(checkpoint("bundled"), PRUNING, asked, [ask(engine, *each) for each in asked])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 49}, "larger budget"),
+        ({"budget": None}, "larger budget"),
+        ({"budget": 5, "retention_ratio": 0.5}, "exclude each other"),
+        ({"method": "fastv"}, "inside the language model"),
+        ({"preset": "faithful"}, "start the server with 'compact'"),
+        ({"preset": 5}, "preset"),
+    ],
+)
+def test_refused_settings(engine, settings, message):
+    picture, sentences = mask_requests(3)[0]
+    data = {"image": in_base64(picture), "sentences": sentences, **settings}
+    with pytest.raises(ValueError, match=message):
+        engine.encode({"data": data}, pooling_task="plugin", use_tqdm=False)
+    assert ask(engine, picture, sentences)["masks"]
+
+
 def test_pictures_are_encoded_once(engine):
     worker_model = engine.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
     known = worker_model.pooler.poolers_by_task["plugin"].known
@@ -77,6 +99,7 @@ def test_pictures_are_encoded_once(engine):
         ({"sentences": ["a"]}, "image"),
         ({"image": "", "sentences": []}, "sentences"),
         ({"image": "", "sentence": ["a"]}, "sentences"),
+        ({"image": "", "sentences": ["a"], "bugdet": 5}, "budget"),
         ("a", "object"),
     ],
 )

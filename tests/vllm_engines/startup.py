@@ -24,6 +24,10 @@ def model_config(path: str, **overrides):
         ),
         ("talkative", {"pruning_config": {"budget": -1}}, "budget"),
         ("talkative", {"pruning_bugdet": 5}, "pruning_bugdet"),
+        ("talkative", {"image_pruning_rate": 1.5}, "image_pruning_rate"),
+        ("talkative", {"image_pruning_rate": 0.5, "pruning_budget": 5}, "exclude each other"),
+        ("talkative", {"image_pruning_method": "fastv", "image_pruning_rate": 0.5}, "works inside the language model"),
+        ("qwen3_vl-stock", {"image_pruning_method": "trim", "pruning_method": "trim"}, "exclude each other"),
         ("qwen2_5_vl", {"pruning_config": {"retention_ratio": 0.5, "position_ids": "compact"}}, "compact"),
         ("qwen2_5_vl-stock", {"pruning_method": "fastv", "pruning_retention_ratio": 0.5}, "inside the language model"),
         ("qwen2_5_vl-stock", {"pruning_config": {"method": "fastv", "budget": 5}}, "inside the language model"),
@@ -33,6 +37,29 @@ def model_config(path: str, **overrides):
 def test_refused(checkpoint, name, overrides, message):
     with pytest.raises(ValueError, match=message):
         model_config(checkpoint(name), **overrides)
+
+
+def test_settings_of_requests_are_none_of_the_server(checkpoint):
+    with pytest.raises(ValueError, match="--hf-overrides"):
+        arguments = EngineArgs(checkpoint("talkative"), mm_processor_kwargs={"pruning_budget": 5}, max_model_len=1024)
+        arguments.create_model_config()
+
+
+@pytest.mark.parametrize("name", ["talkative", "qwen2_5_vl", "qwen2_5_vl-stock"])
+def test_names_of_vllm(checkpoint, name):
+    found = model_config(checkpoint(name), image_pruning_rate=0.75, image_pruning_method="divprune").hf_config
+    assert found.architectures[0].partition("For")[0].endswith("Lite")
+    pruning = found.pruning_config
+    assert (pruning.method, pruning.budget, pruning.retention_ratio) == ("divprune", None, 0.25)
+
+
+def test_stock_llava_without_guidance_is_refused(checkpoint, start_engine, tmp_path):
+    """Its CLIP cannot be loaded: what is raised has one line, and says which and what to do."""
+    path, missing = checkpoint("stock_llava"), str(tmp_path / "clip")
+    overrides = {"pruning_config": {"budget": 48}, "guidance_model": missing}
+    with pytest.raises(ValueError, match="guidance_model") as raised:
+        start_engine(path, {}, runner="generate", hf_overrides=overrides)
+    assert missing in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_other_versions_are_refused(checkpoint, monkeypatch):

@@ -22,6 +22,7 @@ from transformers_litelvlm import (
 )
 from transformers_litelvlm.data import generate_scene
 from transformers_litelvlm.serving.vllm.processing import PrunedProcessorMixin
+from transformers_litelvlm.serving.vllm.requested import as_ours
 
 
 NEW_TOKENS = 12
@@ -179,7 +180,7 @@ def test_control_without_the_sentence_in_the_key(served, is_variant, monkeypatch
     if is_variant or not model.config.pruning_config.is_on:
         return
     forget(engine)
-    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence, raising=False)
     found = [answers(engine, [each])[0] for each in asked]
     forget(engine)
     assert sum(a != b for a, b in zip(found, expected)) >= 3
@@ -187,3 +188,94 @@ def test_control_without_the_sentence_in_the_key(served, is_variant, monkeypatch
 
 def hashes_without_sentence(self, inputs):
     return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs={}))
+
+
+def changed(path: str) -> list[dict[str, Any]]:
+    """Settings of requests: fewer tokens by number and by rate, another method, another selection of as many."""
+    fewer = {"pruning_retention_ratio": 0.2} if "qwen" in path else {"pruning_budget": 30}
+    return [
+        {},
+        fewer,
+        {"image_pruning_rate": 0.7},
+        {"image_pruning_method": "divprune", **fewer},
+        {"pruning_method_options": {"ranking": "forward", "context_share": 0.0}},
+    ]
+
+
+def with_settings(served) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """Requests about one picture, and about two, that differ in their settings alone; and what our model answers."""
+    _, asked, _, (model, processor) = served
+    settings = changed(model.config.model_type)
+    kinds = [(asked[place], of_request) for place in (0, -2) for of_request in settings]
+    found = [
+        {**each, "mm_processor_kwargs": {**each["mm_processor_kwargs"], **of_request}} for each, of_request in kinds
+    ]
+    own, expected = model.config.pruning_config, []
+    for each, of_request in kinds:
+        model.config.set_pruning(**as_ours(of_request))
+        expected.append(answer_of(model, processor, each))
+        model.config.pruning_config = own
+    return found, expected
+
+
+def test_settings_of_requests(served, is_variant):
+    """Each request is answered with its own, whatever others have, and whatever is in the caches."""
+    engine, asked, answered, (model, _) = served
+    if not model.config.pruning_config.is_on:
+        return
+    found, expected = with_settings(served)
+    assert len({tuple(answer) for answer in expected}) >= 8
+    forget(engine)
+    assert answers(engine, found) == expected  # nothing is known, all at once
+    assert answers(engine, found[::-1]) == expected[::-1]  # everything is known
+    if is_variant:
+        return
+    engine.reset_prefix_cache()
+    assert answers(engine, found) == expected  # encoded pictures are known
+    forget(engine)
+    assert [answers(engine, [each])[0] for each in found] == expected
+    assert answers(engine, asked) == answered
+
+
+def test_control_without_the_settings_in_the_key(served, is_variant, monkeypatch):
+    engine, _, _, (model, _) = served
+    if is_variant or not model.config.pruning_config.is_on:
+        return
+    found, expected = with_settings(served)
+    forget(engine)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_settings, raising=False)
+    wrong = [answers(engine, [each])[0] for each in found]
+    forget(engine)
+    assert sum(a != b for a, b in zip(wrong, expected)) >= 4
+
+
+def hashes_without_settings(self, inputs):
+    kwargs = {"expressions": inputs.hf_processor_mm_kwargs["expressions"]}
+    return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))
+
+
+def test_refused_settings(served, is_variant):
+    engine, asked, answered, (model, _) = served
+    if is_variant:
+        return
+    is_qwen = "qwen" in model.config.model_type
+    other = "compact" if model.model.settings().keeps_positions else "original"
+    cases = [
+        ({"pruning_method": "fastv"}, "inside the language model"),
+        ({"pruning_bugdet": 5}, "pruning_bugdet"),
+        ({"pruning": 5}, "pruning"),
+        ({"pruning_config": {"bugdet": 5}}, "bugdet"),
+        ({"image_pruning_rate": 1}, "image_pruning_rate"),
+        ({"image_pruning_rate": 0.5, "pruning_budget": 5}, "exclude each other"),
+        ({"image_pruning_method": "trim", "pruning_method": "trim"}, "exclude each other"),
+        ({"pruning_position_ids": other}, "compact" if is_qwen else "start the server with"),
+    ]
+    if not is_qwen:  # there, the largest picture that may come says how many there can be
+        cases += [({"pruning_budget": budget}, "larger budget") for budget in (49, None)]
+    if not model.config.pruning_config.is_on:
+        cases = [({"pruning_budget": 5}, "without pruning")]
+    for settings, message in cases:
+        with pytest.raises(ValueError, match=message) as raised:
+            answers(engine, [{**asked[0], "mm_processor_kwargs": settings}])
+        assert "\n" not in str(raised.value)
+    assert answers(engine, asked[:1]) == answered[:1]

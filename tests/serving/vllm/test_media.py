@@ -9,7 +9,10 @@ from tests.support.tiny_llava import random_guidance, random_pixels, tiny_ground
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, random_media
 from tests.support.tiny_qwen2_5_vl import random_guidance as qwen_guidance
 from tests.support.tiny_qwen3_vl import QWEN3_VL
+from transformers_litelvlm.pruning.registry import list_pruners
 from transformers_litelvlm.serving.vllm.media import embed_images, lend_embeddings, media_model, renamed, stacked
+from transformers_litelvlm.serving.vllm.requested import requested
+from transformers_litelvlm.serving.vllm.servable import check_settings, image_grid, num_placeholders
 
 
 def with_weights_of(model):
@@ -59,6 +62,33 @@ def test_qwen(family):
         assert rows.shape == (len(parts[0]), width * (1 + media.model.num_deepstack))
         torch.testing.assert_close(rows, torch.cat(parts, dim=-1), rtol=0, atol=0)
         assert indices[image].tolist() == expected.retained_indices[image].tolist()
+
+
+@pytest.mark.parametrize("is_qwen", [False, True])
+def test_every_method_keeps_as_many_tokens_as_there_are_placeholders(is_qwen):
+    """A request may ask for any of them, and a wrong number would end vLLM's engine, not the request alone."""
+    if is_qwen:
+        model = QWEN2_5_VL.tiny_model(pruning_config={"retention_ratio": 0.5})
+        pixels, grid_thw = random_media([(1, 4, 6), (1, 3, 3)])
+        inputs, grids = {"pixel_values": pixels, "image_grid_thw": grid_thw, **qwen_guidance(2)}, list(grid_thw)
+    else:
+        model = tiny_grounding_model(pruning_config={"budget": 5})
+        ids, mask = random_guidance(2, 2)
+        inputs = {"pixel_values": random_pixels(2), "guidance_input_ids": ids, "guidance_attention_mask": mask}
+        grids = [None, None]
+    media, tried = with_weights_of(model), 0
+    for method in list_pruners():
+        for size in ({"budget": 1}, {"budget": 8}, {"budget": 15}, {"retention_ratio": 0.3}, {"budget": 500}):
+            try:
+                pruning = requested(model.config, {"pruning_config": {"method": method, **size}})
+            except ValueError:
+                continue
+            settings, tried = check_settings(model.config, pruning), tried + 1
+            with torch.no_grad():
+                embeds, _ = embed_images(media, {**inputs, "pruning_config": pruning})
+            expected = [num_placeholders(settings, image_grid(model.config, grid)) for grid in grids]
+            assert [len(rows) for rows in embeds] == expected, (method, size)
+    assert tried >= 30
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_flat():
     is_visual, kept = prompt(2, "v3", 2), torch.tensor([1, 5, 15])
     first, shift = first_positions(7, [Span(2, 3, (1, 4, 4))], Flat)
     assert first[0].tolist() == [0, 1, 2, 2, 2, 18, 19] and shift == 13
-    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 4, 4)), 0, (3, 16))
+    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 4, 4)), 0, 16)
     assert positions.tolist() == [[0, 1, 3, 7, 17, 18, 19]] * 3
     assert delta == 13
 
@@ -46,14 +46,35 @@ def test_pictures_side_by_side():
     is_visual, kept = prompt(1, "v4", 1), torch.tensor([0, 3, 1, 2])
     spans = [Span(1, 2, (1, 2, 2)), Span(3, 2, (1, 2, 2))]
     first, _ = first_positions(6, spans, Flat)
-    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 2, 2)), 0, (2, 4))
+    positions, delta = final_positions(first, is_visual, Flat.offsets(kept, (1, 2, 2)), 0, 4)
     assert positions[0].tolist() == [0, 1, 4, 6, 7, 9]
     assert delta == 4
 
 
+@pytest.mark.parametrize("num_kept", [1, 2, 4])
+@pytest.mark.parametrize("cut", range(1, 13))
+@pytest.mark.parametrize("after", [0, 1])
+def test_how_many_are_kept_is_told_from_the_positions(num_kept, cut, after):
+    """It differs between requests: three pictures of 2 x 2 side by side, in two chunks, and again."""
+    grid, length = (1, 2, 2), 1 + 3 * num_kept + after
+    is_visual, kept = prompt(1, f"v{3 * num_kept}", after), torch.tensor([0, 3, 1, 2])[4 - num_kept :].sort().values
+    spans = [Span(1 + i * num_kept, num_kept, grid) for i in range(3)]
+    offsets = Flat.offsets(torch.cat([kept] * 3), grid)
+    first, shift = first_positions(length, spans, Flat)
+    whole, delta = final_positions(first, is_visual, offsets, 0, 4)
+    expected = [0, *(1 + 4 * picture + int(place) for picture in range(3) for place in kept), *[13] * after]
+    assert whole[0].tolist() == expected and delta == shift
+    cut = min(cut, length)
+    count = int(is_visual[:cut].sum())
+    part, _ = final_positions(first, is_visual, offsets[:, :count], 0, 4)
+    both, again = final_positions(part, is_visual, offsets[:, count:], cut, 4)
+    assert (both == whole).all() and again == delta
+    assert (final_positions(whole, is_visual, offsets, 0, 4)[0] == whole).all()
+
+
 def test_a_picture_at_the_end():
     first, shift = first_positions(3, [Span(1, 2, (1, 2, 2))], Flat)
-    _, delta = final_positions(first, prompt(1, "v2"), torch.zeros(3, 2).long(), 0, (2, 4))
+    _, delta = final_positions(first, prompt(1, "v2"), torch.zeros(3, 2).long(), 0, 4)
     assert delta == shift == 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModalPruning
@@ -26,10 +25,7 @@ class LlavaLiteInfo(PrunedInfoMixin, LlavaProcessingInfo):
     needs_clip_tokens = True
 
     def get_num_image_tokens(self, *, image_width: int, image_height: int) -> int:
-        return self.num_placeholders()
-
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        return {"image": self.num_placeholders()}
+        return self.max_placeholders()
 
 
 class LlavaLiteInputs(PrunedProcessorMixin, LlavaMultiModalProcessor):

@@ -92,10 +92,10 @@ def finish_loading(media: Any, loaded: set[str]) -> set[str]:
 
 
 def embed_images(media: Any, arguments: dict[str, Any]) -> tuple[list[torch.Tensor], Any]:
-    """Visual tokens of M pictures as the language model reads them, selected under the settings of the config.
+    """Visual tokens of M pictures as the language model reads them.
 
     Args:
-        arguments: of `get_image_features`.
+        arguments: of `get_image_features`; without `pruning_config` among them, the settings of the config hold.
 
     Returns:
         (K_i, D) of each picture, in families with DeepStack (K_i, D + layers * D) with what later layers get; and the

@@ -25,7 +25,8 @@ from transformers_litelvlm.serving.vllm.positions import (
     with_offsets,
     without_offsets,
 )
-from transformers_litelvlm.serving.vllm.servable import check_settings, image_grid, num_placeholders
+from transformers_litelvlm.serving.vllm.requested import of_key, unpack
+from transformers_litelvlm.serving.vllm.servable import check_settings, image_grid
 
 
 class PrunedModelMixin:
@@ -56,8 +57,8 @@ class PrunedModelMixin:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         for name in self.towers:
             delattr(self, name)
-        self.settings = check_settings(self.config)
-        self.has_columns = self.settings.is_on and self.settings.keeps_positions
+        settings = check_settings(self.config)
+        self.has_columns = settings.is_on and settings.keeps_positions
         self.media = media_model(self.model_class, self.config)
         self._offsets: torch.Tensor | None = None
 
@@ -70,7 +71,8 @@ class PrunedModelMixin:
         return loaded | {f"media.{name}" for name in finish_loading(self.media, of_media)}
 
     def embed_multimodal(self, **kwargs: object) -> list[torch.Tensor]:
-        """The kept tokens of each picture, with what else the language model needs in further columns."""
+        """The kept tokens of each picture, with what else the language model needs in further columns. All pictures
+        of a call have the same settings: vLLM makes a call for each."""
         if kwargs.get("pixel_values") is None:
             return []
         base = self.media.model
@@ -79,7 +81,8 @@ class PrunedModelMixin:
         for name in ("guidance_input_ids", "guidance_attention_mask"):
             if name in arguments:
                 arguments[name] = stacked(arguments[name])
-        embeds, indices = embed_images(self.media, arguments)
+        pruning = of_key(unpack(kwargs["pruning"]))  # type: ignore[arg-type]
+        embeds, indices = embed_images(self.media, {**arguments, "pruning_config": pruning})
         if not self.has_columns:
             return embeds
         grids = base.media_grids("image", arguments)
@@ -111,12 +114,10 @@ class PrunedModelMixin:
         embeds, offsets = list(multimodal_embeddings), mrope_positions.new_zeros(3, 0)
         if embeds:
             embeds, offsets = without_offsets(embeds)
-        of_image = None
-        if self.config.num_visual_tokens is not None:
-            grid = image_grid(self.config)
-            of_image = (num_placeholders(self.settings, grid), self.kind.size(grid))
+        # LLaVA: pictures may stand side by side.
+        size = None if self.config.num_visual_tokens is None else self.kind.size(image_grid(self.config))
         is_visual = ids == self.config.image_token_id
-        positions, delta = final_positions(mrope_positions, is_visual, offsets, num_computed_tokens, of_image)
+        positions, delta = final_positions(mrope_positions, is_visual, offsets, num_computed_tokens, size)
         return embeds, positions, delta
 
     def embed_input_ids(

@@ -90,7 +90,7 @@ def final_positions(
     is_visual: torch.Tensor,
     offsets: torch.Tensor,
     num_computed: int,
-    of_image: tuple[int, int] | None = None,
+    size: int | None = None,
 ) -> tuple[torch.Tensor, int]:
     """Positions with those of the next visual tokens, whose embeddings are there now.
 
@@ -101,8 +101,8 @@ def final_positions(
         positions: (3, L) of [`first_positions`] or of this function.
         is_visual: (L,) bool.
         offsets: (3, n) of the first n visual tokens from `num_computed` on.
-        of_image: placeholders of every picture and by how much it shifts what follows, where pictures may stand side
-            by side; `None` where there is always text between them.
+        size: of every picture, where pictures of one size may stand side by side, each with as many placeholders;
+            `None` where there is always text between them.
 
     Returns:
         The positions, and by how much tokens after the prompt are further on than their index.
@@ -117,9 +117,13 @@ def final_positions(
     starts = places[is_first]
     before = torch.where(starts > 0, positions[0, starts - 1] + 1, 0)
     firsts = before[run]
-    num_kept, size = of_image or (length, 0)
-    firsts += (rank - rank[is_first][run]) // num_kept * size
-    after = int(firsts[-1]) + size if is_visual[-1] else int(positions[0, -1]) + 1
+    if size is not None:
+        # The last token of a run is in its last picture, now and before its position was final.
+        lasts = places[torch.cat([is_first[1:], is_first.new_ones(1)])]
+        num_pictures = (positions[0, lasts] - before) // size + 1
+        num_kept = (lasts - starts + 1) // num_pictures
+        firsts += (rank - rank[is_first][run]) // num_kept[run] * size
+    after = int(firsts[-1]) + (size or 0) if is_visual[-1] else int(positions[0, -1]) + 1
     now = (places >= num_computed).nonzero().squeeze(-1)[: offsets.shape[1]]
     positions = positions.clone()
     positions[:, places[now]] = firsts[now] + offsets.to(positions)

@@ -1,12 +1,11 @@
 """From a request to pixels, sentences and placeholders; and the keys of everything that vLLM keeps of it.
 
-vLLM keeps what it processed, what the tower gave, and blocks of keys and values, all by one hash of a picture. Here
-the kept tokens depend on the sentence and on the settings, so both are part of that hash.
+vLLM keeps what it processed, what the tower gave, and blocks of keys and values, all by one hash of a picture, and of
+the keywords of its processor. Here the kept tokens depend on the sentence and on the settings, so both are keywords.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,7 +15,11 @@ from vllm.model_executor.models.llava import LlavaDummyInputsBuilder as PictureD
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptReplacement
 
+from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.guidance.encoded import Grid
 from transformers_litelvlm.models.processing.sentences import last_user_text, nest_expressions
+from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.serving.vllm.requested import as_key, is_setting, of_key, pack, requested
 from transformers_litelvlm.serving.vllm.servable import check_settings, image_grid, num_placeholders
 
 
@@ -38,8 +41,8 @@ class PrunedInfoMixin:
     get_image_size_with_most_features: Any
 
     def get_hf_processor(self, **kwargs: object) -> Any:
-        # Sentences belong to a request: else there would be a processor for each of them.
-        kwargs.pop("expressions", None)
+        # What belongs to a request: else there would be a processor for each.
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("expressions", "pruning")}
         processor = self.ctx.get_hf_processor(self.processor_class, **kwargs)
         source = getattr(self.get_hf_config(), "guidance_model", "")
         if self.needs_clip_tokens and processor.guidance_tokenizer is None and source:  # stock LLaVA
@@ -54,14 +57,35 @@ class PrunedInfoMixin:
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}
 
-    def num_placeholders(self, grid_thw: Any = None) -> int:
-        """Of a picture; `grid_thw` (3,) are its patches, in families where its size decides."""
-        config = self.get_hf_config()
-        return num_placeholders(check_settings(config), image_grid(config, grid_thw))
+    def largest_grid(self) -> Grid:
+        """Of the visual tokens of a picture before pruning."""
+        return image_grid(self.get_hf_config())
+
+    def max_placeholders(self) -> int:
+        """Of a picture; vLLM makes place for so many."""
+        return num_placeholders(check_settings(self.get_hf_config()), self.largest_grid())
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        """An upper bound for a picture."""
-        raise NotImplementedError
+        return {"image": self.max_placeholders()}
+
+    def num_placeholders(self, pruning: PruningConfig, grid_thw: Any = None) -> int:
+        """Of a picture.
+
+        Args:
+            pruning: settings of the request.
+            grid_thw: (3,) patches of the picture, in families where its size decides.
+
+        Raises:
+            ValueError: if they are more than vLLM has made place for.
+        """
+        config = self.get_hf_config()
+        found = num_placeholders(PruningSettings.of(config, pruning), image_grid(config, grid_thw))
+        if found > (most := self.max_placeholders()):
+            raise ValueError(
+                f"With these settings, {found} visual tokens of a picture are kept, and the server was started for at "
+                f"most {most}: ask for fewer, or start the server with a larger budget."
+            )
+        return found
 
 
 class PrunedProcessorMixin:
@@ -75,13 +99,16 @@ class PrunedProcessorMixin:
     info: Any
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """As upstream, with the sentences made explicit before anything is hashed or looked up."""
+        """As upstream, with sentences and pruning settings made explicit before anything is hashed or looked up."""
         num_images = inputs.mm_data_items.get_all_counts().get("image", 0)
         if num_images:
             inputs = replace(inputs, prompt=self._with_beginning(inputs.prompt))
-            kwargs = dict(inputs.hf_processor_mm_kwargs)
+            kwargs = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if not is_setting(k)}
             expressions = kwargs.get("expressions") or self._question(inputs.prompt)
             kwargs["expressions"] = nest_expressions(expressions, num_images)
+            settings = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if is_setting(k)}
+            # All of them: servers with other ones may share a store of keys and values.
+            kwargs["pruning"] = as_key(requested(self.info.get_hf_config(), settings))
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
@@ -98,12 +125,6 @@ class PrunedProcessorMixin:
         text = tokenizer.decode(prompt)
         return last_user_text(text, processor.user_marker, processor.assistant_marker, *special) or "image"
 
-    def _get_mm_hashes(self, inputs: Any) -> Any:
-        # Settings are in the key, too: servers with other ones may share a store of keys and values.
-        pruning = self.info.get_hf_config().pruning_config.to_dict()
-        key = {"pruning_config": json.dumps(pruning, sort_keys=True), **inputs.hf_processor_mm_kwargs}
-        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=key))  # type: ignore[misc]
-
     def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Mapping[str, object]:
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         if "expressions" in kwargs:
@@ -111,18 +132,30 @@ class PrunedProcessorMixin:
             kwargs["expressions"] = [of for of, is_known in zip(kwargs["expressions"], known) if not is_known]
         return kwargs
 
+    def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, Any]) -> Any:
+        """As upstream, and the settings go along with the pictures."""
+        kwargs = dict(hf_kwargs)
+        pruning = pack(kwargs.pop("pruning"))
+        processed = super()._call_hf_processor(hf_data, kwargs)  # type: ignore[misc]
+        processed["pruning"] = pruning
+        return processed
+
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
         fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))  # type: ignore[misc]
         fields |= {name: MultiModalFieldConfig.batched("image") for name in GUIDANCE_FIELDS}
+        # Of all pictures of a request. vLLM encodes together what has the same value here.
+        num_images = len(hf_processor_mm_kwargs["expressions"])  # type: ignore[arg-type]
+        fields["pruning"] = MultiModalFieldConfig.shared("image", num_images, keep_on_cpu=True)
         return {name: field for name, field in fields.items() if name in hf_inputs}
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
         placeholder = self.info.get_hf_config().image_token_id
+        pruning = of_key(hf_processor_mm_kwargs["pruning"])  # type: ignore[arg-type]
 
         def replacement(item: int) -> list[int]:
             grid = None if self.grid_field is None else out_mm_kwargs["image"][item][self.grid_field].data
-            return [placeholder] * self.info.num_placeholders(grid)
+            return [placeholder] * self.info.num_placeholders(pruning, grid)
 
         return [PromptReplacement(modality="image", target=[placeholder], replacement=replacement)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessingInfo
@@ -10,6 +9,7 @@ from vllm.model_executor.models.qwen2_vl import Qwen2VLMultiModalProcessor
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration, Qwen3VLProcessingInfo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from transformers_litelvlm.models.guidance.encoded import Grid
 from transformers_litelvlm.models.qwen2_5_vl_lite import (
     Qwen2_5_VLLiteForConditionalGeneration,
     Qwen2_5_VLLiteProcessor,
@@ -18,7 +18,6 @@ from transformers_litelvlm.models.qwen3_vl_lite import Qwen3_VLLiteForConditiona
 from transformers_litelvlm.serving.vllm.model import PrunedModelMixin
 from transformers_litelvlm.serving.vllm.positions import Grids
 from transformers_litelvlm.serving.vllm.processing import PictureDummyInputs, PrunedInfoMixin, PrunedProcessorMixin
-from transformers_litelvlm.serving.vllm.servable import check_settings, num_placeholders
 
 
 class QwenInfoMixin(PrunedInfoMixin):
@@ -26,9 +25,8 @@ class QwenInfoMixin(PrunedInfoMixin):
 
     get_max_image_tokens: Any
 
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        settings = check_settings(self.get_hf_config())
-        return {"image": num_placeholders(settings, (1, 1, self.get_max_image_tokens()))}
+    def largest_grid(self) -> Grid:
+        return 1, 1, self.get_max_image_tokens()
 
 
 class Qwen25Info(QwenInfoMixin, Qwen2_5_VLProcessingInfo):

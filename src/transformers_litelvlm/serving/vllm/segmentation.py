@@ -15,17 +15,17 @@ from transformers_litelvlm.serving.answers import describe_mask
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.pictures import digest_of, picture_from_text, read_picture
-from transformers_litelvlm.serving.requests import check_names, checked_sentences
+from transformers_litelvlm.serving.requests import SETTINGS, check_names, checked_sentences
 from transformers_litelvlm.serving.vllm.mask_bytes import pack_picture, prompts_of, unpack_masks
 from transformers_litelvlm.utils.messages import quoted
 
 
-FIELDS = ("image", "sentences")
+FIELDS = ("image", "sentences", *SETTINGS)
 
 
 class SegmentationIOProcessor(IOProcessor):
-    """From `{"image": base64, "sentences": [...]}` to a dialogue with [SEG], and from what the worker decodes to
-    masks."""
+    """From `{"image": base64, "sentences": [...]}`, and pruning settings by the names of `POST /v1/segment`, to a
+    dialogue with [SEG], and from what the worker decodes to masks."""
 
     def __init__(self, vllm_config: Any, renderer: Any) -> None:
         super().__init__(vllm_config, renderer)
@@ -47,7 +47,8 @@ class SegmentationIOProcessor(IOProcessor):
             picture = read_picture(content, self.limits.max_pixels)
         except ServiceError as error:
             raise ValueError(str(error)) from error
-        return {"image": picture, "sentences": sentences}
+        pruning = {keyword: data[name] for name, keyword in SETTINGS.items() if name in data}
+        return {"image": picture, "sentences": sentences, "pruning": pruning}
 
     def pre_process(self, prompt: dict[str, Any], request_id: str | None = None, **kwargs: Any) -> list[Any]:
         """The dialogues about the picture, one for all sentences or one each, as the checkpoint was trained."""
@@ -61,7 +62,7 @@ class SegmentationIOProcessor(IOProcessor):
             {
                 "prompt_token_ids": ids,
                 "multi_modal_data": {"image": picture},
-                "mm_processor_kwargs": {"expressions": [of_dialogue]},
+                "mm_processor_kwargs": {"expressions": [of_dialogue], **prompt["pruning"]},
             }
             for ids, of_dialogue in zip(prompts, guiding, strict=True)
         ]

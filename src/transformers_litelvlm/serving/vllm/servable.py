@@ -44,14 +44,14 @@ def _minor(text: str) -> str:
         return text
 
 
-def check_settings(config: Any) -> PruningSettings:
-    """The pruning settings of a config, if vLLM can follow them.
+def check_settings(config: Any, pruning: Any = None) -> PruningSettings:
+    """The pruning settings of a config, or `pruning` in their place, if vLLM can follow them.
 
     Raises:
         ValueError: for a method inside the language model, one whose number of kept tokens the picture decides, one
             that is not defined for the vision tower, and a budget that the method cannot keep.
     """
-    settings = PruningSettings.of(config)
+    settings = PruningSettings.of(config, pruning)
     if settings.inside_language_model is not None:
         raise ValueError(
             f"The method {settings.inside_language_model.name!r} works inside the language model, which is vLLM's own "

@@ -11,6 +11,7 @@ from transformers_litelvlm.models.llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS, PrunedConfigMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen3_vl_lite import Qwen3_VLLiteConfig
+from transformers_litelvlm.serving.vllm.requested import VLLM_NAMES, as_ours, is_setting
 from transformers_litelvlm.serving.vllm.servable import check_settings, check_versions, installed_vllm
 
 
@@ -30,6 +31,10 @@ class PrunedConfigCheck(VerifyAndUpdateConfig):
         """Refuse what cannot be served, in one line. Raises ValueError."""
         check_versions(installed_vllm(), transformers.__version__)
         config = model_config.hf_config
+        apply_vllm_names(config, model_config.hf_overrides)
+        of_requests = model_config.multimodal_config.mm_processor_kwargs or {}
+        if wrong := sorted(filter(is_setting, of_requests)):
+            raise ValueError(f"Give `{wrong[0]}` in --hf-overrides, not in --mm-processor-kwargs.")
         settings = check_settings(config)
         if settings.is_on and settings.keeps_positions:
             use_three_rows(model_config)
@@ -43,7 +48,7 @@ class StockConfigCheck(VerifyAndUpdateConfig):
         """Put our config and architecture in place of the stock ones. Raises ValueError as [`PrunedConfigCheck`]."""
         stock = model_config.hf_config
         settings = {name: getattr(stock, name) for name in PRUNING_KEYWORDS if hasattr(stock, name)}
-        if not settings:
+        if not settings and not overridden(model_config.hf_overrides, *VLLM_NAMES):
             return
         architecture, config_class = STOCK[model_config.architecture]
         fields = {k: v for k, v in stock.to_dict().items() if k != "model_type" and k not in settings}
@@ -56,6 +61,19 @@ class StockConfigCheck(VerifyAndUpdateConfig):
         # Our processors normalise pixels; vLLM has taken the stock class's word that its tower does.
         model_config.multimodal_config.mm_device_do_normalize = False
         PrunedConfigCheck.verify_and_update_model_config(model_config)
+
+
+def overridden(overrides: Any, *names: str) -> dict[str, Any]:
+    """What `--hf-overrides` says of `names`. It may be a function, offline."""
+    return {name: overrides[name] for name in names if name in overrides} if isinstance(overrides, dict) else {}
+
+
+def apply_vllm_names(config: Any, overrides: Any) -> None:
+    """Follow `image_pruning_rate` and `image_pruning_method`. Raises ValueError as [`as_ours`]."""
+    if overridden(overrides, *VLLM_NAMES):
+        given = overridden(overrides, *VLLM_NAMES, *PRUNING_KEYWORDS)
+        given.pop("pruning_config", None)  # the config has it already, with the checkpoint's other fields
+        config.set_pruning(**as_ours(given))
 
 
 def use_three_rows(model_config: Any) -> None:
