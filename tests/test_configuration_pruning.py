@@ -138,6 +138,12 @@ def test_official_choices_are_the_default():
     assert (config.resolved_token_order, config.resolved_position_ids) == ("raster", "original")
 
 
+@pytest.mark.parametrize("version", [float("inf"), 2, ["0.2"]])
+def test_a_version_is_a_text(version):
+    with pytest.raises(ValueError, match="`litelvlm_version` must be None or a text like"):
+        PruningConfig(litelvlm_version=version)
+
+
 def test_unknown_keys_of_a_newer_version_warn(tmp_path, caplog):
     content = {"model_type": "litelvlm_pruning", "budget": 5, "temperature": 2, "litelvlm_version": "99.0"}
     (tmp_path / "pruning_config.json").write_text(json.dumps(content))

@@ -299,6 +299,8 @@ def _check_field(key: str, value: Any) -> Any:
         presets = _check_keys(key, DEFAULT_PRESETS if value in (None, {}) else value)
         return {name: _check_preset(name, changes) for name, changes in presets.items()}
     if key == "litelvlm_version":
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"`litelvlm_version` must be None or a text like {__version__!r}, got {quoted(value)}.")
         return value or __version__
     choices = TOKEN_ORDERS if key == "token_order" else POSITION_POLICIES
     if value is not None and value not in choices:

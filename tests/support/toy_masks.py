@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 from transformers import AutoConfig, PreTrainedConfig
 
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, register_mask_decoder
-from transformers_litelvlm.models.masks.seg_tokens import by_image, one_per_mask
+from transformers_litelvlm.models.masks.seg_tokens import by_image
 
 
 class ToyMaskConfig(PreTrainedConfig):
@@ -41,8 +41,9 @@ class ToyMaskDecoder(MaskDecoder):
 
     def decode(self, features, prompts, counts, about, geometry):
         masks = torch.einsum("btc,bchw->bthw", prompts[:, :, 0], features[about])
+        of_all = torch.cat([row[:count] for row, count in zip(masks, counts)])
         logits = [
             interpolate(of_image[None].float(), tuple(size), mode="bilinear")[0]
-            for of_image, size in zip(by_image(one_per_mask(masks, counts), counts, about), geometry.original)
+            for of_image, size in zip(by_image(of_all, counts, about), geometry.original)
         ]
         return DecodedMasks(masks, logits, [of_image.new_zeros(len(of_image)) for of_image in logits])

@@ -14,7 +14,7 @@ from transformers import AutoModel, SamConfig, SamModel
 from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
-from transformers_litelvlm.models.masks.seg_tokens import by_image, image_of_each, one_per_mask
+from transformers_litelvlm.models.masks.seg_tokens import by_image
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -53,8 +53,10 @@ class SamMaskDecoder(MaskDecoder):
     ) -> DecodedMasks:
         if geometry.resized is None:
             raise ValueError("`reshaped_input_sizes` is missing; the processor returns it.")
-        features = features[index_on(features.device, image_of_each(counts, about))]
-        prompts = one_per_mask(prompts.to(features), counts).unsqueeze(1)
+        # A row for each mask: dialogues with fewer of them would be padded.
+        images = [image for image, count in zip(about, counts, strict=True) for _ in range(count)]
+        features = features[index_on(features.device, images)]
+        prompts = torch.cat([row[:count] for row, count in zip(prompts.to(features), counts)]).unsqueeze(1)
         pred_masks, iou_scores = (each.squeeze(1) for each in decode_masks(self.mask_model, features, prompts))
         sizes = zip(geometry.resized, geometry.original)
         side = self.input_size(self.mask_model.config)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession,
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
-from transformers_litelvlm.models.masks.seg_tokens import by_image, image_of_each, one_per_mask
+from transformers_litelvlm.models.masks.seg_tokens import by_image
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput, init
 from transformers_litelvlm.utils.messages import quoted
 
@@ -209,8 +209,11 @@ class Sam2MaskDecoder(MaskDecoder):
         sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of all dialogues at once."""
-        levels = [level[index_on(level.device, image_of_each(counts, about))] for level in features]
-        decoded = decode_hidden_tokens(self.mask_model, levels, one_per_mask(prompts, counts).unsqueeze(1))
+        # A row for each mask: dialogues with fewer of them would be padded.
+        images = [image for image, count in zip(about, counts, strict=True) for _ in range(count)]
+        levels = [level[index_on(level.device, images)] for level in features]
+        prompts = torch.cat([row[:count] for row, count in zip(prompts, counts)]).unsqueeze(1)
+        decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
         of_masks = [decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float()]
         pred_masks, iou_scores, object_scores = (by_image(rows.squeeze(1), counts, about) for rows in of_masks)
         logits = [resize_masks(masks, *size) for masks, size in zip(pred_masks, sizes, strict=True)]
@@ -227,7 +230,7 @@ class Sam2MaskDecoder(MaskDecoder):
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
         prompts = to_device_of(self.mask_model.vision_encoder, prompts)
-        of_videos = by_image(one_per_mask(prompts, counts), counts, about)
+        of_videos = by_image(torch.cat([row[:count] for row, count in zip(prompts, counts)]), counts, about)
         pred_masks, iou_scores, object_scores = [], [], []
         for video, objects in zip(videos, of_videos, strict=True):
             masks, scores, first = track_hidden_tokens(self.mask_model, video, objects.to(self.mask_model.dtype))

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from transformers_litelvlm.models.devices import index_on
-
 
 def count_seg(input_ids: torch.Tensor, seg_token_id: int, reads_at_seg: bool = False) -> list[int]:
     """How many masks each row of `input_ids` (B, L) asks for, by a [SEG]; one without a token before it counts only
@@ -57,24 +55,8 @@ def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
     return states[rows, torch.arange(rows.shape[1], device=rows.device)]
 
 
-def one_per_mask(values: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Values (B, T, ...) of the [SEG] of B dialogues as (N, ...), dialogue after dialogue, without padding.
-
-    Args:
-        counts: number of [SEG] of each dialogue.
-    """
-    rows = [row for row, count in enumerate(counts) for _ in range(count)]
-    places = [place for count in counts for place in range(count)]
-    return values[index_on(values.device, rows), index_on(values.device, places)]
-
-
-def image_of_each(counts: list[int], about: list[int]) -> list[int]:
-    """Image of each of N masks, for dialogues with so many masks, `about` images."""
-    return [image for image, count in zip(about, counts, strict=True) for _ in range(count)]
-
-
 def by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
-    """Values (N, ...) of [`one_per_mask`] as one tensor (T_i, ...) per image.
+    """Values (N, ...) of the [SEG] of all dialogues, one after the other without padding, as (T_i, ...) per image.
 
     Args:
         counts: number of [SEG] of each dialogue.
