@@ -39,11 +39,10 @@ class ToyMaskDecoder(MaskDecoder):
     def encode(self, pixel_values, num_frames=None):
         return self.mask_model(pixel_values)
 
-    def decode(self, features, prompts, counts, about, geometry):
-        masks = torch.einsum("btc,bchw->bthw", prompts[:, :, 0], features[about])
-        of_all = torch.cat([row[:count] for row, count in zip(masks, counts)])
+    def decode(self, features, prompts, about, geometry):
+        masks = torch.einsum("nc,nchw->nhw", prompts[:, 0], features[about])
         logits = [
             interpolate(of_image[None].float(), tuple(size), mode="bilinear")[0]
-            for of_image, size in zip(by_image(of_all, counts, about), geometry.original)
+            for of_image, size in zip(by_image(masks, about, len(geometry.original)), geometry.original)
         ]
         return DecodedMasks(masks, logits, [of_image.new_zeros(len(of_image)) for of_image in logits])

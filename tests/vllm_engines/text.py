@@ -179,15 +179,21 @@ def test_control_without_the_sentence_in_the_key(served, is_variant, monkeypatch
     engine, asked, expected, (model, _) = served
     if is_variant or not model.config.pruning_config.is_on:
         return
+    assert num_wrong(engine, asked, expected, monkeypatch, keywords=()) >= 3
+
+
+def num_wrong(engine, asked, expected, monkeypatch, keywords) -> int:
+    """Wrong answers, one request after the other, if of what was asked the key of a picture has only `keywords`."""
+
+    def hashes(self, inputs):
+        kwargs = {name: inputs.hf_processor_mm_kwargs[name] for name in keywords}
+        return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))
+
     forget(engine)
-    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_sentence, raising=False)
+    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes, raising=False)
     found = [answers(engine, [each])[0] for each in asked]
     forget(engine)
-    assert sum(a != b for a, b in zip(found, expected)) >= 3
-
-
-def hashes_without_sentence(self, inputs):
-    return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs={}))
+    return sum(a != b for a, b in zip(found, expected))
 
 
 def changed(path: str) -> list[dict[str, Any]]:
@@ -242,16 +248,7 @@ def test_control_without_the_settings_in_the_key(served, is_variant, monkeypatch
     if is_variant or not model.config.pruning_config.is_on:
         return
     found, expected = with_settings(served)
-    forget(engine)
-    monkeypatch.setattr(PrunedProcessorMixin, "_get_mm_hashes", hashes_without_settings, raising=False)
-    wrong = [answers(engine, [each])[0] for each in found]
-    forget(engine)
-    assert sum(a != b for a, b in zip(wrong, expected)) >= 4
-
-
-def hashes_without_settings(self, inputs):
-    kwargs = {"expressions": inputs.hf_processor_mm_kwargs["expressions"]}
-    return super(PrunedProcessorMixin, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))
+    assert num_wrong(engine, found, expected, monkeypatch, keywords=("expressions",)) >= 4
 
 
 def test_refused_settings(served, is_variant):

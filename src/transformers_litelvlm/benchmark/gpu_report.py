@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, describe, run_benchmark
+from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, describe_times, run_benchmark
 from transformers_litelvlm.benchmark.presets import get_preset
 from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.roofline import Card, measure_card
@@ -79,10 +79,9 @@ class _Collecting(Progress):
 
 def point_line(point: dict[str, Any]) -> str:
     """A point that was measured, in a line."""
-    times, roofline = point["end_to_end"], point["roofline"]
+    roofline = point["roofline"]
     return (
-        f"{describe(point)}: {times['unpruned']['median_ms']:.1f} -> {times['pruned']['median_ms']:.1f} ms, "
-        f"{times['speedup']:.2f}x; bounds: {point['flops']['bound']:.2f}x (operations), {roofline['bound']:.2f}x "
+        f"{describe_times(point)}; bounds: {point['flops']['bound']:.2f}x (operations), {roofline['bound']:.2f}x "
         f"(roofline); {roofline['share_of_lower_bound']:.0%} of the lower one"
     )
 

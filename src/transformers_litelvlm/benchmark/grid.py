@@ -222,6 +222,13 @@ def describe(point: dict[str, Any]) -> str:
     )
 
 
+def describe_times(point: dict[str, Any]) -> str:
+    """A point in words, and what was measured end to end."""
+    times = point["end_to_end"]
+    before, after = (times[side]["median_ms"] for side in ("unpruned", "pruned"))
+    return f"{describe(point)}: {before:.1f} -> {after:.1f} ms, {times['speedup']:.2f}x"
+
+
 def apart(point: dict[str, Any]) -> tuple:
     """What has an unpruned model of its own, for each quantization."""
     return point["batch_size"], point["sentences"], point["dtype"]

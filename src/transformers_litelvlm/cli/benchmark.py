@@ -255,13 +255,9 @@ class _Bar(Progress):
         self.bar.update(runs - self.bar.n)
 
     def measured(self, point: dict[str, Any]) -> None:
-        from transformers_litelvlm.benchmark.grid import describe
+        from transformers_litelvlm.benchmark.grid import describe_times
 
-        times = point["end_to_end"]
-        before, after = (times[side]["median_ms"] for side in ("unpruned", "pruned"))
-        self.bar.write(
-            f"  {describe(point)}: {before:.1f} -> {after:.1f} ms, {times['speedup']:.2f}x", file=sys.stderr
-        )
+        self.bar.write(f"  {describe_times(point)}", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()

@@ -120,21 +120,22 @@ def test_images(golden, sam2):
 
 @torch.no_grad()
 def test_dialogues_with_different_numbers_of_masks(golden, sam2):
-    """Masks of the second of two dialogues about one picture, and of the only one about another; padding is zero."""
+    """Of two dialogues about one picture, with one mask and three, and of one about another."""
     tensors, _ = golden
     pixels = torch.cat((tensors["input.image"], tensors["input.frames"][2:3]))
     decoder, features = Sam2MaskDecoder(sam2), encode_images(sam2, pixels)
     tokens = torch.stack([tensors["input.hidden_tokens"].roll(n, dims=0)[:3] for n in range(3)])
     counts, about, sizes = [1, 3, 2], [0, 0, 1], [(40, 60), (50, 30)]
-    together = decoder.decode(features, tokens, counts, about, MaskGeometry(original=sizes, resized=None))
+    prompts = torch.cat([row[:count] for row, count in zip(tokens, counts)])
+    together = decoder.decode(features, prompts, [0, 0, 0, 0, 1, 1], MaskGeometry(original=sizes))
     assert [tuple(masks.shape) for masks in together.mask_logits] == [(4, 40, 60), (2, 50, 30)]
-    assert together.pred_masks.shape[:2] == (3, 3)
-    assert not together.pred_masks[0, 1:].any() and not together.pred_masks[2, 2:].any()
+    assert len(together.pred_masks) == 6
+    low = together.pred_masks.split(counts)
     for row, (count, picture, first) in enumerate(zip(counts, about, [0, 1, 0], strict=True)):
         levels = [level[picture : picture + 1] for level in features]
         alone = decode_hidden_tokens(sam2, levels, tokens[row : row + 1, :count])
         mine = slice(first, first + count)
-        assert_close("low-resolution masks", together.pred_masks[row, :count], alone.pred_masks[0], 1e-3)
+        assert_close("low-resolution masks", low[row], alone.pred_masks[0], 1e-3)
         assert_close("predicted IoU", together.iou_scores[picture][mine], alone.iou_scores[0], 1e-3)
         assert_close("object scores", together.object_scores[picture][mine], alone.object_scores[0], 1e-3)
 

@@ -27,7 +27,7 @@ class DecodedMasks(NamedTuple):
     """Masks of the objects in M pictures or videos, by picture.
 
     Attributes:
-        pred_masks: (B, T, h, w) logits of B dialogues; of videos, for each video (T_i, F_i, h, w).
+        pred_masks: (N, h, w) logits; of videos, for each video (T_i, F_i, h, w).
         mask_logits: at the original size, float32 (T_i, H_i, W_i), of videos (T_i, F_i, H_i, W_i).
         iou_scores: (T_i,) predicted IoU, of videos in the first frame.
         object_scores: (T_i,) or (T_i, F_i) logits that the object is there; `None` if the decoder has none.
@@ -87,17 +87,15 @@ class MaskDecoder(ABC):
         self,
         features: Any,
         prompts: torch.Tensor,
-        counts: list[int],
         about: list[int],
         geometry: MaskGeometry,
     ) -> DecodedMasks:
-        """Masks for all prompts of B dialogues about M pictures or videos.
+        """Masks for N prompts about M pictures or videos.
 
         Args:
             features: of [`encode`] or [`encode_for_one_use`].
-            prompts: (B, T, n, C), n prompt tokens for each mask.
-            counts: masks of each dialogue, at most T.
-            about: picture or video of each dialogue, ascending.
+            prompts: (N, n, C), n prompt tokens for each mask.
+            about: picture or video of each mask, ascending.
         """
 
 

@@ -37,8 +37,8 @@ class ReferringSegmentationOutput(ModelOutput):
         scores: float32 (T_i,), mean probability of the pixels inside the mask; 0 for an empty mask.
         iou_scores: float32 (T_i,), IoU that the mask decoder's own head predicts; LISA and GLaMM do not train it.
         object_scores: float32 (T_i,), with SAM 2 only: logit that the object is in the picture at all.
-        pred_masks: (B, T, h, w) logits as the mask decoder gives them, zeros after the last of a dialogue.
-        seg_embeddings: (B, T, C) projected [SEG] states, the decoder's prompts; (B, T, 2, C) with SAM 2.
+        pred_masks: (B, T, h, w) logits as the mask decoder gives them; zeros after the last mask of a dialogue.
+        seg_embeddings: (B, T, n, C) projected [SEG] states, the decoder's prompts; zeros after the last of a dialogue.
         retained_indices: (B, K) visual tokens that were kept; `None` if pruning was off.
         similarity: (B, T, N) and context_scores: (B, N), if the method computed them.
         merge_weights: (B, K, N) how much of each visual token is in each kept one; `None` if nothing was merged.

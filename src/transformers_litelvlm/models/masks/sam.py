@@ -8,7 +8,6 @@ from contextlib import ExitStack
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, SamConfig, SamModel
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
@@ -47,18 +46,15 @@ class SamMaskDecoder(MaskDecoder):
         self,
         features: torch.Tensor,
         prompts: torch.Tensor,
-        counts: list[int],
         about: list[int],
         geometry: MaskGeometry,
     ) -> DecodedMasks:
         if geometry.resized is None:
             raise ValueError("`reshaped_input_sizes` is missing; the processor returns it.")
-        # A row for each mask: dialogues with fewer of them would be padded.
-        images = [image for image, count in zip(about, counts, strict=True) for _ in range(count)]
-        features = features[index_on(features.device, images)]
-        prompts = torch.cat([row[:count] for row, count in zip(prompts.to(features), counts)]).unsqueeze(1)
-        pred_masks, iou_scores = (each.squeeze(1) for each in decode_masks(self.mask_model, features, prompts))
-        sizes = zip(geometry.resized, geometry.original)
+        features = features[index_on(features.device, about)]
+        decoded = decode_masks(self.mask_model, features, prompts.to(features).unsqueeze(1))
+        pred_masks, iou_scores = (each.squeeze(1) for each in decoded)
+        sizes = list(zip(geometry.resized, geometry.original))
         side = self.input_size(self.mask_model.config)
         if any(max(size) > side for size in geometry.resized):
             raise ValueError(
@@ -66,10 +62,10 @@ class SamMaskDecoder(MaskDecoder):
             )
         logits = [
             resize_masks(masks, side, resized, original)
-            for masks, (resized, original) in zip(by_image(pred_masks, counts, about), sizes, strict=True)
+            for masks, (resized, original) in zip(by_image(pred_masks, about, len(sizes)), sizes, strict=True)
         ]
-        iou = [scores.float() for scores in by_image(iou_scores, counts, about)]
-        return DecodedMasks(pad_sequence(pred_masks.split(counts), batch_first=True), logits, iou)
+        iou = [scores.float() for scores in by_image(iou_scores, about, len(sizes))]
+        return DecodedMasks(pred_masks, logits, iou)
 
 
 def decode_masks(

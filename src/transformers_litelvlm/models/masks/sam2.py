@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
 from transformers_litelvlm.models.devices import index_on, to_device_of
@@ -190,7 +189,6 @@ class Sam2MaskDecoder(MaskDecoder):
         self,
         features: list,
         prompts: torch.Tensor,
-        counts: list[int],
         about: list[int],
         geometry: MaskGeometry,
     ) -> DecodedMasks:
@@ -198,39 +196,32 @@ class Sam2MaskDecoder(MaskDecoder):
         through = side if self.mask_model.config.resizes_twice else None
         sizes = [((height, width), through) for height, width in geometry.original]
         decode = self._decode_videos if isinstance(features[0], Video) else self._decode_images
-        return decode(features, prompts, counts, about, sizes)
+        return decode(features, prompts, about, sizes)
 
     def _decode_images(
         self,
         features: list[torch.Tensor],
         prompts: torch.Tensor,
-        counts: list[int],
         about: list[int],
         sizes: list[tuple],
     ) -> DecodedMasks:
-        """Masks of all dialogues at once."""
-        # A row for each mask: dialogues with fewer of them would be padded.
-        images = [image for image, count in zip(about, counts, strict=True) for _ in range(count)]
-        levels = [level[index_on(level.device, images)] for level in features]
-        prompts = torch.cat([row[:count] for row, count in zip(prompts, counts)]).unsqueeze(1)
-        decoded = decode_hidden_tokens(self.mask_model, levels, prompts)
+        """Masks of all prompts at once."""
+        levels = [level[index_on(level.device, about)] for level in features]
+        decoded = decode_hidden_tokens(self.mask_model, levels, prompts.unsqueeze(1))
         of_masks = [decoded.pred_masks, decoded.iou_scores.float(), decoded.object_scores.float()]
-        pred_masks, iou_scores, object_scores = (by_image(rows.squeeze(1), counts, about) for rows in of_masks)
+        pred_masks, iou_scores, object_scores = (by_image(rows.squeeze(1), about, len(sizes)) for rows in of_masks)
         logits = [resize_masks(masks, *size) for masks, size in zip(pred_masks, sizes, strict=True)]
-        by_dialogue = pad_sequence(decoded.pred_masks.squeeze(1).split(counts), batch_first=True)
-        return DecodedMasks(by_dialogue, logits, iou_scores, object_scores)
+        return DecodedMasks(decoded.pred_masks.squeeze(1), logits, iou_scores, object_scores)
 
     def _decode_videos(
         self,
         videos: Sequence[Video],
         prompts: torch.Tensor,
-        counts: list[int],
         about: list[int],
         sizes: list[tuple],
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
-        prompts = to_device_of(self.mask_model.vision_encoder, prompts)
-        of_videos = by_image(torch.cat([row[:count] for row, count in zip(prompts, counts)]), counts, about)
+        of_videos = by_image(to_device_of(self.mask_model.vision_encoder, prompts), about, len(sizes))
         pred_masks, iou_scores, object_scores = [], [], []
         for video, objects in zip(videos, of_videos, strict=True):
             masks, scores, first = track_hidden_tokens(self.mask_model, video, objects.to(self.mask_model.dtype))

@@ -55,14 +55,10 @@ def states_of_new_tokens(generated: Any, num_new: int) -> torch.Tensor:
     return states[rows, torch.arange(rows.shape[1], device=rows.device)]
 
 
-def by_image(values: torch.Tensor, counts: list[int], about: list[int]) -> list[torch.Tensor]:
-    """Values (N, ...) of the [SEG] of all dialogues, one after the other without padding, as (T_i, ...) per image.
+def by_image(values: torch.Tensor, about: list[int], num_images: int) -> list[torch.Tensor]:
+    """Values (N, ...) of N masks as one tensor (T_i, ...) per image.
 
     Args:
-        counts: number of [SEG] of each dialogue.
-        about: image of each dialogue, ascending.
+        about: image of each mask, ascending.
     """
-    sizes = [0] * (about[-1] + 1)
-    for image, count in zip(about, counts, strict=True):
-        sizes[image] += count
-    return list(values.split(sizes))
+    return list(values.split([about.count(image) for image in range(num_images)]))

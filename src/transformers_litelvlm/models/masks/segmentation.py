@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
@@ -315,17 +316,21 @@ class ReferringSegmentationMixin(_Model):
             mask_features = decoder.encode_for_one_use(*for_mask_decoder(inputs))
         seg = (self.config.seg_token_id, self.reads_at_seg)
         states, counts = states_of_seg(read.states, read.input_ids, *seg, read.num_masks)
-        prompts = self.prompts_of_seg(states)
-        decoded = decoder.decode(mask_features, prompts, counts, inputs["about"], geometry)
-        kept = read.kept
+        # A row for each mask, as padding would cost as much; dialogues are padded in the output, with zeros.
+        prompts = torch.cat([row[:count] for row, count in zip(self.prompts_of_seg(states), counts, strict=True)])
+        about = [image for image, count in zip(inputs["about"], counts, strict=True) for _ in range(count)]
+        decoded = decoder.decode(mask_features, prompts, about, geometry)
+        pred_masks, kept = decoded.pred_masks, read.kept
+        if isinstance(pred_masks, torch.Tensor):  # not of videos
+            pred_masks = pad_sequence(pred_masks.split(counts), batch_first=True)
         output = ReferringSegmentationOutput(
             masks=[logits > 0 for logits in decoded.mask_logits],
             mask_logits=decoded.mask_logits,
             scores=[foreground_confidence(logits) for logits in decoded.mask_logits],
             iou_scores=decoded.iou_scores,
             object_scores=decoded.object_scores,
-            pred_masks=decoded.pred_masks,
-            seg_embeddings=prompts,
+            pred_masks=pred_masks,
+            seg_embeddings=pad_sequence(prompts.split(counts), batch_first=True),
             retained_indices=None if kept is None else kept.retained_indices,
             similarity=None if kept is None else kept.similarity,
             context_scores=None if kept is None else kept.context_scores,
