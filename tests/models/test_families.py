@@ -423,9 +423,9 @@ def test_wrong_number_of_placeholders(family, model):
 def test_guidance_that_is_missing(family, model):
     set_pruning(model)
     with pytest.raises(ValueError, match="`guidance_input_ids` is None.*`expressions="):
-        model(**family.inputs())
+        model(**family.unguided_inputs())
     set_pruning(model, method="random")
-    assert [len(indices) for indices in retained(model(**family.inputs()))] == [BUDGET] * 3
+    assert [len(indices) for indices in retained(model(**family.unguided_inputs()))] == [BUDGET] * 3
 
 
 def test_a_second_turn_on_the_cache_of_a_pruned_prompt_says_what_to_do(family, model):

@@ -14,14 +14,14 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, Sa
 
 from tests.support import tiny_llava
 from tests.support import tiny_qwen2_5_vl as tiny_qwen
-from tests.support.families import FAMILIES, KINDS, family_params, picture
+from tests.support.families import FAMILIES, WITH_CLIP, family_params, picture
 from tests.support.fresh_python import run_python
 from tests.support.hub_cache import put_into_cache
 from tests.support.warm_python import memory_of
 from transformers_litelvlm.models.processing.processor import resize_first
 
 
-@pytest.fixture(scope="module", params=family_params(KINDS), ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=family_params(WITH_CLIP), ids=lambda family: family.name)
 def family(request):
     return request.param
 
