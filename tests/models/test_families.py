@@ -373,7 +373,7 @@ def test_media_encoded_once_serve_several_calls(family, model):
     for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if name not in inputs:
             continue
-        media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw")}
+        media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw", "num_tiles")}
         rows = slice(2, 3) if modality == "video" else slice(0, 2 if "video_grid_thw" in inputs else 3)
         sentences = {n: v[rows] for n, v in inputs.items() if n.startswith("guidance_")}
         encoded[modality] = getattr(model, f"get_{modality}_features")(**media, **sentences)

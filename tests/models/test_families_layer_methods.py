@@ -353,7 +353,7 @@ def test_a_budget_of_all_tokens_is_the_stock_model(family, model, stock, name, o
     inputs = family.unguided_inputs()
     set_pruning(family, model, name, options, budget=family.largest_budget)
     assert torch.equal(model(**inputs).logits, stock(**inputs).logits)
-    expected = stock.generate(**inputs, max_new_tokens=3, **GREEDY)
+    expected = stock.generate(**family.inputs(), max_new_tokens=3, **GREEDY)
     assert torch.equal(model.generate(**inputs, max_new_tokens=3, **GREEDY), expected)
 
 

@@ -383,7 +383,8 @@ class InternVLFamily(LlavaFamily):
 
     def all_tokens(self, stock, inputs):
         tokens = stock.get_image_features(inputs["pixel_values"]).pooler_output
-        return {"image": [of_image.flatten(0, 1) for of_image in tokens.split(list(self.tiles))]}
+        tiles = inputs.get("num_tiles", torch.tensor(self.tiles)).tolist()
+        return {"image": [of_image.flatten(0, 1) for of_image in tokens.split(tiles)]}
 
     def save(self, folder, **kwargs):
         internvl.tiny_model(**kwargs).save_pretrained(folder)
