@@ -14,9 +14,9 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from tests.support import tiny_internvl as internvl
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
-from tests.support import tiny_internvl as internvl
 from tests.support import tiny_qwen3_5, tiny_qwen3_vl
 from tests.support import toy_internvl as toy
 from tests.support.matrix import matrix

@@ -131,7 +131,7 @@ def write_source(folder: Path, stores_head: bool = True) -> Path:
     tensors |= {name: torch.randn(shape) * (0.3 if len(shape) > 1 else 0.5) for name, shape in names.items()}
     for file in sorted(golden.glob("model-*.safetensors")):
         kept = load_file(file).items()
-        tensors |= {n: v for n, v in kept if n.startswith(("grounding_encoder.", "text_hidden_fcs."))}
+        tensors |= {n: v.float() for n, v in kept if n.startswith(("grounding_encoder.", "text_hidden_fcs."))}
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
     return folder
 

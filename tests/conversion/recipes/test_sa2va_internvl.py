@@ -23,7 +23,11 @@ from tests.support.tiny_sa2va_internvl import (
     write_source,
 )
 from tests.support.without_package import check_stub
-from transformers_litelvlm import AutoModelForReferringSegmentation, InternVLLiteForReferringSegmentation, PruningConfig
+from transformers_litelvlm import (
+    AutoModelForReferringSegmentation,
+    InternVLLiteForReferringSegmentation,
+    PruningConfig,
+)
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.recipes.internvl import INTERNVL_RULES, internvl_config
@@ -184,7 +188,7 @@ def test_a_batch_is_one_by_one(joint, pruning, model, processor):
     model.mask_model.config.remembers_in_bfloat16 = False
     inputs = processor.segmentation_inputs(images=IMAGES, videos=CLIPS, expressions=ASKED)
     assert inputs["num_prompt_images"].tolist() == [1, 1, 1, 5, 3]
-    assert inputs["num_tiles"].tolist() == [7, 3, 1, *[1] * 8]
+    assert inputs["num_tiles"].tolist() == [*(len(tiles_of(image)) for image in IMAGES), *[1] * 8]
     together = model.segment(**inputs)
     media = [{"images": [image]} for image in IMAGES] + [{"videos": [clip]} for clip in CLIPS]
     for index, (medium, sentences) in enumerate(zip(media, ASKED, strict=True)):
@@ -222,7 +226,7 @@ def test_a_budget_is_of_a_picture_and_of_each_frame(model, processor):
     picture = model.segment(**processor.segmentation_inputs(IMAGES[:1], [["a cat", "the mug"]]))
     assert [len(kept) for kept in picture.retained_indices] == [5, 5]
     tiles = {int(index) // TOKENS_OF_TILE for index in picture.retained_indices[0]}
-    assert len(tiles) == 5  # spread over seven tiles
+    assert len(tiles) == 5  # spread over its tiles
     model.config.pruning_config = PruningConfig(budget=2)
     video = model.segment(**processor.segmentation_inputs(videos=CLIPS[:1], expressions=[["a cat", "the mug"]]))
     assert [len(kept) for kept in video.retained_indices] == [2] * 10  # five frames for each of two dialogues

@@ -111,7 +111,9 @@ def test_a_process_without_network(tmp_path):
         save_processor(each, tmp_path / each.name)
         list(put_into_cache(tmp_path / "hub", tmp_path / each.name, {"main": "1" * 40}, f"org/{each.name}"))
     names = [f"org/{each.name}" for each in FAMILIES]
-    expected = [[each.processor_class.__name__, "CLIPTokenizer" if each.takes_clip else "NoneType"] for each in FAMILIES]
+    expected = [
+        [each.processor_class.__name__, "CLIPTokenizer" if each.takes_clip else "NoneType"] for each in FAMILIES
+    ]
     assert run_python(OFFLINE.format(home=str(tmp_path), names=names)) == expected
 
 

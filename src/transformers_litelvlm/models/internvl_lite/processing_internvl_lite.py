@@ -22,6 +22,7 @@ from transformers_litelvlm.models.processing.processor import (
 )
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_frames
 from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
 
 
 class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, InternVLProcessor):
@@ -135,6 +136,18 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         """(tiles, rows, columns) of the visual tokens of every image, before pruning."""
         side = math.isqrt(self.image_seq_length)
         return [(int(tiles), side, side) for tiles in features["num_tiles"]]
+
+    def grid_on_picture(self, features: BatchFeature, size: tuple[int, int]):
+        tiles, rows, columns = self.visual_token_grids(features)[0]
+        if tiles == 1:
+            return None
+        limits, (width, height) = self.image_processor, size
+        across, down = get_optimal_tiled_canvas(
+            (height, width), (limits.size["height"], limits.size["width"]), limits.min_patches, limits.max_patches
+        )
+        raster = np.arange(down * rows * across * columns).reshape(down, rows, across, columns)
+        thumbnail = np.full(rows * columns, -1)
+        return (down * rows, across * columns), np.append(raster.transpose(0, 2, 1, 3).reshape(-1), thumbnail)
 
     def placeholders(self, token: str, count: int) -> str:
         return f"{self.start_image_token}{token * count}{self.end_image_token}"
