@@ -152,7 +152,7 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
 
     config: InternVLLiteConfig
     # The same folder may hold the heads of the classes built on this one.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", *MASK_KEYS]
+    _keys_to_ignore_on_load_unexpected = [r"^(language_model\.)?lm_head\.", *MASK_KEYS]
 
     media_arguments: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "num_tiles", "vision_feature_layer", "vision_feature_select_strategy")

@@ -20,7 +20,7 @@ from transformers_litelvlm.models.processing.processor import (
     on_pil,
     read_images,
 )
-from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_frames
+from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
 from transformers_litelvlm.models.processing.sentences import check_unicode
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
 
@@ -45,7 +45,7 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
             [`SegmentationInputsMixin`].
     """
 
-    turn_tokens: ClassVar[tuple[str, ...]] = ("<img>", "</img>", "<|im_end|>")
+    turn_tokens = ("<img>", "</img>", "<|im_end|>")
     guidance_tokenizer = None  # sentences are in the language model's tokens
     further_input_names: ClassVar[list[str]] = ["num_tiles", "guidance_input_ids", "guidance_attention_mask"]
 
@@ -115,7 +115,8 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         """
         check_unicode("text", text)
         prompts = [text] if isinstance(text, str) else list(text or [])
-        features = super().__call__(images=read_images(images), text=text, videos=videos, **kwargs)
+        frames = None if videos is None else read_videos(videos)
+        features = super().__call__(images=read_images(images), text=text, videos=frames, **kwargs)
         counts = {name: features.pop(f"num_{name}_tiles", []) for name in ("image", "video")}
         if images is None and videos is None:
             return features
@@ -169,16 +170,15 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
 
     def _process_videos(self, videos, **kwargs: Any):
         """Each frame is one tile; upstream's own video processor needs torchvision."""
-        frames = [read_frames(f"videos[{index}]", video) for index, video in enumerate(videos)]
-        if len({len(of_video) for of_video in frames}) != 1:
+        counts = [len(frames) for frames in videos]
+        if len(set(counts)) != 1:
             raise ValueError(
-                f"`videos` have {[len(of_video) for of_video in frames]} frames: InternVL takes videos of the same "
-                "number of frames in a call."
+                f"`videos` have {counts} frames: InternVL takes videos of the same number of frames in a call."
             )
-        tiles = [self.image_processor(each, crop_to_patches=False, return_tensors="pt") for each in frames]
+        tiles = [self.image_processor(frames, crop_to_patches=False, return_tensors="pt") for frames in videos]
         pixels = torch.stack([each["pixel_values"] for each in tiles])
-        processed = {"pixel_values_videos": pixels, "num_video_tiles": [len(each) for each in frames]}
-        return processed, [self.replace_video_token(processed, index) for index in range(len(frames))]
+        processed = {"pixel_values_videos": pixels, "num_video_tiles": counts}
+        return processed, [self.replace_video_token(processed, index) for index in range(len(videos))]
 
     def _seen_features(
         self, seen: list[list[Image.Image]], settings: GroundingMedia, num_pictures: int

@@ -1,4 +1,4 @@
-"""`segmentation_inputs` of families with a [SEG] head: pictures, videos and expressions, prepared as a checkpoint wants them."""
+"""`segmentation_inputs` of families with a [SEG] head: pictures, videos and expressions as a checkpoint wants them."""
 
 from __future__ import annotations
 
@@ -252,19 +252,27 @@ def _read_media(images, videos) -> tuple[list[list[Image.Image]], int]:
     if images is None and videos is None:
         raise ValueError("Give `images`, `videos`, or both.")
     images = images if isinstance(images, list | tuple) else [] if images is None else [images]
-    media = [[load_rgb_image(image)] for image in images]
-    videos = [videos] if getattr(videos, "ndim", None) == 4 else videos  # one video
+    return [[load_rgb_image(image)] for image in images] + read_videos(videos), len(images)
+
+
+def read_videos(videos: Any) -> list[list[Image.Image]]:
+    """Videos, one of them, or none, as upright RGB frames of one size each.
+
+    Raises:
+        ValueError: for what is no list of frames and no array of them, no frames, or frames of different sizes.
+    """
+    videos, read = [videos] if getattr(videos, "ndim", None) == 4 else videos, []
     for index, video in enumerate([] if videos is None else videos):
-        frames = read_frames(f"videos[{index}]", video)
+        frames = _read_frames(f"videos[{index}]", video)
         sizes = {frame.size for frame in frames}
         if len(sizes) != 1:
             what = "no frames" if not sizes else f"frames of different sizes, such as {sorted(sizes)[:2]}"
             raise ValueError(f"`videos[{index}]` has {what}.")
-        media.append(frames)
-    return media, len(images)
+        read.append(frames)
+    return read
 
 
-def read_frames(name: str, video: Any) -> list[Image.Image]:
+def _read_frames(name: str, video: Any) -> list[Image.Image]:
     shape = tuple(video.shape) if hasattr(video, "ndim") else None
     if isinstance(video, str | os.PathLike | Image.Image) or (shape is not None and len(shape) != 4):
         what = type(video).__name__ if shape is None else f"an array of shape {shape}"
