@@ -55,7 +55,7 @@ def test_a_whole_report(report, tmp_path):
     assert (one["sentences"], three["sentences"]) == (1, 3) and "against_one_by_one" not in one
     assert "against_one_by_one" in three
     assert [point["sentences"] for point in text["points"]] == [1]  # several are worth nothing without masks
-    assert set(one["switches"]) == {"overlap_masks", "compiled layers"}
+    assert set(one["switches"]) == {"overlap_masks", "compiled layers", "pin_memory, with the copies"}
     assert text["points"][0]["against_stock"]["speedup"] > 0 and "against_stock" not in one
     for point in masks["points"] + text["points"]:
         roofline, flops = point["roofline"], point["flops"]

@@ -60,7 +60,7 @@ class Effort:
             "decode": 4 * pairs,
             "memory": 3 * once + 3 * is_first,
             "stock": 2 * pairs,
-            "switches": 4 * pairs,
+            "switches": 6 * pairs,
         }
         one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
         return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
@@ -150,9 +150,9 @@ class SideBySide:
             if "stages" in self.effort.parts:
                 self._count_stages(pruning)
 
-    def _end_to_end(self, pruning: PruningConfig | None, **kwargs: Any) -> Any:
+    def _end_to_end(self, pruning: PruningConfig | None, inputs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         self.staged.prune(pruning)
-        return self.staged.end_to_end(self.workload.inputs, **kwargs)
+        return self.staged.end_to_end(self.workload.inputs if inputs is None else inputs, **kwargs)
 
     def _one_by_one(self) -> list[Any]:
         """The unpruned model, a call for every sentence, as published code does it."""
@@ -287,9 +287,19 @@ class SideBySide:
             finally:
                 language_model.layers = eager
 
+        on_host = self.workload.to(torch.device("cpu"), torch.float32)  # as a processor leaves it
         overlapped = partial(self._end_to_end, pruning, overlap_masks=True)
-        switches: dict[str, Callable[[], Any]] = {"overlap_masks": overlapped, "compiled layers": in_graphs}
-        return {"switches": {name: compared(self._time(off, on)) for name, on in switches.items()}}
+        pinned = partial(self._end_to_end, pruning, on_host.inputs, pin_memory=True)
+
+        def copied() -> None:
+            self._end_to_end(pruning, on_host.to(self.staged.model.device, torch.float32).inputs)
+
+        switches = {
+            "overlap_masks": (off, overlapped),
+            "compiled layers": (off, in_graphs),
+            "pin_memory, with the copies": (copied, pinned),
+        }
+        return {"switches": {name: compared(self._time(*pair)) for name, pair in switches.items()}}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""
