@@ -6,7 +6,7 @@ import torch
 
 from tests.support.mask_cases import masks_case
 from transformers_litelvlm.models.devices import pinned_to
-from transformers_litelvlm.models.side_stream import SideStream
+from transformers_litelvlm.models.side_stream import SideStream, stream_of
 
 
 def test_the_masks_are_the_same():
@@ -39,6 +39,17 @@ def test_what_waits_for_what():
     events.append("language model")
     assert beside.result() == 7
     assert events == ["side waits for main", "work", "language model", "main waits for side"]
+
+
+def test_one_stream_for_all_calls(monkeypatch):
+    """The allocator keeps memory for each of the 32 streams that torch gives in turn."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "main")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or f"stream {len(made)}")
+    stream_of.cache_clear()
+    devices = [torch.device("cuda", index) for index in (0, 1, 0)]
+    assert [SideStream(device)._streams[1] for device in devices] == ["stream 1", "stream 2", "stream 1"]
+    stream_of.cache_clear()
 
 
 class OnHost(torch.Tensor):

@@ -294,12 +294,14 @@ class SideBySide:
         def copied() -> None:
             self._end_to_end(pruning, on_host.to(self.staged.model.device, torch.float32).inputs)
 
-        switches = {
+        switches: dict[str, tuple[Any, Any]] = {
             "overlap_masks": (off, overlapped),
-            "compiled layers": (off, in_graphs),
             "pin_memory, with the copies": (copied, pinned),
+            "compiled layers": (off, in_graphs),  # last: a compiler may fail
         }
-        return {"switches": {name: compared(self._time(*pair)) for name, pair in switches.items()}}
+        for name, pair in switches.items():
+            result.setdefault("switches", {})[name] = compared(self._time(*pair))
+        return {}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""
