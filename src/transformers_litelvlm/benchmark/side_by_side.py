@@ -304,6 +304,8 @@ class SideBySide:
             switches |= {name: (off, on), f"pruning, {name}": (partial(with_layers, compiled, unpruned), on)}
         try:
             for name, pair in switches.items():  # those measured before a compiler fails are kept
+                for call in pair * 2:  # CUDA graphs are recorded in the second call
+                    call()
                 result.setdefault("switches", {})[name] = compared(self._time(*pair))
         finally:
             torch.compiler.reset()
