@@ -299,7 +299,8 @@ class SideBySide:
         if device.type == "cuda":
             kinds = {"compiled layers": {}, "CUDA graphs": {"mode": "reduce-overhead"}}
         for name, how in kinds.items():
-            compiled = torch.nn.ModuleList(torch.compile(layer, dynamic=False, **how) for layer in eager)
+            compile_layer: Any = partial(torch.compile, dynamic=False, **how)
+            compiled = torch.nn.ModuleList(map(compile_layer, eager))
             on = partial(with_layers, compiled, off)
             switches |= {name: (off, on), f"pruning, {name}": (partial(with_layers, compiled, unpruned), on)}
         try:
