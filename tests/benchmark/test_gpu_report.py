@@ -55,7 +55,8 @@ def test_a_whole_report(report, tmp_path):
     assert (one["sentences"], three["sentences"]) == (1, 3) and "against_one_by_one" not in one
     assert "against_one_by_one" in three
     assert [point["sentences"] for point in text["points"]] == [1]  # several are worth nothing without masks
-    assert set(one["switches"]) == {"overlap_masks", "compiled layers"}
+    names = ["overlap_masks", "pin_memory, with the copies", "compiled layers", "pruning, compiled layers"]
+    assert list(one["switches"]) == names
     assert text["points"][0]["against_stock"]["speedup"] > 0 and "against_stock" not in one
     for point in masks["points"] + text["points"]:
         roofline, flops = point["roofline"], point["flops"]
@@ -127,17 +128,12 @@ def test_ctrl_c_keeps_what_was_measured(ctrl_c):
     assert len(model["points"]) == 1 and "was_stopped" not in model
 
 
-def _sleep(seconds):
-    """In steps: only a true signal ends a step."""
-    for _ in range(int(10 * seconds)):
-        time.sleep(0.1)
-
-
 def test_time_limit(ctrl_c):
     before = signal.getsignal(signal.SIGINT)
-    over, not_over = threading.Event(), threading.Event()
+    over, not_over, start = threading.Event(), threading.Event(), time.monotonic()
     with pytest.raises(KeyboardInterrupt), time_limit(0.05, over):
-        _sleep(5)
+        threading.Event().wait(20)  # as for a compiler's processes: only a true signal ends it
+    assert time.monotonic() - start < 10
     with time_limit(60, not_over):
         pass
     assert over.is_set() and not not_over.is_set()
@@ -157,10 +153,24 @@ def test_time_limit_is_heard_although_an_exception_is_dropped(ctrl_c):
     try:
         with pytest.raises(KeyboardInterrupt), time_limit(0.2, over):
             Slow()
-            _sleep(20)
+            threading.Event().wait(20)
     finally:
         sys.unraisablehook = before
     assert over.is_set() and len(dropped) == 1
+
+
+def test_switches_before_a_failure_are_kept(monkeypatch):
+    class Broken(torch.nn.Module):
+        def forward(self, *args, **kwargs):
+            raise RuntimeError("there is no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda layer, **how: Broken())
+    effort = dataclasses.replace(TINY_PLAN.effort, parts=("switches",))
+    plan = dataclasses.replace(TINY_PLAN, subjects=[TINY["glamm"]], sentences=(1,), effort=effort)
+    result = gpu_report(plan, CPU)
+    [point] = result["models"][0]["points"]
+    assert list(point["switches"]) == ["overlap_masks", "pin_memory, with the copies"]
+    assert "Not measured: switches, RuntimeError: there is no compiler" in page_of(result)
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(monkeypatch):

@@ -143,6 +143,28 @@ def test_masks(dialogues, pruning):
         assert output.masks[0].device == DEVICE
 
 
+@DIALOGUES
+@pytest.mark.parametrize("overlap", [False, True])
+def test_inputs_from_the_host(dialogues, overlap):
+    """`segment` brings them to the device itself, without waiting for copies; what shapes follow from is asked."""
+    model, inputs = masks_case(dialogues, {"budget": 6})
+    given = dict(inputs)
+    how = {"pin_memory": True, "overlap_masks": overlap}
+    expected, here = model.segment(**inputs), model.segment(**inputs, **how)
+    assert all(map(torch.equal, here.mask_logits, expected.mask_logits))
+    with other_device() as waits:
+        model = model.to(DEVICE)
+        waits.clear()
+        begun = []
+        with from_tower_to_decoder(model, lambda: begun.append(len(waits)), lambda: None):
+            output = model.segment(**inputs, **how)
+        assert len(waits) == begun[0] <= 3
+        there = model.segment(**inputs.to(DEVICE))
+        for ours, theirs in zip(output.mask_logits, there.mask_logits, strict=True):
+            assert ours.device == DEVICE and torch.equal(ours.cpu(), theirs.cpu())
+    assert all(value.is_cpu for value in given.values())
+
+
 @pytest.mark.parametrize("pruning", [{"budget": 6}, {"budget": 6, "method": "divprune"}], ids=str)
 @pytest.mark.parametrize("make", [tiny_checkpoint, partial(convert, "qwen3_vl")], ids=["unipixel", "sa2va"])
 def test_masks_of_qwen(tmp_path, pruning, make):
@@ -204,3 +226,14 @@ def test_cuda_itself_agrees_on_masks(dialogues, pruning):
     model.segment(**inputs)
     with waiting_is_an_error(model, until_decoder=False):
         model.segment(**inputs)
+
+
+@needs_cuda
+@DIALOGUES
+def test_cuda_itself_agrees_on_inputs_from_the_host(dialogues):
+    model, inputs = masks_case(dialogues, {"budget": 6})
+    model = model.cuda()
+    expected = model.segment(**inputs, pin_memory=True)
+    with waiting_is_an_error(model, until_decoder=False):
+        output = model.segment(**inputs, pin_memory=True)
+    assert all(map(torch.equal, output.mask_logits, expected.mask_logits))

@@ -1,11 +1,12 @@
-"""The mask model's encoder beside the language model: the same masks, and who waits for whom."""
+"""The mask model's encoder beside the language model, and copies: the same masks, and who waits for whom."""
 
 import contextlib
 
 import torch
 
 from tests.support.mask_cases import masks_case
-from transformers_litelvlm.models.side_stream import SideStream
+from transformers_litelvlm.models.devices import pinned_to
+from transformers_litelvlm.models.side_stream import SideStream, stream_of
 
 
 def test_the_masks_are_the_same():
@@ -38,3 +39,36 @@ def test_what_waits_for_what():
     events.append("language model")
     assert beside.result() == 7
     assert events == ["side waits for main", "work", "language model", "main waits for side"]
+
+
+def test_one_stream_for_all_calls(monkeypatch):
+    """The allocator keeps memory for each of the 32 streams that torch gives in turn."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "main")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or f"stream {len(made)}")
+    stream_of.cache_clear()
+    devices = [torch.device("cuda", index) for index in (0, 1, 0)]
+    assert [SideStream(device)._streams[1] for device in devices] == ["stream 1", "stream 2", "stream 1"]
+    stream_of.cache_clear()
+
+
+class OnHost(torch.Tensor):
+    """Writes down what it is asked."""
+
+    def pin_memory(self):
+        self.asked = ["pin_memory"]
+        return self
+
+    def to(self, device, non_blocking=False):
+        self.asked = [*getattr(self, "asked", []), device.type, non_blocking]
+        return self
+
+
+def test_pinned_to():
+    pixels, sizes = (torch.ones(2).as_subclass(OnHost) for _ in range(2))
+    there = torch.ones(2, device="meta")
+    inputs = {"pixel_values": pixels, "original_sizes": sizes, "there": there, "about": [0]}
+    assert pinned_to(torch.device("cpu"), inputs) is inputs
+    assert pinned_to(torch.device("cuda"), inputs, leave=("original_sizes",)).keys() == inputs.keys()
+    assert pixels.asked == ["pin_memory", "cuda", True] and not hasattr(sizes, "asked")
+    assert pinned_to(torch.device("xpu"), {"ids": sizes}) and sizes.asked == ["xpu", True]

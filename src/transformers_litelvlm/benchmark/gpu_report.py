@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import re
@@ -184,14 +183,14 @@ def _grid(subject: Subject, plan: Plan) -> Grid:
 def time_limit(seconds: float, is_over: threading.Event) -> Iterator[None]:
     """KeyboardInterrupt in the main thread after so many seconds; `is_over` tells whether it was this one."""
 
-    is_left = threading.Event()
+    is_left, main = threading.Event(), threading.main_thread().ident
 
     def stop() -> None:
         # Again every second: Python drops an exception that is raised while an object is deleted.
         wait = max(seconds, 0.0)
         while not is_left.wait(wait):
             is_over.set()
-            _thread.interrupt_main()
+            signal.pthread_kill(main, signal.SIGINT)  # a true signal ends what waits for a compiler, too
             wait = 1.0
 
     def interrupt(*_: Any) -> None:

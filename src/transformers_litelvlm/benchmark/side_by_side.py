@@ -60,7 +60,7 @@ class Effort:
             "decode": 4 * pairs,
             "memory": 3 * once + 3 * is_first,
             "stock": 2 * pairs,
-            "switches": 4 * pairs,
+            "switches": 8 * pairs,
         }
         one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
         return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
@@ -150,9 +150,9 @@ class SideBySide:
             if "stages" in self.effort.parts:
                 self._count_stages(pruning)
 
-    def _end_to_end(self, pruning: PruningConfig | None, **kwargs: Any) -> Any:
+    def _end_to_end(self, pruning: PruningConfig | None, inputs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         self.staged.prune(pruning)
-        return self.staged.end_to_end(self.workload.inputs, **kwargs)
+        return self.staged.end_to_end(self.workload.inputs if inputs is None else inputs, **kwargs)
 
     def _one_by_one(self) -> list[Any]:
         """The unpruned model, a call for every sentence, as published code does it."""
@@ -271,25 +271,46 @@ class SideBySide:
         return {"against_stock": compared(self._time(call, partial(self._end_to_end, pruning)))}
 
     def _switches(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
-        """What is off by default, off and on in turn, for one mask: "unpruned" is off here."""
+        """What is off by default, off and on in turn, for one mask: "unpruned" is off here. With compiled layers, the
+        host does not start every operation by itself, which can take longer than the operations: so pruning is
+        measured with them, too."""
         if not self.staged.has_masks or len(self.workload.inputs["input_ids"]) > 1 or self.workload.one_by_one:
             return {}
-        off, language_model = partial(self._end_to_end, pruning), self.staged.base.language_model
-        eager = language_model.layers
-        backend = "inductor" if self.staged.model.device.type == "cuda" else "eager"
-        compile_layer: Any = partial(torch.compile, dynamic=False, backend=backend)
-        compiled = torch.nn.ModuleList(map(compile_layer, eager))
+        language_model, device = self.staged.base.language_model, self.staged.model.device
+        eager, on_host = language_model.layers, self.workload.to(torch.device("cpu"), torch.float32)
+        unpruned, off = (partial(self._end_to_end, setting) for setting in (None, pruning))
 
-        def in_graphs() -> None:
-            language_model.layers = compiled
+        def copied() -> None:
+            self._end_to_end(pruning, on_host.to(device, torch.float32).inputs)
+
+        def with_layers(layers: torch.nn.ModuleList, call: Callable[[], Any]) -> None:
+            torch.compiler.cudagraph_mark_step_begin()  # else every layer begins a step
+            language_model.layers = layers
             try:
-                off()
+                call()
             finally:
                 language_model.layers = eager
 
-        overlapped = partial(self._end_to_end, pruning, overlap_masks=True)
-        switches: dict[str, Callable[[], Any]] = {"overlap_masks": overlapped, "compiled layers": in_graphs}
-        return {"switches": {name: compared(self._time(off, on)) for name, on in switches.items()}}
+        switches: dict[str, tuple[Any, Any]] = {
+            "overlap_masks": (off, partial(off, overlap_masks=True)),
+            "pin_memory, with the copies": (copied, partial(off, on_host.inputs, pin_memory=True)),
+        }
+        kinds: dict[str, dict[str, Any]] = {"compiled layers": {"backend": "eager"}}
+        if device.type == "cuda":
+            kinds = {"compiled layers": {}, "CUDA graphs": {"mode": "reduce-overhead"}}
+        for name, how in kinds.items():
+            compile_layer: Any = partial(torch.compile, dynamic=False, **how)
+            compiled = torch.nn.ModuleList(map(compile_layer, eager))
+            on = partial(with_layers, compiled, off)
+            switches |= {name: (off, on), f"pruning, {name}": (partial(with_layers, compiled, unpruned), on)}
+        try:
+            for name, pair in switches.items():  # those measured before a compiler fails are kept
+                for call in pair * 2:  # CUDA graphs are recorded in the second call
+                    call()
+                result.setdefault("switches", {})[name] = compared(self._time(*pair))
+        finally:
+            torch.compiler.reset()
+        return {}
 
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""

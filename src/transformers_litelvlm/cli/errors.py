@@ -134,6 +134,8 @@ def checked_device(name: str | None) -> Any:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda" and device.index:
+            torch.cuda.set_device(device)  # events, and what waits for a device, are of the current one
     except Exception as error:
         raise BadInputError(f"--device {name}: torch cannot use it here; try cpu") from error
     return device

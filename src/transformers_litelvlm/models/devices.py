@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -33,3 +33,19 @@ def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | N
 def index_on(device: torch.device, places: Sequence[int]) -> torch.Tensor:
     """`places` as an index on a device, without waiting for the device, as indexing by a list does."""
     return torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)
+
+
+def pinned_to(device: torch.device, inputs: dict[str, Any], leave: Container[str] = ()) -> dict[str, Any]:
+    """`inputs` with the tensors on the host copied to a device, except those that `leave` names, without waiting.
+
+    CUDA waits for copies of other memory than page-locked one. torch gives that to nobody else until it is copied
+    (ATen/core/CachingHostAllocator.h).
+    """
+    if device.type in ("cpu", "meta"):
+        return inputs
+    return {
+        name: (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+        if isinstance(value, torch.Tensor) and value.is_cpu and name not in leave
+        else value
+        for name, value in inputs.items()
+    }

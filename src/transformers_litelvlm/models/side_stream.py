@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
+
+
+@cache
+def stream_of(device: torch.device) -> Any:
+    """The same in every call: the allocator of torch keeps memory for each stream that ever had some."""
+    return torch.cuda.Stream(device)
 
 
 class SideStream:
@@ -20,7 +27,7 @@ class SideStream:
 
     def __init__(self, device: torch.device) -> None:
         is_gpu = device.type == "cuda"
-        self._streams: Any = (torch.cuda.current_stream(device), torch.cuda.Stream(device)) if is_gpu else None
+        self._streams: Any = (torch.cuda.current_stream(device), stream_of(device)) if is_gpu else None
         self._on: Any = torch.cuda.stream
         self._result: Any = None
 

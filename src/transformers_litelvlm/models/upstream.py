@@ -33,6 +33,7 @@ warn_outside_window(transformers.__version__)
 
 # ruff: noqa: E402
 from transformers import initialization as init
+from transformers.activations import QuickGELUActivation
 from transformers.cache_utils import DynamicLayer
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -119,6 +120,7 @@ __all__ = [
     "MultimodalMoeBaseModelOutputWithPast",
     "MultimodalMoeCausalLMOutputWithPast",
     "Qwen2_5_VLRMSNorm",
+    "QuickGELUActivation",
     "Qwen3VLVideoProcessor",
     "Sam2VideoImageSegmentationOutput",
     "SamMLPBlock",

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.devices import pinned_to
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
@@ -111,6 +112,7 @@ class ReferringSegmentationMixin(_Model):
         pruning_config: PruningConfig | None = None,
         mask_features: Any = None,
         overlap_masks: bool = False,
+        pin_memory: bool = False,
         **inputs: Any,
     ) -> ReferringSegmentationOutput:
         """Masks for all sentences of all pictures in ONE forward pass: the answers with [SEG] are part of the prompt.
@@ -121,6 +123,9 @@ class ReferringSegmentationMixin(_Model):
             mask_features: of [`encode_for_masks`] instead of `mask_pixel_values`.
             overlap_masks: on CUDA, encode `mask_pixel_values` on a stream of its own beside the language model. It
                 takes the memory of both at once. Default `False`; other devices compute one after the other.
+            pin_memory: inputs may be on the host, and are copied to the device here; to CUDA from page-locked memory,
+                so that the host does not wait, `mask_pixel_values` after the language model has its work. Inputs that
+                are page-locked already must not be changed before the masks are there. Default `False`.
             inputs: what else the processor returned: pixels and sizes for the vision tower, of M pictures or videos;
                 `guidance_input_ids` and `guidance_attention_mask`, (B, T, L) or (M, T, L), the sentences that guide
                 the selection; `dialogue_images` (B,) the picture that each dialogue is about, ascending (default: one
@@ -144,12 +149,17 @@ class ReferringSegmentationMixin(_Model):
             )
         inputs = on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         settings = self.model.settings(pruning_config)
+        if pin_memory:
+            later = () if overlap_masks else ("mask_pixel_values",)
+            inputs = pinned_to(self.device, inputs, (*_ON_HOST, *later))
         if overlap_masks and mask_features is None:
             beside = SideStream(self.device)
             beside.start(partial(self.mask_decoder.encode_for_one_use, *for_mask_decoder(inputs)))
             read, mask_features = self.read(inputs, settings=settings), beside.result()
         else:
             read = self.read(inputs, settings=settings)
+        if pin_memory and mask_features is None:
+            inputs = pinned_to(self.device, inputs, _ON_HOST)
         return _remark(self.decode(read, inputs, mask_features))
 
     @torch.no_grad()
