@@ -70,8 +70,8 @@ def tiny_config(**kwargs: Any) -> InternVLLiteConfig:
     )
 
 
-def tiny_model(**kwargs: Any) -> InternVLLiteForConditionalGeneration:
-    return asymmetric_(InternVLLiteForConditionalGeneration(tiny_config(**kwargs)))
+def tiny_model(seed: int = 0, **kwargs: Any) -> InternVLLiteForConditionalGeneration:
+    return asymmetric_(InternVLLiteForConditionalGeneration(tiny_config(**kwargs)), seed)
 
 
 def stock_twin(model: Any) -> InternVLForConditionalGeneration:

@@ -74,6 +74,10 @@ class BoxProcessor:
         """(frames, rows, columns) of the visual tokens of every picture, before pruning."""
         return self.chat.visual_token_grids(features)
 
+    def grid_on_picture(self, features: BatchFeature, size: tuple[int, int]) -> Any:
+        """As [`~processor.GuidedProcessorMixin.grid_on_picture`] of the chat model's processor."""
+        return self.chat.grid_on_picture(features, size)
+
     def segmentation_inputs(
         self,
         images: Any = None,
