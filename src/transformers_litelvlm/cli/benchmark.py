@@ -237,18 +237,19 @@ class _Bar(Progress):
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(disable=True)
+        self.bar, self.runs = tqdm(disable=True), 0
 
     def says(self, message: str) -> None:
         self.bar.write(f"  {message} ...", file=sys.stderr)
 
     def expects(self, runs: int, seconds_of_one: float, seconds: float) -> None:
         one = f"{1000 * seconds_of_one:.0f} ms" if seconds_of_one < 1 else f"{seconds_of_one:.1f} s"
-        estimate = f"an estimate: {runs} runs of the model, and an unpruned one takes {one}"
-        self.bar.write(f"  expected duration: about {_duration(seconds)} ({estimate})", file=sys.stderr)
-        self.bar = type(self.bar)(total=runs, unit="run", leave=False)
+        estimate = f"an estimate: {runs - self.runs} more runs of the model, and one takes {one} on average"
+        self.bar.write(f"  expected duration from now on: about {_duration(seconds)} ({estimate})", file=sys.stderr)
+        self.bar = type(self.bar)(total=runs, initial=self.runs, unit="run", leave=False)
 
     def ran(self, runs: int = 1) -> None:
+        self.runs += runs
         self.bar.update(runs)
 
     def reached(self, runs: int) -> None:
