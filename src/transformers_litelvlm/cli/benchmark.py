@@ -108,7 +108,11 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
     )
     parser.add_argument(
-        "--warmup", type=_count, default=1, metavar="N", help="untimed runs of each before (default: 1)"
+        "--warmup",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="untimed runs of each before (default: 1); with 0, still one that counts operations",
     )
     parser.add_argument(
         "--new-tokens", type=positive_int, default=8, metavar="N", help="generated tokens that time one (default: 8)"
