@@ -4,9 +4,10 @@ Importing this package registers its own classes with the Auto classes and its o
 """
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models import llava_lite, qwen2_5_vl_lite, qwen3_5_lite, qwen3_vl_lite
+from transformers_litelvlm.models import internvl_lite, llava_lite, qwen2_5_vl_lite, qwen3_5_lite, qwen3_vl_lite
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation
-from transformers_litelvlm.models.llava_lite import *  # noqa: F403 - families say themselves what is public of them
+from transformers_litelvlm.models.internvl_lite import *  # noqa: F403 - families say themselves what is public
+from transformers_litelvlm.models.llava_lite import *  # noqa: F403
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation, BoxSegmentationOutput
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
@@ -57,6 +58,7 @@ __all__ = [
     "register_pruner",
     "resolve_budget",
 ]
+__all__ += internvl_lite.__all__
 __all__ += llava_lite.__all__
 __all__ += qwen2_5_vl_lite.__all__
 __all__ += qwen3_5_lite.__all__

@@ -373,7 +373,7 @@ def test_media_encoded_once_serve_several_calls(family, model):
     for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if name not in inputs:
             continue
-        media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw")}
+        media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw", "num_tiles")}
         rows = slice(2, 3) if modality == "video" else slice(0, 2 if "video_grid_thw" in inputs else 3)
         sentences = {n: v[rows] for n, v in inputs.items() if n.startswith("guidance_")}
         encoded[modality] = getattr(model, f"get_{modality}_features")(**media, **sentences)
@@ -423,9 +423,9 @@ def test_wrong_number_of_placeholders(family, model):
 def test_guidance_that_is_missing(family, model):
     set_pruning(model)
     with pytest.raises(ValueError, match="`guidance_input_ids` is None.*`expressions="):
-        model(**family.inputs())
+        model(**family.unguided_inputs())
     set_pruning(model, method="random")
-    assert [len(indices) for indices in retained(model(**family.inputs()))] == [BUDGET] * 3
+    assert [len(indices) for indices in retained(model(**family.unguided_inputs()))] == [BUDGET] * 3
 
 
 def test_a_second_turn_on_the_cache_of_a_pruned_prompt_says_what_to_do(family, model):

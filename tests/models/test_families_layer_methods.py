@@ -181,7 +181,7 @@ def test_hidden_states_are_those_of_stock_layers_with_masks(
 ):
     set_pruning(family, model, name, options, position_ids=positions, token_order="raster")
     recorded = Recorded(monkeypatch, model)
-    inputs = family.inputs(side)
+    inputs = family.unguided_inputs(side)
     model.set_attn_implementation(attention)
     output = model.model(**inputs)
     model.set_attn_implementation("sdpa")
@@ -209,7 +209,7 @@ def test_every_decoding_step_is_that_of_stock_layers_with_masks(
 ):
     set_pruning(family, model, name, options, position_ids=positions, token_order="raster")
     recorded = Recorded(monkeypatch, model)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     output = model.model(**inputs)
     merges = merges_of(family, stock, recorded, inputs)
     generated = model.generate(
@@ -259,8 +259,8 @@ def test_later_layers_cache_fewer_bytes(family, model, stock, name, options):
 @torch.no_grad()
 def test_a_batch_is_its_rows_and_left_padding_does_not_matter(family, model, name, options, positions):
     set_pruning(family, model, name, options, position_ids=positions)
-    together = model(**family.inputs())
-    new = model.generate(**family.inputs(), max_new_tokens=4, **GREEDY)[:, -4:]
+    together = model(**family.unguided_inputs())
+    new = model.generate(**family.unguided_inputs(), max_new_tokens=4, **GREEDY)[:, -4:]
     seen = dict.fromkeys(family.modalities, 0)
     for index in range(len(family.rows)):
         inputs = family.row(index)
@@ -282,7 +282,7 @@ def test_a_batch_is_its_rows_and_left_padding_does_not_matter(family, model, nam
 def test_beams_and_samples(family, model, name, options):
     """Several images in a row, expanded for beams, whose caches are reordered."""
     set_pruning(family, model, name, options)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     beams = {**GREEDY, "max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3}
     sequences = model.generate(**inputs, **beams)
     for row in range(len(family.rows)):
@@ -316,7 +316,7 @@ def test_decoding_by_hand_is_generate(family, model, name, options):
 @torch.no_grad()
 def test_without_a_cache_and_hidden_states(family, model, name, options):
     set_pruning(family, model, name, options)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     cached, uncached = model(**inputs), model(**inputs, use_cache=False, output_hidden_states=True)
     assert uncached.cache is None
     torch.testing.assert_close(cached.logits, uncached.logits)
@@ -332,7 +332,7 @@ def test_without_a_cache_and_hidden_states(family, model, name, options):
 @METHOD
 def test_labels_and_columns_are_those_of_the_whole_prompt(family, model, name, options):
     set_pruning(family, model, name, options)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     placeholders = torch.tensor([getattr(model.config, f"{modality}_token_id") for modality in family.modalities])
     ignored = torch.isin(inputs["input_ids"], placeholders) | (inputs["attention_mask"] == 0)
     labels = inputs["input_ids"].masked_fill(ignored, -100)
@@ -350,10 +350,10 @@ def test_labels_and_columns_are_those_of_the_whole_prompt(family, model, name, o
 @METHOD
 @torch.no_grad()
 def test_a_budget_of_all_tokens_is_the_stock_model(family, model, stock, name, options):
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     set_pruning(family, model, name, options, budget=family.largest_budget)
     assert torch.equal(model(**inputs).logits, stock(**inputs).logits)
-    expected = stock.generate(**inputs, max_new_tokens=3, **GREEDY)
+    expected = stock.generate(**family.inputs(), max_new_tokens=3, **GREEDY)
     assert torch.equal(model.generate(**inputs, max_new_tokens=3, **GREEDY), expected)
 
 
@@ -362,7 +362,7 @@ def test_a_budget_of_all_tokens_is_the_stock_model(family, model, stock, name, o
 def test_the_cache_goes_on_after_the_config_changed_and_after_a_crop(family, model, name, options):
     """What a cache holds is known by the cache: switching pruning off does not change how its text goes on."""
     set_pruning(family, model, name, options)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     new = torch.tensor([[20, 21], [22, 23], [24, 25]])
 
     def two_more(cache, ids):
@@ -386,7 +386,7 @@ EACH = pytest.mark.parametrize("family", family_params(INSIDE), ids=lambda famil
 @torch.no_grad()
 def test_a_ratio_keeps_a_share_of_every_image(family, model, stock):
     set_pruning(family, model, "fastv", {"layer": 1}, budget=None, retention_ratio=0.25)
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     output = model(**inputs)
     for modality, tokens in family.all_tokens(stock, inputs).items():
         assert [len(rows) for rows in getattr(output, INDICES[modality])] == [len(rows) // 4 for rows in tokens]
@@ -396,11 +396,11 @@ def test_a_ratio_keeps_a_share_of_every_image(family, model, stock):
 @torch.no_grad()
 def test_media_encoded_once_serve_several_calls(family, model):
     set_pruning(family, model, "fastv", {"layer": 1})
-    inputs, encoded = family.inputs(), {}
+    inputs, encoded = family.unguided_inputs(), {}
     expected = model(**inputs).logits
     for modality, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if name in inputs:
-            media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw")}
+            media = {n: v for n, v in inputs.items() if n in (name, f"{modality}_grid_thw", "num_tiles")}
             encoded[modality] = getattr(model, f"get_{modality}_features")(**media)
             inputs.pop(name)
     assert torch.equal(model(**inputs, mm_encoder_outputs=encoded).logits, expected)
@@ -429,7 +429,7 @@ def test_guesses_behind_the_prompt_are_refused(family, model, stock):
 @torch.no_grad()
 def test_caches_that_do_not_fit(family, model):
     set_pruning(family, model, "fastv", {"layer": 1})
-    inputs = family.inputs()
+    inputs = family.unguided_inputs()
     with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
         model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
     with pytest.raises(ValueError, match="needs a DynamicCache of full attention.*StaticCache"):
@@ -467,7 +467,7 @@ class Asked:
 def test_attention_is_that_of_the_stock_layer(monkeypatch, family, model, stock, side):
     """Rows of upstream's eager attention, with its own positions, for images of every size in a padded batch."""
     set_pruning(family, model, "fastv", {"layer": 2}, budget=5)
-    asked, inputs = Asked(monkeypatch), family.inputs(side)
+    asked, inputs = Asked(monkeypatch), family.unguided_inputs(side)
     output = model(**inputs)
     eager = family.stock(model)
     eager.set_attn_implementation("eager")

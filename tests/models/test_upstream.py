@@ -107,8 +107,8 @@ def test_the_package_imports_without_any_warning():
 # Arguments of methods that upstream has too, which are ours.
 GUIDANCE = {"guidance_input_ids", "guidance_attention_mask", "guidance_pixel_values", "pruning_config"}
 OURS = {
-    "forward": GUIDANCE,
-    "get_image_features": GUIDANCE,
+    "forward": {*GUIDANCE, "num_tiles"},
+    "get_image_features": {*GUIDANCE, "num_tiles"},
     "get_video_features": GUIDANCE,
     "from_pretrained": {"output_loading_info", "guidance_model", "guidance_tokenizer", *PRUNING_KEYWORDS},
     "__call__": {"expressions"},

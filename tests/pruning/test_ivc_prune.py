@@ -115,7 +115,7 @@ def test_what_stays_is_that_of_plain_loops(family, layer, foreground):
     model.config.pruning_config = PruningConfig(
         method="ivc_prune", budget=7, method_options={"layer": layer, "foreground": foreground}
     )
-    together = model(**family.inputs())  # a padded batch
+    together = model(**family.unguided_inputs())  # a padded batch
     counts = dict.fromkeys(family.modalities, 0)
     for row in range(2):
         inputs = {name: value for name, value in family.row(row).items() if not name.startswith("guidance_")}
@@ -146,7 +146,7 @@ def test_scores_do_not_depend_on_padding(monkeypatch, family, side):
     monkeypatch.setattr(PruningConfig, "build", lambda config: Built(Recording(layer=2), None, ({}, None)))
     model = family.model(4)
     model.config.pruning_config = PruningConfig(method="ivc_prune", budget=7)
-    model(**family.inputs(side))
+    model(**family.unguided_inputs(side))
     together = dict(scores)
     scores.clear()
     for row in range(2):

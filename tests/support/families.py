@@ -14,6 +14,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from tests.support import tiny_internvl as internvl
 from tests.support import tiny_llava as llava
 from tests.support import tiny_qwen2_5_vl as qwen
 from tests.support import tiny_qwen3_5, tiny_qwen3_vl
@@ -21,6 +22,10 @@ from tests.support import toy_internvl as toy
 from tests.support.matrix import matrix
 from tests.support.random_weights import asymmetric_
 from transformers_litelvlm import (
+    InternVLLiteConfig,
+    InternVLLiteForConditionalGeneration,
+    InternVLLiteModel,
+    InternVLLiteProcessor,
     LlavaLiteConfig,
     LlavaLiteForConditionalGeneration,
     LlavaLiteModel,
@@ -49,6 +54,7 @@ class Family:
     has_class_token: bool = False  # of the vision tower
     tiny: Any = None  # of Qwen's families: models and processors
     is_recurrent: bool = False  # the decoder has recurrent layers, so no method works inside it
+    takes_clip: bool = True  # a CLIP's tokenizer for guidance, of its tower or of one beside the model
     is_quick: bool = True  # else `make test` leaves it out: most of its code is that of another family
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
@@ -85,8 +91,12 @@ class Family:
         """A whole checkpoint, model and processor, for text answers."""
         raise NotImplementedError
 
+    def unguided_inputs(self, side: str = "left") -> Inputs:
+        """What our model takes without sentences."""
+        return self.inputs(side)
+
     def lite_inputs(self, side: str = "left", num_expressions: int = 2) -> Inputs:
-        return {**self.inputs(side), **self.guidance(num_expressions)}
+        return {**self.unguided_inputs(side), **self.guidance(num_expressions)}
 
     def stock(self, model: Any) -> Any:
         """The stock class with the weights of `model`."""
@@ -329,6 +339,78 @@ QWEN3_5 = of_qwen(Qwen3Family, "qwen3_5", tiny_qwen3_5.QWEN3_5, is_recurrent=Tru
 QWEN3_5_MOE = of_qwen(Qwen3Family, "qwen3_5_moe", tiny_qwen3_5.QWEN3_5_MOE, is_recurrent=True, is_quick=False)
 
 
+class InternVLFamily(LlavaFamily):
+    """Images of one tile, of three, and of two, in this order over the rows; 16 visual tokens each."""
+
+    tiles: ClassVar[tuple[int, ...]] = (1, 3, 2)
+    rows: ClassVar[tuple] = (
+        [10, ("image", 16), 11, ("image", 48), 12, 13],
+        [14, ("image", 32), 15, 16, 17],
+        [18, 19],
+    )
+    sizes: ClassVar[frozenset[int]] = frozenset({48, 16, 32})
+
+    def _config(self, **kwargs):
+        return internvl.tiny_config(**kwargs)
+
+    def stock(self, model):
+        return internvl.stock_twin(model)
+
+    def _prompt(self, *rows, side="left"):
+        text = qwen.prompt(*rows, padding_side=side)  # with the id of its images
+        return {"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
+
+    def inputs(self, side="left"):
+        return {**self._prompt(*self.rows, side=side), "pixel_values": internvl.random_tiles(sum(self.tiles))}
+
+    def unguided_inputs(self, side="left"):
+        return {**self.inputs(side), "num_tiles": torch.tensor(self.tiles)}
+
+    def guidance(self, num_expressions=2):
+        return qwen.random_guidance(len(self.tiles), num_expressions, seed=1)
+
+    def row(self, index):
+        alone = self._prompt(self.rows[index])
+        if index == 2:
+            return alone
+        whole, (images, tiles) = self.lite_inputs(), ((slice(0, 2), slice(0, 4)), (slice(2, 3), slice(4, 6)))[index]
+        media = {name: value[images] for name, value in whole.items() if name not in (*alone, "pixel_values")}
+        return {**alone, **media, "pixel_values": whole["pixel_values"][tiles]}
+
+    def features(self, model, inputs):
+        further = {n: v for n, v in inputs.items() if n.startswith("guidance_") or n == "num_tiles"}
+        return {internvl.IMAGE: _of_features(model.get_image_features(inputs["pixel_values"], **further))}
+
+    def all_tokens(self, stock, inputs):
+        tokens = stock.get_image_features(inputs["pixel_values"]).pooler_output
+        tiles = inputs.get("num_tiles", torch.tensor(self.tiles)).tolist()
+        return {"image": [of_image.flatten(0, 1) for of_image in tokens.split(tiles)]}
+
+    def save(self, folder, **kwargs):
+        internvl.tiny_model(**kwargs).save_pretrained(folder)
+        internvl.tiny_processor().save_pretrained(folder)
+        return str(folder)
+
+    def prompt(self, question):
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        return internvl.tiny_processor().apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+INTERNVL = InternVLFamily(
+    name="internvl",
+    config_class=InternVLLiteConfig,
+    model_class=InternVLLiteForConditionalGeneration,
+    base_class=InternVLLiteModel,
+    processor_class=InternVLLiteProcessor,
+    stock_class=InternVLForConditionalGeneration,
+    stock_config_class=InternVLConfig,
+    policies=LLAVA.policies,
+    largest_budget=48,
+    tiny=internvl,
+    takes_clip=False,
+)
+
+
 # Every test in tests/models/test_families_*.py runs for each of these.
 class ToyFamily(LlavaFamily):
     """Prompts and pixels are those of the tiny LLaVA."""
@@ -353,11 +435,14 @@ TOY = ToyFamily(
     stock_config_class=InternVLConfig,
     policies=LLAVA.policies,
     largest_budget=llava.NUM_TOKENS,
+    is_quick=False,  # InternVL in the package is
 )
 
-FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE]
+FAMILIES = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE, INTERNVL]
 # One of each kind of code: the others differ in what transformers does alone, such as experts.
-KINDS = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_5]
+KINDS = [LLAVA, QWEN2_5_VL, QWEN3_VL, QWEN3_5, INTERNVL]
+# Those whose sentences may be in a CLIP's tokens.
+WITH_CLIP = [family for family in KINDS if family.takes_clip]
 # With the toy, which has no processor and no checkpoints: for tests of models alone.
 MODELS = [*FAMILIES, TOY]
 # Where methods inside the language model are defined.

@@ -59,7 +59,13 @@ class AnalysedImage:
         self.masks = list(self.targets.cpu().numpy())
         if self.sentences:
             self.shared: SharedEncodings = self.segmenter.encode(self.image, self.sentences)
-            self.grid: tuple[int, int] = self.shared.encoded.grids[0][1:]
+            tiles, rows, columns = self.shared.encoded.grids[0]
+            if tiles != 1:
+                raise ValueError(
+                    f"An image is in {tiles} tiles, and an analysis needs one raster of visual tokens: set "
+                    "`processor.image_processor.max_patches = 1`."
+                )
+            self.grid = (rows, columns)
 
     # ---- scores -----------------------------------------------------------------------------------------------------
 

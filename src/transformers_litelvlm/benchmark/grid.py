@@ -25,11 +25,8 @@ from transformers_litelvlm.models.quantization import quantization_config, quant
 
 
 FORMAT = 1
-CANNOT = (
-    ValueError,
-    NotImplementedError,
-    torch.OutOfMemoryError,
-)  # of a point that a method, or the device, cannot do
+# Of a point that a method, or the device, cannot do.
+CANNOT = (ValueError, NotImplementedError, torch.OutOfMemoryError)
 
 
 class BenchmarkStopped(KeyboardInterrupt):

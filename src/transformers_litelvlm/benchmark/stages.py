@@ -160,7 +160,7 @@ class StagedModel:
     def prefill(self, prompt: PrunedPrompt, /, **kwargs: Any) -> Any:
         """The language model on an encoded prompt, as `segment` or `generate` runs it unless `kwargs` differ."""
         if not self.has_masks:
-            inputs = {**prompt.plain_inputs(self.base.takes_one_tensor), "pruning_config": self.pruning}
+            inputs = {**prompt.plain_inputs(), "pruning_config": self.pruning}
             return self.model(**inputs, **{"use_cache": True, "logits_to_keep": 1, **kwargs})
         how = {"output_hidden_states": [-1]} if self.model.reads_before_norm else {}
         return self.base(pruned=prompt, **{"use_cache": False, **how, **kwargs})

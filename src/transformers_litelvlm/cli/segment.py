@@ -124,9 +124,10 @@ def _segment(
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
     inputs = inputs.to(model.device, dtype=model.dtype)
-    _, rows, columns = processor.visual_token_grids(inputs)[0]
-    region = region_of(processor, image.size, (rows, columns))
-    total = rows * columns
+    tiles, rows, columns = processor.visual_token_grids(inputs)[0]
+    total = tiles * rows * columns
+    grid, places = processor.grid_on_picture(inputs, image.size) or ((rows, columns), None)
+    region = region_of(processor, image.size, grid)
     _check_budget(args, model.config, total)
     with torch.inference_mode():
         with bad_input():  # pixels or weights that are not finite
@@ -145,7 +146,7 @@ def _segment(
     names = [mask_file_name(index, sentence) for index, sentence in enumerate(sentences)]
     pictures = {name: Image.fromarray(mask.astype("uint8") * 255) for name, mask in zip(names, masks, strict=True)}
     pictures["overlay.png"] = draw_masks(image, masks, sentences, scores)
-    drawn = draw_selections(image, output, pruning, sentences, (rows, columns), region)
+    drawn = draw_selections(image, output, pruning, sentences, grid, region, places)
     one = len(drawn) == 1  # else a dialogue, and so a selection, for each sentence
     kept_pictures = {f"kept_tokens{'' if one else f'_{row}'}.png": picture for row, picture in enumerate(drawn)}
     with write_atomically(folder, one_run=True) as staging:
@@ -164,7 +165,7 @@ def _segment(
         "why_unpruned": None if is_pruned else _why_unpruned(pruning, total),
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
-        "token_grid": [rows, columns],
+        "token_grid": [tiles * rows, columns],
         "seen_region": _inside(region, image.size),
         "retained_indices": retained,
         "masks": [

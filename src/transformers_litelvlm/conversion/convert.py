@@ -151,7 +151,7 @@ def _write_weights(writer: ShardedWriter, plan: Plan, progress: bool) -> None:
                     if tuple(tensor.shape) != move.info.shape or tensor.dtype != move.info.dtype:
                         raise ConversionError(f"{file}: `{name}` changed during the conversion: start again")
                     try:
-                        writer.write(move.target, tensor, move.row)
+                        writer.write(move.target, move.of(tensor), move.row)
                     except ConversionError as error:
                         raise ConversionError(f"{file}: `{name}`: {error}") from error
                     bar.update(move.info.nbytes)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from transformers_litelvlm.conversion.errors import ConversionError, shortened
 from transformers_litelvlm.conversion.weight_files import TensorInfo
 
@@ -21,12 +23,15 @@ class Rename:
         row: for parameters stored in pieces, the position of this piece along the first dimension (0, 1, ...), usually
             a group such as `\\1`. All pieces of a parameter have the same shape.
         copy: name of a second parameter that gets the same values.
+        split: for several parameters that are stored in one tensor, what stands in place of "*" in their names. Each
+            gets an equal part of the tensor along its first dimension.
     """
 
     pattern: str
     replacement: str
     row: str | None = None
     copy: str | None = None
+    split: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Move:
-    """A source tensor and the parameter (or the piece of one) that it becomes."""
+    """A source tensor and the parameter (or the piece of one) that it becomes.
+
+    Attributes:
+        taken: `(place, count)` if the parameter gets that one of `count` equal parts of the tensor.
+    """
 
     part: Part
     source: str
     info: TensorInfo
     target: str
     row: int | None = None
+    taken: tuple[int, int] = (0, 1)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What the parameter gets of the source tensor."""
+        place, count = self.taken
+        return tensor if count == 1 else tensor.chunk(count)[place]
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,9 @@ def _name(part: Part) -> str:
 def _moves(part: Part, key: str, info: TensorInfo, rule: Rename) -> list[Move]:
     match = re.fullmatch(rule.pattern, key)
     row = None if rule.row is None else int(match.expand(rule.row))
+    if rule.split:
+        count, target = len(rule.split), match.expand(rule.replacement)
+        return [Move(part, key, info, target.replace("*", n), row, (i, count)) for i, n in enumerate(rule.split)]
     names = [rule.replacement] if rule.copy is None else [rule.replacement, rule.copy]
     return [Move(part, key, info, match.expand(name), row) for name in names]
 
@@ -139,8 +157,9 @@ def _checked_target(name: str, shape: tuple[int, ...], moves: list[Move]) -> Ten
         sources = shortened([f"{move.source} ({move.part.label})" for move in moves])
         raise ConversionError(f"{name} is filled by {sources}: exactly one may do so, or pieces 0, 1, ... of it")
     for move in moves:
-        whole = tuple(size * len(moves) if axis == 0 else size for axis, size in enumerate(move.info.shape))
-        if whole != shape:
+        # As long as all parts of the tensor: it may not be a multiple of their number.
+        stored = tuple(size * len(moves) if axis == 0 else size for axis, size in enumerate(move.info.shape))
+        if stored != tuple(size * move.taken[1] if axis == 0 else size for axis, size in enumerate(shape)):
             pieces = "" if rows == [None] else f" and is one of {len(moves)} pieces"
             raise ConversionError(
                 f"{move.info.file or _name(move.part)}: `{move.source}` has the shape {list(move.info.shape)}{pieces},"

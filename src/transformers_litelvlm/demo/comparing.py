@@ -30,7 +30,8 @@ class Comparison:
         model: what the checkpoint is called.
         picture: RGB, upright.
         region: what the visual tokens cover, (left, top, right, bottom) in pixels.
-        job: with the sentences, the grid and the setting.
+        grid, places: of the visual tokens on the picture, see `processor.grid_on_picture`.
+        job: with the sentences and the setting.
         pruned, unpruned: the answers; the same object if the setting prunes nothing.
         ious: of the masks of each sentence with and without pruning; 1 for two empty masks.
     """
@@ -38,6 +39,8 @@ class Comparison:
     model: str
     picture: Image.Image
     region: Region
+    grid: tuple[int, int]
+    places: np.ndarray | None
     job: Job
     pruned: Answer
     unpruned: Answer
@@ -117,11 +120,14 @@ class Comparer:
             unpruned = self._answer(off)
             is_on = job.pruning.resolve(job.grid[0] * job.grid[1]) is not None
             pruned = self._answer(job) if is_on else unpruned
-        picture = read_picture(content, self.limits.max_pixels)
+        picture, processor = read_picture(content, self.limits.max_pixels), self.segmenter.processor
+        grid, places = processor.grid_on_picture(job.inputs, picture.size) or (job.grid, None)
         return Comparison(
             model=self.model,
             picture=picture,
-            region=region_of(self.segmenter.processor, picture.size, job.grid),
+            region=region_of(processor, picture.size, grid),
+            grid=grid,
+            places=places,
             job=job,
             pruned=pruned,
             unpruned=unpruned,

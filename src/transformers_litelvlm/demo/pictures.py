@@ -10,6 +10,7 @@ from transformers_litelvlm.data import generate_scene
 from transformers_litelvlm.demo.comparing import Comparison
 from transformers_litelvlm.serving.segmenter import Answer
 from transformers_litelvlm.visualization import draw_masks, draw_retained_tokens, side_by_side
+from transformers_litelvlm.visualization.tiles import kept_on_picture
 
 
 # Scenes of the test split, which the bundled checkpoint was not trained on, and how many of their sentences.
@@ -24,11 +25,9 @@ def draw_answer(comparison: Comparison, answer: Answer) -> Image.Image:
 
 def draw_kept(comparison: Comparison) -> Image.Image:
     """The kept tokens over the picture, with the contours of the masks; one drawing for each dialogue."""
-    job, answer = comparison.job, comparison.pruned
-    drawings = [
-        draw_retained_tokens(comparison.picture, kept, job.grid, comparison.region, answer.masks, None, job.sentences)
-        for kept in answer.kept
-    ]
+    answer, places = comparison.pruned, comparison.places
+    shown = (comparison.grid, comparison.region, answer.masks, None, comparison.job.sentences)
+    drawings = [draw_retained_tokens(comparison.picture, kept_on_picture(k, places), *shown) for k in answer.kept]
     return drawings[0] if len(drawings) == 1 else side_by_side(drawings, columns=2)
 
 

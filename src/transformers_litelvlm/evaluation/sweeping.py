@@ -111,7 +111,8 @@ class SweepSegmenter:
     @cached_property
     def _probe(self) -> SharedEncodings:
         vision = self.model.config.vision_config
-        side = PROBE_SIDE * vision.patch_size * getattr(vision, "spatial_merge_size", 1)
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else max(vision.patch_size)
+        side = PROBE_SIDE * patch * getattr(vision, "spatial_merge_size", 1)
         return self.encode(Image.new("RGB", (side, side)), [VideoExpression("probe", "object")])
 
     @torch.no_grad()  # not inference mode: an analysis takes gradients later

@@ -40,6 +40,7 @@ class PrunedModelMixin:
 
     Attributes:
         media_arguments: by modality, the arguments of `get_image_features` (`get_video_features`), pixels first.
+        own_media_arguments: those of `media_arguments` that upstream does not have.
         further_arguments: what else of `forward` belongs to the prompt.
         guidance_arguments: what guides the selection.
         output_class: of `forward`.
@@ -48,6 +49,7 @@ class PrunedModelMixin:
     """
 
     media_arguments: ClassVar[dict[str, tuple[str, ...]]]
+    own_media_arguments: ClassVar[tuple[str, ...]] = ()
     further_arguments: ClassVar[tuple[str, ...]] = ()
     guidance_arguments: ClassVar[tuple[str, ...]] = SENTENCE_ARGUMENTS
     output_class: ClassVar[type]
@@ -77,6 +79,7 @@ class PrunedModelMixin:
 
     def upstream_features(self, modality: str, arguments: dict[str, Any]) -> Any:
         """What upstream's `get_image_features` or `get_video_features` returns; no method of ours is called."""
+        arguments = {name: value for name, value in arguments.items() if name not in self.own_media_arguments}
         return getattr(super(), f"get_{modality}_features")(**arguments, return_dict=True)
 
     def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
@@ -173,7 +176,7 @@ class PrunedModelMixin:
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
-            inputs = prompt.plain_inputs(takes_one_tensor=True) if self.takes_one_tensor else prompt.inputs
+            inputs = prompt.inputs_with_one_tensor() if self.takes_one_tensor else prompt.inputs
             output = upstream(self, **inputs, return_dict=True, **others)
         elif output is None:
             output = dict(self.language_model(**embed_prompt(self, prompt, cache), return_dict=True, **others))

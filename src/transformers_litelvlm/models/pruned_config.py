@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.models.upstream import SubConfigSpec
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import get_pruner
 from transformers_litelvlm.utils.messages import did_you_mean, quoted
@@ -73,6 +74,12 @@ class PrunedConfigMixin(InstalledCodeMixin):
     pruning_config: Any
     vision_config: Any
 
+    # Of each class, what it adds to those of the classes before it.
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "pruning_config": SubConfigSpec(config_class=PruningConfig)
+    }
+    sub_configs: ClassVar[dict[str, type]]
+
     # Trainer joins what evaluation batches return, and features of pictures of different size cannot be joined.
     keys_to_ignore_at_inference = ["cache", "image_outputs", "video_outputs"]
     # For model cards: what the family is called, and arguments of the image-text-to-text pipeline that ask something.
@@ -88,6 +95,19 @@ class PrunedConfigMixin(InstalledCodeMixin):
     has_class_token: ClassVar[bool] = False
     # Why methods inside the language model are not defined, as part of a message; `None` where they are.
     why_none_inside: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # A new mapping: that of upstream's class is shared with every stock model.
+        specs: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            specs |= vars(base).get("sub_configs_defaults", {})
+        cls.sub_configs_defaults = specs
+        # Upstream hands dtypes and attention kernels to every config listed here; these have neither.
+        own = ("pruning_config", "grounding_config")
+        cls.sub_configs = {
+            name: getattr(spec, "config_class", spec) for name, spec in specs.items() if name not in own
+        }
+        super().__init_subclass__(**kwargs)
 
     @property
     def num_visual_tokens(self) -> int | None:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoConfig, CLIPConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel
 
-from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedHeadMixin, PrunedModelMixin
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid
 from transformers_litelvlm.models.guidance.qwen_tower import GUIDANCE, token_grids
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
-from transformers_litelvlm.models.masks.grounding import GroundingConfig
 from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.per_thread import PerThread
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
@@ -59,29 +57,14 @@ class QwenVLConfigMixin(PrunedConfigMixin):
     default_token_order: ClassVar[str] = "raster"
     default_position_ids: ClassVar[str] = "original"
 
-    # Added to those of upstream's class.
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "pruning_config": SubConfigSpec(config_class=PruningConfig),
-        "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True),
+        "guidance_config": SubConfigSpec(config_class=CLIPConfig, optional=True)
     }
-    sub_configs: ClassVar[dict[str, type]]
 
     pruning_config: dict | PreTrainedConfig | None = None
     guidance: str = "intrinsic"
     guidance_model: str = "openai/clip-vit-large-patch14-336"
     guidance_config: dict | PreTrainedConfig | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        # A new mapping, with what the class itself adds: that of upstream's class is shared with every stock model.
-        specs: dict[str, SubConfigSpec] = {}
-        for base in reversed(cls.__mro__):
-            specs |= vars(base).get("sub_configs_defaults", {})
-        cls.sub_configs_defaults = specs
-        # Upstream hands dtypes and attention kernels to every config listed here; these have neither.
-        own = ("pruning_config", "grounding_config")
-        parts = cls.sub_configs_defaults.items()
-        cls.sub_configs = {name: spec.config_class for name, spec in parts if name not in own}
-        super().__init_subclass__(**kwargs)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "guidance" and value not in GUIDANCE:
@@ -100,27 +83,6 @@ class QwenVLConfigMixin(PrunedConfigMixin):
                 "picture (and in time), and renumbering them would erase the places. Use 'original', or None. The "
                 "preset 'faithful' asks for compact positions, too."
             )
-
-
-@dataclass(init=False, repr=False, eq=False, kw_only=True)
-class GroundedConfigMixin(QwenVLConfigMixin):
-    """For configs of families with masks.
-
-    Args:
-        mask_config (`PreTrainedConfig` or `dict`, *optional*): the mask decoder, a `Sam2VideoConfig` unless its
-            `model_type` says otherwise; `None` for models without masks.
-        seg_token_id (`int`, *optional*): id of the token that stands for a mask.
-        grounding_config (`GroundingConfig` or `dict`, *optional*): how its states become masks.
-    """
-
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2_video", optional=True),
-        "grounding_config": SubConfigSpec(config_class=GroundingConfig, optional=True),
-    }
-
-    mask_config: dict | PreTrainedConfig | None = None
-    seg_token_id: int | None = None
-    grounding_config: dict | PreTrainedConfig | None = None
 
 
 @dataclass

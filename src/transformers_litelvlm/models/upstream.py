@@ -56,6 +56,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, str_to_torch_dt
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.clip.modeling_clip import eager_attention_forward as clip_eager_attention
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.llama.modeling_llama import rotate_half
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm, apply_rotary_pos_emb_vision
@@ -138,6 +139,7 @@ __all__ = [
     "deprecate_kwarg",
     "extract_commit_hash",
     "get_checkpoint_conversion_mapping",
+    "get_optimal_tiled_canvas",
     "get_vision_position_ids",
     "get_vision_window_index",
     "make_batched_metadata",

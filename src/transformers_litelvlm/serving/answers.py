@@ -42,7 +42,7 @@ class SegmentAnswer(BaseModel):
     height: int
     masks: list[SentenceMask]
     method: str | None = Field(description="the pruning method; null if nothing was pruned")
-    token_grid: list[int] = Field(description="rows and columns of the visual tokens before pruning")
+    token_grid: list[int] = Field(description="rows and columns of the visual tokens before pruning, tile below tile")
     num_visual_tokens: int
     retained_indices: list[list[int]] = Field(description="kept tokens of each dialogue, counted row by row from 0")
     batch_size: int = Field(description="requests that shared the call of the model")

@@ -46,7 +46,7 @@ class Job:
         key: of the picture, by its pixels.
         sentences: what to find.
         size: width and height of the picture.
-        grid: rows and columns of its visual tokens, before pruning.
+        grid: rows and columns of its visual tokens, before pruning; of an image in tiles, one tile below the other.
         prepared_ms: reading and preparing the picture.
         shared_settings: what a call of the model needs of the settings; equal for jobs that may share one.
         may_share: whether it may be answered together with others at all.
@@ -153,14 +153,14 @@ class Segmenter:
             settings = self.model.model.settings(pruning)
             picture = read_picture(request.image, self.limits.max_pixels)
             inputs = self.processor.segmentation_inputs(images=[picture], expressions=[request.sentences])
-        _, rows, columns = self.processor.visual_token_grids(inputs)[0]
+        tiles, rows, columns = self.processor.visual_token_grids(inputs)[0]
         return Job(
             inputs=dict(inputs),
             pruning=pruning,
             key=digest_of(picture),
             sentences=request.sentences,
             size=picture.size,
-            grid=(rows, columns),
+            grid=(tiles * rows, columns),
             prepared_ms=milliseconds_since(start),
             shared_settings=_shared_settings(pruning, settings),
             may_share=self._may_share(settings),

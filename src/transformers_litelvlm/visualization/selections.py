@@ -12,6 +12,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.visualization.colours import GREY, mask_colour
 from transformers_litelvlm.visualization.layout import LegendEntry, side_by_side, to_array
 from transformers_litelvlm.visualization.scores import draw_scores
+from transformers_litelvlm.visualization.tiles import kept_on_picture, on_picture
 from transformers_litelvlm.visualization.tokens import Region, draw_retained_tokens
 
 
@@ -30,6 +31,7 @@ def draw_selections(
     sentences: Sequence[str],
     grid: tuple[int, int],
     region: Region | None = None,
+    places: np.ndarray | None = None,
 ) -> list[Image.Image]:
     """
     Draws what was kept of one image, with the method and the budget, and the scores if the method has some.
@@ -42,12 +44,15 @@ def draw_selections(
         grid (`tuple[int, int]`): (rows, columns) of visual tokens.
         region (`tuple[float, float, float, float]`, *optional*): What the vision tower saw, (left, top, right, bottom)
             in pixels of the image, see [`seen_region`]. Defaults to the whole image.
+        places (`np.ndarray`, *optional*): The place of each visual token in the grid, -1 for none, where they are not
+            in its order: of images in tiles, see `processor.grid_on_picture`. Then it is not shown which sentence
+            chose a token: that was decided in each tile.
 
     Returns:
         `list[PIL.Image.Image]`: One drawing for each dialogue: usually there is one about all sentences.
     """
     masks = to_array(output.masks[0])
-    total = grid[0] * grid[1]
+    total = grid[0] * grid[1] if places is None else len(places)
     if output.retained_indices is None:
         picture = draw_retained_tokens(image, None, grid, region, masks, None, sentences)
         return [side_by_side([picture], f"unpruned, all {total} visual tokens")]
@@ -57,19 +62,22 @@ def draw_selections(
     count = len(output.retained_indices)
     for row in range(count):
         asked = range(len(sentences)) if count == 1 else [row]  # a dialogue about all, or one for each
-        kept, similarity = to_array(output.retained_indices[row]), _row(output.similarity, row)
+        indices, similarity = to_array(output.retained_indices[row]), _row(output.similarity, row)
+        kept = kept_on_picture(indices, places)
         shown = [mask & (index in asked) for index, mask in enumerate(masks)]
         labels = [sentence if index in asked else None for index, sentence in enumerate(sentences)]
-        chosen = _chosen_by(pruning, output, row, asked, total)
-        weights = None if output.merge_weights is None else output.merge_weights[row]
+        chosen = _chosen_by(pruning, output, row, asked, total) if places is None else None
+        weights = None if output.merge_weights is None else on_picture(output.merge_weights[row], grid, places)
         pictures = [draw_retained_tokens(image, kept, grid, region, shown, weights, labels, chosen)]
         for index, scores in zip(asked, [] if similarity is None else similarity):
             label = LegendEntry(mask_colour(index), f"{index}  {name} with “{sentences[index]}”", "framed: kept")
+            scores = on_picture(scores, grid, places)
             pictures.append(draw_scores(image, scores, grid, region, kept, shown[index], label))
         if (context := _row(output.context_scores, row)) is not None:
             label = LegendEntry(GREY, pruner.context_name, "framed: kept")
+            context = on_picture(context, grid, places)
             pictures.append(draw_scores(image, context, grid, region, kept, None, label))
-        title = f"{_describe(pruning)}, {len(kept)} of {total} visual tokens"
+        title = f"{_describe(pruning)}, {len(indices)} of {total} visual tokens"
         drawings.append(side_by_side(pictures, title, columns=2 if len(pictures) == 4 else 3))
     return drawings
 

@@ -577,7 +577,7 @@ def test_round_trip(folder, variant, model, processor, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "internvl_chat", "text_config": None, "llm_config": {}}, "of InternVL: only Sa2VA of Qwen"),
+        ({"model_type": "internvl_chat", "text_config": None, "llm_config": {}}, "an InternVL without masks"),
         ({"sam2_config": "x", "model_type": "pixel_qwen2_5_vl", "text_config": None}, "convert unipixel"),
         ({"mm_vision_tower": "clip", "model_type": "llava", "text_config": None}, "convert glamm"),
         ({"model_type": "qwen2_5_vl"}, "stock Qwen model"),

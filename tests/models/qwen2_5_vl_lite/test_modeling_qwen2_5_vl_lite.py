@@ -26,7 +26,7 @@ from tests.support.tiny_qwen2_5_vl import (
 from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.frames import spread_budget
-from transformers_litelvlm.models.guidance.qwen_tower import QUERY_CHUNK, attention_received
+from transformers_litelvlm.models.guidance.intrinsic import QUERY_CHUNK, attention_received
 from transformers_litelvlm.pruning import get_pruner, list_pruners
 from transformers_litelvlm.pruning.layers import LayerPruner
 
@@ -334,9 +334,9 @@ def test_memory_of_the_context_score_is_linear():
 
 
 def test_a_tower_without_a_class_token_says_so(model):
-    from transformers_litelvlm.models.guidance.qwen_tower import IntrinsicEvidence
+    from transformers_litelvlm.models.guidance.qwen_tower import QwenTowerEvidence
 
-    evidence = IntrinsicEvidence(model.model.visual, 2, None, torch.zeros(1, 4, 48), (2, 2), torch.zeros(1, 4, 4, 32))
+    evidence = QwenTowerEvidence(model.model.visual, 2, torch.zeros(1, 4, 4, 32), None, torch.zeros(1, 4, 48), (2, 2))
     with pytest.raises(ValueError, match="no class token"):
         evidence.class_attention()
 

@@ -12,7 +12,8 @@ from tests.support.qwen2_5_vl_media import (
 )
 from tests.support.tiny_qwen2_5_vl import random_media, stock_twin, tiny_clip, tiny_model
 from transformers_litelvlm import PruningConfig
-from transformers_litelvlm.models.guidance.qwen_tower import QUERY_CHUNK, IntrinsicEvidence
+from transformers_litelvlm.models.guidance.intrinsic import QUERY_CHUNK
+from transformers_litelvlm.models.guidance.qwen_tower import QwenTowerEvidence
 from transformers_litelvlm.pruning import build_pruner
 
 
@@ -163,7 +164,7 @@ def test_memory_is_linear_in_the_number_of_patches(model):
     for height in (12, 25, 50):
         number = height * 20
         states = torch.randn(1, number, 4, 32)
-        evidence = IntrinsicEvidence(model.model.visual, 2, None, torch.randn(1, number, 48), (height, 20), states)
+        evidence = QwenTowerEvidence(model.model.visual, 2, states, None, torch.randn(1, number, 48), (height, 20))
         with LargestTensor() as mode, torch.no_grad():
             assert build_pruner("visionzip").select(evidence, 40).indices.shape == (1, 40)
         largest.append(mode.elements)

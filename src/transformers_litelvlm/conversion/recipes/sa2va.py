@@ -1,4 +1,5 @@
-"""Sa2VA of Qwen (ByteDance/Sa2VA-Qwen2_5-VL-3B, -7B, -Qwen3-VL-4B) -> one self-contained checkpoint of ours.
+"""Sa2VA of Qwen (ByteDance/Sa2VA-Qwen2_5-VL-3B, -7B, -Qwen3-VL-4B) and of InternVL with a Qwen2.5 decoder (Sa2VA-1B,
+-4B, -InternVL3-2B, -8B, -14B) -> one self-contained checkpoint of ours.
 
 Names and shapes are those of the official classes; what is a constant of their code stands here as a setting. Nothing
 is retrained, and code in the checkpoint is never run.
@@ -12,10 +13,18 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, Qwen
 
 from transformers_litelvlm.conversion.convert import Conversion
 from transformers_litelvlm.conversion.errors import ConversionError
+from transformers_litelvlm.conversion.recipes.internvl import (
+    INTERNVL_RULES,
+    internvl_config,
+    internvl_processor,
+    internvl_tokenizer,
+)
 from transformers_litelvlm.conversion.recipes.sam2 import SAM2_SIZES_NAME, sam2_large, sam2_renames
 from transformers_litelvlm.conversion.recipes.shared import (
     ROTARY,
     Rules,
+    generation_config,
+    make_conversion,
     qwen_conversion,
     read_chat_template,
     read_config,
@@ -23,6 +32,7 @@ from transformers_litelvlm.conversion.recipes.shared import (
 )
 from transformers_litelvlm.conversion.renaming import Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
+from transformers_litelvlm.models.internvl_lite import InternVLLiteForReferringSegmentation
 from transformers_litelvlm.models.masks.grounding import GroundingConfig
 from transformers_litelvlm.models.masks.sam2 import Sam2MaskConfig
 from transformers_litelvlm.models.qwen2_5_vl_lite import (
@@ -68,6 +78,7 @@ VARIANTS = {
     ),
 }
 
+MODEL_TYPE = "sa2va_chat"
 SEG_TOKEN = "[SEG]"
 
 # What follows "<image>" in the official code, which deletes that word. First the one of its evaluation, then those of
@@ -96,14 +107,14 @@ ANSWER_TEMPLATES = (
 # SAM 2 is prompted in, and how SAM 2 sees a picture. Its mean and standard deviation are ImageNet's in bfloat16.
 MIN_PIXELS, MAX_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
 NUM_FRAMES = 5
-GROUNDING_MEDIA = {
+MEDIA = {
     "pictures_as": "image",
     "num_frames": NUM_FRAMES,
     "frames": "first",
-    "first_resize": (28, 4 * 28 * 28, 16384 * 28 * 28),
     "video_question": "\nPlease segment {expression}.",
     "mask_resampling": "bicubic",
 }
+GROUNDING_MEDIA = {**MEDIA, "first_resize": (28, 4 * 28 * 28, 16384 * 28 * 28)}
 MASKS = {
     "blanks_absent": False,
     "num_prompted_frames": NUM_FRAMES,
@@ -114,37 +125,57 @@ MASKS = {
 }
 SAM2_SIDE = 1024
 
+MASK_RULES: Rules = [
+    Rename(r"text_hidden_fcs\.([02])\.(weight|bias)", r"seg_head.\1.\2"),
+    *sam2_renames(r"grounding_encoder\.sam2_model\.", "mask_model."),
+]
 # Both the names that transformers writes since 4.52 and those before.
 RULES: Rules = [
     Rename(r"model\.lm_head\.weight", "lm_head.weight"),
     Rename(r"model\.(?:model\.)?visual\.(.+)", r"model.visual.\1"),
     Rename(r"model\.model\.(?:language_model\.)?((?:embed_tokens|layers|norm)\..+)", r"model.language_model.\1"),
-    Rename(r"text_hidden_fcs\.([02])\.(weight|bias)", r"seg_head.\1.\2"),
-    *sam2_renames(r"grounding_encoder\.sam2_model\.", "mask_model."),
+    *MASK_RULES,
     ROTARY,
 ]
 
 
 def sa2va_conversion(source: CheckpointSource, clip: str | None = None) -> Conversion:
-    """How Sa2VA becomes a [`Qwen2_5_VLLiteForReferringSegmentation`] or [`Qwen3_VLLiteForReferringSegmentation`].
+    """How Sa2VA becomes a [`Qwen2_5_VLLiteForReferringSegmentation`], [`Qwen3_VLLiteForReferringSegmentation`] or
+    [`InternVLLiteForReferringSegmentation`].
 
     Args:
         source: the checkpoint.
-        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`).
-            Default: `guidance="intrinsic"`, without one.
+        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`), of
+            a Qwen model only. Default: without one; the model guides itself.
 
     Raises:
-        ConversionError: if a file is missing, or the config is not one of Sa2VA with a Qwen model.
+        ConversionError: if a file is missing, or the config is not one of Sa2VA with a model that is known.
     """
     published = read_config(source)
+    if published.get("model_type") == MODEL_TYPE and "llm_config" in published:
+        return _of_internvl(source, published, clip)
     variant = variant_of(source, published)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja"):
         source.file(name)  # from the Hub: into the same snapshot
     # Not by the Auto class, which asks to run the code that config.json names.
     tokenizer = Qwen2Tokenizer.from_pretrained(source.path_or_id, revision=source.pinned_revision)
-    config = sa2va_config(source, published, tokenizer.convert_tokens_to_ids(SEG_TOKEN))
+    config = sa2va_config(source, published, seg_token_id_of(source, tokenizer))
     processor = sa2va_processor(source, config, tokenizer)
     return qwen_conversion("Sa2VA", variant.model, config, processor, Part("sa2va", source, RULES), clip)
+
+
+def _of_internvl(source: CheckpointSource, published: dict[str, Any], clip: str | None) -> Conversion:
+    if clip is not None:
+        raise ConversionError("--clip is not for a Sa2VA of InternVL, which always guides itself: leave it out.")
+    tokenizer = internvl_tokenizer(source)
+    # The state of [SEG] is that after the norm: the official code takes the last hidden state of a Qwen2.
+    masks = mask_parts(_sam2_sizes(source), before_norm=False, seg_token_id=seg_token_id_of(source, tokenizer))
+    del masks["tie_word_embeddings"]  # known from the weights
+    config = internvl_config(source, published, tokenizer, **masks)
+    processor = internvl_processor(published, config, tokenizer, **_prompts(config), grounding_media=MEDIA)
+    part = Part("sa2va", source, [*INTERNVL_RULES, *MASK_RULES])
+    model, generation = InternVLLiteForReferringSegmentation, generation_config(config.text_config)
+    return make_conversion("Sa2VA", model, config, processor, [part], generation)
 
 
 def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
@@ -156,10 +187,10 @@ def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
     text = published.get("text_config")
     language_model = text.get("model_type") if isinstance(text, dict) else None
     variant = VARIANTS.get(language_model)
-    if variant is not None and published.get("model_type") == "sa2va_chat":
+    if variant is not None and published.get("model_type") == MODEL_TYPE:
         return variant
     if "llm_config" in published:
-        found = "a Sa2VA, or another model, of InternVL: only Sa2VA of Qwen2.5-VL and Qwen3-VL can be converted"
+        found = "an InternVL without masks; its copies whose names end with -hf need no conversion"
     elif "sam2_config" in published:
         found = "a UniPixel: `litelvlm convert unipixel` converts it"
     elif "mm_vision_tower" in published or "vision_tower" in published:
@@ -167,35 +198,40 @@ def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
     elif variant is not None:
         found = "a stock Qwen model, which needs no conversion, and writes no masks"
     else:
-        found = "no Sa2VA of Qwen2.5-VL or Qwen3-VL"
+        found = "no Sa2VA of Qwen2.5-VL, Qwen3-VL or InternVL"
     raise ConversionError(
         f"{source}/config.json (model_type {published.get('model_type')!r}, language model {language_model!r}) looks "
         f"like {found}."
     )
 
 
-def sa2va_config(source: CheckpointSource, published: dict[str, Any], seg_token_id: int | None) -> PreTrainedConfig:
-    """Our config of a published Sa2VA, from its config.json.
-
-    Args:
-        seg_token_id: what the tokenizer says, for the config does not.
-    """
+def seg_token_id_of(source: CheckpointSource, tokenizer: Any) -> int:
+    """The id of [SEG], which the config does not say. Raises ConversionError if there is none."""
+    seg_token_id = tokenizer.convert_tokens_to_ids(SEG_TOKEN)
     if seg_token_id is None:
         raise ConversionError(f"{source}: the tokenizer has no {SEG_TOKEN}; it is no checkpoint of Sa2VA.")
+    return seg_token_id
+
+
+def _sam2_sizes(source: CheckpointSource) -> dict[str, Any]:
+    return source.read_json(SAM2_SIZES_NAME) or sam2_large(SAM2_SIDE)
+
+
+def sa2va_config(source: CheckpointSource, published: dict[str, Any], seg_token_id: int) -> PreTrainedConfig:
+    """Our config of a published Sa2VA with a Qwen model, from its config.json."""
     variant = variant_of(source, published)
-    sizes = source.read_json(SAM2_SIZES_NAME) or sam2_large(SAM2_SIDE)
     own = {name: value for name, value in published.items() if name not in ("auto_map", "template")}
     own.update(
         model_type=variant.config.model_type,
         architectures=None,
         text_config={**published["text_config"], "architectures": None},
-        **mask_parts(sizes, variant.before_norm, seg_token_id),
+        **mask_parts(_sam2_sizes(source), variant.before_norm, seg_token_id),
     )
     return variant.config.from_dict(own)
 
 
 def mask_parts(sizes: dict[str, Any], before_norm: bool, seg_token_id: int) -> dict[str, Any]:
-    """Fields of a config that make a Qwen model a Sa2VA.
+    """Fields of a config that make a model a Sa2VA.
 
     Args:
         sizes: of its SAM 2.
@@ -229,10 +265,17 @@ def sa2va_processor(source: CheckpointSource, config: Any, tokenizer: Any) -> Pr
         tokenizer=tokenizer,
         video_processor=variant.video_processor(**settings),
         chat_template=read_chat_template(source, tokenizer),
-        mask_image_size=config.mask_config.image_size,
-        question_templates=QUESTION_TEMPLATES,
-        answer_templates=ANSWER_TEMPLATES,
-        seg_token=SEG_TOKEN,
-        normalize_expressions=False,
         grounding_media=GROUNDING_MEDIA,
+        **_prompts(config),
     )
+
+
+def _prompts(config: Any) -> dict[str, Any]:
+    """Arguments of a processor about masks that all variants have."""
+    return {
+        "mask_image_size": config.mask_config.image_size,
+        "question_templates": QUESTION_TEMPLATES,
+        "answer_templates": ANSWER_TEMPLATES,
+        "seg_token": SEG_TOKEN,
+        "normalize_expressions": False,
+    }

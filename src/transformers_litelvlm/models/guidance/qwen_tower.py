@@ -15,89 +15,42 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
-from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
+from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.outputs import MediaFeatures, deepstack_of
 from transformers_litelvlm.models.upstream import apply_rotary_pos_emb_vision, get_vision_position_ids
 from transformers_litelvlm.pruning.base import VisualEvidence
 
 
-# Queries whose attention rows are held at once. A constant, so that memory grows linearly with the number of tokens.
-QUERY_CHUNK = 64
-
-
-class IntrinsicEvidence(VisualEvidence):
-    """Evidence from the model's own parts, for B frames of (h, w) visual tokens each.
-
-    The shared space is that of the language model: visual tokens are compared as they enter it, after the merger, with
-    the mean of the embeddings of a sentence's tokens. The context score of a token is the attention that its patches
-    receive from all patches of their frame in the last vision block that looks at whole frames.
+class QwenTowerEvidence(IntrinsicEvidence):
+    """[`IntrinsicEvidence`] with the last block of Qwen's tower that looks at whole frames. Keys are turned by their
+    position.
 
     Args:
         visual: the vision tower.
         block: index of that block.
-        embed_tokens: embedding table of the language model.
-        features: (B, h * w, D) visual tokens after the merger.
-        grid: (h, w).
-        states: (B, h * w, merge ** 2, C) input of that block, the patches of each visual token.
-        sentences: in the language model's tokens.
+        states: (B, h * w, merge ** 2, C) its input, the patches of each visual token.
+        more: of [`IntrinsicEvidence`].
     """
 
-    has_class_token = False
+    def __init__(self, visual: nn.Module, block: int, states: torch.Tensor, *more: Any) -> None:
+        super().__init__(*more)
+        self._visual, self._block, self._states = visual, visual.blocks[block], states
 
-    def __init__(
-        self,
-        visual: nn.Module,
-        block: int,
-        embed_tokens: nn.Embedding,
-        features: torch.Tensor,
-        grid: tuple[int, int],
-        states: torch.Tensor,
-        sentences: Guidance = NO_SENTENCES,
-    ) -> None:
-        self.features = features
-        self.max_expressions = sentences.max_expressions
-        self._visual, self._block, self._embed_tokens = visual, visual.blocks[block], embed_tokens
-        self.grid, self._states, self._sentences = grid, states, sentences
-
-    def image_embeds(self) -> torch.Tensor:
-        return self.features
-
-    def text_embeds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        check_ids("guidance_input_ids", self._sentences.input_ids, self._embed_tokens.num_embeddings)
-        ids, mask = self._sentences.input_ids.to(self.features.device), self._sentences.attention_mask
-        embeds = self._embed_tokens(ids).to(ids.device).float()
-        mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
-        counts = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        return (embeds * mask.unsqueeze(-1)).sum(dim=2) / counts, mask.any(dim=-1)
-
-    def projected_features(self) -> torch.Tensor:
-        return self.features
-
-    def context_scores(self) -> torch.Tensor:
-        """(B, h * w) float32; over the tokens of a frame they sum to 1."""
-        return self.attention_and_keys()[0]
-
-    def attention_and_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See [`context_scores`]; keys are turned by their position, and the mean over the patches of a token too."""
-        frames, _, merged, _ = self._states.shape
+    def heads(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         merge = self._visual.spatial_merge_size
         size = torch.tensor([[1, self.grid[0] * merge, self.grid[1] * merge]])
         positions = get_vision_position_ids(size, merge).to(self._states.device, non_blocking=True)
-        states = self._states.flatten(1, 2)
+        states, attention = self._states.flatten(1, 2), self._block.attn
         rotary = self._visual.rotary_pos_emb(states, positions)
-
-        block = self._block
-        heads = block.attn.num_heads
         # (B, patches, 3, heads, head size)
-        query, key, _ = block.attn.qkv(block.norm1(states)).unflatten(-1, (3, heads, -1)).unbind(2)
+        heads = attention.qkv(self._block.norm1(states)).unflatten(-1, (3, attention.num_heads, -1))
+        query, key, _ = heads.unbind(2)
         query, key = apply_rotary_pos_emb_vision(query, key, *rotary)
-        received = attention_received(query.transpose(1, 2), key.transpose(1, 2), block.attn.scaling)
-        keys = key.float().mean(dim=2).view(frames, -1, merged, key.shape[-1]).mean(dim=2)
-        return received.view(frames, -1, merged).sum(dim=-1), keys
+        return query.transpose(1, 2), key.transpose(1, 2), attention.scaling
 
 
 class EncodedByQwen(EncodedMedia):
@@ -181,12 +134,9 @@ class EncodedWithIntrinsicGuidance(EncodedByQwen):
 
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         states = torch.stack([self._states[frame] for frame in group.frames])
-        embed_tokens = self.model.get_input_embeddings()
-        tokens, sentences = self.tokens_of(group), guidance.rows(group.media)
-        model = self.model
-        return IntrinsicEvidence(
-            model.visual, model.context_block, embed_tokens, tokens, group.grid, states, sentences
-        )
+        model, tokens = self.model, self.tokens_of(group)
+        shared = (model.get_input_embeddings(), tokens, group.grid, guidance.rows(group.media))
+        return QwenTowerEvidence(model.visual, model.context_block, states, *shared)
 
     @cached_property
     def _states(self) -> Sequence[torch.Tensor]:
@@ -268,20 +218,3 @@ def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
     """
     starts = [0, *accumulate(sizes)]
     return torch.cat([torch.arange(starts[one], starts[one + 1]) for one in media])
-
-
-def attention_received(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention that each of S tokens receives, averaged over heads and queries.
-
-    Args:
-        query, key: (B, H, S, D).
-        scaling: factor of the logits.
-
-    Returns:
-        (B, S) float32; a row sums to 1. Needs memory for S times a constant number of attention weights.
-    """
-    query, key = query.float() * scaling, key.float().transpose(2, 3).contiguous()
-    received = key.new_zeros(len(key), key.shape[-1])
-    for rows in query.split(QUERY_CHUNK, dim=2):
-        received += (rows @ key).softmax(dim=-1).sum(dim=(1, 2))
-    return received / (query.shape[1] * query.shape[2])

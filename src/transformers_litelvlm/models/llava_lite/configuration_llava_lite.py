@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, CLIPTextConfig, LlavaConfig, PreTrainedConfig
 
-from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 from transformers_litelvlm.models.upstream import SubConfigSpec
 
@@ -49,20 +48,12 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     example_question: ClassVar[str] = '"photo.jpg", text="USER: <image>\\nWhat is this? ASSISTANT:"'
     has_class_token = True
 
-    # Spelled out, because the mapping of the parent class has to be extended and is shared with every stock LLaVA.
     sub_configs_defaults = {
-        **LlavaConfig.sub_configs_defaults,
-        "pruning_config": SubConfigSpec(config_class=PruningConfig),
         "guidance_text_config": SubConfigSpec(
             config_class=CLIPTextConfig,
             init_kwargs={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
         ),
         "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam", optional=True),
-    }
-
-    # Upstream hands dtypes and attention kernels to every config listed here; pruning has neither.
-    sub_configs: ClassVar[dict[str, type]] = {
-        name: spec.config_class for name, spec in sub_configs_defaults.items() if name != "pruning_config"
     }
 
     pruning_config: dict | PreTrainedConfig | None = None

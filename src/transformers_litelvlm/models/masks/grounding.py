@@ -1,19 +1,20 @@
-"""From the language model's states to prompts of the mask decoder: what checkpoints of Qwen's families do differently,
+"""From the language model's states to prompts of the mask decoder: what checkpoints do differently,
 as settings, and the part of the model that follows them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.masks import sam2  # noqa: F401  registers its decoder
 from transformers_litelvlm.models.masks.decoder import mask_decoder_class
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin, require_mask_parts
-from transformers_litelvlm.models.upstream import Qwen2_5_VLRMSNorm
+from transformers_litelvlm.models.upstream import Qwen2_5_VLRMSNorm, SubConfigSpec
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -66,8 +67,30 @@ class GroundingConfig(PreTrainedConfig):
         super().__setattr__(key, value)
 
 
+# As a dataclass, it gives its fields to upstream's configs, which are dataclasses.
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
+class GroundedConfigMixin:
+    """For configs of families with masks.
+
+    Args:
+        mask_config (`PreTrainedConfig` or `dict`, *optional*): the mask decoder, a `Sam2VideoConfig` unless its
+            `model_type` says otherwise; `None` for models without masks.
+        seg_token_id (`int`, *optional*): id of the token that stands for a mask.
+        grounding_config (`GroundingConfig` or `dict`, *optional*): how its states become masks.
+    """
+
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "mask_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2_video", optional=True),
+        "grounding_config": SubConfigSpec(config_class=GroundingConfig, optional=True),
+    }
+
+    mask_config: dict | PreTrainedConfig | None = None
+    seg_token_id: int | None = None
+    grounding_config: dict | PreTrainedConfig | None = None
+
+
 class GroundedMixin(ReferringSegmentationMixin):
-    """For a Qwen model that writes masks, in front of its model that answers in text: `seg_head` turns the state of
+    """For a model that writes masks, in front of its model that answers in text: `seg_head` turns the state of
     each [SEG] into prompt tokens of `mask_model`, as `config.grounding_config` says.
 
     Attributes:

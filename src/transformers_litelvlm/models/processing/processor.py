@@ -64,6 +64,20 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         """Placeholders of the media, in the order in which guidance has their sentences."""
         raise NotImplementedError
 
+    def grid_on_picture(
+        self, features: BatchFeature, size: tuple[int, int]
+    ) -> tuple[tuple[int, int], np.ndarray] | None:
+        """Where the visual tokens of the first image are on it, if they are not one raster, but that of each tile.
+
+        Args:
+            size: (width, height) of the image.
+
+        Returns:
+            (rows, columns) of the raster that all tiles make together, and the place of each token in it, -1 for those
+            of a thumbnail; `None` if they are in raster order.
+        """
+        return None
+
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
         """(width, height) of every image in the units of the boxes that the model writes."""
         raise NotImplementedError

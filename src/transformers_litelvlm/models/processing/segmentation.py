@@ -1,4 +1,4 @@
-"""`segmentation_inputs` of Qwen's families: pictures, videos and expressions, prepared as a checkpoint wants them."""
+"""`segmentation_inputs` of families with a [SEG] head: pictures, videos and expressions as a checkpoint wants them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from transformers_litelvlm.utils.messages import quoted
 
 
 class SegmentationInputsMixin:
-    """Adds [`segmentation_inputs`] to a processor of a Qwen family.
+    """Adds [`segmentation_inputs`] to a processor.
 
     Attributes:
         mask_image_size: side of the square that the mask decoder sees; `None` if the checkpoint writes no masks.
@@ -49,6 +49,7 @@ class SegmentationInputsMixin:
     __call__: Callable[..., Any]
     apply_chat_template: Callable[..., Any]
     check_expressions: Callable[[Iterable[str]], None]
+    return_mm_token_type_ids: bool
     create_mm_token_type_ids: Callable[[list[list[int]]], list[list[int]]]
     visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
     video_token: str
@@ -148,7 +149,7 @@ class SegmentationInputsMixin:
                 about.append(index)
         self.check_expressions(sentence for of_dialogue in guiding for sentence in of_dialogue)
         # A picture is prepared once, whatever the number of dialogues about it.
-        features = self._seen_features(seen, settings)
+        features = self._seen_features(seen, settings, num_pictures)
         counts = [math.prod(grid) for grid in self.visual_token_grids(features)]
         placeholder, first = self.video_token, list(range(len(media)))
         if settings.pictures_as == "image":
@@ -156,12 +157,13 @@ class SegmentationInputsMixin:
             features["num_prompt_images"] = torch.tensor([len(frames) for frames in seen])
             first = [0, *accumulate(map(len, seen))]  # frames of a medium have one size
         dialogues = [
-            dialogue.replace(placeholder, placeholder * counts[first[index]])
+            dialogue.replace(placeholder, self.placeholders(placeholder, counts[first[index]]))
             for dialogue, index in zip(dialogues, about, strict=True)
         ]
         tokens = tokenize(self.tokenizer, dialogues, "left" if for_generation else "right")
-        types = torch.tensor(self.create_mm_token_type_ids(tokens["input_ids"].tolist()))
-        features.update(tokens, mm_token_type_ids=types)
+        features.update(tokens)
+        if self.return_mm_token_type_ids:
+            features["mm_token_type_ids"] = torch.tensor(self.create_mm_token_type_ids(tokens["input_ids"].tolist()))
         features.update(tokenize_guidance(self.guidance_tokenizer or self.tokenizer, guiding))
         frames = [frame for of_medium in media for frame in of_medium]
         features["mask_pixel_values"] = settings.for_masks(frames, self.mask_image_size)
@@ -217,8 +219,14 @@ class SegmentationInputsMixin:
         messages = messages[:-1] if for_generation else messages
         return self.apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
-    def _seen_features(self, seen: list[list[Image.Image]], settings: GroundingMedia) -> BatchFeature:
-        """Of the frames that the language model sees, what it and the guidance get."""
+    def placeholders(self, token: str, count: int) -> str:
+        """What a rendered prompt has in place of `token`, the placeholder of an image or video of `count` tokens."""
+        return token * count
+
+    def _seen_features(
+        self, seen: list[list[Image.Image]], settings: GroundingMedia, num_pictures: int
+    ) -> BatchFeature:
+        """Of the frames that the language model sees, those of pictures first, what it and the guidance get."""
         if settings.pictures_as == "image":
             processor = self.image_processor
             size, factor = processor.size, processor.patch_size * processor.merge_size
@@ -244,16 +252,24 @@ def _read_media(images, videos) -> tuple[list[list[Image.Image]], int]:
     if images is None and videos is None:
         raise ValueError("Give `images`, `videos`, or both.")
     images = images if isinstance(images, list | tuple) else [] if images is None else [images]
-    media = [[load_rgb_image(image)] for image in images]
-    videos = [videos] if getattr(videos, "ndim", None) == 4 else videos  # one video
+    return [[load_rgb_image(image)] for image in images] + read_videos(videos), len(images)
+
+
+def read_videos(videos: Any) -> list[list[Image.Image]]:
+    """Videos, one of them, or none, as upright RGB frames of one size each.
+
+    Raises:
+        ValueError: for what is no list of frames and no array of them, no frames, or frames of different sizes.
+    """
+    videos, read = [videos] if getattr(videos, "ndim", None) == 4 else videos, []
     for index, video in enumerate([] if videos is None else videos):
         frames = _read_frames(f"videos[{index}]", video)
         sizes = {frame.size for frame in frames}
         if len(sizes) != 1:
             what = "no frames" if not sizes else f"frames of different sizes, such as {sorted(sizes)[:2]}"
             raise ValueError(f"`videos[{index}]` has {what}.")
-        media.append(frames)
-    return media, len(images)
+        read.append(frames)
+    return read
 
 
 def _read_frames(name: str, video: Any) -> list[Image.Image]:

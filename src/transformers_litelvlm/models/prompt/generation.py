@@ -102,9 +102,7 @@ class PrunedGenerationMixin:
             settings,
             positions=None if input_ids is None else lambda: self._full_positions(arguments),
         )
-        given = {
-            name: value for name, value in prompt.plain_inputs(base.takes_one_tensor).items() if value is not None
-        }
+        given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded
         if is_inside:

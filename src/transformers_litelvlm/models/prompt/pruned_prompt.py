@@ -50,18 +50,22 @@ class PrunedPrompt:
         features = self.encoded.get(modality)
         return features if isinstance(features, PrunedImageFeatures) else None
 
-    def plain_inputs(self, takes_one_tensor: bool = False) -> dict[str, Any]:
-        """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields.
+    def plain_inputs(self) -> dict[str, Any]:
+        """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
+        return self._with_features(list)
 
-        Args:
-            takes_one_tensor: upstream wants features as one tensor (M, K, D), not as a list.
-        """
-        plain = {}
-        for name, output in self.encoded.items():
-            if output is not None:
-                tokens = list(output.pooler_output)
-                features = torch.stack(tokens) if takes_one_tensor else tokens
-                plain[name] = MediaFeatures(pooler_output=features, deepstack_features=deepstack_of(output) or None)
+    def inputs_with_one_tensor(self) -> dict[str, Any]:
+        """The inputs for a `forward` of upstream's that takes the visual tokens as one tensor, (1, all of them, D)."""
+        return self._with_features(lambda tokens: torch.cat(list(tokens)).unsqueeze(0))
+
+    def _with_features(self, joined: Callable[[Any], Any]) -> dict[str, Any]:
+        plain = {
+            name: MediaFeatures(
+                pooler_output=joined(output.pooler_output), deepstack_features=deepstack_of(output) or None
+            )
+            for name, output in self.encoded.items()
+            if output is not None
+        }
         return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 
 
@@ -86,8 +90,9 @@ def prune_prompt(
         [`PrunedPrompt`]; with the inputs as they came, pixels included, if pruning is off. If tokens leave inside the
         language model, the prompt as it came, and encoded media.
     """
-    inputs = {name: value for name, value in arguments.items() if name in model.prompt_arguments}
-    media = {name: value for name, value in arguments.items() if name.startswith("guidance_")} | inputs
+    media = {n: value for n, value in arguments.items() if n in model.prompt_arguments or n.startswith("guidance_")}
+    upstreams = set(model.prompt_arguments).difference(model.own_media_arguments)
+    inputs = {name: value for name, value in media.items() if name in upstreams}
     encoded = dict(inputs.get("mm_encoder_outputs") or {})
     with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of[modality]) is not None]
     # Pixels and their features at once are a contradiction that upstream reports.

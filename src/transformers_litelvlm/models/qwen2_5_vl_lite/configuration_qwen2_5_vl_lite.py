@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from transformers import Qwen2_5_VLConfig
 
-from transformers_litelvlm.models.qwen_vl import GroundedConfigMixin
+from transformers_litelvlm.models.masks.grounding import GroundedConfigMixin
+from transformers_litelvlm.models.qwen_vl import QwenVLConfigMixin
 
 
-class Qwen2_5_VLLiteConfig(GroundedConfigMixin, Qwen2_5_VLConfig):
+class Qwen2_5_VLLiteConfig(GroundedConfigMixin, QwenVLConfigMixin, Qwen2_5_VLConfig):
     """Configuration of [`Qwen2_5_VLLiteModel`] and the classes built on it.
 
     Modifications of [`~transformers.Qwen2_5_VLConfig`]: what to prune and how, what guides it, and the masks. The

@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-from transformers_litelvlm.models.qwen_vl import GroundedConfigMixin
+from transformers_litelvlm.models.masks.grounding import GroundedConfigMixin
+from transformers_litelvlm.models.qwen_vl import QwenVLConfigMixin
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import get_pruner
 
 
-class Qwen3_VLConfigMixin(GroundedConfigMixin):
+class Qwen3_VLConfigMixin(GroundedConfigMixin, QwenVLConfigMixin):
     """For configs of models that see a video as pictures between timestamps.
 
     Raises:
