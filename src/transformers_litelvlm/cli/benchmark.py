@@ -103,7 +103,9 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of torch on the CPU")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="threads of torch on the CPU; 1 if others use it"
+    )
     parser.add_argument(
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
     )
