@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "llava*-test_can_init_all_missing_weights": NO_GUIDANCE,
     "llava*-test_model_weights_reload_no_missing_tied_weights": NO_GUIDANCE,
     "*-test_config_attn_implementation_setter": NO_KERNELS,
+    "internvl*-test_reverse_loading_mapping": OWN_NAMES,
     "llava-*-test_reverse_loading_mapping": OWN_NAMES,
     "llava_head-*-test_reverse_loading_mapping": OWN_NAMES,
     "qwen_head-*-test_reverse_loading_mapping": OWN_NAMES,

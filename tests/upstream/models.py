@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    InternVLForConditionalGeneration,
+    InternVLModel,
     LlavaForConditionalGeneration,
     LlavaModel,
     Qwen2_5_VLForConditionalGeneration,
@@ -22,11 +24,13 @@ from transformers import (
     Sam2VideoConfig,
 )
 
-from tests.support import tiny_llava, tiny_qwen2_5_vl
-from tests.support.families import LLAVA, QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE, Family
+from tests.support import tiny_internvl, tiny_llava, tiny_qwen2_5_vl
+from tests.support.families import INTERNVL, LLAVA, QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE, Family
 from tests.support.tiny_unipixel import sam2_config
 from tests.upstream.mixins import ModelTesterMixin
 from transformers_litelvlm import (
+    InternVLLiteForConditionalGeneration,
+    InternVLLiteModel,
     LlavaLiteForConditionalGeneration,
     LlavaLiteForReferringSegmentation,
     LlavaLiteModel,
@@ -100,6 +104,19 @@ def sa2va_config() -> Any:
     return type(config).from_dict({**config.to_dict(), **masks})
 
 
+def internvl_config() -> Any:
+    config = tiny_internvl.tiny_config()
+    config.vision_config.num_hidden_layers = 2
+    return config
+
+
+def internvl_inputs() -> Inputs:
+    rows = [[10 + row, tiny_internvl.IMAGE_START, ("image", 16), tiny_internvl.IMAGE_END, 11] for row in range(BATCH)]
+    text = tiny_qwen2_5_vl.prompt(*rows)  # its id of images is that of the tiny InternVL, too
+    del text["mm_token_type_ids"]
+    return {"pixel_values": tiny_internvl.random_tiles(BATCH), **text}
+
+
 def qwen_inputs() -> Inputs:
     start, end = tiny_qwen2_5_vl.VISION_START, tiny_qwen2_5_vl.VISION_END
     pixels, grid = tiny_qwen2_5_vl.random_media([(1, 4, 4)] * BATCH)
@@ -141,6 +158,11 @@ MODEL_CASES = [
     ModelCase("qwen", Qwen2_5_VLModel, Qwen2_5_VLLiteModel, QWEN2_5_VL, qwen_config, *QWEN_INPUTS),
     ModelCase("qwen_head", QWEN_HEAD, Qwen2_5_VLLiteForConditionalGeneration, QWEN2_5_VL, qwen_config, *QWEN_INPUTS),
     ModelCase("qwen_masks", QWEN_HEAD, Qwen2_5_VLLiteForReferringSegmentation, QWEN2_5_VL, QWEN_MASKS, *QWEN_INPUTS),
+]
+_tiles = (INTERNVL, internvl_config, internvl_inputs, qwen_guidance)
+MODEL_CASES += [
+    ModelCase("internvl", InternVLModel, InternVLLiteModel, *_tiles),
+    ModelCase("internvl_head", InternVLForConditionalGeneration, InternVLLiteForConditionalGeneration, *_tiles),
 ]
 for _family, _base in (
     (QWEN3_VL, Qwen3VLModel),

@@ -78,6 +78,8 @@ def draw_selections(
             context = on_picture(context, grid, places)
             pictures.append(draw_scores(image, context, grid, region, kept, None, label))
         title = f"{_describe(pruning)}, {len(indices)} of {total} visual tokens"
+        if len(indices) > len(kept):
+            title += f", {len(indices) - len(kept)} of them in the thumbnail"
         drawings.append(side_by_side(pictures, title, columns=2 if len(pictures) == 4 else 3))
     return drawings
 

@@ -36,8 +36,13 @@ from transformers_litelvlm.conversion.recipes.sam2 import sam2_large
 from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.conversion.weight_files import TensorInfo
+from transformers_litelvlm.demo.comparing import Comparer
+from transformers_litelvlm.demo.pictures import draw_kept
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.runner import evaluate
+from transformers_litelvlm.serving.answers import describe
+from transformers_litelvlm.serving.limits import Limits
+from transformers_litelvlm.serving.segmenter import Segmenter
 
 
 def photo(height, width, seed):
@@ -376,6 +381,21 @@ def test_command_and_pipeline(folder, model, processor, tmp_path, capsys):
     segment = pipeline("referring-segmentation", model=str(folder), model_kwargs={"pruning_budget": 5})
     found = segment(str(tmp_path / "picture.png"), sentences)
     assert all(np.array_equal(np.array(r["mask"]) > 0, mask) for r, mask in zip(found, expected.numpy(), strict=True))
+
+
+def test_served_and_compared(loaded, tmp_path):
+    """Kept tokens are those of all tiles, and drawn where these are."""
+    path = tmp_path / "picture.png"
+    photo(60, 90, 0).save(path)
+    comparison = Comparer(Segmenter(*loaded, Limits()), "tiny").compare(
+        str(path), "a mug", method="litelvlm", budget=9
+    )
+    assert comparison.grid == (4, 6) and comparison.num_tokens == 28  # 3 x 2 tiles of 2 x 2 tokens, and the thumbnail
+    [kept] = comparison.pruned.kept
+    described = describe(comparison.job, comparison.pruned)
+    assert len(kept) == 9 and described["retained_indices"] == [kept] and described["token_grid"] == [14, 2]
+    assert comparison.places[kept].max() < 24 and (comparison.places[kept] == -1).sum() in (1, 2)
+    assert draw_kept(comparison).width > 90
 
 
 def test_evaluation(folder, tmp_path):
