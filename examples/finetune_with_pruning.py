@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from refshapes_training.common import mask_loss
 from transformers import AutoProcessor, Trainer, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.data import generate_scene
@@ -172,6 +173,7 @@ def main() -> None:
     model.save_pretrained(Path(args.output_dir, "adapter"))
     merged = Path(args.output_dir, "merged")
     model.merge_and_unload().save_pretrained(merged)
+    trainer.state.save_to_json(str(merged / TRAINER_STATE_NAME))  # `litelvlm card` says what is in there
     processor.save_pretrained(merged)
     report(before, measure(args, merged, "after"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import fnmatch
 import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -270,3 +271,17 @@ def test_documented_snippets_run(code, tmp_path, monkeypatch):
     module = types.ModuleType("snippet")
     monkeypatch.setitem(sys.modules, "snippet", module)  # dataclasses look their module up
     exec(compile(code, "snippet", "exec", dont_inherit=True), vars(module))
+
+
+def test_the_two_turns_need_no_download(tmp_path, monkeypatch, capsys):
+    """With the checkpoint that the recipe makes."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Two turns")[2].partition("\n## ")[0]
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    assert f'"{STOCK_QWEN}"' in code
+    exec(compile(code.replace(STOCK_QWEN, "tiny-qwen"), "snippet", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out.count("6 of 25 visual tokens kept\n") == 2
+    assert (
+        "litelvlm" not in json.loads((tmp_path / "tiny-qwen" / "config.json").read_text())["architectures"][0].lower()
+    )

@@ -32,8 +32,8 @@ def test_table_progress_and_files(capsys, tmp_path):
     printed = capsys.readouterr()
     assert "## End to end" in printed.out and "16 of 64" in printed.out and "Selector" in printed.out
     assert "building tiny in float32" in printed.err and "end to end" in printed.err
-    # 1 + 1 counted, 1 + 1 timed, and of the stages 1 + 1 counted and 1 + 1 timed.
-    expected = r"expected duration: about \d+ (s|min) \(an estimate: 8 runs of the model, and an unpruned one takes "
+    # 1 + 1 counted, which are done, 1 + 1 timed, and of the stages 1 + 1 counted and 1 + 1 timed.
+    expected = r"expected duration from now on: about \d+ s \(an estimate: 6 more runs of the model, and one takes "
     assert re.search(expected, printed.err) and "/8 [" in printed.err and "expected" not in printed.out
     assert json.loads((folder / "benchmark.json").read_text())["points"][0]["budget"] == 16
 

@@ -86,6 +86,14 @@ def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):
     )
 
 
+def test_the_progress_bar_has_a_mean_of_all_seeds(tmp_path, capsys):
+    """So that there is room for other methods."""
+    evaluate(options(tmp_path, methods=["random", "litelvlm"], budgets=[16], seeds=[0, 1, 2], max_images=1))
+    content = results(tmp_path)
+    random, litelvlm = (group["metrics"]["giou"] for group in content["groups"])
+    assert f"gIoU random@16 {random:.3f}, litelvlm@16 {litelvlm:.3f}]" in capsys.readouterr().err
+
+
 def test_the_table_says_that_the_unpruned_model_is_missing(tmp_path):
     evaluate(options(tmp_path, methods=["uniform"], budgets=[20], max_images=1))
     text = (tmp_path / "results.md").read_text()

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoProcessor
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
+from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.data import generate_scene
 
 
@@ -46,4 +47,8 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     assert "48 of 144 visual tokens, chosen by `litelvlm`, in raster order" in card and "--model .`" in card
     assert "worse than a random choice" not in card and "Of the checkpoint that it was loaded from" in card
     assert "# merged, with" in card and "trained since they were loaded" in card and "without training" not in card
+    results = str(tmp_path / "after" / "results.json")
+    assert main(["card", str(tmp_path / "merged"), "--results", results, "--repo-id", "me/mine"]) == 0
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "# mine, with" in card and "It was trained for 16 steps, 16 epochs; the last loss" in card
     torch.testing.assert_close(merged.segment(**inputs).mask_logits[0], logits, atol=1e-2, rtol=1e-3)

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from transformers import TrainerState
 
 from tests.support.sample_results import MEASURED, sample_results, write_results
 from tests.support.uncalibrated import uncalibrate
@@ -359,3 +360,54 @@ def test_saved_card_can_be_updated(tmp_path):
     updated = card_of(folder)
     assert "Nothing was measured" not in updated and updated.count(BEGIN) == 1
     assert updated[updated.index(END) :] == text[text.index(END) :]
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    """A fine-tuned copy of the embedded checkpoint, as `Trainer` and `save_pretrained` leave it."""
+    folder = tmp_path / "merged"
+    AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(folder)
+    state = TrainerState(global_step=400, epoch=1.0, log_history=[{"loss": 0.97}, {"loss": 0.8068}, {"train_loss": 3}])
+    state.save_to_json(str(folder / "trainer_state.json"))
+    return folder
+
+
+def test_the_card_of_a_training_knows_its_steps_and_its_name(trained, tmp_path, capsys):
+    assert "transformers_litelvlm" in card_of(trained) and "loaded from the folder refshapes_tiny." in card_of(trained)
+    arguments = ["card", str(trained), "--any-name", "--results", write_results(tmp_path), "--repo-id", "me/my_model"]
+    assert main(arguments) == 0
+    assert f"hf upload me/my_model {trained}" in capsys.readouterr().out
+    text = card_of(trained)
+    assert "\n# my_model, with visual-token pruning\n" in text and "merged" not in text
+    said = "It was trained for 400 steps, 1 epochs; the last loss that it logged is 0.807."
+    assert f"{said}\n\n**To fill in:** the data" in text and "does not know" not in text
+    assert metadata_of(text)["model-index"][0]["name"] == "my_model"
+    filled_in = text.replace("**To fill in:** the data and the settings of this training.", "On RefShapes, by LoRA.")
+    (trained / "README.md").write_text(filled_in.replace("# my_model, with visual-token pruning", "# Mine"))
+    assert main(arguments) == 0
+    assert "On RefShapes, by LoRA." in card_of(trained) and "To fill in" not in card_of(trained)
+    assert "\n# Mine\n" in card_of(trained)
+
+
+@pytest.mark.parametrize(
+    ("state", "repo_id", "message"),
+    [
+        ("[]", "me/x", "trainer_state.json cannot be read (TypeError"),
+        ("{", "me/x", "trainer_state.json cannot be read (JSONDecodeError"),
+        (
+            '{"log_history": [], "global_step": 3.5, "epoch": 1}',
+            "me/x",
+            "trainer_state.json cannot be read (ValueError",
+        ),
+        (
+            '{"log_history": [], "global_step": 3, "epoch": 1}',
+            "me/x/y",
+            "`repo_id` 'me/x/y' is no name of a repository",
+        ),
+    ],
+)
+def test_a_state_or_name_that_cannot_be_is_refused(trained, tmp_path, capsys, state, repo_id, message):
+    (trained / "trainer_state.json").write_text(state)
+    before = card_of(trained)
+    arguments = ["card", str(trained), "--any-name", "--results", write_results(tmp_path), "--repo-id", repo_id]
+    assert main(arguments) == 2 and message in capsys.readouterr().err and card_of(trained) == before

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 
+from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.data import generate_scene
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
+from transformers_litelvlm.pruning import LayerPruner, list_pruners
 from transformers_litelvlm.visualization import LONGEST_SIDE, draw_selections, mask_colour
+from transformers_litelvlm.visualization.selections import SIMILARITIES
 
 
 SENTENCES, SIDE = ["the red circle", "the star"], LONGEST_SIDE[0]
@@ -72,3 +77,21 @@ def test_methods_without_scores_and_without_pruning():
     attention = draw_selections(image, scored, PruningConfig(method="cls_attention", budget=2), SENTENCES, (4, 4))
     widths = [len(made) == 1 and made[0].width for made in (unpruned, uniform, attention)]
     assert widths[0] == widths[1] == SIDE and widths[2] > 2 * SIDE
+
+
+def test_what_a_colour_bar_shows_has_a_name_for_every_method():
+    processor = AutoProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    model = AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).eval()
+    inputs = processor.segmentation_inputs(images=[generate_scene("test", 0).image], expressions=[SENTENCES])
+    drawn = {}
+    for name in sorted(set(list_pruners()) - {"none"}):
+        pruner = PruningConfig(method=name).build_pruner()
+        if isinstance(pruner, LayerPruner):
+            drawn[name] = (None, pruner.context_name)
+            continue
+        output = model.segment(**inputs, pruning_config={"method": name, "budget": 48})
+        kind = None if output.similarity is None else SIMILARITIES[pruner.similarity]
+        drawn[name] = (kind, None if output.context_scores is None else pruner.context_name)
+    assert drawn["litelvlm"] == ("dot product", "context score") and drawn["random"] == (None, None)
+    assert drawn["cdpruner"] == ("cosine", "relevance") and drawn["vispruner"] == (None, "class attention")
+    assert "score of the method" not in {name for _, name in drawn.values()}, "that is for methods of others"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from transformers_litelvlm.models.quantization import quantization_config, quant
 
 
 FORMAT = 1
+# Of a point that a method, or the device, cannot do.
+CANNOT = (ValueError, NotImplementedError, torch.OutOfMemoryError)
 
 
 class BenchmarkStopped(KeyboardInterrupt):
@@ -83,7 +86,7 @@ def run_benchmark(
 
     Args:
         subject: the name of a preset, or a [`CheckpointSubject`].
-        progress: told how much there is to do, once one unpruned run has shown how long it takes, what happens next,
+        progress: told how much there is to do, once the first runs have shown how long one takes, what happens next,
             and what is done.
         card: what the device reaches, for the second bound of docs/performance.md; default: that is left out.
 
@@ -155,7 +158,9 @@ class _Measuring:
     def measure(self, dtype: str, quantization: str) -> None:
         """Every point of one model."""
         self.progress.says(f"building {self.subject.name} in {dtype}")
+        start = time.monotonic()
         model = self.subject.build(getattr(torch, dtype), self.device)
+        build_seconds = time.monotonic() - start
         if quantization != "none":
             self._count(StagedModel(model), dtype)
             self.progress.says(f"quantizing {self.subject.name} to {quantization}")
@@ -164,7 +169,7 @@ class _Measuring:
         more = {} if tuple(self.grid.quantizations) == ("none",) else {"quantization": quantization}
         weights = {"weight_bytes": weight_bytes(model)} if more else {}
         for batch_size, sentences, side_by_side in self._workloads(staged, dtype):
-            self._expect(side_by_side, batch_size)
+            self._expect(side_by_side, batch_size, build_seconds)
             for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
@@ -173,30 +178,40 @@ class _Measuring:
                     self.progress.measured(self.points[-1])
                 except FloatingPointError:  # no time of such a model means anything
                     raise
-                except (ValueError, NotImplementedError, torch.OutOfMemoryError) as error:
+                except CANNOT as error:
                     self.skipped.append({**point, "reason": str(error)})
                 self.runs_done += self.effort.runs_of_model(sentences, number == 0)
                 self.progress.reached(self.runs_done)
 
-    def _expect(self, side_by_side: SideBySide, batch_size: int) -> None:
-        """Say at the beginning how long all of it takes, from an unpruned run; a large batch takes longer."""
+    def _expect(self, side_by_side: SideBySide, batch_size: int, build_seconds: float) -> None:
+        """Say at the beginning how long the rest takes, from the first runs; a large batch takes longer."""
         if self.runs_done:
             return
-        took, of_tokens = side_by_side.seconds_of_unpruned(), side_by_side.seconds_of_decoding()
+        took, of_tokens = self._first_runs(side_by_side)
+        seconds_of_one = sum(took) / len(took)
         of_tokens *= self.effort.long_runs * len(self.settings)  # at one workload
-        runs, seconds = 0, 0.0
         models = len(self.grid.dtypes) * len(self.grid.quantizations)
+        runs, seconds = 0, build_seconds * (models - 1) - sum(took)
         for other_size, sentences in itertools.product(self.grid.batch_sizes, self.grid.sentences):
             of_settings = [self.effort.runs_of_model(sentences, number == 0) for number in range(len(self.settings))]
             runs += models * sum(of_settings)
-            seconds += models * (took * sum(of_settings) + of_tokens) * other_size / batch_size
-        self.progress.expects(runs, took, seconds)
+            seconds += models * (seconds_of_one * sum(of_settings) + of_tokens) * other_size / batch_size
+        self.progress.expects(runs, seconds_of_one, seconds)
+
+    def _first_runs(self, side_by_side: SideBySide) -> tuple[list[float], float]:
+        """Seconds of an unpruned run and one of the first setting, and of the new tokens of one."""
+        pruning = self.settings[0][1]
+        took = [side_by_side.seconds_of_run(None)]
+        try:
+            return [*took, side_by_side.seconds_of_run(pruning)], side_by_side.seconds_of_decoding(pruning)
+        except CANNOT:  # said when it is measured
+            return took, side_by_side.seconds_of_decoding(None)
 
     def _count(self, staged: StagedModel, dtype: str) -> None:
         """Operations of the model that is about to be quantized."""
         for *_, side_by_side in self._workloads(staged, dtype):
             for pruning in (None, *(setting for _, setting in self.settings)):
-                with suppress(ValueError, NotImplementedError):  # said when it is measured
+                with suppress(*CANNOT):  # said when it is measured
                     side_by_side.count(pruning)
 
     def _workloads(self, staged: StagedModel, dtype: str) -> Iterator[tuple[int, int, SideBySide]]:

@@ -19,8 +19,8 @@ class Progress:
 
         Args:
             runs: of the model, all in all.
-            seconds_of_one: that an unpruned run took, just now.
-            seconds: of all, estimated from it.
+            seconds_of_one: mean of an unpruned and a pruned run, just now.
+            seconds: from now on, estimated from it.
         """
 
     def ran(self, runs: int = 1) -> None:

@@ -32,7 +32,8 @@ class Effort:
 
     Args:
         runs (`int`): Timed runs of each side.
-        warmup (`int`): Untimed runs of each before.
+        warmup (`int`): Untimed runs of each before. The first one of a setting counts its operations; with 0 it is
+            made all the same.
         new_tokens (`int`): Tokens that are generated to time one.
         parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`] or `MORE_PARTS`.
     """
@@ -47,6 +48,11 @@ class Effort:
         """Those of [`runs_of_model`] that generate `new_tokens`."""
         return 2 * (self.warmup + self.runs) if "decode" in self.parts else 0
 
+    @property
+    def more_warmup(self) -> int:
+        """Untimed runs after the one that counts operations."""
+        return max(0, self.warmup - 1)
+
     def runs_of_model(self, sentences: int, is_first: bool) -> int:
         """Calls of the model at one setting, about.
 
@@ -56,14 +62,14 @@ class Effort:
         """
         pairs, once = self.warmup + self.runs, 1 + is_first
         of_parts = {
-            "stages": 2 * (self.runs + max(0, self.warmup - 1)) + once,
-            "decode": 4 * pairs,
+            "stages": 2 * (self.more_warmup + self.runs) + once,
+            "decode": 2 * (pairs + self.runs),
             "memory": 3 * once + 3 * is_first,
             "stock": 2 * pairs,
             "switches": 8 * pairs,
         }
         one_by_one = (sentences + 1) * pairs if sentences > 1 else 0
-        return once + 2 * pairs + one_by_one + sum(of_parts[part] for part in self.parts)
+        return once + 2 * (self.more_warmup + self.runs) + one_by_one + sum(of_parts[part] for part in self.parts)
 
 
 @dataclass
@@ -103,7 +109,8 @@ class SideBySide:
         self.progress.says(f"{name}: floating-point operations")
         result: dict[str, Any] = {"flops": self._flops(pruning)}
         self.progress.says(f"{name}: end to end")
-        times = self._time(partial(self._end_to_end, None), partial(self._end_to_end, pruning))
+        sides = partial(self._end_to_end, None), partial(self._end_to_end, pruning)
+        times = self._time(*sides, warmup=self.effort.more_warmup)
         result["end_to_end"] = compared(times)
         result["flops"]["share_of_bound"] = times.ratio / result["flops"]["bound"]
         if self.card is not None:
@@ -121,20 +128,19 @@ class SideBySide:
                 result.setdefault("left_out", {})[part] = reason
         return result
 
-    def seconds_of_unpruned(self) -> float:
-        """Of one unpruned run; the first one, unless it is so short that what it prepares would count."""
-        unpruned = partial(self._end_to_end, None)
-        first = time_once(unpruned)
-        return first if first > 1 else time_once(unpruned)
+    def seconds_of_run(self, pruning: PruningConfig | None) -> float:
+        """Of the run that counts operations, unless it is so short that counting takes part of it."""
+        first = time_once(lambda: self._once(self._count, pruning))
+        return first if first > 1 else time_once(partial(self._end_to_end, pruning))
 
-    def seconds_of_decoding(self) -> float:
-        """Of the new tokens of one unpruned run; 0 if none are timed."""
+    def seconds_of_decoding(self, pruning: PruningConfig | None) -> float:
+        """Of the new tokens of one run; 0 if none are timed."""
         if "decode" not in self.effort.parts:
             return 0.0
-        self.staged.prune(None)
+        self.staged.prune(pruning)
         features = self.staged.encode(self.workload.inputs)
         one, many = (
-            time_once(partial(self._generate, None, features, count)) for count in (1, 1 + self.effort.new_tokens)
+            time_once(partial(self._generate, pruning, features, count)) for count in (1, 1 + self.effort.new_tokens)
         )
         return max(0.0, many - one)
 
@@ -159,22 +165,31 @@ class SideBySide:
         self.staged.prune(None)
         return [self.staged.end_to_end(inputs) for inputs in self.workload.one_by_one]
 
-    def _time(self, first: Callable[[], Any], second: Callable[[], Any], runs_of_first: int = 1) -> PairedTimes:
+    def _time(
+        self,
+        first: Callable[[], Any],
+        second: Callable[[], Any],
+        runs_of_first: int = 1,
+        warmup: int | None = None,
+    ) -> PairedTimes:
         """As [`time_pairs`]; the first function is so many runs of the model."""
 
         def after_each(which: int) -> None:
             self.progress.ran(1 if which else runs_of_first)
 
-        return time_pairs(first, second, self.effort.runs, self.effort.warmup, after_each)
+        return time_pairs(
+            first, second, self.effort.runs, self.effort.warmup if warmup is None else warmup, after_each
+        )
 
-    def _of_unpruned(self, measure: Callable[..., Any], **kwargs: Any) -> Any:
-        """What does not change from run to run is measured once of the unpruned model."""
-        key = (measure.__qualname__, *kwargs)
+    def _once(self, measure: Callable[..., Any], pruning: PruningConfig | None = None, **kwargs: Any) -> Any:
+        """What does not change from run to run is measured once, above all of the unpruned model."""
+        key = (measure.__qualname__, _key(pruning), *kwargs)
         if key not in self._known:
-            self._known[key] = measure(None, **kwargs)
+            self._known[key] = measure(pruning, **kwargs)
         return self._known[key]
 
     def _count(self, pruning: PruningConfig | None) -> int:
+        """Operations end to end, of the first warm-up run."""
         outputs: list[Any] = []
         meter = None if self.card is None else RooflineMeter(self.card)
         flops = count_flops(lambda: outputs.append(self._end_to_end(pruning)), meter)
@@ -187,7 +202,7 @@ class SideBySide:
 
     def _flops(self, pruning: PruningConfig) -> dict[str, Any]:
         """Operations end to end; their ratio caps the speed-up where arithmetic takes the time."""
-        unpruned, pruned = self._of_unpruned(self._count), self._count(pruning)
+        unpruned, pruned = self._once(self._count), self._once(self._count, pruning)
         return {"unpruned": unpruned, "pruned": pruned, "bound": unpruned / pruned}
 
     def _roofline(self, pruning: PruningConfig, speedup: float, bound: float) -> dict[str, Any]:
@@ -209,9 +224,9 @@ class SideBySide:
 
     def _stages(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Operations and times of the stages, alternating; the pass that is counted is part of the warm-up."""
-        flops = {"unpruned": self._of_unpruned(self._count_stages), "pruned": self._count_stages(pruning)}
+        flops = {"unpruned": self._once(self._count_stages), "pruned": self._count_stages(pruning)}
         watches: dict[str, list[dict[str, float]]] = {"unpruned": [], "pruned": []}
-        for run in range(min(0, 1 - self.effort.warmup), self.effort.runs):
+        for run in range(-self.effort.more_warmup, self.effort.runs):
             for side in ("unpruned", "pruned") if run % 2 == 0 else ("pruned", "unpruned"):
                 self.staged.prune(pruning if side == "pruned" else None)
                 watch = stopwatch_of(self.staged.model.device)
@@ -246,9 +261,9 @@ class SideBySide:
             features = self.staged.encode(self.workload.inputs)
             for count in (1, 1 + self.effort.new_tokens):
                 functions[side, count] = partial(self._generate, setting, features, count)
-        one, many = (
-            self._time(functions["unpruned", count], functions["pruned", count])
-            for count in (1, 1 + self.effort.new_tokens)
+        many, one = (  # many tokens warm up for one
+            self._time(functions["unpruned", count], functions["pruned", count], warmup=warmup)
+            for count, warmup in ((1 + self.effort.new_tokens, None), (1, 0))
         )
         unpruned, pruned = (
             (longer - shorter) / self.effort.new_tokens * 1000 for longer, shorter in zip(many.medians, one.medians)
@@ -264,7 +279,7 @@ class SideBySide:
         if self.staged.has_masks:
             return {}
         model, inputs = self.staged.model, self.workload.inputs
-        stock = self._of_unpruned(lambda _: stock_of(model))
+        stock = self._once(lambda _: stock_of(model))
         theirs = {name: value for name, value in inputs.items() if not name.startswith("guidance")}
         how = {"max_new_tokens": 1, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
         call = torch.inference_mode()(partial(stock.generate, **theirs, **how))
@@ -315,8 +330,8 @@ class SideBySide:
     def _memory(self, pruning: PruningConfig, result: dict[str, Any]) -> dict[str, Any]:
         """Activation memory of the prefill and of the whole call, and the cache of the prompt, in bytes."""
         memory = {
-            "unpruned": self._of_unpruned(self._memory_of),
-            "unpruned_with_hidden_states": self._of_unpruned(self._memory_of, output_hidden_states=True),
+            "unpruned": self._once(self._memory_of),
+            "unpruned_with_hidden_states": self._once(self._memory_of, output_hidden_states=True),
             "pruned": self._memory_of(pruning),
         }
         return {"memory": memory}

@@ -103,12 +103,18 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of torch on the CPU")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="threads of torch on the CPU; 1 if others use it"
+    )
     parser.add_argument(
         "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
     )
     parser.add_argument(
-        "--warmup", type=_count, default=1, metavar="N", help="untimed runs of each before (default: 1)"
+        "--warmup",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="untimed runs of each before (default: 1); with 0, still one that counts operations",
     )
     parser.add_argument(
         "--new-tokens", type=positive_int, default=8, metavar="N", help="generated tokens that time one (default: 8)"
@@ -237,18 +243,19 @@ class _Bar(Progress):
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(disable=True)
+        self.bar, self.runs = tqdm(disable=True), 0
 
     def says(self, message: str) -> None:
         self.bar.write(f"  {message} ...", file=sys.stderr)
 
     def expects(self, runs: int, seconds_of_one: float, seconds: float) -> None:
         one = f"{1000 * seconds_of_one:.0f} ms" if seconds_of_one < 1 else f"{seconds_of_one:.1f} s"
-        estimate = f"an estimate: {runs} runs of the model, and an unpruned one takes {one}"
-        self.bar.write(f"  expected duration: about {_duration(seconds)} ({estimate})", file=sys.stderr)
-        self.bar = type(self.bar)(total=runs, unit="run", leave=False)
+        estimate = f"an estimate: {runs - self.runs} more runs of the model, and one takes {one} on average"
+        self.bar.write(f"  expected duration from now on: about {_duration(seconds)} ({estimate})", file=sys.stderr)
+        self.bar = type(self.bar)(total=runs, initial=self.runs, unit="run", leave=False)
 
     def ran(self, runs: int = 1) -> None:
+        self.runs += runs
         self.bar.update(runs)
 
     def reached(self, runs: int) -> None:

@@ -16,13 +16,14 @@ DESCRIPTION = (
 )
 EPILOG = """\
 examples:
-  litelvlm card ./glamm-refseg --results results/results.json
+  litelvlm card ./glamm-refseg --results results/results.json --repo-id me/glamm-refseg
   litelvlm card ./glamm-refseg --results refcoco/results.json reason_seg/results.json --output card.md
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 
 Only the part between the two marks of the card and `model-index` in its metadata are written; without marks, that part
-goes to the end. A checkpoint without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
+goes to the end. If the checkpoint has a trainer_state.json, the card also says how long it was trained. A checkpoint
+without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
 """
 
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help="also write .eval_results: id of the task in the eval.yaml of the data set, a benchmark of the Hub",
     )
+    parser.add_argument("--repo-id", metavar="ID", help="where you will upload it: the title becomes its name")
     add_imports(parser)
 
 
@@ -50,5 +52,5 @@ def run(args: argparse.Namespace) -> None:
 
     import_given(args)
     with bad_input():
-        done = update_card(args.path, args.results, args.output, args.any_name, args.task_id)
+        done = update_card(args.path, args.results, args.output, args.any_name, args.task_id, args.repo_id)
     print("\n".join(done))

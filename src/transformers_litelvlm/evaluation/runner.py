@@ -167,15 +167,16 @@ def make_batches(
 def _progress(
     segmenter: SweepSegmenter, runs: list[Run], args: EvaluationArguments, task: Task
 ) -> Callable[[list[Any]], tuple[dict[str, Any], str]]:
-    """Measures samples, and says the means of the first runs so far."""
+    """Measures samples, and says the means of the first settings so far, over all seeds: they run side by side."""
     column = task.schema.get_field_index(task.progress)
+    shown = {run.run_id: run.run_id if run.seed is None else run.run_id.rpartition("#")[0] for run in runs}
     values: dict[str, list[float]] = {}
 
     def measure(samples: list[Any]) -> tuple[dict[str, Any], str]:
         batch = measure_batch(samples, segmenter, runs, args, task)
         for row in batch.rows:
-            values.setdefault(row[0], []).append(row[column])
-        means = ", ".join(f"{run_id} {np.mean(values[run_id]):.3f}" for run_id in list(values)[:4])
+            values.setdefault(shown[row[0]], []).append(row[column])
+        means = ", ".join(f"{name} {np.mean(values[name]):.3f}" for name in list(values)[:4])
         return asdict(batch), f"{METRIC_NAMES[task.main[0]]} {means}" if task.is_scored else ""
 
     return measure

@@ -27,6 +27,8 @@ LIMITS_BEGIN, LIMITS_END = (
     "<!-- litelvlm limits: begin (saved copies have it, too) -->",
     "<!-- litelvlm limits: end -->",
 )
+# What `litelvlm card` replaces once it knows more.
+UNKNOWN_TRAINING = "Whether its weights were trained since they were loaded, this card does not know."
 # Asked of a checkpoint whose card has no example, `widget` in its metadata.
 PICTURE, SENTENCES = "photo.jpg", ("the man in the red shirt", "the dog on the left")
 
@@ -62,10 +64,12 @@ def render_saved_card(config: Any, name: str | None = None) -> str:
     card = Path(source, CARD_NAME)
     known = read_metadata(card) if source and card.is_file() else {}
     base_model = source if _is_from_hub(source) else known.get("base_model")
-    name = name or Path(source).name or config.architectures[0]
+    of_source = Path(source).name
+    name = name or of_source or config.architectures[0]
     return render_card(
         config,
         name=name,
+        loaded_from=base_model or (f"the folder {of_source}" if of_source not in ("", name) else None),
         license=known.get("license"),
         base_model=base_model,
         limits=_limits(card) if known else None,
@@ -142,6 +146,7 @@ def render_card(
         num_tokens=config.num_visual_tokens,
         presets=describe_presets(config),
         pruning=config.pruning_config,
+        unknown_training=UNKNOWN_TRAINING,
         measured=render_measured([], config.pruning_config, config.num_visual_tokens),
         version=__version__,
         **more,

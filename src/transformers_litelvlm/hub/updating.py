@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import eval_result_entries_to_yaml
-from huggingface_hub.utils import yaml_dump
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id, yaml_dump
 from transformers import AutoConfig
 
+from transformers_litelvlm.hub.markdown import plain
 from transformers_litelvlm.hub.measured import BEGIN, measured_presets, render_measured, replace_region
 from transformers_litelvlm.hub.metadata import eval_result_entries, eval_results, hub_dataset, replace_model_index
-from transformers_litelvlm.hub.model_card import CARD_NAME, render_saved_card
+from transformers_litelvlm.hub.model_card import CARD_NAME, UNKNOWN_TRAINING, render_saved_card
 from transformers_litelvlm.hub.results import CardError, MeasuredResults, check_model, read_results
 from transformers_litelvlm.utils.files import write_atomically
+
+
+_TITLE = re.compile(r"^# .+(, with visual-token pruning)$", re.MULTILINE)  # of the template
 
 
 def update_card(
@@ -24,11 +31,13 @@ def update_card(
     output: str | os.PathLike | None = None,
     any_name: bool = False,
     task_id: str | None = None,
+    repo_id: str | None = None,
 ) -> list[str]:
     """Write measured results into the card of a checkpoint: its region between the marks, and `model-index`.
 
-    The rest of the card remains as it is. Without a card, one is made from the template. Results that an earlier call
-    wrote are replaced. Nothing is written if anything is wrong.
+    In a card of `save_pretrained`, the sentence that nothing is known of a training becomes what trainer_state.json in
+    the folder says of it. The rest of the card remains as it is. Without a card, one is made from the template.
+    Results that an earlier call wrote are replaced. Nothing is written if anything is wrong.
 
     Args:
         folder: of the checkpoint.
@@ -36,14 +45,17 @@ def update_card(
         output: where the card goes, `folder`/README.md by default. If this file exists, it is the card to update.
         any_name: accept results that name another folder or repository; class and number of tokens must still agree.
         task_id: also write `.eval_results` files beside the card, for this task in the `eval.yaml` of the data set.
+        repo_id: where the checkpoint will be on the Hub; the title that `save_pretrained` wrote becomes its name.
 
     Returns:
         What was done, line by line.
 
     Raises:
-        CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`].
+        CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`]; or `repo_id`
+            is not one.
     """
     folder = Path(folder)
+    name = folder.resolve().name if repo_id is None else _checked(repo_id).rpartition("/")[2]
     output = folder / CARD_NAME if output is None else Path(output)
     config = read_config(folder)
     num_tokens = config.num_visual_tokens
@@ -53,7 +65,9 @@ def update_card(
     text, done = existing_card(folder, output, config)
     if BEGIN not in text:
         done += " (the results are at its end: move them, with their marks, to where you want them)"
-    card = with_results(text, measured, config, folder.resolve().name)
+    card = with_results(text, measured, config, name).replace(UNKNOWN_TRAINING, describe_training(folder))
+    if repo_id is not None:
+        card = _TITLE.sub(lambda found: f"# {plain(name)}{found[1]}", card, count=1)
     entries = [entry for one in measured for entry in eval_results(one)]
     files = {}
     for one in measured if task_id is not None else ():
@@ -67,7 +81,35 @@ def update_card(
                 content = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
                 Path(staging, name).write_text(content, encoding="utf-8")
     lines = [f"{output}: {done}", *(_summary(one, config.pruning_config, num_tokens) for one in measured)]
-    return [*lines, f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
+    lines += [f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
+    return [*lines, *([f"upload it with: hf upload {repo_id} {folder}"] if repo_id else [])]
+
+
+def describe_training(folder: Path) -> str:
+    """What trainer_state.json of a `Trainer` says, in a sentence, and a gap for what it does not say.
+
+    Raises:
+        CardError: there is such a file, but a `Trainer` did not write it.
+    """
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return UNKNOWN_TRAINING
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+        then = f"; the last loss that it logged is {losses[-1]:.3g}" if losses else ""
+        text = f"It was trained for {state['global_step']:d} steps, {state['epoch']:.3g} epochs{then}."
+    except (ValueError, KeyError, TypeError) as error:
+        raise CardError(f"{path} cannot be read ({type(error).__name__}: {error}): remove or mend it") from error
+    return f"{text}\n\n**To fill in:** the data and the settings of this training."
+
+
+def _checked(repo_id: str) -> str:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CardError(f"`repo_id` {repo_id!r} is no name of a repository on the Hub, such as me/my-model") from error
+    return repo_id
 
 
 def with_results(text: str, measured: Sequence[MeasuredResults], config: Any, name: str) -> str:

@@ -52,6 +52,8 @@ class AnchorPruner(TokenPruner):
 
     needs_text: ClassVar[bool] = True
     source: ClassVar[str] = "Oh and Kim, ECCV 2026, arXiv 2607.07033"
+    context_name: ClassVar[str] = "importance"
+    similarity: ClassVar[str] = "cosine"
 
     novelty: float = 0.2
     patience: int = 3

@@ -189,6 +189,7 @@ class Pruner(ABC):
     official_token_order: ClassVar[str] = "raster"
     official_position_ids: ClassVar[str] = "compact"
     source: ClassVar[str] = ""
+    context_name: ClassVar[str] = "score of the method"  # what `Selection.context` is, in a few words for pictures
 
     @abstractmethod
     def tokens_per_layer(

@@ -32,6 +32,8 @@ class CDPruner(TokenPruner):
 
     needs_text: ClassVar[bool] = True
     source: ClassVar[str] = "Zhang et al., NeurIPS 2025, arXiv 2506.10967"
+    context_name: ClassVar[str] = "relevance"
+    similarity: ClassVar[str] = "cosine"
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         text_embeds, is_real = evidence.text_embeds()

@@ -28,6 +28,7 @@ class ClassAttentionPruner(TokenPruner):
 
     needs_class_token: ClassVar[bool] = True
     source: ClassVar[str] = "FasterVLM, Zhang et al., arXiv 2412.01818"
+    context_name: ClassVar[str] = "class attention"
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         scores = class_attention_scores(*evidence.class_query_and_keys(-1))

@@ -37,6 +37,7 @@ class FastVPruner(LayerPruner):
     """
 
     source: ClassVar[str] = "Chen et al., ECCV 2024, arXiv 2403.06764"
+    context_name: ClassVar[str] = "attention of the last token"
 
     layer: int = 2
     match: str = "retained"

@@ -52,6 +52,7 @@ class IVCPrunePruner(LayerPruner):
     """
 
     source: ClassVar[str] = "IVC-Prune, ICLR 2026"
+    context_name: ClassVar[str] = "foreground score"
     prunes_earlier_caches: ClassVar[bool] = True
 
     layer: int = 16

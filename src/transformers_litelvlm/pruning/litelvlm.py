@@ -62,6 +62,7 @@ class LiteLVLMPruner(TokenPruner):
     official_token_order: ClassVar[str] = "reference"
     official_position_ids: ClassVar[str] = "compact"
     source: ClassVar[str] = "Lee and Choi, ICML 2026, arXiv 2605.13178"
+    context_name: ClassVar[str] = "context score"
 
     similarity: str = "dot"
     ranking: str = "reversed"

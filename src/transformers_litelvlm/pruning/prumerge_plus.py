@@ -57,6 +57,7 @@ class PruMergePlusPruner(TokenPruner):
     needs_class_token: ClassVar[bool] = True
     official_token_order: ClassVar[str] = "reference"
     source: ClassVar[str] = "Shang et al., ICCV 2025, arXiv 2403.15388"
+    context_name: ClassVar[str] = "class attention"
 
     adaptive: bool = False
     supplement: bool = True

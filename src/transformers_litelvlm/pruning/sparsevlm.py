@@ -50,6 +50,7 @@ class SparseVLMPruner(LayerPruner):
     """
 
     source: ClassVar[str] = "Zhang et al., ICML 2025, arXiv 2410.04417"
+    context_name: ClassVar[str] = "attention of the text"
     official_token_order: ClassVar[str] = "reference"
     official_position_ids: ClassVar[str] = "compact"
 

@@ -37,6 +37,8 @@ class TRIMPruner(TokenPruner):
 
     needs_text: ClassVar[bool] = True
     source: ClassVar[str] = "Song et al., arXiv 2409.10994"
+    context_name: ClassVar[str] = "negated mean similarity"
+    similarity: ClassVar[str] = "dot"
 
     aggregate: bool = True
     adaptive: bool = False

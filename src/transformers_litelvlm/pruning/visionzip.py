@@ -52,6 +52,7 @@ class VisionZipPruner(TokenPruner):
 
     official_token_order: ClassVar[str] = "reference"
     source: ClassVar[str] = "Yang et al., CVPR 2025, arXiv 2412.04467"
+    context_name: ClassVar[str] = "class attention"
 
     contextual_share: float | None = None
 

@@ -42,6 +42,7 @@ class VisPruner(TokenPruner):
     """
 
     source: ClassVar[str] = "Zhang et al., ICCV 2025, arXiv 2412.01818"
+    context_name: ClassVar[str] = "class attention"
 
     important_ratio: float = 0.5
     drop_per_round: int = 8

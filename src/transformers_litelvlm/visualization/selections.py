@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 
 
+# What the numbers at the colour bar are, by the option `similarity` of `litelvlm`; others have a class variable.
+SIMILARITIES = {"dot": "dot product", "cosine": "cosine", "surgery": "CLIP Surgery"}
+
+
 def draw_selections(
     image: Image.Image,
     output: ReferringSegmentationOutput,
@@ -52,7 +56,9 @@ def draw_selections(
     if output.retained_indices is None:
         picture = draw_retained_tokens(image, None, grid, region, masks, None, sentences)
         return [side_by_side([picture], f"unpruned, all {total} visual tokens")]
-    drawings = []
+    drawings, pruner = [], pruning.build_pruner()
+    kind = SIMILARITIES.get(getattr(pruner, "similarity", ""))
+    name = "similarity" if kind is None else f"similarity ({kind})"
     count = len(output.retained_indices)
     for row in range(count):
         asked = range(len(sentences)) if count == 1 else [row]  # a dialogue about all, or one for each
@@ -64,12 +70,11 @@ def draw_selections(
         weights = None if output.merge_weights is None else on_picture(output.merge_weights[row], grid, places)
         pictures = [draw_retained_tokens(image, kept, grid, region, shown, weights, labels, chosen)]
         for index, scores in zip(asked, [] if similarity is None else similarity):
-            label = LegendEntry(mask_colour(index), f"{index}  similarity with “{sentences[index]}”", "framed: kept")
+            label = LegendEntry(mask_colour(index), f"{index}  {name} with “{sentences[index]}”", "framed: kept")
             scores = on_picture(scores, grid, places)
             pictures.append(draw_scores(image, scores, grid, region, kept, shown[index], label))
         if (context := _row(output.context_scores, row)) is not None:
-            name = "score of the method" if chosen is None else "context score"
-            label = LegendEntry(GREY, name, "framed: kept")
+            label = LegendEntry(GREY, pruner.context_name, "framed: kept")
             context = on_picture(context, grid, places)
             pictures.append(draw_scores(image, context, grid, region, kept, None, label))
         title = f"{_describe(pruning)}, {len(indices)} of {total} visual tokens"
