@@ -19,6 +19,12 @@ def test_values_are_upstreams(shape, dtype):
     assert torch.equal(values, kept)
 
 
+def test_values_of_another_layout():
+    values = torch.randn(40, 77, 96, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1)
+    with torch.no_grad():
+        assert torch.equal(ChunkedQuickGELU()(values), QuickGELUActivation()(values))
+
+
 def test_gradients_are_upstreams():
     inputs = [torch.linspace(-4, 4, 99).view(33, 3).requires_grad_() for _ in range(2)]
     for activation, values in zip((ChunkedQuickGELU(), QuickGELUActivation()), inputs):

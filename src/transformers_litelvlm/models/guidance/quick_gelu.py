@@ -17,7 +17,7 @@ class ChunkedQuickGELU(QuickGELUActivation):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not input.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(input)
-        result = torch.empty_like(input)
+        result = torch.empty_like(input, memory_format=torch.contiguous_format)  # so that rows are views of it
         for part, of_result in zip(input.flatten(0, -2).split(ROWS), result.flatten(0, -2).split(ROWS), strict=True):
             torch.mul(part, 1.702, out=of_result)
             of_result.sigmoid_().mul_(part)
