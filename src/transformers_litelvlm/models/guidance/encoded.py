@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -137,3 +138,14 @@ class EncodedMedia(ABC):
     @abstractmethod
     def all_tokens(self) -> list[torch.Tensor]:
         """All visual tokens of each image or video as the language model reads them, (N_i, D)."""
+
+
+def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
+    """Where the rows of some media are, in a tensor that holds the rows of all media one after the other.
+
+    Args:
+        sizes: rows of each of them.
+        media: which ones, in any order, repeated or not.
+    """
+    starts = [0, *accumulate(sizes)]
+    return torch.cat([torch.arange(starts[one], starts[one + 1]) for one in media])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
-from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance, rows_of
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
@@ -207,14 +206,3 @@ def token_grids(grid_thw: torch.Tensor, merge: int) -> list[Grid]:
 def frame_sizes(grids: Sequence[Grid]) -> list[int]:
     """Visual tokens of every frame of every medium."""
     return [height * width for t, height, width in grids for _ in range(t)]
-
-
-def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
-    """Where the rows of some media are, in a tensor that holds the rows of all media one after the other.
-
-    Args:
-        sizes: rows of each of them.
-        media: which ones, in any order, repeated or not.
-    """
-    starts = [0, *accumulate(sizes)]
-    return torch.cat([torch.arange(starts[one], starts[one + 1]) for one in media])

@@ -16,10 +16,9 @@ from transformers_litelvlm.models.family import (
     pruned_features,
     pruned_forward,
 )
-from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
+from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance, rows_of
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
-from transformers_litelvlm.models.guidance.qwen_tower import rows_of
 from transformers_litelvlm.models.internvl_lite.configuration_internvl_lite import InternVLLiteConfig
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
@@ -105,8 +104,7 @@ class EncodedTiles(EncodedMedia):
         if list(places) == list(range(len(self))):
             return self
         tiles = index_on(self.tokens.device, rows_of([t for t, _, _ in self.grids], places).tolist())
-        parts = (part[tiles] for part in (self.tokens, self._tower, self._states))
-        tokens, tower, states = parts
+        tokens, tower, states = (part[tiles] for part in (self.tokens, self._tower, self._states))
         return EncodedTiles(self.model, tokens, [self.grids[place] for place in places], tower, states, self._layer)
 
     def finish(self) -> None:
@@ -182,7 +180,7 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
         Raises:
             ValueError: if the tower or its layer is not one that pruning is defined for.
         """
-        last = self._feature_layer(arguments.get("vision_feature_layer"), arguments)
+        last = self._feature_layer(**{name: arguments.get(name) for name in self.media_arguments[modality][2:]})
         of_tower = {name: value for name, value in arguments.items() if name not in self.guidance_arguments}
         # Of all hidden states, upstream then keeps this one: the input of the layer that makes the features.
         tower = self.upstream_features(modality, {**of_tower, "output_hidden_states": [last - 1]})
@@ -211,9 +209,11 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
     def load_missing_guidance(self, **access: Any) -> None:
         """Nothing is missing: the model guides itself."""
 
-    def _feature_layer(self, layer: int | list[int] | None, arguments: dict[str, Any]) -> int:
+    def _feature_layer(
+        self, vision_feature_layer: int | list[int] | None, vision_feature_select_strategy: str | None
+    ) -> int:
         """How many tower layers make the features."""
-        config, strategy = self.config.vision_config, arguments.get("vision_feature_select_strategy")
+        config, layer, strategy = self.config.vision_config, vision_feature_layer, vision_feature_select_strategy
         layer = self.config.vision_feature_layer if layer is None else layer
         strategy = self.config.vision_feature_select_strategy if strategy is None else strategy
         count = layer + config.num_hidden_layers + 1 if isinstance(layer, int) and layer < 0 else layer
