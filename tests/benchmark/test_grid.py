@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.matrix import matrix
-from transformers_litelvlm.benchmark import side_by_side
+from transformers_litelvlm.benchmark import side_by_side, timing
 from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.progress import Progress
@@ -299,6 +299,26 @@ def test_the_report_is_a_markdown_table_a_person_can_read(result):
     assert text.count("| LLM prefill") == 4 and render(result, max_details=1).count("| LLM prefill") == 1
     assert "--output-dir" in render(result, max_details=1)
     assert "(with tower)" in next(line for line in lines if line.startswith("| tome"))
+
+
+def test_of_one_run_there_is_no_interval_and_only_what_is_there_is_explained():
+    effort = Effort(runs=1, warmup=1, parts=())
+    text = render(run_benchmark("tiny", Grid(budgets=[16]), effort=effort))
+    assert "1 run of each side" in text and re.search(r"\d x? *\[", text.split("How to read")[0]) is None
+    explained = ("Roofline bound", "Against stock", "One by one", "Selector", "Unaccounted")
+    assert not [name for name in explained if f'"{name}' in text] and '"Of bound"' in text
+
+
+def test_the_load_is_that_at_the_end(monkeypatch):
+    loads = iter([0.5, 7.25])
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (next(loads), 0, 0))
+    effort = Effort(runs=1, warmup=0, parts=())
+    result = run_benchmark("tiny", Grid(budgets=[16]), effort=effort)
+    assert result["load_average"] == 7.25
+    text = render({**result, "threads": 2})
+    assert "load average at the end 7.2: other programs used the CPU, so measure again, with `--threads 1`" in text
+    assert "other programs" not in render({**result, "load_average": 2.5, "threads": 2})
+    assert "other programs" not in render({**result, "device": "NVIDIA H200", "threads": 2})
 
 
 def test_tables_and_numbers():

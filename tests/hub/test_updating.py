@@ -157,6 +157,19 @@ def test_several_data_sets(checkpoint, tmp_path):
     assert [dataset["type"] for dataset in datasets] == ["RefShapes", "somebody/other"]
 
 
+def test_a_public_card_has_no_folders_of_this_machine(checkpoint, tmp_path):
+    results = sample_results()
+    results["settings"] = {"model": "/home/ann/work/finetuned/merged/", "output_dir": "/home/ann/out", "budgets": [4]}
+    assert main(["card", str(checkpoint), "--results", write_results(tmp_path, results)]) == 0
+    assert 'Settings: `{"budgets": [4], "model": "merged/", "output_dir": "out"}`' in card_of(checkpoint)
+    results["environment"]["command"] = (
+        "litelvm evaluate --model=/home/ann/merged --source 'https://host/a/b.zip' --image-root /data/x a/b ../c/d"
+    )
+    assert main(["card", str(checkpoint), "--results", write_results(tmp_path, results)]) == 0
+    expected = "litelvm evaluate --model=merged --source 'https://host/a/b.zip' --image-root x a/b ../c/d"
+    assert expected in card_of(checkpoint)
+
+
 def test_windows_line_breaks_stay(checkpoint, tmp_path):
     (checkpoint / "README.md").write_bytes(b"---\r\nlicense: mit\r\n---\r\n# Title\r\n")
     assert main(["card", str(checkpoint), "--results", write_results(tmp_path)]) == 0

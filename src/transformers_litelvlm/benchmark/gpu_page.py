@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_litelvlm.benchmark.plot import plot_all
-from transformers_litelvlm.benchmark.report import NOTES, overview, render, table
+from transformers_litelvlm.benchmark.report import notes, overview, sections, table
 from transformers_litelvlm.benchmark.timing import machine_line
 from transformers_litelvlm.utils.files import read_json, to_json, write_atomically
 
@@ -60,8 +60,9 @@ def page_of(result: dict[str, Any]) -> str:
             blocks.append(f"## {model['model']}\n\nNot measured to the end: {model['failed']}")
             blocks += [overview(model["points"])] if model["points"] else []
         else:  # as a part of this page
-            blocks.append(re.sub(r"^#", "##", render(model).removesuffix(NOTES + "\n"), flags=re.MULTILINE).strip())
-    return "\n\n".join([*blocks, "## Notes", NOTES]) + "\n"
+            blocks.append(re.sub(r"^#", "##", "\n\n".join(sections(model)), flags=re.MULTILINE))
+    points = [point for model in result["models"] for point in model.get("points", [])]
+    return "\n\n".join([*blocks, "## Notes", notes(points)]) + "\n"
 
 
 def _has_points(model: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from transformers_litelvlm.benchmark.roofline import Card, measure_card
 from transformers_litelvlm.benchmark.side_by_side import Effort
 from transformers_litelvlm.benchmark.stages import StagedModel
 from transformers_litelvlm.benchmark.subjects import Subject, free_memory
-from transformers_litelvlm.benchmark.timing import measured_on
+from transformers_litelvlm.benchmark.timing import load_at_the_end, measured_on
 
 
 FORMAT = 1
@@ -136,7 +136,7 @@ def gpu_report(
     except KeyboardInterrupt:
         says("stopped: what was measured by then is kept")
         result.update(is_complete=False, was_stopped=True)
-    result["seconds"] = time.monotonic() - start
+    result |= {"seconds": time.monotonic() - start, **load_at_the_end()}
     keep(result)
     return result
 

@@ -17,7 +17,7 @@ from transformers_litelvlm.benchmark.roofline import Card
 from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
 from transformers_litelvlm.benchmark.stages import StagedModel
 from transformers_litelvlm.benchmark.subjects import Subject
-from transformers_litelvlm.benchmark.timing import measured_on
+from transformers_litelvlm.benchmark.timing import load_at_the_end, measured_on
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.provenance import third_party_methods
 from transformers_litelvlm.evaluation.runs import parse_method
@@ -134,8 +134,8 @@ def run_benchmark(
         for dtype, quantization in itertools.product(grid.dtypes, grid.quantizations):
             measuring.measure(dtype, quantization)
     except KeyboardInterrupt as stopped:
-        raise BenchmarkStopped(result) from stopped
-    return {**result, "is_complete": True}
+        raise BenchmarkStopped(result | load_at_the_end()) from stopped
+    return {**result, **load_at_the_end(), "is_complete": True}
 
 
 @dataclass

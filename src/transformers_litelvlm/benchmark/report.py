@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +16,22 @@ from transformers_litelvlm.utils.files import to_json, write_atomically
 
 LARGEST_GAP = 0.1  # of the time end to end, beyond which the report remarks on unaccounted time
 
-NOTES = """\
-How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in alternating
-runs with the same weights and inputs; brackets hold a 95 % interval, which a few runs give only roughly. "Bound" is
-the ratio of their floating-point operations, which caps the speed-up where arithmetic takes the time. "Of bound" is
-speed-up / bound; it can be above 100 % where something else takes the time, as in tiny models. A value far above 100 %
-with a large model means that the machine was busy: measure again. "Roofline bound" is the ratio of the shortest times
-that both could take on this device, where every operation also reads its weights once. "Against stock" compares with
-one call of the stock class of Transformers that keeps all hidden states. "One by one" compares with the unpruned model
-called once for every sentence. "Selector" is what choosing tokens costs: guidance text, scoring and selection, prompt
-compaction; its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself).
-"Unaccounted time" is the time end to end minus the sum of the stages."""
+# How to read a report: by what of a point it explains, "" always.
+NOTES = {
+    "": 'How to read this. "Speed-up" is the median time of the unpruned model divided by that of the pruned one, in'
+    " alternating runs with the same weights and inputs; brackets hold a 95 % interval, which a few runs give only"
+    ' roughly. "Bound" is the ratio of their floating-point operations, which caps the speed-up where arithmetic takes'
+    ' the time. "Of bound" is speed-up / bound; it can be above 100 % where something else takes the time, as in tiny'
+    " models. With a large model, a value far from 100 % may mean that the machine was busy: measure again.",
+    "roofline": '"Roofline bound" is the ratio of the shortest times that both could take on this device, where every'
+    " operation also reads its weights once.",
+    "against_stock": '"Against stock" compares with one call of the stock class of Transformers that keeps all hidden'
+    " states.",
+    "against_one_by_one": '"One by one" compares with the unpruned model called once for every sentence.',
+    "selector": '"Selector" is what choosing tokens costs: guidance text, scoring and selection, prompt compaction;'
+    ' its share is of the unpruned time end to end ("with tower": the method runs the vision tower itself).',
+    "stages": '"Unaccounted time" is the time end to end minus the sum of the stages.',
+}
 
 NOTES_ON_QUANTIZATION = """\
 "Weights" are all parameters and buffers. For quantized weights, their scales are included. "Activations" is the
@@ -36,6 +42,11 @@ quantization. Speed-ups compare runs of one quantization only."""
 
 def render(result: dict[str, Any], max_details: int | None = None) -> str:
     """The report, with stages and memory of all points, or of the first `max_details`."""
+    return "\n\n".join([*sections(result, max_details), notes(result["points"])]) + "\n"
+
+
+def sections(result: dict[str, Any], max_details: int | None = None) -> list[str]:
+    """Those of [`render`], without its last one, how to read it."""
     blocks = [f"# {result['model']}: pruned against unpruned", _setting(result)]
     if not result.get("is_complete", True):
         blocks.insert(1, "**Stopped before the end**: these are the points that were measured by then.")
@@ -52,7 +63,13 @@ def render(result: dict[str, Any], max_details: int | None = None) -> str:
     if result["skipped"]:
         rows = [[describe(point), point["reason"].splitlines()[0]] for point in result["skipped"]]
         blocks.append("## Not possible\n\n" + table(["point", "reason"], rows))
-    return "\n\n".join([*blocks, NOTES]) + "\n"
+    return blocks
+
+
+def notes(points: list[dict[str, Any]]) -> str:
+    """How to read what is there of the points."""
+    found = {name for point in points for name in point}
+    return textwrap.fill(" ".join(text for name, text in NOTES.items() if name in ("", *found)), 119)
 
 
 def write_benchmark(result: dict[str, Any], folder: str | os.PathLike) -> None:
@@ -84,11 +101,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _setting(result: dict[str, Any]) -> str:
-    theirs = result.get("third_party_methods", {})
+    theirs, runs = result.get("third_party_methods", {}), result["effort"]["runs"]
     route = "`segment`, all sentences in one call" if result["has_masks"] else "`generate` of one token"
     return (
         f"{result['description']}. {result['parameters'] / 1e6:,.1f} million parameters.\n"
-        f"End to end is {route}; {result['effort']['runs']} runs of each side. {machine_line(result)}."
+        f"End to end is {route}; {runs} run{'s' * (runs > 1)} of each side. {machine_line(result)}."
         + "".join(f"\nNot bundled: `{name}`, from `{known['provided_by']}`." for name, known in theirs.items())
     )
 
@@ -247,7 +264,7 @@ def _selector_share(point: dict[str, Any]) -> str:
 
 def _speedup(times: dict[str, Any]) -> str:
     low, high = times["speedup_interval_95"]
-    return f"{times['speedup']:.2f}x [{low:.2f}, {high:.2f}]"
+    return f"{times['speedup']:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if low < high else "")  # none of one run
 
 
 def _giga(stage: dict[str, Any] | None) -> str:
@@ -257,4 +274,5 @@ def _giga(stage: dict[str, Any] | None) -> str:
 def _milliseconds(times: dict[str, Any] | None) -> str:
     if times is None:
         return "-"
-    return f"{number(times['median_ms'])} [{number(times['min_ms'])}, {number(times['max_ms'])}]"
+    low, high = times["min_ms"], times["max_ms"]
+    return number(times["median_ms"]) + (f" [{number(low)}, {number(high)}]" if low < high else "")

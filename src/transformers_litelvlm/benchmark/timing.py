@@ -22,18 +22,27 @@ def measured_on(device: str) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
-        # Other work on the cores hits the route with more and smaller steps harder.
-        "load_average": os.getloadavg()[0],
+        **load_at_the_end(),
         "versions": versions(),
     }
+
+
+def load_at_the_end() -> dict[str, float]:
+    """Of the last minute; replaces that of [`measured_on`] when all is measured.
+
+    Other work on the cores hits the route with more and smaller steps harder.
+    """
+    return {"load_average": os.getloadavg()[0]}
 
 
 def machine_line(result: dict[str, Any]) -> str:
     """What [`measured_on`] says, in a line."""
     names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    threads, load = result["threads"], result["load_average"]
+    others = load > threads + 1 and result["device"] == "cpu"
+    busy = ": other programs used the CPU, so measure again, with `--threads 1` if they stay" if others else ""
     return (
-        f"{result['device']}, {result['threads']} threads, load average at the end {result['load_average']:.1f},"
-        f" {names}"
+        f"{result['device']}, {threads} thread{'s' * (threads > 1)}, {names}, load average at the end {load:.1f}{busy}"
     )
 
 

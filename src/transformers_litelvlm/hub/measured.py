@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from transformers_litelvlm.hub.results import CardError, MeasuredGroup, Measured
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
 END = "<!-- litelvlm card: end -->"
+# What comes before the last part of a local absolute path; an address of the web is none.
+_FOLDERS = re.compile(r"""(?<![\w./:~-])/(?:[^\s'"/,]+/)+(?=[^\s'"/,])""")
 TEMPLATES = templates(Path(__file__).parent, undefined=jinja2.StrictUndefined)
 
 
@@ -55,6 +58,11 @@ def replace_region(card: str, region: str, begin: str = BEGIN, end: str = END) -
     return before + region + after
 
 
+def without_folders(text: str) -> str:
+    """A command, or settings, with local absolute paths shortened to their last part: a card is public."""
+    return _FOLDERS.sub("", text)
+
+
 def measured_presets(
     results: MeasuredResults, pruning: PruningConfig, num_tokens: int | None
 ) -> dict[str, MeasuredGroup | None]:
@@ -73,7 +81,8 @@ def _report(results: MeasuredResults, pruning: PruningConfig, num_tokens: int | 
     presets = measured_presets(results, pruning, num_tokens)
     return {
         "results": results,
-        "settings": json.dumps(results.settings, sort_keys=True),
+        "settings": without_folders(json.dumps(results.settings, sort_keys=True)),
+        "command": without_folders(results.environment.get("command") or ""),
         "layout": ", ".join(layouts) if is_common else "",
         "presets": [
             (code(name).replace("|", "\\|"), kept_tokens(pruning.apply_preset(name), num_tokens), group)

@@ -81,7 +81,7 @@ def internvl_config(source: CheckpointSource, published: dict[str, Any], tokeniz
         if found[name] != value or not isinstance(vision, dict):
             raise ConversionError(
                 f"{source}/config.json: {name} is {found[name]!r}, but of InternVL only models with {value!r} there "
-                "can be converted: those with Qwen2.5 as their language model, such as Sa2VA-1B, -4B and -InternVL3."
+                "can be converted: those with Qwen2.5 as their language model, such as Sa2VA-4B, not Sa2VA-8B or -26B."
             )
     fields = {name: vision[name] for name in _VISION_FIELDS if name in vision}
     fields |= {ours: vision[name] for name, ours in _VISION_NAMES.items() if name in vision}
