@@ -63,7 +63,7 @@ class AnalysedImage:
             if tiles != 1:
                 raise ValueError(
                     f"An image is in {tiles} tiles, and an analysis needs one raster of visual tokens: set "
-                    "`processor.image_processor.max_patches = 1`."
+                    "`max_patches` of the image processor to 1, for example in processor_config.json."
                 )
             self.grid = (rows, columns)
 

@@ -88,7 +88,8 @@ def run_benchmark(
         subject: the name of a preset, or a [`CheckpointSubject`].
         progress: told how much there is to do, once the first runs have shown how long one takes, what happens next,
             and what is done.
-        card: what the device reaches, for the second bound of docs/performance.md; default: that is left out.
+        card: what the device reaches, for the second bound of docs/performance.md; default: that is left out, as it is
+            of quantized weights.
 
     Returns:
         What benchmark.json holds: the setting, the machine, one entry in `points` for every point, and in `skipped`
@@ -168,7 +169,9 @@ class _Measuring:
         staged = StagedModel(model)
         more = {} if tuple(self.grid.quantizations) == ("none",) else {"quantization": quantization}
         weights = {"weight_bytes": weight_bytes(model)} if more else {}
-        for batch_size, sentences, side_by_side in self._workloads(staged, dtype):
+        # A roofline counts the bytes of weights, which are not known of quantized ones.
+        card = self.card if quantization == "none" else None
+        for batch_size, sentences, side_by_side in self._workloads(staged, dtype, card):
             self._expect(side_by_side, batch_size, build_seconds)
             for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
@@ -210,11 +213,14 @@ class _Measuring:
     def _count(self, staged: StagedModel, dtype: str) -> None:
         """Operations of the model that is about to be quantized."""
         for *_, side_by_side in self._workloads(staged, dtype):
+            side_by_side.progress = Progress()  # these runs are not among those that are expected
             for pruning in (None, *(setting for _, setting in self.settings)):
                 with suppress(*CANNOT):  # said when it is measured
                     side_by_side.count(pruning)
 
-    def _workloads(self, staged: StagedModel, dtype: str) -> Iterator[tuple[int, int, SideBySide]]:
+    def _workloads(
+        self, staged: StagedModel, dtype: str, card: Card | None = None
+    ) -> Iterator[tuple[int, int, SideBySide]]:
         """Batch size, number of sentences, and what measures them."""
         for batch_size, sentences in itertools.product(self.grid.batch_sizes, self.grid.sentences):
             workload = self.subject.workload(staged.model.config, batch_size, sentences)
@@ -223,7 +229,7 @@ class _Measuring:
             yield (
                 batch_size,
                 sentences,
-                SideBySide(staged, workload, self.effort, self.progress, operations, self.card),
+                SideBySide(staged, workload, self.effort, self.progress, operations, card),
             )
 
 

@@ -130,8 +130,9 @@ def overview(points: list[dict[str, Any]]) -> str:
             "of bound": f"{flops['share_of_bound']:.0%}",
         }
         if "roofline" in found:
-            row["roofline bound"] = f"{point['roofline']['bound']:.2f}x"
-            row["of lower bound"] = f"{point['roofline']['share_of_lower_bound']:.0%}"
+            roofline = point.get("roofline")
+            row["roofline bound"] = "-" if roofline is None else f"{roofline['bound']:.2f}x"
+            row["of lower bound"] = "-" if roofline is None else f"{roofline['share_of_lower_bound']:.0%}"
         if "against_stock" in found:
             row["against stock"] = _speedup(point["against_stock"]) if "against_stock" in point else "-"
         if "against_one_by_one" in found:

@@ -280,7 +280,8 @@ class SideBySide:
             return {}
         model, inputs = self.staged.model, self.workload.inputs
         stock = self._once(lambda _: stock_of(model))
-        theirs = {name: value for name, value in inputs.items() if not name.startswith("guidance")}
+        own = self.staged.base.own_media_arguments
+        theirs = {n: value for n, value in inputs.items() if n not in own and not n.startswith("guidance")}
         how = {"max_new_tokens": 1, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
         call = torch.inference_mode()(partial(stock.generate, **theirs, **how))
         return {"against_stock": compared(self._time(call, partial(self._end_to_end, pruning)))}

@@ -16,7 +16,7 @@ DESCRIPTION = (
 )
 EPILOG = """\
 examples:
-  litelvlm card ./glamm-refseg --results results/results.json --repo-id me/glamm-refseg
+  litelvlm card ./glamm-refseg --results results/results.json --repo-id me/my-model
   litelvlm card ./glamm-refseg --results refcoco/results.json reason_seg/results.json --output card.md
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from transformers_litelvlm.hub.results import CardError, MeasuredResults, check_
 from transformers_litelvlm.utils.files import write_atomically
 
 
-_TITLE = re.compile(r"^# .+(, with visual-token pruning)$", re.MULTILINE)  # of the template
+# Of the template, which has the name of a folder there: people's titles have spaces.
+_TITLE = re.compile(r"^# \S+(, with visual-token pruning)$", re.MULTILINE)
 
 
 def update_card(
@@ -65,7 +68,8 @@ def update_card(
     text, done = existing_card(folder, output, config)
     if BEGIN not in text:
         done += " (the results are at its end: move them, with their marks, to where you want them)"
-    card = with_results(text, measured, config, name).replace(UNKNOWN_TRAINING, describe_training(folder))
+    card = with_results(text, measured, config, name, former=folder.resolve().name)
+    card = card.replace(UNKNOWN_TRAINING, describe_training(folder))
     if repo_id is not None:
         card = _TITLE.sub(lambda found: f"# {plain(name)}{found[1]}", card, count=1)
     entries = [entry for one in measured for entry in eval_results(one)]
@@ -82,7 +86,9 @@ def update_card(
                 Path(staging, name).write_text(content, encoding="utf-8")
     lines = [f"{output}: {done}", *(_summary(one, config.pruning_config, num_tokens) for one in measured)]
     lines += [f"model-index: {len(entries)} figures", _about_entries(measured, files, task_id)]
-    return [*lines, *([f"upload it with: hf upload {repo_id} {folder}"] if repo_id else [])]
+    is_in_folder = output.parent.resolve() == folder.resolve()
+    upload = f"upload it with: hf upload {repo_id} {shlex.quote(os.fspath(folder))}"
+    return [*lines, *([upload] if repo_id and is_in_folder else [])]
 
 
 def describe_training(folder: Path) -> str:
@@ -97,9 +103,12 @@ def describe_training(folder: Path) -> str:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-        then = f"; the last loss that it logged is {losses[-1]:.3g}" if losses else ""
-        text = f"It was trained for {state['global_step']:d} steps, {state['epoch']:.3g} epochs{then}."
-    except (ValueError, KeyError, TypeError) as error:
+        digits = ",.0f" if losses and losses[-1] > 1000 else ".3g"
+        then = f"; the last loss that it logged is {losses[-1]:{digits}}" if losses else ""
+        if not (state["global_step"] >= 0 and 0 <= state["epoch"] < math.inf):
+            raise ValueError(f"{state['global_step']} steps, {state['epoch']} epochs")
+        text = f"It was trained for {state['global_step']:,d} steps, {state['epoch']:,.6g} epochs{then}."
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CardError(f"{path} cannot be read ({type(error).__name__}: {error}): remove or mend it") from error
     return f"{text}\n\n**To fill in:** the data and the settings of this training."
 
@@ -112,7 +121,9 @@ def _checked(repo_id: str) -> str:
     return repo_id
 
 
-def with_results(text: str, measured: Sequence[MeasuredResults], config: Any, name: str) -> str:
+def with_results(
+    text: str, measured: Sequence[MeasuredResults], config: Any, name: str, former: str | None = None
+) -> str:
     """A card with measured results in their region and in `model-index`, with line breaks of one character.
 
     Args:
@@ -120,13 +131,14 @@ def with_results(text: str, measured: Sequence[MeasuredResults], config: Any, na
         measured: all results of the checkpoint.
         config: of it.
         name: of it.
+        former: a name in `model-index` that becomes `name`; any other stays.
 
     Raises:
         CardError: see [`replace_region`].
     """
     region = render_measured(measured, config.pruning_config, config.num_visual_tokens)
     entries = [entry for one in measured for entry in eval_results(one)]
-    return replace_model_index(replace_region(text.replace("\r\n", "\n"), region), name, entries)
+    return replace_model_index(replace_region(text.replace("\r\n", "\n"), region), name, entries, former)
 
 
 def read_config(folder: Path) -> Any:

@@ -82,6 +82,10 @@ class PrunedModelMixin:
         arguments = {name: value for name, value in arguments.items() if name not in self.own_media_arguments}
         return getattr(super(), f"get_{modality}_features")(**arguments, return_dict=True)
 
+    def features_by_medium(self, features: Any, modality: str, arguments: dict[str, Any]) -> Any:
+        """Features of upstream's, which a caller may have encoded, with an entry for each image or video."""
+        return features
+
     def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
         """The same tokens, for a language model that drops some of them; a family may compute less for them."""
         return self.upstream_features(modality, arguments)

@@ -213,6 +213,18 @@ def test_all_kept_is_unpruned(model, processor):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("pruning", [{}, {"method": "fastv", "method_options": {"layer": 1}, "budget": 5}])
+def test_features_of_tiles_that_were_encoded_before(pruning, model, processor):
+    inputs = dict(processor.segmentation_inputs(IMAGES, ASKED[:3]))
+    expected = model.segment(**inputs, pruning_config=PruningConfig(**pruning))
+    pixels = inputs.pop("pixel_values")
+    features = model.get_image_features(pixels, num_tiles=inputs["num_tiles"])
+    assert len(features.pooler_output) == len(pixels) > len(IMAGES)
+    output = model.segment(**inputs, mm_encoder_outputs={"image": features}, pruning_config=PruningConfig(**pruning))
+    assert all(torch.equal(*pair) for pair in zip(output.masks, expected.masks, strict=True))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("budget", [None, 4])
 def test_what_the_model_writes(budget, model, processor):
     """The first tokens of its own answer, and the states that a [SEG] among them would be read from."""
@@ -299,7 +311,17 @@ def test_a_tensor_that_does_not_split(source, tmp_path):
     [
         ({"llm_config": {"model_type": "internlm2"}}, "llm_config.model_type is 'internlm2', but of InternVL only"),
         ({"llm_config": None}, "llm_config.model_type is None"),
-        ({"vision_config": None}, "of InternVL only models"),
+        ({"vision_config": None}, "has no `vision_config`"),
+        (
+            {"template": "phi3_chat"},
+            "template is 'phi3_chat', but of InternVL only models with 'qwen_chat' or 'internlm2",
+        ),
+        ({"use_thumbnail": False}, "use_thumbnail is False"),
+        ({"dynamic_image_size": False}, "dynamic_image_size is False"),
+        ({"force_image_size": 32}, "force_image_size is 32, but of InternVL only models with 16"),
+        ({"max_dynamic_patch": "12"}, "`max_patches` must be whole numbers"),
+        ({"max_dynamic_patch": 10**7}, "`max_patches` must be whole numbers from 1 to 100"),
+        ({"vision_config": {"patch_size": 0, "image_size": 16}}, r"image_size and patch_size .* are \[16, 0\]"),
         ({"ps_version": "v1"}, "ps_version is 'v1'"),
         ({"select_layer": -4}, "select_layer is -4"),
         ({"model_type": "internvl_chat"}, "looks like an InternVL without masks"),
@@ -309,7 +331,7 @@ def test_checkpoints_that_are_not_known(change, message, source, tmp_path):
     other = write_source(tmp_path / "source")
     config = json.loads((other / "config.json").read_text()) | change
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises((ConversionError, ValueError), match=message):
         sa2va_conversion(CheckpointSource(other))
 
 

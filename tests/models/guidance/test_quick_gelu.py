@@ -25,6 +25,15 @@ def test_values_of_another_layout():
         assert torch.equal(ChunkedQuickGELU()(values), QuickGELUActivation()(values))
 
 
+@torch.no_grad()
+def test_values_without_rows_and_whole_numbers():
+    for values in (torch.tensor(1.5), torch.linspace(-3, 3, 7), torch.arange(6).view(2, 3)):
+        assert torch.equal(ChunkedQuickGELU()(values), QuickGELUActivation()(values))
+    traced = torch.jit.trace(ChunkedQuickGELU(), torch.randn(2, 40, 4))
+    values = torch.randn(3, 70, 4)
+    assert torch.equal(traced(values), QuickGELUActivation()(values))
+
+
 def test_gradients_are_upstreams():
     inputs = [torch.linspace(-4, 4, 99).view(33, 3).requires_grad_() for _ in range(2)]
     for activation, values in zip((ChunkedQuickGELU(), QuickGELUActivation()), inputs):

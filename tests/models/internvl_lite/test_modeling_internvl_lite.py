@@ -93,6 +93,50 @@ def test_without_the_number_of_tiles_each_is_an_image(model):
     assert [row.tolist() for row in with_tiles.retained_indices] == [row.tolist() for row in kept]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["litelvlm", "fastv"])
+def test_features_of_tiles_that_were_encoded_before(model, method):
+    """Upstream's features have an entry for each tile, and the budget is of an image all the same."""
+    options = {"layer": 1} if method == "fastv" else {}
+    settings, inputs = PruningConfig(method=method, method_options=options, budget=9), INTERNVL.lite_inputs()
+    features = model.get_image_features(inputs["pixel_values"], num_tiles=inputs["num_tiles"])
+    assert len(features.pooler_output) == 6
+    given = {n: v for n, v in inputs.items() if n != "pixel_values"} | {"mm_encoder_outputs": {"image": features}}
+    if method == "litelvlm":  # was not pruned when it was encoded
+        assert torch.equal(model(**given).logits, model(**inputs).logits)
+        return
+    expected = model(**inputs, pruning_config=settings)
+    output = model(**given, pruning_config=settings)
+    assert [len(kept) for kept in output.retained_indices] == [9, 9, 9]
+    torch.testing.assert_close(output.logits, expected.logits)
+    new = model.generate(**given, pruning_config=settings, max_new_tokens=3, do_sample=False)
+    assert torch.equal(new, model.generate(**inputs, pruning_config=settings, max_new_tokens=3, do_sample=False))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [-1, -2, -3, 1, 3])
+def test_every_layer_of_the_tower(model, layer):
+    """The evidence has upstream's tokens of that layer, and the states that the layer read."""
+    pixels = tiny.random_tiles(2)
+    encoded = model.model.encode("image", {"pixel_values": pixels, "vision_feature_layer": layer})
+    stock = tiny.stock_twin(model)
+    assert torch.equal(encoded.tokens, stock.get_image_features(pixels, vision_feature_layer=layer).pooler_output)
+    states = stock.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    index = layer if layer >= 0 else 4 + layer
+    assert (
+        torch.equal(encoded._states, states[index - 1])
+        and encoded._layer is model.model.vision_tower.encoder.layer[index - 1]
+    )
+    inputs = INTERNVL.lite_inputs()
+    kept = model(**inputs, vision_feature_layer=layer, pruning_config=PruningConfig(budget=5)).retained_indices
+    assert [len(indices) for indices in kept] == [5, 5, 5]
+
+
+def test_numbers_of_tiles_as_a_list(model):
+    inputs = {**INTERNVL.lite_inputs(), "num_tiles": list(INTERNVL.tiles)}
+    assert [len(kept) for kept in model(**inputs, pruning_config=PruningConfig(budget=5)).retained_indices] == [5] * 3
+
+
 @pytest.mark.parametrize("tiles", [[1, 3, 3], [6, 0], [7], [7, -1]])
 def test_numbers_of_tiles_that_do_not_fit(model, tiles):
     inputs = {**INTERNVL.lite_inputs(), "num_tiles": torch.tensor(tiles)}

@@ -65,6 +65,18 @@ def test_a_video_is_a_tile_for_each_frame(processor):
     assert sentences(processor, features) == ["Where is the cup?"]
 
 
+@pytest.mark.parametrize("frames", [video(3), [Image.fromarray(each) for each in video(3)]], ids=["array", "list"])
+def test_a_video_in_a_chat(processor, frames):
+    content = [{"type": "video", "video": frames}, {"type": "text", "text": "Where is the cup?"}]
+    how = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    features = processor.apply_chat_template([{"role": "user", "content": content}], **how)
+    expected = processor(text=VIDEO_TURN, videos=[frames], return_tensors="pt")
+    for name in ("input_ids", "pixel_values", "num_tiles", "guidance_input_ids"):
+        assert torch.equal(features[name], expected[name]), name
+    without = processor(text=IMAGE_TURN, images=[picture()], videos=[], return_tensors="pt")
+    assert "pixel_values" in without
+
+
 def test_images_and_videos_are_in_the_order_of_the_prompts(processor):
     """Tiles, their numbers and the sentences."""
     first, second = picture(60, 30, seed=1), picture(30, 30, seed=2)
@@ -120,6 +132,31 @@ def test_inputs_that_do_not_fit(processor, arguments, message):
 def test_masks_need_a_checkpoint_that_writes_them(processor):
     with pytest.raises(ValueError, match="no `mask_image_size`"):
         processor.segmentation_inputs([picture()], ["a cat"])
+
+
+@pytest.mark.parametrize(
+    "part, field, wrong, message",
+    [
+        (None, "image_seq_length", "16", "`image_seq_length` must be a square number from 1"),
+        (None, "image_seq_length", 15, "square number"),
+        (None, "image_seq_length", -1, "square number"),
+        (None, "image_seq_length", 10**10, "square number"),
+        ("image_processor", "max_patches", "6", "`image_processor.min_patches` and `max_patches` must be whole"),
+        ("image_processor", "max_patches", 0, "ascending order, got 1 and 0"),
+        ("image_processor", "max_patches", 10**7, "from 1 to 100"),
+        ("image_processor", "min_patches", 99, "ascending order, got 99 and 6"),
+        ("image_processor", "size", {"shortest_edge": 32}, "`image_processor.size` must have equal height and width"),
+        ("image_processor", "size", {"height": 32, "width": 64}, "equal height and width"),
+    ],
+)
+def test_settings_of_tiles(tmp_path, processor, part, field, wrong, message):
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    settings = json.loads(file.read_text())
+    (settings if part is None else settings[part])[field] = wrong
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        InternVLLiteProcessor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [0, "x", 10**9])

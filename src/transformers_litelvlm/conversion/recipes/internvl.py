@@ -58,6 +58,16 @@ CHAT_TEMPLATE = (
 )
 # Of the vision tower: their names -> ours.
 _VISION_NAMES = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm"}
+# What else of a config there may be; the first is the default.
+_KNOWN = {
+    "llm_config.model_type": ("qwen2",),
+    "ps_version": ("v2",),
+    "downsample_ratio": (0.5,),
+    "select_layer": (-1,),
+    "use_thumbnail": (True,),
+    "dynamic_image_size": (True,),
+    "template": ("qwen_chat", "internlm2_chat"),
+}
 _VISION_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"),
     *("num_channels", "hidden_act", "norm_type", "layer_norm_eps", "initializer_range"),
@@ -74,20 +84,25 @@ def internvl_config(source: CheckpointSource, published: dict[str, Any], tokeniz
         ConversionError: for a language model or a layout that is not known.
     """
     text, vision = (published.get(name) for name in ("llm_config", "vision_config"))
-    known = {"llm_config.model_type": "qwen2", "ps_version": "v2", "downsample_ratio": 0.5, "select_layer": -1}
-    found = {"llm_config.model_type": text.get("model_type") if isinstance(text, dict) else None}
-    found |= {name: published.get(name, value) for name, value in known.items() if name not in found}
-    for name, value in known.items():
-        if found[name] != value or not isinstance(vision, dict):
+    if not isinstance(vision, dict):
+        raise ConversionError(f"{source}/config.json has no `vision_config`: it is no checkpoint of InternVL.")
+    found = {**published, "llm_config.model_type": text.get("model_type") if isinstance(text, dict) else None}
+    found["force_image_size"] = found.get("force_image_size") or vision.get("image_size")
+    for name, known in {**_KNOWN, "force_image_size": (vision.get("image_size"),)}.items():
+        if found.get(name, known[0]) not in known:
             raise ConversionError(
-                f"{source}/config.json: {name} is {found[name]!r}, but of InternVL only models with {value!r} there "
-                "can be converted: those with Qwen2.5 as their language model, such as Sa2VA-4B, not Sa2VA-8B or -26B."
+                f"{source}/config.json: {name} is {found[name]!r}, but of InternVL only models with "
+                f"{' or '.join(map(repr, known))} there can be converted: those with Qwen2.5 as their language model, "
+                "such as Sa2VA-4B, not Sa2VA-8B or -26B."
             )
     fields = {name: vision[name] for name in _VISION_FIELDS if name in vision}
     fields |= {ours: vision[name] for name, ours in _VISION_NAMES.items() if name in vision}
     base = PreTrainedConfig().to_dict()
-    own = {name: value for name, value in text.items() if name not in base or name == "tie_word_embeddings"}
+    left_out = {*base, "quantization_config"} - {"tie_word_embeddings"}
+    own = {name: value for name, value in text.items() if name not in left_out}
     sides = [fields.get(name, default) for name, default in (("image_size", 448), ("patch_size", 14))]
+    if any(type(side) is not int or side < 1 for side in sides):
+        raise ConversionError(f"{source}/config.json: image_size and patch_size of `vision_config` are {sides}.")
     return InternVLLiteConfig(
         vision_config=InternVLVisionConfig(**fields),
         text_config=Qwen2Config(**{**own, "eos_token_id": tokenizer.eos_token_id}),

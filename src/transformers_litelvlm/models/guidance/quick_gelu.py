@@ -15,7 +15,8 @@ class ChunkedQuickGELU(QuickGELUActivation):
     """Upstream's, bit for bit. On a CPU, a few rows at a time go through all steps, which saves moving memory."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not input.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_recorded or not (input.is_cpu and input.ndim > 1 and input.is_floating_point()):
             return super().forward(input)
         result = torch.empty_like(input, memory_format=torch.contiguous_format)  # so that rows are views of it
         for part, of_result in zip(input.flatten(0, -2).split(ROWS), result.flatten(0, -2).split(ROWS), strict=True):

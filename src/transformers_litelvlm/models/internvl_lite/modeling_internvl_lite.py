@@ -123,7 +123,7 @@ class EncodedTiles(EncodedMedia):
         return tokens
 
     def all_tokens(self) -> list[torch.Tensor]:
-        return by_image(self.tokens, self.grids)
+        return by_image(self.tokens, [tiles for tiles, _, _ in self.grids])
 
     @cached_property
     def _patches(self) -> torch.Tensor:
@@ -134,9 +134,19 @@ class EncodedTiles(EncodedMedia):
         return patches.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def by_image(tokens: torch.Tensor, grids: Sequence[Grid]) -> list[torch.Tensor]:
-    """Visual tokens (tiles, h * w, D) of all images as those of each, (N_i, D)."""
-    return [of_image.flatten(0, 1) for of_image in tokens.split([tiles for tiles, _, _ in grids])]
+def by_image(tokens: torch.Tensor, counts: list[int]) -> list[torch.Tensor]:
+    """Visual tokens (tiles, h * w, D) of images of so many tiles as those of each image, (N_i, D)."""
+    return [of_image.flatten(0, 1) for of_image in tokens.split(counts)]
+
+
+def _counts(num_tiles: Any, total: int) -> list[int]:
+    """`num_tiles` as a list. Raises ValueError if they do not make `total`."""
+    counts = torch.as_tensor(num_tiles).flatten().tolist()
+    if sum(counts) != total or min(counts, default=1) < 1:
+        raise ValueError(
+            f"`num_tiles` is {quoted(counts)}, but `pixel_values` holds {total} tiles. The processor returns both."
+        )
+    return counts
 
 
 class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMixin, InternVLModel):
@@ -144,8 +154,8 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
 
     Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]. They take `num_tiles` (M,), the
     number of tiles of each of M images, or of frames of a video, as the processor returns it; without it, every tile
-    is an image. The budget of an image is spread evenly over its tiles, the thumbnail among them, and a method ranks
-    within each of them. With pruning off it is the stock model, bit for bit.
+    is an image. A method before the language model has the budget of an image spread evenly over its tiles, the
+    thumbnail among them, and ranks within each of them. With pruning off it is the stock model, bit for bit.
     """
 
     config: InternVLLiteConfig
@@ -164,12 +174,7 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
 
     def media_grids(self, modality: str, arguments: dict[str, Any]) -> list[Grid]:
         pixels, tiles = arguments["pixel_values"], arguments.get("num_tiles")
-        counts = [1] * len(pixels) if tiles is None else tiles.tolist()
-        if sum(counts) != len(pixels) or min(counts, default=1) < 1:
-            raise ValueError(
-                f"`num_tiles` is {quoted(counts)}, but `pixel_values` holds {len(pixels)} tiles. The processor "
-                "returns both."
-            )
+        counts = [1] * len(pixels) if tiles is None else _counts(tiles, len(pixels))
         scale, patch = self.config.downsample_ratio, self.config.vision_config.patch_size
         height, width = (int(side // size * scale) for side, size in zip(pixels.shape[-2:], patch))
         return [(count, height, width) for count in counts]
@@ -182,29 +187,32 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
         """
         last = self._feature_layer(**{name: arguments.get(name) for name in self.media_arguments[modality][2:]})
         of_tower = {name: value for name, value in arguments.items() if name not in self.guidance_arguments}
-        # Of all hidden states, upstream then keeps this one: the input of the layer that makes the features.
-        tower = self.upstream_features(modality, {**of_tower, "output_hidden_states": [last - 1]})
+        grids = self.media_grids(modality, arguments)  # asks for numbers before the tower has much to do
+        # Of all hidden states, upstream then keeps these: input and output of the layer that makes the features.
+        tower = self.upstream_features(modality, {**of_tower, "output_hidden_states": [last - 1, last]})
         return EncodedTiles(
             self,
             tower.pooler_output,
-            self.media_grids(modality, arguments),
+            grids,
             tower.last_hidden_state,
             tower.hidden_states[last - 1],
             self.vision_tower.encoder.layer[last - 1],
         )
 
-    def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> MediaFeatures:
-        return self._of_images(self.upstream_features(modality, arguments), modality, arguments)
+    def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
+        return self.features_by_medium(self.upstream_features(modality, arguments), modality, arguments)
 
     def media_features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
         features = super().media_features(modality, arguments, settings)
-        is_upstreams = isinstance(features.pooler_output, torch.Tensor)
-        return self._of_images(features, modality, arguments) if is_upstreams else features
+        return self.features_by_medium(features, modality, arguments)
 
-    def _of_images(self, features: Any, modality: str, arguments: dict[str, Any]) -> MediaFeatures:
-        """Upstream's features of tiles as those of images."""
-        tokens = by_image(features.pooler_output, self.media_grids(modality, arguments))
-        return MediaFeatures(pooler_output=tokens, last_hidden_state=features.last_hidden_state)
+    def features_by_medium(self, features: Any, modality: str, arguments: dict[str, Any]) -> Any:
+        # Upstream's are one tensor (tiles, h * w, D).
+        tiles, tokens = arguments.get("num_tiles"), getattr(features, "pooler_output", None)
+        if tiles is None or not isinstance(tokens, torch.Tensor):
+            return features
+        of_images = by_image(tokens, _counts(tiles, len(tokens)))
+        return MediaFeatures(pooler_output=of_images, last_hidden_state=features.last_hidden_state)
 
     def load_missing_guidance(self, **access: Any) -> None:
         """Nothing is missing: the model guides itself."""

@@ -14,6 +14,7 @@ from transformers import BatchFeature, InternVLProcessor
 from transformers_litelvlm.models.loading import hub_arguments
 from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
 from transformers_litelvlm.models.processing.processor import (
+    MAX_SIDE,
     GuidedProcessorMixin,
     check_sizes,
     in_format_of,
@@ -23,6 +24,10 @@ from transformers_litelvlm.models.processing.processor import (
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
 from transformers_litelvlm.models.processing.sentences import check_unicode
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
+from transformers_litelvlm.utils.messages import quoted
+
+
+MOST_TILES = 100  # of an image: upstream looks through the square of this number of layouts
 
 
 class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, InternVLProcessor):
@@ -87,6 +92,7 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
             **kwargs,
         )
         check_sizes("image_processor", self.image_processor)
+        self._check_tiles()
 
     def __call__(
         self,
@@ -115,10 +121,12 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         """
         check_unicode("text", text)
         prompts = [text] if isinstance(text, str) else list(text or [])
-        frames = None if videos is None else read_videos(videos)
+        if isinstance(videos, list | tuple) and all(map(_is_list_of_videos, videos)):  # by prompt
+            videos = [video for of_prompt in videos for video in of_prompt]
+        frames = read_videos(videos) or None
         features = super().__call__(images=read_images(images), text=text, videos=frames, **kwargs)
         counts = {name: features.pop(f"num_{name}_tiles", []) for name in ("image", "video")}
-        if images is None and videos is None:
+        if images is None and frames is None:
             return features
         remaining = {name: iter(np.asarray(each).tolist()) for name, each in counts.items()}
         order = [found.lastgroup for prompt in prompts for found in re.finditer(self.multimodal_pattern, prompt)]
@@ -163,6 +171,23 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, **place})
 
+    def _check_tiles(self) -> None:
+        """Raises ValueError for settings of tiles that upstream would fail with, or hang, at the first image."""
+        of_tiles, length = self.image_processor, self.image_seq_length
+        limits = (1, of_tiles.min_patches, of_tiles.max_patches, MOST_TILES)
+        if any(type(limit) is not int for limit in limits) or list(limits) != sorted(limits):
+            raise ValueError(
+                f"`image_processor.min_patches` and `max_patches` must be whole numbers from 1 to {MOST_TILES} in "
+                f"ascending order, got {quoted(limits[1])} and {quoted(limits[2])}."
+            )
+        if type(length) is not int or not 0 < length <= MAX_SIDE or math.isqrt(length) ** 2 != length:
+            raise ValueError(
+                f"`image_seq_length` must be a square number from 1 to {MAX_SIDE:,}, the visual tokens of a tile, got "
+                f"{quoted(length)}."
+            )
+        if of_tiles.size.get("height") is None or of_tiles.size.get("height") != of_tiles.size.get("width"):
+            raise ValueError(f"`image_processor.size` must have equal height and width, got {quoted(of_tiles.size)}.")
+
     def _process_images(self, images, **kwargs: Any):
         processed, texts = super()._process_images(images, **kwargs)
         processed["num_image_tiles"] = processed["num_patches"]  # upstream drops this one
@@ -191,6 +216,12 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
                 "num_tiles": torch.tensor([tiles for part in parts for tiles in part["num_patches"]]),
             }
         )
+
+
+def _is_list_of_videos(videos: Any) -> bool:
+    """Whether it is one, not a video: a list of frames."""
+    first = videos[0] if isinstance(videos, list | tuple) and videos else None
+    return isinstance(first, list | tuple) or getattr(first, "ndim", 0) == 4
 
 
 __all__ = ["InternVLLiteProcessor"]

@@ -38,7 +38,10 @@ PER_DIALOGUE = (
 # Of a mask whose confidence is computed: a large picture is not copied as a whole.
 PIXELS_AT_ONCE = 1 << 22
 # Read on the host: shapes depend on them.
-_ON_HOST = ("original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images", "dialogue_images")
+_ON_HOST = (
+    *("original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images", "dialogue_images"),
+    "num_tiles",
+)
 
 
 class DialogueStates(NamedTuple):
@@ -198,7 +201,9 @@ class ReferringSegmentationMixin(_Model):
         kwargs = {name: value for name, value in kwargs.items() if name not in (*MASK_INPUTS, "dialogue_images")}
         if given is not None:
             features = (kwargs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
-            if features is None:
+            if features is not None:
+                features = self.model.features_by_medium(features, self.mask_modality, kwargs)
+            else:
                 features = self.features_of(given, self.model.settings(kwargs.get("pruning_config")))
             kwargs |= self._media_by_dialogue(given)
             kwargs[self.model.pixels_of[self.mask_modality]] = None
@@ -254,6 +259,8 @@ class ReferringSegmentationMixin(_Model):
             shared = shared_prefix_length(ids, mask, about, self.config.image_token_id, self.config.seg_token_id)
         if features is None:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
+            if features is not None:
+                features = base.features_by_medium(features, self.mask_modality, inputs)
         if features is None:
             features = self.features_of(inputs, settings)
         _refuse_too_long(ids.shape[1], features, settings, self.config.get_text_config())

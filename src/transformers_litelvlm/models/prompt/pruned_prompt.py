@@ -93,7 +93,8 @@ def prune_prompt(
     media = {n: value for n, value in arguments.items() if n in model.prompt_arguments or n.startswith("guidance_")}
     upstreams = set(model.prompt_arguments).difference(model.own_media_arguments)
     inputs = {name: value for name, value in media.items() if name in upstreams}
-    encoded = dict(inputs.get("mm_encoder_outputs") or {})
+    given = (inputs.get("mm_encoder_outputs") or {}).items()
+    encoded = {name: model.features_by_medium(output, name, media) for name, output in given}
     with_pixels = [modality for modality in model.modalities if inputs.get(model.pixels_of[modality]) is not None]
     # Pixels and their features at once are a contradiction that upstream reports.
     if with_pixels and (encoded or not (settings.is_on or model.config.pruning_config.is_on)):
