@@ -395,6 +395,9 @@ def test_the_card_of_a_training_knows_its_steps_and_its_name(trained, tmp_path, 
     said = "It was trained for 400 steps, 1 epochs; the last loss that it logged is 0.807."
     assert f"{said}\n\n**To fill in:** the data" in text and "does not know" not in text
     assert metadata_of(text)["model-index"][0]["name"] == "my_model"
+    assert main([*arguments[:-1], "me/second"]) == 0  # the name of an earlier call is no title of the user's
+    assert "\n# second, with visual-token pruning\n" in card_of(trained)
+    assert metadata_of(card_of(trained))["model-index"][0]["name"] == "second"
     filled_in = text.replace("**To fill in:** the data and the settings of this training.", "On RefShapes, by LoRA.")
     (trained / "README.md").write_text(filled_in.replace("# my_model, with visual-token pruning", "# Mine"))
     assert main(arguments) == 0

@@ -108,8 +108,9 @@ class CheckpointSubject:
             raise ValueError(f"The checkpoint {self.name!r} cannot be read: {error}") from error
         if not hasattr(config, "pruning_config"):
             raise ValueError(
-                f"The checkpoint {self.name!r} is a {config.model_type!r}, which does not prune. Convert it with "
-                "`litelvlm convert` first."
+                f"The checkpoint {self.name!r} is a {config.model_type!r}, which does not prune. If there is a class "
+                "for it (README, 'Your own model'), load it with that, and give the folder that its `save_pretrained` "
+                "writes; or convert it with `litelvlm convert`."
             )
         return config
 

@@ -40,7 +40,8 @@ def machine_line(result: dict[str, Any]) -> str:
     names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     threads, load = result["threads"], result["load_average"]
     others = load > threads + 1 and result["device"] == "cpu"
-    busy = ": other programs used the CPU, so measure again, with `--threads 1` if they stay" if others else ""
+    way_out = ", with `--threads 1` if they stay" if threads > 1 else ""
+    busy = f": other programs used the CPU, so measure again{way_out}" if others else ""
     return (
         f"{result['device']}, {threads} thread{'s' * (threads > 1)}, {names}, load average at the end {load:.1f}{busy}"
     )

@@ -21,9 +21,9 @@ examples:
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 
-Only the part between the two marks of the card and `model-index` in its metadata are written; without marks, that part
-goes to the end. If the checkpoint has a trainer_state.json, the card also says how long it was trained. A checkpoint
-without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
+Only the part between the two marks of the card and `model-index` in its metadata are written, and with --repo-id the
+title; without marks, that part goes to the end. If the checkpoint has a trainer_state.json, the card also says how
+long it was trained. A checkpoint without a card gets one. Upload it with: hf upload REPO ./glamm-refseg
 """
 
 

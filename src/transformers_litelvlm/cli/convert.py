@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip",
         metavar="PATH_OR_ID",
-        help="the CLIP that the model was trained with (default: the one it names); for unipixel and sa2va a CLIP"
-        " that guides pruning (default: none)",
+        help="the CLIP that the model was trained with (default: the one it names); for unipixel and the Qwen variants"
+        " of sa2va a CLIP that guides pruning (default: none)",
     )
     parser.add_argument(
         "--dtype",

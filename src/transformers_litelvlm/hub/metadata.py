@@ -103,13 +103,13 @@ def _setting(results: MeasuredResults, group: MeasuredGroup) -> str:
 
 
 def replace_model_index(
-    text: str, model_name: str, results: Sequence[EvalResult], former_name: str | None = None
+    text: str, model_name: str, results: Sequence[EvalResult], former_names: Sequence[str] = ()
 ) -> str:
     """The card `text` with `results` in place of those that an earlier call wrote; everything else remains as it is.
 
     Args:
         text: of the whole card, with `\n` as line break.
-        model_name: for a card whose `model-index` does not name the model yet, or by `former_name`.
+        model_name: for a card whose `model-index` does not name the model yet, or has one of `former_names`.
         results: may be empty.
 
     Raises:
@@ -122,7 +122,7 @@ def replace_model_index(
             result["metrics"] = [metric for metric in result["metrics"] if _MARK not in (metric.get("args") or {})]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CardError("`model-index` at the top of the card is not valid: remove it by hand") from error
-    index["name"] = model_name if index["name"] == former_name else index["name"]
+    index["name"] = model_name if index["name"] in former_names else index["name"]
     [new] = eval_results_to_model_index(index["name"], list(results))
     index["results"] = [result for result in index["results"] if result["metrics"]] + new["results"]
     block = yaml_dump({"model-index": [index]}, sort_keys=False) if index["results"] else ""

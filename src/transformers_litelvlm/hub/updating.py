@@ -25,7 +25,7 @@ from transformers_litelvlm.utils.files import write_atomically
 
 
 # Of the template, which has the name of a folder there: people's titles have spaces.
-_TITLE = re.compile(r"^# \S+(, with visual-token pruning)$", re.MULTILINE)
+_TITLE = re.compile(r"^# (\S+)(, with visual-token pruning)$", re.MULTILINE)
 
 
 def update_card(
@@ -68,10 +68,11 @@ def update_card(
     text, done = existing_card(folder, output, config)
     if BEGIN not in text:
         done += " (the results are at its end: move them, with their marks, to where you want them)"
-    card = with_results(text, measured, config, name, former=folder.resolve().name)
+    titles = [found[1] for found in _TITLE.finditer(text)][:1]
+    card = with_results(text, measured, config, name, former=(folder.resolve().name, *titles))
     card = card.replace(UNKNOWN_TRAINING, describe_training(folder))
     if repo_id is not None:
-        card = _TITLE.sub(lambda found: f"# {plain(name)}{found[1]}", card, count=1)
+        card = _TITLE.sub(lambda found: f"# {plain(name)}{found[2]}", card, count=1)
     entries = [entry for one in measured for entry in eval_results(one)]
     files = {}
     for one in measured if task_id is not None else ():
@@ -122,7 +123,7 @@ def _checked(repo_id: str) -> str:
 
 
 def with_results(
-    text: str, measured: Sequence[MeasuredResults], config: Any, name: str, former: str | None = None
+    text: str, measured: Sequence[MeasuredResults], config: Any, name: str, former: Sequence[str] = ()
 ) -> str:
     """A card with measured results in their region and in `model-index`, with line breaks of one character.
 
@@ -131,7 +132,7 @@ def with_results(
         measured: all results of the checkpoint.
         config: of it.
         name: of it.
-        former: a name in `model-index` that becomes `name`; any other stays.
+        former: names in `model-index` that become `name`; any other stays.
 
     Raises:
         CardError: see [`replace_region`].
