@@ -129,3 +129,14 @@ def case_inputs(processor: Any, variant: str, name: str, **kwargs: Any) -> Any:
 
 def as_picture(values: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.asarray(values))
+
+
+def photo(height, width, seed):
+    """Soft shapes."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+# Two videos, and what is asked of three pictures and of these.
+CLIPS = [[photo(36, 48, seed) for seed in range(7)], [photo(44, 40, seed) for seed in range(10, 13)]]
+ASKED = [["a red mug", "the cat"], ["a dog on the left"], ["x", "y", "z z"], ["the ball", "a man"], ["one thing"]]

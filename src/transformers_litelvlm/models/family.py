@@ -147,7 +147,7 @@ class PrunedModelMixin:
         language model."""
         own = {name: arguments[name] for name in self.media_arguments[modality] if name in arguments}
         own |= self._guidance_of(modality, arguments)
-        return self._features(modality, own, settings)
+        return self.features_by_medium(self._features(modality, own, settings), modality, own)
 
     def _guidance_of(self, modality: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Guidance has rows for the images, then for the videos."""

@@ -31,9 +31,6 @@ from transformers_litelvlm.utils.messages import quoted
 
 GUIDANCE_ARGUMENTS = (*SENTENCE_ARGUMENTS, "guidance_pixel_values")
 
-# Weights of the classes with masks that the other classes leave aside.
-MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
-
 
 # Mixins of upstream's dataclasses give them fields if they are dataclasses, too.
 @dataclass(init=False, repr=False, eq=False, kw_only=True)

@@ -24,7 +24,18 @@ from transformers import (
 from tests.support.golden_masks import assert_close
 from tests.support.original_checkpoints import FIXTURES
 from tests.support.small_evaluations import results
-from tests.support.tiny_sa2va import VARIANTS, as_picture, case_inputs, convert, copy_source, expected, load
+from tests.support.tiny_sa2va import (
+    ASKED,
+    CLIPS,
+    VARIANTS,
+    as_picture,
+    case_inputs,
+    convert,
+    copy_source,
+    expected,
+    load,
+    photo,
+)
 from tests.support.tiny_videos import VIDEOS as FRAMES
 from tests.support.tiny_videos import write_referring
 from tests.support.without_package import check_stub
@@ -308,15 +319,7 @@ def test_generated_answers_make_the_same_masks(name, budget, variant, model, pro
 # ---- batches and pruning --------------------------------------------------------------------------------------------
 
 
-def photo(height, width, seed):
-    """Soft shapes."""
-    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
 IMAGES = [photo(40, 56, 0), photo(64, 30, 1), photo(50, 50, 2)]
-CLIPS = [[photo(36, 48, seed) for seed in range(7)], [photo(44, 40, seed) for seed in range(10, 13)]]
-ASKED = [["a red mug", "the cat"], ["a dog on the left"], ["x", "y", "z z"], ["the ball", "a man"], ["one thing"]]
 
 
 @torch.no_grad()

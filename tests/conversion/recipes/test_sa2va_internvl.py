@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, pipeline
 
 from tests.support.golden_masks import assert_close
 from tests.support.small_evaluations import results
+from tests.support.tiny_sa2va import ASKED, CLIPS, photo
 from tests.support.tiny_sa2va import convert as convert_golden
 from tests.support.tiny_sa2va_internvl import (
     TOKENS_OF_TILE,
@@ -45,15 +45,7 @@ from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.segmenter import Segmenter
 
 
-def photo(height, width, seed):
-    """Soft shapes."""
-    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
 IMAGES = [photo(40, 60, 0), photo(64, 30, 1), photo(50, 50, 2)]
-CLIPS = [[photo(36, 48, seed) for seed in range(7)], [photo(44, 40, seed) for seed in range(10, 13)]]
-ASKED = [["a red mug", "the cat"], ["a dog on the left"], ["x", "y", "z z"], ["the ball", "a man"], ["one thing"]]
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,12 @@ from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.internvl_lite.configuration_internvl_lite import InternVLLiteConfig
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.remote_code import RemoteCodeMixin
-from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
 from transformers_litelvlm.utils.messages import quoted
-
-
-# Weights of `InternVLLiteForReferringSegmentation` that the other classes leave aside.
-MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
 
 
 @dataclass
@@ -201,10 +197,6 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
 
     def features_of_all_tokens(self, modality: str, arguments: dict[str, Any]) -> Any:
         return self.features_by_medium(self.upstream_features(modality, arguments), modality, arguments)
-
-    def media_features(self, modality: str, arguments: dict[str, Any], settings: PruningSettings) -> Any:
-        features = super().media_features(modality, arguments, settings)
-        return self.features_by_medium(features, modality, arguments)
 
     def features_by_medium(self, features: Any, modality: str, arguments: dict[str, Any]) -> Any:
         # Upstream's are one tensor (tiles, h * w, D).

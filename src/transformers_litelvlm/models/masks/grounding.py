@@ -18,6 +18,9 @@ from transformers_litelvlm.models.upstream import Qwen2_5_VLRMSNorm, SubConfigSp
 from transformers_litelvlm.utils.messages import quoted
 
 
+# Weights of the classes with masks that the other classes of a family leave aside.
+MASK_KEYS = [r"^mask_model\.", r"^seg_head\."]
+
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 # Field -> what it may be.

@@ -6,10 +6,10 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
-    MASK_KEYS,
     QwenVLCausalLMOutputWithPast,
     QwenVLHeadMixin,
     QwenVLModelMixin,

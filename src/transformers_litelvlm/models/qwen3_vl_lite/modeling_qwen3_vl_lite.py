@@ -8,13 +8,13 @@ from transformers import (
 )
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS
 from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import (
     Qwen3_VLLiteConfig,
     Qwen3_VLMoeLiteConfig,
 )
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
-    MASK_KEYS,
     QwenVLCausalLMOutputWithPast,
     QwenVLHeadMixin,
     QwenVLModelOutputWithPast,
