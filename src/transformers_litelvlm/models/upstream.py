@@ -56,6 +56,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, str_to_torch_dtype
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.clip.modeling_clip import CLIPMLP
 from transformers.models.clip.modeling_clip import eager_attention_forward as clip_eager_attention
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.llama.modeling_llama import rotate_half
@@ -109,6 +110,7 @@ __all__ = [
     "SAFE_WEIGHTS_NAME",
     "WEIGHTS_INDEX_NAME",
     "WEIGHTS_NAME",
+    "CLIPMLP",
     "BaseStreamer",
     "DynamicLayer",
     "GenerateBeamDecoderOnlyOutput",

@@ -15,9 +15,9 @@ from transformers_litelvlm.models.family import (
     pruned_forward,
 )
 from transformers_litelvlm.models.guidance.clip import ClipGuidance, ClipTowerEvidence, load_guidance
+from transformers_litelvlm.models.guidance.clip_mlp import activate_in_place
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup
-from transformers_litelvlm.models.guidance.quick_gelu import chunk_activations
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
@@ -114,7 +114,7 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
 
     def __init__(self, config: LlavaLiteConfig) -> None:
         super().__init__(config)
-        chunk_activations(self.vision_tower)
+        activate_in_place(self.vision_tower)
         if config.projector_type == "linear":
             self.multi_modal_projector = LinearProjector(config)
         if config.image_token_id >= config.text_config.vocab_size:
