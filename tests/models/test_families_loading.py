@@ -132,6 +132,36 @@ def test_stock_checkpoints_are_configs_of_ours_without_a_word(family, tmp_path, 
     assert "You are using a model of type `idefics3`" in caplog.text
 
 
+def test_a_loaded_stock_checkpoint_saves_as_ours(family, tmp_path):
+    if family.tiny is None:
+        pytest.skip("stock LLaVA needs a CLIP: tests/models/llava_lite/")
+    family.tiny.save_stock_checkpoint(tmp_path / "stock")
+    model = family.model_class.from_pretrained(tmp_path / "stock", pruning_budget=3)
+    processor = family.processor_class.from_pretrained(tmp_path / "stock")
+    model.save_pretrained(tmp_path / "ours")
+    # Saved last, it must not take the place of the code of the model: several families have this processor.
+    processor.save_pretrained(tmp_path / "ours")
+    check_stub(tmp_path / "ours")
+    assert f"import {family.config_class.__name__}\n" in (tmp_path / "ours" / "litelvlm_remote.py").read_text()
+    again, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(again) is family.model_class and not any(info.values()), info
+    assert again.config.pruning_budget == 3
+    assert type(AutoModel.from_pretrained(tmp_path / "ours")) is family.base_class
+    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is family.config_class
+    loaded = AutoProcessor.from_pretrained(tmp_path / "ours")
+    assert type(loaded) is family.processor_class
+    content = [{"type": "image", "image": picture()}, {"type": "text", "text": "Where?"}]
+    found, expected = (
+        each.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        for each in (loaded, processor)
+    )
+    assert set(found) == set(expected) and all(torch.equal(found[name], value) for name, value in expected.items())
+    output = again(**found)
+    assert torch.equal(output.logits, model(**expected).logits) and len(output.retained_indices[0]) == 3
+
+
 def test_pruning_settings_travel_with_the_checkpoint(checkpoint, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, pruning_preset="balanced")
     model.config.pruning_method_options = {"context_share": 0.25}

@@ -4,17 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoProcessor,
     InternVLConfig,
     InternVLForConditionalGeneration,
 )
 
 from tests.support import tiny_internvl as tiny
-from tests.support.families import QWEN3_VL, picture
-from tests.support.without_package import check_stub
+from tests.support.families import QWEN3_VL
 from transformers_litelvlm import (
     InternVLLiteConfig,
     InternVLLiteForConditionalGeneration,
@@ -51,33 +46,6 @@ def test_stock_checkpoints_load_with_nothing_random(tmp_path, cls, is_old):
     processor = InternVLLiteProcessor.from_pretrained(tmp_path)
     assert type(processor.image_processor).__name__ == "GotOcr2ImageProcessorPil"
     assert processor.image_seq_length == tiny.NUM_TOKENS
-
-
-def test_saved_checkpoints_load_with_the_auto_classes(tmp_path):
-    tiny.save_stock_checkpoint(tmp_path / "stock")
-    model = InternVLLiteForConditionalGeneration.from_pretrained(tmp_path / "stock", pruning_budget=3)
-    model.save_pretrained(tmp_path / "ours")
-    InternVLLiteProcessor.from_pretrained(tmp_path / "stock").save_pretrained(tmp_path / "ours")
-    check_stub(tmp_path / "ours")
-    again, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(again) is InternVLLiteForConditionalGeneration and not any(info.values()), info
-    assert again.config.pruning_budget == 3
-    assert type(AutoModel.from_pretrained(tmp_path / "ours")) is InternVLLiteModel
-    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is InternVLLiteConfig
-    processors = [
-        AutoProcessor.from_pretrained(tmp_path / "ours"),
-        InternVLLiteProcessor.from_pretrained(tmp_path / "stock"),
-    ]
-    assert type(processors[0]) is InternVLLiteProcessor
-    messages = [
-        {"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": "Where?"}]}
-    ]
-    found = [
-        each.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt") for each in processors
-    ]
-    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
-    output = again(**found[0])
-    assert torch.equal(output.logits, model(**found[1]).logits) and len(output.retained_indices[0]) == 3
 
 
 @pytest.mark.parametrize("kind", ["stock", "ours"])

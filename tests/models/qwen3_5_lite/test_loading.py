@@ -3,10 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from tests.support.families import QWEN3_5, QWEN3_5_MOE, QWEN3_VL
-from tests.support.without_package import check_stub
+from tests.support.families import QWEN3_5, QWEN3_5_MOE
 from transformers_litelvlm import Qwen3_VLLiteProcessor
 
 
@@ -30,23 +28,6 @@ def test_stock_checkpoints_load_with_nothing_random(tmp_path, family, is_base):
     assert set(model.state_dict()) == set(expected)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
     assert type(Qwen3_VLLiteProcessor.from_pretrained(tmp_path)) is Qwen3_VLLiteProcessor
-
-
-@FAMILIES
-def test_saved_checkpoints_load_with_the_auto_classes(tmp_path, family):
-    family.tiny.save_stock_checkpoint(tmp_path / "stock")
-    model = family.model_class.from_pretrained(tmp_path / "stock", pruning_budget=3)
-    model.save_pretrained(tmp_path / "ours")
-    Qwen3_VLLiteProcessor.from_pretrained(tmp_path / "stock").save_pretrained(tmp_path / "ours")
-    check_stub(tmp_path / "ours")
-    again, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(again) is family.model_class and not any(info.values()), info
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
-    assert type(AutoModel.from_pretrained(tmp_path / "ours")) is family.base_class
-    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is family.config_class
-    assert type(AutoProcessor.from_pretrained(tmp_path / "ours")) is Qwen3_VLLiteProcessor
-    with pytest.raises(ValueError, match="is a checkpoint of another family, .* load it with"):
-        QWEN3_VL.model_class.from_pretrained(tmp_path / "ours")
 
 
 # Upstream's configs are those of these sizes; the tower ends at the width of the decoder.
