@@ -78,6 +78,8 @@ def test_tables_are_scaled_and_other_budgets_are_refused():
         SparseVLMPruner(layers=[0, 1, 2]).tokens_after(25, 8, 4)
     with pytest.raises(ValueError, match=r"`layers` must be below 4, .* got \[2, 6, 15\].*'layers': \[1, 2, 3\]\}`"):
         SparseVLMPruner().tokens_after(576, 192, 4)
+    with pytest.raises(ValueError, match=r"`layers` \(2, 6, 15\) are more than the 2 layers .* set fewer"):
+        SparseVLMPruner().tokens_after(576, 192, 2)
     with pytest.raises(ValueError, match=r"`keep` \[4\] leaves 5 tokens of 10, `budget` is 4"):
         SparseVLMPruner(layers=[0], keep=[4]).tokens_after(10, 4, 4)
 

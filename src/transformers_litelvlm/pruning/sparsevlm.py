@@ -71,6 +71,11 @@ class SparseVLMPruner(LayerPruner):
             raise ValueError(f"`keep` needs a number for each of `layers` {self.layers!r:.80}, got {self.keep!r:.80}.")
 
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
+        if len(self.layers) > num_layers:
+            raise ValueError(
+                f"`layers` {self.layers} are more than the {num_layers} layers of this language model: set fewer, with "
+                "a number for each in `keep`, or choose another method."
+            )
         steps = range(1, len(self.layers) + 1)
         spread = [step * num_layers // (len(steps) + 1) for step in steps]
         check_below("layers", list(self.layers), num_layers, spread)
