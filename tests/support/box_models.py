@@ -78,8 +78,8 @@ def answer_with(monkeypatch: Any, chat_class: type, processor: Any, answers: dic
     """Have `generate` of a chat class write answers that are known in advance; all else is the model's own.
 
     Args:
-        answers: by a part of the prompt that no other has, the text of the answer; or a function that gets the width
-            and height of the resized picture and returns it.
+        answers: by a part of the prompt that no other has, the text of the answer; or, of Qwen, a function that gets
+            the width and height of the resized picture and returns it.
 
     Returns:
         The prompts that were asked, filled in later.
@@ -90,11 +90,15 @@ def answer_with(monkeypatch: Any, chat_class: type, processor: Any, answers: dic
     def generate(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> PrunedGenerateOutput:
         features = kwargs["mm_encoder_outputs"]["image"]
         rows = []
-        for row, (_, height, width) in zip(input_ids, kwargs["image_grid_thw"].tolist(), strict=True):
+        grids = (
+            kwargs["image_grid_thw"].tolist() if "image_grid_thw" in kwargs else [(None, None, None)] * len(input_ids)
+        )
+        for row, (_, height, width) in zip(input_ids, grids, strict=True):
             prompt = tokenizer.decode([token for token in row.tolist() if token != self.config.image_token_id])
             [answer] = [text for part, text in answers.items() if part in prompt] or ["[]"]
-            patch = processor.image_processor.patch_size
-            answer = answer(width * patch, height * patch) if isinstance(answer, Callable) else answer
+            if isinstance(answer, Callable):
+                patch = processor.image_processor.patch_size
+                answer = answer(width * patch, height * patch)
             asked.append(prompt)
             rows.append(tokenizer(answer)["input_ids"])
         length = max(map(len, rows))

@@ -73,8 +73,8 @@ class SparseVLMPruner(LayerPruner):
     def tokens_after(self, num_tokens: int, budget: int, num_layers: int) -> dict[int, int]:
         if len(self.layers) > num_layers:
             raise ValueError(
-                f"`layers` {self.layers} are more than the {num_layers} layers of this language model: set fewer, with "
-                "a number for each in `keep`, or choose another method."
+                f"`layers` {self.layers} are more than the {num_layers} layers of this language model: set fewer, "
+                "with a number for each in `keep`, or choose another method."
             )
         steps = range(1, len(self.layers) + 1)
         spread = [step * num_layers // (len(steps) + 1) for step in steps]

@@ -3,12 +3,19 @@
 import pytest
 import torch
 
+from tests.support import tiny_internvl
 from tests.support.box_models import answer_with, noise, save_tiny_sam, save_tiny_sam2
 from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, tiny_tokenizer
 from tests.support.tiny_qwen3_5 import QWEN3_5
 from tests.support.tiny_qwen3_vl import QWEN3_VL
-from transformers_litelvlm import PruningConfig, Qwen2_5_VLLite, Qwen3_5Lite, Qwen3_VLLite
+from transformers_litelvlm import (
+    InternVLLiteForConditionalGeneration,
+    PruningConfig,
+    Qwen2_5_VLLite,
+    Qwen3_5Lite,
+    Qwen3_VLLite,
+)
 from transformers_litelvlm.models.auto import load_for_segmentation
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import LocatedObject
@@ -21,6 +28,7 @@ CHATS = {
     "qwen2_5": (QWEN2_5_VL, Qwen2_5_VLLite),
     "qwen3": (QWEN3_VL, Qwen3_VLLite),
     "qwen3_5": (QWEN3_5, Qwen3_5Lite),
+    "internvl": (tiny_internvl, InternVLLiteForConditionalGeneration),
 }
 PRUNINGS = [{}, {"budget": 4}, {"budget": 4, "method": "fastv"}]
 # No method works inside the recurrent layers of Qwen3.5.
@@ -102,6 +110,21 @@ def test_a_batch_is_its_pictures_one_by_one(monkeypatch, request, kind):
         alone = segment(model, [picture], [of_picture])
         assert alone.answers[0] == together.answers[index]
         torch.testing.assert_close(alone.mask_logits[0], together.mask_logits[index], rtol=1e-5, atol=1e-4)
+
+
+def test_boxes_of_internvl_are_on_the_whole_picture(monkeypatch, sam):
+    """Whatever its tiles are."""
+    model = joined(sam, "internvl")
+    answers = {"the dog": "<ref>the dog</ref><box>[[100, 100, 500, 600]]</box>"}
+    answer_with(monkeypatch, InternVLLiteForConditionalGeneration, model.processor.chat, answers)
+    pictures = [noise(96, 64), noise(32, 96)]
+    inputs = model.processor.segmentation_inputs(images=pictures, expressions=[["the dog"]] * 2)
+    assert "mm_token_type_ids" not in inputs and min(inputs["num_tiles"]) > 1
+    output = model.segment(**inputs)
+    for picture, [answer], masks in zip(pictures, output.answers, output.masks, strict=True):
+        width, height = picture.size
+        assert answer.enclosing_box == pytest.approx((0.1 * width, 0.1 * height, 0.5 * width, 0.6 * height))
+        assert masks.shape == (1, height, width)
 
 
 def test_pixels_of_the_resized_picture(monkeypatch, sam):

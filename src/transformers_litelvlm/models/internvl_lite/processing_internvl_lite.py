@@ -51,6 +51,10 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
     """
 
     turn_tokens = ("<img>", "</img>", "<|im_end|>")
+    # As in the authors' evaluation. Answers are `<ref>the dog</ref><box>[[x1, y1, x2, y2]]</box>`.
+    box_questions = (
+        "Please provide the bounding box coordinate of the region this sentence describes: <ref>{expression}</ref>",
+    )
     guidance_tokenizer = None  # sentences are in the language model's tokens
     further_input_names: ClassVar[list[str]] = ["num_tiles", "guidance_input_ids", "guidance_attention_mask"]
 
@@ -145,6 +149,13 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         """(tiles, rows, columns) of the visual tokens of every image, before pruning."""
         side = math.isqrt(self.image_seq_length)
         return [(int(tiles), side, side) for tiles in features["num_tiles"]]
+
+    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
+        return [(1000.0, 1000.0) for _ in features["num_tiles"]]
+
+    def features_of_pictures(self, images: list[Image.Image]) -> BatchFeature:
+        # Upstream takes no images without a text.
+        return self._seen_features([[image] for image in images], GroundingMedia.of(self.grounding_media), len(images))
 
     def grid_on_picture(self, features: BatchFeature, size: tuple[int, int]):
         tiles, rows, columns = self.visual_token_grids(features)[0]

@@ -273,7 +273,7 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
     known: dict[str, dict[str, Any]] = {}
     for model_type, classes in dict[str, dict[str, Any]](REMOTE_CLASSES).items():
-        if classes["AutoProcessor"].writes_boxes:
+        if classes["AutoProcessor"].box_questions:
             known |= {model_type: classes, classes["AutoConfig"].stock_model_type(): classes}
     if found not in known:
         raise ValueError(

@@ -21,22 +21,14 @@ from transformers_litelvlm.models.processing.tokens import tokenize
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
-# The words that Qwen's models were trained with, and a way to say that nothing matches. The first for a short
-# expression, the second for a whole sentence.
-QUESTION_TEMPLATES = (
-    "Locate {expression}, report the bbox coordinates in JSON format. If there is no such object, answer with [].",
-    "{expression} Locate what this asks for, report the bbox coordinates in JSON format. If there is no such object, "
-    "answer with [].",
-)
-
-
 class BoxProcessor:
     """Prepares what a [`BoxSegmentation`] takes, and reads the answers of its chat model.
 
     Args:
         chat: the processor of the chat model.
         mask_image_processor: the image processor of the mask model.
-        question_templates: questions about one `{expression}`, the default one first.
+        question_templates: questions about one `{expression}`, the default one first. Default: the `box_questions`
+            of the chat model's processor.
 
     Raises:
         ValueError: if it is not known how the chat model writes boxes, or a template lacks `{expression}`.
@@ -49,16 +41,17 @@ class BoxProcessor:
         self,
         chat: GuidedProcessorMixin,
         mask_image_processor: Any,
-        question_templates: list[str] | tuple[str, ...] = QUESTION_TEMPLATES,
+        question_templates: list[str] | tuple[str, ...] | None = None,
     ) -> None:
-        if not chat.writes_boxes:
+        if not chat.box_questions:
             raise ValueError(
                 f"It is not known how models of {type(chat).__name__} write boxes: a mask model can be joined to "
-                "Qwen2.5-VL and later models of Qwen."
+                "Qwen2.5-VL and later models of Qwen, and to InternVL."
             )
         self.chat: Any = chat
         self.mask_image_processor = mask_image_processor
-        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
+        questions = chat.box_questions if question_templates is None else question_templates
+        self.question_templates = checked_templates("question_templates", questions, EXPRESSION)
 
     @property
     def tokenizer(self) -> Any:
@@ -97,8 +90,8 @@ class BoxProcessor:
             as_written: of no effect: expressions are always left as they are.
 
         Returns:
-            `BatchFeature`. Of B dialogues `input_ids`, `attention_mask`, `mm_token_type_ids` (B, L), padded on the
-            left, `guidance_input_ids`, `guidance_attention_mask` (B, 1, L), and `dialogue_images` (B,). Of M pictures
+            `BatchFeature`. Of B dialogues `input_ids`, `attention_mask`, of Qwen `mm_token_type_ids` (B, L), padded on
+            the left, `guidance_input_ids`, `guidance_attention_mask` (B, 1, L), `dialogue_images` (B,). Of M pictures
             what the chat model sees, and `mask_pixel_values` (M, 3, S, S), `original_sizes` and, for SAM,
             `reshaped_input_sizes` (M, 2), height before width.
 
@@ -115,17 +108,21 @@ class BoxProcessor:
         about = [image for image, of_image in enumerate(sentences) for _ in of_image]
         self.chat.check_expressions(sentence for [sentence] in guiding)
         # A picture is prepared once, whatever the number of dialogues about it.
-        features = self.chat(images=images, return_tensors="pt")
+        features = self.chat.features_of_pictures(images)
         placeholder = self.chat.image_token
         counts = [math.prod(grid) for grid in self.visual_token_grids(features)]
         templates = [template for of_image in questions for template in of_image]
         dialogues = [
-            self.dialogue(template.replace(EXPRESSION, sentence)).replace(placeholder, placeholder * counts[image])
+            self.dialogue(template.replace(EXPRESSION, sentence)).replace(
+                placeholder, self.chat.placeholders(placeholder, counts[image])
+            )
             for template, [sentence], image in zip(templates, guiding, about, strict=True)
         ]
         tokens = tokenize(self.tokenizer, dialogues, "left")
-        types = torch.tensor(self.chat.create_mm_token_type_ids(tokens["input_ids"].tolist()))
-        features.update(tokens, mm_token_type_ids=types)
+        features.update(tokens)
+        if self.chat.return_mm_token_type_ids:
+            types = self.chat.create_mm_token_type_ids(tokens["input_ids"].tolist())
+            features["mm_token_type_ids"] = torch.tensor(types)
         features.update(tokenize_guidance(self.chat.guidance_tokenizer or self.tokenizer, guiding))
         for_masks = self.mask_image_processor(images, return_tensors="pt")
         features["mask_pixel_values"] = for_masks["pixel_values"]

@@ -44,11 +44,12 @@ class GuidedProcessorMixin(InstalledCodeMixin):
 
     Attributes:
         turn_tokens: what of a rendered turn, beside placeholders, is no word of it.
-        writes_boxes: whether it is known in which units models of this family answer with boxes.
+        box_questions: questions about an `{expression}` that models of this family answer with boxes; none where it is
+            not known in which units.
     """
 
     turn_tokens: tuple[str, ...] = ()
-    writes_boxes: ClassVar[bool] = False
+    box_questions: ClassVar[tuple[str, ...]] = ()
 
     # What the processor has.
     visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
@@ -81,6 +82,10 @@ class GuidedProcessorMixin(InstalledCodeMixin):
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
         """(width, height) of every image in the units of the boxes that the model writes."""
         raise NotImplementedError
+
+    def features_of_pictures(self, images: list[Image.Image]) -> BatchFeature:
+        """What the model and its guidance get of images, without a prompt."""
+        return self(images=images, return_tensors="pt")
 
     @classmethod
     def get_attributes(cls) -> list[str]:

@@ -32,7 +32,13 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
 
     video_processor_type: ClassVar[Any]
     turn_tokens = ("<|vision_start|>", "<|vision_end|>", "<|im_end|>")
-    writes_boxes = True
+    # The words that these models were trained with, and a way to say that nothing matches. The second is for a whole
+    # sentence.
+    box_questions = (
+        "Locate {expression}, report the bbox coordinates in JSON format. If there is no such object, answer with [].",
+        "{expression} Locate what this asks for, report the bbox coordinates in JSON format. If there is no such "
+        "object, answer with [].",
+    )
 
     image_token: str
     video_token: str
