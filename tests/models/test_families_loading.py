@@ -134,7 +134,7 @@ def test_stock_checkpoints_are_configs_of_ours_without_a_word(family, tmp_path, 
 
 def test_a_loaded_stock_checkpoint_saves_as_ours(family, tmp_path):
     if family.tiny is None:
-        pytest.skip("stock LLaVA needs a CLIP: tests/models/llava_lite/")
+        pytest.skip("needs a CLIP beside it: tested in the folder of the family")
     family.tiny.save_stock_checkpoint(tmp_path / "stock")
     model = family.model_class.from_pretrained(tmp_path / "stock", pruning_budget=3)
     processor = family.processor_class.from_pretrained(tmp_path / "stock")

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import CLIPVisionConfig
 
 from tests.support.families import LLAVA
@@ -71,6 +72,35 @@ def test_what_a_hook_has_seen_remains(layer):
         mlp(_states(40))
         handle.remove()
     assert len(seen) == 2 and all(torch.equal(*pair) for pair in zip(*seen, strict=True))
+
+
+@torch.no_grad()
+def test_what_a_hook_of_all_modules_has_seen_remains():
+    seen = []
+    handle = register_module_forward_hook(lambda _, given, result: seen.append((result, result.clone())) and None)
+    _mlps()[1](_states(40))
+    handle.remove()
+    assert len(seen) == 4 and all(torch.equal(*pair) for pair in seen)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, layer", [("activation_fn", torch.nn.GELU()), ("fc1", torch.nn.Identity()), ("fc1", torch.nn.LazyLinear(96))]
+)
+def test_layers_that_replace_upstreams(name, layer):
+    upstreams, ours = _mlps(width=24 if isinstance(layer, torch.nn.Identity) else 96)
+    for mlp in (upstreams, ours):
+        setattr(mlp, name, layer)
+    states = _states(40)
+    kept, expected = states.clone(), upstreams(states)
+    assert torch.equal(ours(states), expected) and torch.equal(states, kept)
+
+
+@torch.no_grad()
+def test_mapped_over_a_batch():
+    upstreams, ours = _mlps()
+    states = _states(3, 40)
+    assert torch.equal(torch.func.vmap(ours)(states), torch.func.vmap(upstreams)(states))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from transformers_litelvlm.models.upstream import CLIPMLP, QuickGELUActivation
 
@@ -15,8 +16,8 @@ class ClipInPlaceMLP(CLIPMLP):
     """[`~transformers.models.clip.modeling_clip.CLIPMLP`], bit for bit, with its layers.
 
     On a CPU, where nothing is recorded for a backward pass, the activation overwrites its input, a few rows at a time.
-    New memory costs more there than the arithmetic of the activation. If someone listens to the layers, by a forward
-    hook, they work as upstream's.
+    New memory costs more there than the arithmetic of the activation. It works as upstream's if a hook may hold that
+    input, or if one of the layers was replaced.
     """
 
     def __init__(self, upstreams: CLIPMLP) -> None:
@@ -26,16 +27,15 @@ class ClipInPlaceMLP(CLIPMLP):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """States (..., C) to states."""
-        is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
         activation = self.activation_fn
-        is_heard = self.fc1._forward_hooks or activation._forward_pre_hooks or activation._forward_hooks
-        if is_recorded or is_heard or not hidden_states.is_cpu:
+        are_upstreams = type(self.fc1) is nn.Linear and type(activation) is QuickGELUActivation
+        is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        hooks = self.fc1._forward_hooks, activation._forward_pre_hooks, activation._forward_hooks
+        if not (hidden_states.is_cpu and are_upstreams) or is_recorded or any(hooks) or _has_any_global_hook():
             return super().forward(hidden_states)
         values = self.fc1(hidden_states)
-        rows = values.view(-1, values.shape[-1])
-        gates = torch.empty_like(rows[:ROWS])
-        for part in rows.split(ROWS):
-            part.mul_(torch.mul(part, 1.702, out=gates[: len(part)]).sigmoid_())
+        for part in values.view(-1, values.shape[-1]).split(ROWS):
+            part.mul_((part * 1.702).sigmoid_())
         return self.fc2(values)
 
 
