@@ -107,3 +107,61 @@ def test_every_method_is_exercised():
         if family.is_recurrent:
             others = {name for name in list_pruners() if issubclass(get_pruner(name), LayerPruner)}
         assert exercised | others == {name for name in list_pruners() if is_defined(family, name)}
+
+
+POLICIES = [(family, positions) for family in MODELS for positions in ("original", "compact")]
+POLICIES = [case for case in POLICIES if case[1] in {positions for _, positions in case[0].policies}]
+BY_POLICY = pytest.mark.parametrize("family, positions", POLICIES, ids=[f"{f.name}-{p}" for f, p in POLICIES])
+
+
+def pruned(family, positions):
+    model = family.model()
+    model.config.pruning_config = PruningConfig(method="uniform", budget=5, position_ids=positions)
+    return model
+
+
+@BY_POLICY
+@torch.no_grad()
+def test_forward_after_a_beginning_in_the_cache(family, positions):
+    """With and without a mask, which covers the cache."""
+    model = pruned(family, positions)
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    ids = torch.nn.functional.pad(row["input_ids"], (3, 0), value=7)
+    types = {name: torch.nn.functional.pad(row[name], (3, 0)) for name in ("mm_token_type_ids",) if name in row}
+    whole = {**row, "input_ids": ids, **types}
+    places = family.shape_positions(family.full_positions(family.stock(model), {**whole, "attention_mask": ids > -1}))
+    expected = model(**whole, position_ids=places).logits[:, 3:]
+    for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
+        cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
+        found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
+        torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`attention_mask` of shape \(batch, length\), .* after ones for the cache"):
+        model(**row, attention_mask=torch.ones_like(row["input_ids"]), position_ids=places[..., 3:], cache=cache)
+
+
+@BY_POLICY
+@torch.no_grad()
+def test_forward_by_hand_continues_as_generate_does(family, positions):
+    model = pruned(family, positions)
+    row, steps = family.row(1), {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    written = model.generate(**row, **steps, max_new_tokens=4, min_new_tokens=4)
+    new = written.sequences[:, -4:]
+    by_hand = model(**row, use_cache=True).cache
+    for step in range(3):
+        output = model(input_ids=new[:, step : step + 1], cache=by_hand)
+        torch.testing.assert_close(output.logits[:, -1], written.logits[step + 1], rtol=1e-5, atol=1e-5)
+    # After `generate`, the cache has all but the last token.
+    further = model(input_ids=new[:, 3:], cache=written.cache).logits
+    torch.testing.assert_close(further, model(input_ids=new[:, 3:], cache=by_hand).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):
+    model = pruned(family, "original")
+    cache = model(**family.lite_inputs(), use_cache=True).cache
+    new = torch.full((len(family.rows), 1), 7)
+    with pytest.raises(ValueError, match="rows that pruning made unequal"):
+        model(input_ids=new, cache=cache)
+    if model.model.counts_positions:  # else upstream's `forward` takes no mask longer than its tokens
+        assert model(input_ids=new, cache=cache, attention_mask=new.new_ones(len(new), cache.get_seq_length() + 1))

@@ -16,7 +16,11 @@ from typing import Any, ClassVar
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.decoder.cache import holds_pruned_prompt
+from transformers_litelvlm.models.decoder.cache import (
+    holds_pruned_prompt,
+    is_padded_again,
+    positions_left_out,
+)
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
@@ -46,6 +50,7 @@ class PrunedModelMixin:
         output_class: of `forward`.
         takes_one_tensor: whether upstream's `forward` takes the features of images as one tensor, not as a list.
         can_share_prefix: whether prompts about one picture may be read once as far as they are the same.
+        counts_positions: whether the position of a token is the number of tokens before it.
     """
 
     media_arguments: ClassVar[dict[str, tuple[str, ...]]]
@@ -54,6 +59,7 @@ class PrunedModelMixin:
     guidance_arguments: ClassVar[tuple[str, ...]] = SENTENCE_ARGUMENTS
     output_class: ClassVar[type]
     can_share_prefix: ClassVar[bool] = False
+    counts_positions: ClassVar[bool] = True
     takes_one_tensor: ClassVar[bool] = False
 
     config: Any
@@ -168,11 +174,28 @@ class PrunedModelMixin:
             return self.features_of_all_tokens(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
+    def _continue_after(self, inputs: dict[str, Any], cache: Any) -> None:
+        """Give new tokens after a pruned prompt their positions, which upstream would count by the tokens in `cache`.
+
+        Raises:
+            ValueError: if padding that pruning made would be read.
+        """
+        if is_padded_again(cache) and inputs.get("attention_mask") is None:
+            raise ValueError(
+                "`cache` holds rows that pruning made unequal and padded again, so new tokens need an "
+                "`attention_mask` over the tokens in it. Call `generate`, or `forward` for one row at a time."
+            )
+        count = positions_left_out(cache)
+        if count and self.counts_positions and inputs.get("position_ids") is None:
+            new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+            places = torch.arange(new.shape[1], device=new.device) + cache.get_seq_length() + count
+            inputs["position_ids"] = places.unsqueeze(0)
+
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         pruning_config, prompt = arguments.pop("pruning_config", None), arguments.pop("pruned", None)
         is_for_head = prompt is not None
         if prompt is None:
-            prompt = prune_prompt(self, arguments, self.settings(pruning_config))
+            prompt = prune_prompt(self, arguments, self.settings(pruning_config), after=arguments.get("cache"))
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache = others.get("cache")
@@ -180,6 +203,8 @@ class PrunedModelMixin:
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
+            if cache is not None:
+                self._continue_after(prompt.inputs, cache)
             inputs = prompt.inputs_with_one_tensor() if self.takes_one_tensor else prompt.inputs
             output = upstream(self, **inputs, return_dict=True, **others)
         elif output is None:
@@ -188,6 +213,8 @@ class PrunedModelMixin:
         output = self.output_class(**output)
         if prompt.plan is None:
             return output
+        if output.cache is not None:
+            prompt.note_in(output.cache, self.counts_positions)
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:
@@ -209,7 +236,8 @@ class PrunedHeadMixin:
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         base = self.model
-        prompt = prune_prompt(base, arguments, base.settings(arguments.pop("pruning_config", None)))
+        settings = base.settings(arguments.pop("pruning_config", None))
+        prompt = prune_prompt(base, arguments, settings, after=arguments.get("cache"))
         ours = {*base.prompt_arguments, *base.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         if prompt.plan is None:

@@ -129,6 +129,7 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
     }
     further_arguments: ClassVar[tuple[str, ...]] = ("mm_token_type_ids",)
     guidance_arguments = GUIDANCE_ARGUMENTS
+    counts_positions = False
     rope_deltas = PerThread()  # of the last prompt; upstream's is one for all threads
 
     @property

@@ -8,6 +8,31 @@ from transformers import Cache, DynamicCache
 from transformers_litelvlm.models.upstream import DynamicLayer
 
 
+# What a cache of a prompt that was shortened before the decoder says about it.
+_LEFT_OUT, _IS_PADDED = "litelvlm_positions_left_out", "litelvlm_is_padded"
+
+
+def note_shortened(cache: Cache, left_out: int, is_padded: bool) -> None:
+    """Remember how many positions no token in `cache` has, and whether its rows were padded again."""
+    setattr(cache, _LEFT_OUT, positions_left_out(cache) + left_out)
+    setattr(cache, _IS_PADDED, is_padded or is_padded_again(cache))
+
+
+def positions_left_out(cache: Cache) -> int:
+    """How much larger than the number of tokens in a cache the position after them is."""
+    return 0 if _is_empty(cache) else getattr(cache, _LEFT_OUT, 0)
+
+
+def is_padded_again(cache: Cache) -> bool:
+    """Whether rows of different length were padded in it, which its user does not know."""
+    return not _is_empty(cache) and getattr(cache, _IS_PADDED, False)
+
+
+def _is_empty(cache: Cache) -> bool:
+    length = cache.get_seq_length()
+    return isinstance(length, int) and length == 0  # also one that was reset; of a static one, nobody asks
+
+
 class PrunedPromptLayer(DynamicLayer):
     """[`~transformers.cache_utils.DynamicLayer`] of a decoder layer that got part of the prompt only.
 

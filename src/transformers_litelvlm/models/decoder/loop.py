@@ -13,7 +13,13 @@ from typing import Any, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder.cache import PrunedPromptLayer, check_cache, replace_layer, shorten_layer
+from transformers_litelvlm.models.decoder.cache import (
+    PrunedPromptLayer,
+    check_cache,
+    positions_left_out,
+    replace_layer,
+    shorten_layer,
+)
 from transformers_litelvlm.models.decoder.evidence import DecoderLayerEvidence, LayerAttention, PromptInDecoder
 from transformers_litelvlm.models.decoder.hidden_states import HiddenStates, at_full_length
 from transformers_litelvlm.models.decoder.image_groups import ImageGroup, Stage, stage_of
@@ -147,6 +153,7 @@ def decode(
     num_new = inputs_embeds.shape[1]
     if position_ids is None:
         position_ids = torch.arange(num_new, device=inputs_embeds.device) + cache.get_seq_length()
+        position_ids = position_ids + positions_left_out(cache)
         position_ids = position_ids.unsqueeze(0)
     states, first = inputs_embeds, None
     hidden_states = HiddenStates(language_model, output_hidden_states)

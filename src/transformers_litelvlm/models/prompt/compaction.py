@@ -54,6 +54,11 @@ class CompactionPlan:
         """Whether `is_real` holds any False, known on the host."""
         return any(map(any, self.padding))
 
+    @property
+    def num_left_out(self) -> int:
+        """L - L'."""
+        return self.full_length - self.index.shape[1]
+
     def apply(self, full: torch.Tensor, padding: int) -> torch.Tensor:
         """`full` (..., B, L) at the tokens that stay, (..., B, L'); `padding` elsewhere."""
         index = self.index.expand(*full.shape[:-1], -1)

@@ -50,7 +50,8 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
             allow_is_causal_skip=False,
         )
         # Recurrent layers need to know which tokens are padding: what they read of these would stay in their state.
-        mask = {"full_attention": causal, "linear_attention": mask} if is_hybrid(model.language_model) else causal
+        own = mask if mask is None else mask[:, -embeds.shape[1] :]  # without what the cache holds
+        mask = {"full_attention": causal, "linear_attention": own} if is_hybrid(model.language_model) else causal
     further = _deepstack_arguments(prompt, embeds, model.num_deepstack)
     return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids"), **further}
 

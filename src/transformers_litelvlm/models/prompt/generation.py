@@ -98,7 +98,7 @@ class PrunedGenerationMixin:
         self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))
         prompt = prune_prompt(
             base,
-            {**arguments, "cache": kwargs.get("cache")},
+            arguments,
             settings,
             positions=None if input_ids is None else lambda: self._full_positions(arguments),
         )
@@ -118,6 +118,8 @@ class PrunedGenerationMixin:
             result = super().generate(*args, **given, **kwargs)
         if isinstance(result, torch.Tensor):
             return result if full is None else full.restore(result)
+        if prompt.plan is not None and result.get("cache") is not None:
+            prompt.note_in(result.cache, base.counts_positions)
         if full is not None:
             result.sequences = full.restore(result.sequences)
         if type(result) not in OUTPUTS:

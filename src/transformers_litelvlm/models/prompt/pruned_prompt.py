@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from transformers_litelvlm.models.decoder.cache import note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
 from transformers_litelvlm.models.prompt.compaction import (
@@ -50,6 +51,11 @@ class PrunedPrompt:
         features = self.encoded.get(modality)
         return features if isinstance(features, PrunedImageFeatures) else None
 
+    def note_in(self, cache: Cache, counts_positions: bool) -> None:
+        """Write down in a cache that the prompt in it is a shortened one; see [`~decoder.cache.note_shortened`]."""
+        has_gaps = counts_positions and self.settings.keeps_positions
+        note_shortened(cache, self.plan.num_left_out if has_gaps else 0, self.plan.is_ragged)
+
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
         return self._with_features(list)
@@ -75,6 +81,7 @@ def prune_prompt(
     settings: PruningSettings,
     positions: Positions | None = None,
     counts: dict[str, PromptCounts] | None = None,
+    after: Cache | None = None,
 ) -> PrunedPrompt:
     """Encode and prune images and videos, and shorten the prompt to the visual tokens that are kept.
 
@@ -85,6 +92,7 @@ def prune_prompt(
         positions: upstream's positions of the full prompt, computed if they are needed and not given; default: those
             of the family.
         counts: of [`count_prompt`] by modality, from a caller that asked the device before it encoded.
+        after: a cache whose tokens come before the prompt. A mask covers them, too.
 
     Returns:
         [`PrunedPrompt`]; with the inputs as they came, pixels included, if pruning is off. If tokens leave inside the
@@ -108,8 +116,10 @@ def prune_prompt(
     if not pruned:
         return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
 
+    past = 0 if after is None else int(after.get_seq_length())
+    _check_shapes(model, inputs, with_pixels, past)
     mask = inputs.get("attention_mask")
-    _check_shapes(model, inputs, with_pixels)
+    mask = mask if mask is None else mask[:, past:]
     # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
@@ -120,22 +130,24 @@ def prune_prompt(
         inputs[model.pixels_of[modality]] = None
     inputs["mm_encoder_outputs"] = encoded
     prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
-    prompt.plan = _plan(prompt, masks)
+    prompt.plan = _plan(prompt, masks, mask)
     if prompt.plan is None:
         model.check_short_prompt(prompt)
         return prompt
     prompt.is_visual = {name: prompt.plan.apply(each, False) for name, each in masks.items()}
-    _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), arguments.get("cache"))
+    _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), after)
     return prompt
 
 
-def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str]) -> None:
+def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
     mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
     ids = inputs.get("inputs_embeds") if ids is None else ids
-    if mask is not None and ids is not None and mask.shape != ids.shape[:2]:
+    needed = None if ids is None else (len(ids), past + ids.shape[1])
+    if mask is not None and needed is not None and mask.shape != needed:
         raise ValueError(
-            f"Pruning needs an `attention_mask` of shape (batch, length), {tuple(ids.shape[:2])}, got "
-            f"{tuple(mask.shape)}: it gets shorter with the prompt. Pass that of the processor, or switch pruning off "
+            f"Pruning needs an `attention_mask` of shape (batch, length), {needed}{' with the cache' * bool(past)}, "
+            f"got {tuple(mask.shape)}: it gets shorter with the prompt. Pass that of the processor"
+            f"{', after ones for the cache' * bool(past)}, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
     if inputs.get("input_ids") is not None:
@@ -157,9 +169,11 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             )
 
 
-def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPlan | None:
+def _plan(
+    prompt: PrunedPrompt, masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
-    plan, attention_mask = None, prompt.inputs.get("attention_mask")
+    plan = None
     for modality, mask in masks.items():
         features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
         if features is None:  # nothing of it was cut
@@ -179,20 +193,25 @@ def _plan(prompt: PrunedPrompt, masks: dict[str, torch.Tensor]) -> CompactionPla
     return plan
 
 
-def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, cache: Any) -> None:
+def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, after: Cache | None) -> None:
     """Apply the plan to everything in the inputs that has a column for each token of the prompt."""
     inputs, plan, settings = prompt.inputs, prompt.plan, prompt.settings
     full_positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+    past = 0 if after is None else int(after.get_seq_length())
+    start = 0 if after is None else past + positions_left_out(after)
     if full_positions is None and settings.keeps_positions:
         full_positions = positions()
-        if full_positions is None:
-            past = 0 if cache is None else cache.get_seq_length()
-            full_positions = torch.arange(past, past + plan.full_length, device=plan.index.device)
-            full_positions = full_positions.expand(len(plan.index), -1)
-    short_mask = plan.attention_mask(mask)
+    # Renumbered tokens of ragged rows are padded behind what the cache holds, and their numbers must not count that.
+    if full_positions is None and (settings.keeps_positions or (past and plan.is_ragged)):
+        full_positions = torch.arange(start, start + plan.full_length, device=plan.index.device)
+        full_positions = full_positions.expand(len(plan.index), -1)
+    short_mask = plan.attention_mask(mask if mask is None else mask[:, past:])
     if short_mask is None and settings.keeps_positions:
         # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
         short_mask = plan.is_real.long()
+    if short_mask is not None and past:
+        before = short_mask.new_ones(len(short_mask), past) if mask is None else mask[:, :past]
+        short_mask = torch.cat((before, short_mask), dim=1)
     # Any id will do for padding, since it is masked; the configured one keeps `input_ids` readable.
     padding = {"input_ids": model.config.get_text_config().pad_token_id or 0, "mm_token_type_ids": 0}
     for name, value in padding.items():
