@@ -3,6 +3,8 @@
 An argument that upstream renames, such as the cache's, and that our `forward` then does not see, shows here.
 """
 
+import inspect
+
 import pytest
 import torch
 
@@ -165,3 +167,51 @@ def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):
         model(input_ids=new, cache=cache)
     if model.model.counts_positions:  # else upstream's `forward` takes no mask longer than its tokens
         assert model(input_ids=new, cache=cache, attention_mask=new.new_ones(len(new), cache.get_seq_length() + 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("budget", [None, 5])
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+def test_prompts_in_embeddings(family, budget):
+    model = pruned(family, None)
+    model.config.pruning_budget = budget
+    row = family.row(1)
+    ids = row.pop("input_ids")
+    embeds = model.get_input_embeddings()(ids)
+    settings = {"do_sample": False, "eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
+    output = model.generate(inputs_embeds=embeds, **row, max_new_tokens=3, **settings)
+    expected = model(inputs_embeds=embeds, **row).logits[:, -1]
+    torch.testing.assert_close(output.logits[0], expected, rtol=1e-5, atol=1e-5)
+    # As upstream, they have the new tokens alone, and `max_length` counts the whole prompt.
+    assert output.sequences.shape == (1, 3)
+    for prompt, new in (
+        ({"inputs_embeds": embeds}, 4),
+        ({"inputs_embeds": embeds, "input_ids": ids}, ids.shape[1] + 4),
+    ):
+        found = model.generate(**prompt, **row, max_length=ids.shape[1] + 4, **settings).sequences
+        assert found.shape == (1, new)
+    if budget is None:
+        stock = family.stock(model)
+        arguments = {name: value for name, value in row.items() if name in inspect.signature(stock.forward).parameters}
+        upstreams = stock.generate(inputs_embeds=embeds, **arguments, max_new_tokens=3, **settings)
+        assert torch.equal(output.sequences, upstreams.sequences)
+
+
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+def test_messages_about_lengths_count_the_whole_prompt(family):
+    model, row = pruned(family, None), family.row(1)
+    length = row["input_ids"].shape[1]
+    for limit in (length - 1, 4):
+        message = f"Input length of input_ids is {length}, but `max_length` is set to {limit}"
+        with pytest.raises(ValueError, match=message):
+            model.generate(**row, max_length=limit)
+
+
+@pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
+def test_forward_refuses_pruning_keywords_of_from_pretrained(family):
+    model, row = pruned(family, None), family.row(1)
+    for each in (model, model.model):
+        for keyword in ({"pruning_budget": 3}, {"pruning_preset": "fast"}):
+            with pytest.raises(ValueError, match="is no argument of `forward`: pass `pruning_config`"):
+                each(**row, **keyword)
+    assert len(model(**row, pruning_config={"budget": 3}).image_outputs.retained_indices[0]) == 3

@@ -28,6 +28,7 @@ from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
+from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
 
@@ -301,7 +302,15 @@ def pruned_forward(upstream: Any, *added: str) -> Callable[..., Any]:
         Args:
             guidance_input_ids, guidance_attention_mask, guidance_pixel_values: see `get_image_features`.
             pruning_config: pruning settings of this call alone.
+
+        Raises:
+            ValueError: for another pruning keyword, which upstream would swallow.
         """
+        if wrong := [name for name in kwargs if name in PRUNING_KEYWORDS and name not in PRUNING_ARGUMENTS]:
+            raise ValueError(
+                f"`{wrong[0]}` is no argument of `forward`: pass `pruning_config`, such as "
+                f"`pruning_config={{'budget': 64}}`, for one call, or set `model.config.{wrong[0]}` for all."
+            )
         return self._forward(upstream.forward, {**dict(zip(names, args)), **kwargs})
 
     forward.__signature__ = signature  # type: ignore[attr-defined]

@@ -20,20 +20,22 @@ class FullPrompt(NamedTuple):
     """The prompt of one call of `generate`.
 
     Attributes:
-        input_ids: (B, L) as passed.
+        input_ids: (B, L) as passed; `None` of a prompt in embeddings.
         short_length: L' of the shortened prompt.
+        num_removed: tokens that the shortened prompt lacks.
     """
 
-    input_ids: torch.Tensor
+    input_ids: torch.Tensor | None
     short_length: int
-
-    @property
-    def num_removed(self) -> int:
-        """Tokens that the shortened prompt lacks."""
-        return self.input_ids.shape[1] - self.short_length
+    num_removed: int
 
     def restore(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Sequences (B * n, L' + t) with the full prompt in front of their t new tokens, (B * n, L + t)."""
+        """Sequences (B * n, L' + t) with the full prompt in front of their t new tokens, (B * n, L + t).
+
+        Sequences after a prompt in embeddings have the new tokens alone, as upstream.
+        """
+        if self.input_ids is None:
+            return sequences
         repeats = len(sequences) // len(self.input_ids)
         prompt = self.input_ids.repeat_interleave(repeats, dim=0).to(sequences.device)
         return torch.cat((prompt, sequences[:, self.short_length :]), dim=1)

@@ -100,7 +100,7 @@ class PrunedGenerationMixin:
             base,
             arguments,
             settings,
-            positions=None if input_ids is None else lambda: self._full_positions(arguments),
+            positions=lambda: self._full_positions(arguments),
         )
         given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
@@ -110,8 +110,8 @@ class PrunedGenerationMixin:
         if is_inside or pruning_config is not None:
             kwargs["pruning_config"] = pruning  # the first step prunes, or does not
         full = None
-        if prompt.plan is not None and input_ids is not None:
-            full = FullPrompt(input_ids, given["input_ids"].shape[1])
+        if prompt.plan is not None:
+            full = FullPrompt(input_ids, prompt.plan.index.shape[1], prompt.plan.num_left_out)
             if kwargs.get("streamer") is not None:
                 kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
         with showing(full), _noting_first_step() as noted:  # also inside another call, as of assisted decoding
@@ -144,12 +144,15 @@ class PrunedGenerationMixin:
         pruning = {name: model_kwargs[name] for name in ("pruning_config",) if name in model_kwargs}
         return {**super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs), **pruning}
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """As upstream. Without a cache, a mask stays even if it masks nothing.
 
         `generate` drops such a mask, and without mask and cache gaps in the positions mean packed sequences.
+        `generate` also looks for `inputs_embeds` in the signature.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         positions = inputs.get("position_ids")
         has_neither = inputs.get("attention_mask") is None and inputs.get("cache") is None
         if has_neither and positions is not None and current_full_prompt() is not None:
@@ -161,13 +164,24 @@ class PrunedGenerationMixin:
         prompt = current_full_prompt()
         if prompt is None:
             return super()._prepare_generated_length(generation_config, *args, **kwargs)
+        # Of embeddings, only the length is read, and sequences have the new tokens alone.
+        kwargs["inputs_tensor"] = kwargs["inputs_tensor"].new_empty((1, prompt.short_length + prompt.num_removed))
+        if prompt.input_ids is None:
+            return super()._prepare_generated_length(generation_config, *args, **kwargs)
         kwargs["input_ids_length"] += prompt.num_removed
         config = super()._prepare_generated_length(generation_config, *args, **kwargs)
         return _with_lengths(config, -prompt.num_removed)
 
+    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args: Any):
+        prompt = current_full_prompt()
+        if prompt is not None and prompt.input_ids is not None:  # messages name the numbers of the full prompt
+            generation_config = _with_lengths(generation_config, prompt.num_removed)
+            input_ids_length += prompt.num_removed
+        super()._validate_generated_length(generation_config, input_ids_length, *args)
+
     def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         prompt = current_full_prompt()
-        if prompt is None:
+        if prompt is None or prompt.input_ids is None:
             return super()._get_logits_processor(generation_config, *args, **kwargs)
         config = _with_lengths(generation_config, prompt.num_removed)
         kwargs["input_ids_seq_length"] += prompt.num_removed
@@ -176,15 +190,17 @@ class PrunedGenerationMixin:
 
     def _get_stopping_criteria(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         prompt = current_full_prompt()
-        if prompt is None:
+        if prompt is None or prompt.input_ids is None:
             return super()._get_stopping_criteria(generation_config, *args, **kwargs)
         config = _with_lengths(generation_config, prompt.num_removed)
         return CriteriaOnFullPrompt(super()._get_stopping_criteria(config, *args, **kwargs), prompt)
 
     def _full_positions(self, arguments: dict[str, Any]) -> torch.Tensor:
         """Upstream's own positions of the full prompt, which respect left padding."""
-        given = {"attention_mask": torch.ones_like(arguments["input_ids"]), **arguments}
-        return self._prepare_position_ids_for_generation(given.pop("input_ids"), given)
+        name = "input_ids" if "input_ids" in arguments else "inputs_embeds"
+        shape, device = arguments[name].shape[:2], arguments[name].device
+        given = {"attention_mask": torch.ones(shape, dtype=torch.long, device=device), **arguments}
+        return self._prepare_position_ids_for_generation(given.pop(name), given)
 
     def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
         """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one. Raises
@@ -236,7 +252,7 @@ def _with_lengths(config: GenerationConfig, change: int) -> GenerationConfig:
     config = copy.copy(config)
     for name in ("max_length", "min_length"):
         if getattr(config, name) is not None:
-            setattr(config, name, max(getattr(config, name) + change, 0))
+            setattr(config, name, getattr(config, name) + change)
     return config
 
 
