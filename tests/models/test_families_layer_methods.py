@@ -18,6 +18,7 @@ STAGES = {"image": "retained_stages", "video": "retained_video_stages"}
 INDICES = {"image": "retained_indices", "video": "retained_video_indices"}
 
 
+TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 METHOD = pytest.mark.parametrize(
     "family, name, options",
     matrix(LAYER_CASES, lambda case: case[0].is_quick),
@@ -330,16 +331,48 @@ def test_without_a_cache_and_hidden_states(family, model, name, options):
 
 
 @METHOD
+@torch.no_grad()
+def test_prompts_that_end_in_an_image_are_refused(family, model, name, options):
+    """Also as a row of a batch, with padding after it; not if nothing is pruned."""
+    set_pruning(family, model, name, options)
+    row = family.row(1)
+    if name != "sparsevlm":  # its budget follows from its options
+        model.config.pruning_budget = 5
+    elif (row["input_ids"] == model.config.image_token_id).sum() <= BUDGET:
+        pytest.skip("nothing would be pruned")
+    is_visual = row["input_ids"][0] == model.config.image_token_id
+    ended = {**row, **{n: row[n][:, : int(is_visual.nonzero().max()) + 1] for n in TEXT if n in row}}
+    padded = {**ended, **{n: torch.nn.functional.pad(ended[n], (0, 2)) for n in TEXT if n in ended}}
+    padded["attention_mask"] = torch.nn.functional.pad(torch.ones_like(ended["input_ids"]), (0, 2))
+    for inputs in (ended, padded):
+        with pytest.raises(ValueError, match="A prompt ends in an image or a video"):
+            model(**inputs)
+    with pytest.raises(ValueError, match="A prompt ends in an image or a video"):
+        model.generate(**ended, max_new_tokens=1)
+    assert model.generate(**ended, max_new_tokens=1, pruning_config={"budget": None}) is not None
+
+
+@METHOD
 def test_labels_and_columns_are_those_of_the_whole_prompt(family, model, name, options):
     set_pruning(family, model, name, options)
+    model.config.pruning_token_order = "raster"  # below, columns say which token is the one before
     inputs = family.unguided_inputs()
     placeholders = torch.tensor([getattr(model.config, f"{modality}_token_id") for modality in family.modalities])
     ignored = torch.isin(inputs["input_ids"], placeholders) | (inputs["attention_mask"] == 0)
     labels = inputs["input_ids"].masked_fill(ignored, -100)
     output = model(**inputs, labels=labels)
     assert output.logits.shape[:2] == labels.shape
-    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    torch.testing.assert_close(output.loss, expected)
+    # Each token is predicted by the one before it of those that remain.
+    rows = [logits.any(-1).nonzero()[:, 0] for logits in output.logits]
+    assert len(rows[0]) < inputs["attention_mask"][0].sum()
+    pairs = [(logits[left[:-1]], row[left[1:]]) for logits, row, left in zip(output.logits, labels, rows, strict=True)]
+    logits, targets = map(torch.cat, zip(*pairs, strict=True))
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(logits, targets))
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    count = {"num_items_in_batch": 2 * (targets != -100).sum()}
+    halved = model(**inputs, labels=labels, shift_labels=shifted, **count, logits_to_keep=2)
+    torch.testing.assert_close(halved.loss, output.loss / 2)
+    assert torch.equal(halved.logits, output.logits[:, -2:])
     output.loss.backward()
     assert model.model.language_model.layers[0].self_attn.v_proj.weight.grad.abs().sum() > 0
     model.zero_grad()

@@ -27,7 +27,7 @@ from transformers_litelvlm.models.guidance.selection import select
 from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, prune_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, plan_of_kept, prune_prompt
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
@@ -234,10 +234,13 @@ class PrunedHeadMixin:
 
     model: Any
     config: Any
+    loss_function: Callable[..., torch.Tensor]
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         base = self.model
         settings = base.settings(arguments.pop("pruning_config", None))
+        if settings.inside_language_model is not None and arguments.get("labels") is not None:
+            return self._with_loss(upstream, arguments, settings)
         prompt = prune_prompt(base, arguments, settings, after=arguments.get("cache"))
         ours = {*base.prompt_arguments, *base.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
@@ -256,6 +259,26 @@ class PrunedHeadMixin:
             output.logits = plan.expand(output.logits)
             output.logits = output.logits if columns is None else output.logits[:, columns]
         return _expanded(output, prompt)
+
+    def _with_loss(self, upstream: Callable[..., Any], arguments: dict[str, Any], settings: PruningSettings) -> Any:
+        """`_forward` with labels, if tokens leave inside the language model: the loss is that of the tokens that
+        remain, so the last of an image, not the last in the prompt, stands before the text after it."""
+        names = ("labels", "shift_labels", "num_items_in_batch", "logits_to_keep")
+        labels, targets, num_items, kept_columns = (arguments.pop(name, None) for name in names)
+        output = self._forward(upstream, {**arguments, "pruning_config": settings})
+        media = {modality: output.get(f"{modality}_outputs") for modality in self.model.modalities}
+        media = {modality: features for modality, features in media.items() if features is not None}
+        plan, logits = plan_of_kept(self.model, arguments, media, settings), output.logits
+        if plan is not None:
+            targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+            targets = _shortened_targets(targets, plan).masked_fill(~plan.is_real, -100)  # nothing follows padding
+            logits = plan.apply_to_embeddings(logits)
+        vocab_size = self.config.get_text_config().vocab_size
+        further = {"num_items_in_batch": num_items, "shift_labels": targets}
+        loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **further)
+        columns = _columns(kept_columns or 0, output.logits.shape[1], output.logits.device)
+        logits = output.logits if columns is None else output.logits[:, columns]
+        return self.output_class(**{**output, "loss": loss, "logits": logits})
 
 
 def _shortened_targets(shift_labels: torch.Tensor, plan: CompactionPlan) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned
 from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill, whole_prompt
 from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.embedding import deepstack_states
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
 from transformers_litelvlm.models.settings import PruningSettings
@@ -102,6 +103,12 @@ def _prefill(
     order = reading_order(is_placeholder, sizes)
     num_visual = [sizes[modality][index] for modality, index in order]
     is_visual = torch.stack(list(is_placeholder.values())).any(dim=0)
+    if any((known or count_prompt(is_visual, kwargs["attention_mask"])).at_end):
+        raise ValueError(
+            f"A prompt ends in an image or a video, and the method {settings.pruner.name!r}, inside the language "
+            "model, may take its last token away, from which the answer begins. End every prompt in text, or choose a "
+            "`pruning_method` that works before the language model."
+        )
     whole = whole_prompt(
         embeds,
         is_visual,

@@ -22,6 +22,7 @@ class PromptCounts(NamedTuple):
         padding_left, padding_right: masked tokens at both ends.
         masked: masked tokens anywhere.
         text: tokens after the first placeholder that are neither placeholders nor masked.
+        at_end: 1 if the last token that is not masked is a placeholder, else 0.
     """
 
     placeholders: list[int]
@@ -29,6 +30,7 @@ class PromptCounts(NamedTuple):
     padding_right: list[int]
     masked: list[int]
     text: list[int]
+    at_end: list[int]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | No
     left, right = _end_padding(attention_mask, is_placeholder)
     masked = torch.zeros_like(is_placeholder) if attention_mask is None else attention_mask == 0
     text = text_after_images(is_placeholder, attention_mask)
-    return PromptCounts(*torch.stack([each.sum(1) for each in (is_placeholder, left, right, masked, text)]).tolist())
+    columns = torch.arange(is_placeholder.shape[1], device=is_placeholder.device)
+    last = (columns * ~masked).argmax(1, keepdim=True)
+    counted = [each.sum(1) for each in (is_placeholder, left, right, masked, text)]
+    return PromptCounts(*torch.stack([*counted, is_placeholder.gather(1, last)[:, 0]]).tolist())
 
 
 def text_after_images(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -116,6 +116,8 @@ def prune_prompt(
     if not pruned:
         return PrunedPrompt(inputs, settings, encoded, counts=counts or {})
 
+    # A method inside the language model refuses a cache with anything in it, later.
+    after = None if settings.inside_language_model is not None else after
     past = 0 if after is None else int(after.get_seq_length())
     _check_shapes(model, inputs, with_pixels, past)
     mask = inputs.get("attention_mask")
@@ -137,6 +139,21 @@ def prune_prompt(
     prompt.is_visual = {name: prompt.plan.apply(each, False) for name, each in masks.items()}
     _shorten(model, prompt, positions or (lambda: model.full_positions(arguments)), after)
     return prompt
+
+
+def plan_of_kept(
+    model: PreTrainedModel, arguments: dict[str, Any], encoded: dict[str, Any], settings: PruningSettings
+) -> CompactionPlan | None:
+    """What is left of a prompt in the end, of which tokens also left inside the language model.
+
+    Args:
+        arguments: of `forward`.
+        encoded: what it returned of each modality.
+    """
+    mask = arguments.get("attention_mask")
+    masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
+    counts = {modality: count_prompt(each, mask) for modality, each in masks.items()}
+    return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, mask)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:

@@ -79,7 +79,7 @@ def read_after_shared_prefix(
         # All placeholders are in the prefix, and it has no padding.
         counts=counts
         and {
-            name: PromptCounts([of_rows.placeholders[row] for row in firsts], nothing, nothing, nothing, nothing)
+            name: PromptCounts([of_rows.placeholders[row] for row in firsts], *[nothing] * 5)
             for name, of_rows in counts.items()
         },
     )
