@@ -79,7 +79,7 @@ def test_tensors_of_any_floating_type(dtype):
     image, numbers = scene(), WEIGHTS.to(dtype)
     same = numbers.double().numpy()
     for draw in (
-        lambda values: draw_masks(image, (values[0] > 0.2).to(values.dtype).repeat(256).reshape(1, 48, 64)),
+        lambda values: draw_masks(image, (values[0].float() > 0.2).repeat(256).reshape(1, 48, 64).to(values.dtype)),
         lambda values: draw_scores(image, values[0], GRID),
         lambda values: draw_scores(image, list(values[1]), GRID),
         lambda values: draw_retained_tokens(image, [0, 5], GRID, merge_weights=values),
