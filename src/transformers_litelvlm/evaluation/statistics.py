@@ -163,11 +163,9 @@ def retention(
 ) -> Interval:
     """Share of the full model's score that is left, with an interval in which both are resampled together.
 
-    Draws of images on which the full model scores 0 count as infinite, if the pruned one does not score 0, too.
-
     Args:
         score: the pruned model's.
-        full: the unpruned model's, on the same images.
+        full: the unpruned model's, on the same images. Draws in which it is 0 and `score` is not are infinite.
         resamples, confidence, seed: as in [`bootstrap_interval`].
 
     Raises:

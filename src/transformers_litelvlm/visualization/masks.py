@@ -27,8 +27,7 @@ def draw_masks(
     Draws masks over an image in distinct colours, with contours and numbers, and a legend under it.
 
     Args:
-        image (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): The picture, read as by the processors, see
-            [`load_rgb_image`]: upright, in RGB. It is not changed.
+        image (`ImageInput`): As [`load_rgb_image`] and the processors read it: upright. It is not changed.
         masks (`np.ndarray`, `torch.Tensor` or sequence of them): Shape (num_masks, height, width) of the image;
             bool, or numbers, above 0 inside.
         labels (`Sequence[str]`, *optional*): One sentence per mask for the legend.
