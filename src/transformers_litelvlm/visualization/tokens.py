@@ -128,11 +128,9 @@ def draw_retained_tokens(
         is_kept = np.isin(np.arange(total), checked_indices(retained_indices, grid))
     level = is_kept.astype(float)
     if merge_weights is not None:
-        weights = _checked(merge_weights, "merge_weights", "kept tokens", total).astype(float)
+        weights = _rows(merge_weights, "merge_weights", "kept tokens", total).astype(float)
         level = np.sqrt((weights / weights.sum(axis=1, keepdims=True).clip(min=1e-9)).max(axis=0, initial=0))
-    sources = (
-        None if chosen_by is None else is_kept & _checked(chosen_by, "chosen_by", "sentences", total).astype(bool)
-    )
+    sources = None if chosen_by is None else is_kept & _rows(chosen_by, "chosen_by", "sentences", total).astype(bool)
     canvas, size = canvas_and_size(image)
     region = region or (0.0, 0.0, float(size[0]), float(size[1]))
     cell = cells_of(canvas.size, size, grid, region)
@@ -158,7 +156,7 @@ def checked_indices(retained_indices: Any, grid: tuple[int, int]) -> np.ndarray:
     return indices
 
 
-def _checked(values: Any, name: str, rows: str, total: int) -> np.ndarray:
+def _rows(values: Any, name: str, rows: str, total: int) -> np.ndarray:
     values = to_array(values)
     if values.ndim != 2 or values.shape[1] != total:
         raise ValueError(f"`{name}` must be of shape ({rows}, {total} visual tokens), got {values.shape}.")
