@@ -9,6 +9,7 @@ import pytest
 
 from transformers_litelvlm.evaluation.metrics import SentenceScore, summarize
 from transformers_litelvlm.evaluation.statistics import (
+    _interval,
     bootstrap_interval,
     ciou,
     compare,
@@ -138,6 +139,47 @@ def test_retention():
     # Exactly half on every image: all draws agree.
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.5, 0.5, 0.5), abs=1e-12)
     assert str(interval) == "0.5000 (0.5000 to 0.5000)"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_end_is_infinite_where_draws_have_nothing_to_retain():
+    ids, unions = [0, 1, 2, 3], [9] * 4
+    full = giou([0, 0, 5, 5], unions, ids)
+    interval = retention(giou([1, 0, 4, 4], unions, ids), full)
+    # 6 % of the draws are of images 0 and 1 alone, where the full model scores 0: nearly all are infinite.
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.9, 0.8, np.inf), abs=1e-12)
+    assert str(interval) == "0.9000 (0.8000 to inf)"
+    # Where nothing was above the line either, a draw says nothing.
+    same = retention(full, full)
+    assert (same.low, same.high) == (1, 1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("drawn", "confidence", "ends"),
+    [
+        ([3, 0, 2, 1, np.inf], 0.5, (1, 3)),  # the last finite draw
+        ([3, 0, 2, 1, np.inf], 0.6, (0.8, np.inf)),  # a fifth of the way from it to infinity
+        ([3, 0, 2, 1, np.inf], 0.9, (0.2, np.inf)),
+        ([np.inf, 0, np.inf], 0.2, (np.inf, np.inf)),  # at 0.8 and 1.2
+        ([-np.inf, 0, 1, np.inf], 0.9, (-np.inf, np.inf)),
+        ([np.nan, 4, 0, np.nan, 2], 0.5, (1, 3)),
+    ],
+)
+def test_ends_between_draws(drawn, confidence, ends):
+    found = interval_of(drawn, confidence)
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_draws_that_all_say_nothing():
+    with pytest.raises(ValueError, match="`resamples` of 2 have no images with anything to divide by: draw more"):
+        interval_of([np.nan, np.nan], 0.95)
+
+
+def interval_of(drawn, confidence):
+    score = mean([0.0, 1.0], [0, 1])
+    return _interval([score], lambda value: np.array(drawn) if np.ndim(value) else value, len(drawn), confidence, 0)
 
 
 def test_seeds_are_averaged_by_sentence():

@@ -42,3 +42,9 @@ def test_the_bar_goes_from_low_to_high():
 def test_scores_that_cannot_be_drawn(scores):
     with pytest.raises(ValueError, match="`scores` must be 4 finite numbers for a grid of 2 x 2"):
         draw_scores(Image.new("RGB", (8, 8)), scores, (2, 2))
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_kept_tokens_out_of_range(index):
+    with pytest.raises(ValueError, match=rf"`retained_indices` must lie in \[0, 4\).*got {index} to {index}"):
+        draw_scores(Image.new("RGB", (8, 8)), range(4), (2, 2), retained_indices=[index])

@@ -25,7 +25,7 @@ def image_processor(**kwargs):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
-@pytest.mark.parametrize("size", [(300, 1), (1, 300), (1, 1), (13, 7)])
+@pytest.mark.parametrize("size", [(100, 1), (1, 100), (1, 1), (13, 7)])
 def test_any_size_and_mode(size, mode):
     image = Image.new(mode, size)
     region = seen_region(size, image_processor())
@@ -167,3 +167,17 @@ def test_sources_of_another_grid():
         ValueError, match=r"`chosen_by` must be of shape \(sentences, 16 visual tokens\), got \(2, 9\)"
     ):
         draw_retained_tokens(Image.new("RGB", (8, 8)), [0], (4, 4), chosen_by=np.zeros((2, 9)))
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (2, 25), (16,)])
+def test_merge_weights_of_another_grid(shape):
+    with pytest.raises(
+        ValueError, match=rf"`merge_weights` must .*\(kept tokens, 16 visual tokens\), got \({shape[0]},"
+    ):
+        draw_retained_tokens(Image.new("RGB", (8, 8)), [0, 1], (4, 4), merge_weights=np.ones(shape))
+
+
+def test_merge_weights_without_kept_tokens():
+    image = Image.new("RGB", (8, 8))
+    drawings = [draw_retained_tokens(image, [], (4, 4), merge_weights=np.ones((rows, 16)) * 0) for rows in (0, 1)]
+    assert drawings[0].tobytes() == drawings[1].tobytes()

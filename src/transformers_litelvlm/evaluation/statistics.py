@@ -165,7 +165,7 @@ def retention(
 
     Args:
         score: the pruned model's.
-        full: the unpruned model's, on the same images.
+        full: the unpruned model's, on the same images. Draws in which it is 0 and `score` is not are infinite.
         resamples, confidence, seed: as in [`bootstrap_interval`].
 
     Raises:
@@ -283,10 +283,17 @@ def _interval(
     _check_count("resamples", resamples)
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
-    drawn = combine(*draw_again(scores, resamples, seed))
-    # A draw of images without anything to divide by says nothing (all targets and predictions empty).
     tail = (1 - confidence) / 2 * 100
-    low, high = np.nanpercentile(drawn, (tail, 100 - tail))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = combine(*draw_again(scores, resamples, seed))
+        # 0 / 0 says nothing (all targets and predictions empty). x / 0 is infinite.
+        drawn = np.sort(drawn[~np.isnan(drawn)])
+        if not drawn.size:
+            raise ValueError(f"`resamples` of {resamples} have no images with anything to divide by: draw more.")
+        ends = np.percentile(drawn, (tail, 100 - tail))
+    # NaN where it would have to interpolate between infinities, or up to one.
+    places = np.array((tail, 100 - tail)) / 100 * (len(drawn) - 1)
+    low, high = np.where(np.isnan(ends), np.interp(places, np.arange(len(drawn)), drawn), ends)
     return Interval(float(combine(*(item.value for item in scores))), float(low), float(high), confidence)
 
 

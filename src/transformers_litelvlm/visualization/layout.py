@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from transformers_litelvlm.utils.image_io import ImageInput, load_rgb_image
 from transformers_litelvlm.visualization.colours import GREY, INK, Colour
 
 
@@ -28,21 +30,30 @@ class LegendEntry(NamedTuple):
 
 
 def canvas_of(image: Image.Image) -> Image.Image:
-    """A copy in RGB whose longest side lies in LONGEST_SIDE; small pictures grow by a whole factor."""
+    """A copy whose longest side lies in LONGEST_SIDE, of a picture in RGB; small ones grow by a whole factor."""
     longest = max(image.size)
     if longest < LONGEST_SIDE[0]:
         factor = float(math.ceil(LONGEST_SIDE[0] / longest))
     else:
         factor = min(1.0, LONGEST_SIDE[1] / longest)
     width, height = (max(1, round(side * factor)) for side in image.size)
-    in_rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy all of a large picture
-    return in_rgb.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def canvas_and_size(image: ImageInput) -> tuple[Image.Image, tuple[int, int]]:
+    """The canvas of a picture of any kind, and the (width, height) of the picture, upright."""
+    upright = load_rgb_image(image)  # a copy, which is not kept while something is drawn
+    return canvas_of(upright), upright.size
 
 
 def to_array(values: Any) -> np.ndarray:
     """An array of a tensor, an array or a sequence."""
     if hasattr(values, "detach"):  # a tensor, without importing torch for it
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # numpy has no bfloat16 and no floats of 8 bits.
+        values = (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
+    elif isinstance(values, list | tuple):  # perhaps of tensors
+        values = [to_array(value) for value in values]
     return np.asarray(values)
 
 
@@ -51,7 +62,7 @@ def side_by_side(pictures: Sequence[Image.Image], title: str = "", columns: int 
     Pictures on white in rows, each at the top of its place, under a title.
 
     Args:
-        pictures (`Sequence[PIL.Image.Image]`): At least one.
+        pictures (`Sequence[PIL.Image.Image]`): At least one, read as by [`load_rgb_image`].
         title (`str`, *optional*): One line; what does not fit is cut.
         columns (`int`, *optional*, defaults to 3): Pictures in a row.
 
@@ -60,6 +71,7 @@ def side_by_side(pictures: Sequence[Image.Image], title: str = "", columns: int 
     """
     if not pictures:
         raise ValueError("`pictures` is empty: give at least one.")
+    pictures = [load_rgb_image(picture) for picture in pictures]
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     widths = [max(row[column].width for row in rows if column < len(row)) for column in range(len(rows[0]))]
     heights = [max(picture.height for picture in row) for row in rows]
@@ -126,6 +138,6 @@ def _wrap(text: str, font: Any, width: int) -> list[str]:
 def _shorten(line: str, font: Any, width: int) -> str:
     if font.getlength(line) <= width:
         return line
-    while line and font.getlength(line + "…") > width:
-        line = line[:-1]
-    return line + "…"
+    # How many beginnings fit, the empty one included.
+    fitting = bisect.bisect_right(range(len(line)), width, key=lambda end: font.getlength(line[:end] + "…"))
+    return line[: max(0, fitting - 1)] + "…"

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from transformers_litelvlm.utils.image_io import ImageInput
 from transformers_litelvlm.visualization.colours import Colour, mask_colour, text_colour
-from transformers_litelvlm.visualization.layout import LegendEntry, canvas_of, to_array, with_legend
+from transformers_litelvlm.visualization.layout import LegendEntry, canvas_and_size, to_array, with_legend
 
 
 # How much of what no sentence means is white: enough to set it back, little enough to see it.
@@ -17,7 +18,7 @@ WHITENING = 0.1
 
 
 def draw_masks(
-    image: Image.Image,
+    image: ImageInput,
     masks: Any,
     labels: Sequence[str] | None = None,
     scores: Sequence[float] | None = None,
@@ -26,7 +27,7 @@ def draw_masks(
     Draws masks over an image in distinct colours, with contours and numbers, and a legend under it.
 
     Args:
-        image (`PIL.Image.Image`): The picture, in any mode and size. It is not changed.
+        image (`ImageInput`): As [`load_rgb_image`] and the processors read it: upright. It is not changed.
         masks (`np.ndarray`, `torch.Tensor` or sequence of them): Shape (num_masks, height, width) of the image;
             bool, or numbers, above 0 inside.
         labels (`Sequence[str]`, *optional*): One sentence per mask for the legend.
@@ -35,16 +36,11 @@ def draw_masks(
     Returns:
         `PIL.Image.Image`: The drawing, RGB, larger than a small image and smaller than a huge one.
     """
-    masks = [to_bool_array(mask) for mask in masks]
+    canvas, size = canvas_and_size(image)
+    masks = [checked_mask(mask, size) for mask in masks]
     for name, values in (("labels", labels), ("scores", scores)):
         if values is not None and len(values) != len(masks):
             raise ValueError(f"`{name}` must hold one entry per mask: {len(values)} given for {len(masks)} masks.")
-    for mask in masks:
-        if mask.shape != (image.height, image.width):
-            raise ValueError(
-                f"`masks` must have the shape of the image, {(image.height, image.width)}, got {mask.shape}."
-            )
-    canvas = canvas_of(image)
     if masks:
         shown = [resize_mask(mask, canvas.size) for mask in masks]
         tint(canvas, ~np.any(shown, axis=0), (255, 255, 255), opacity=WHITENING)
@@ -68,9 +64,11 @@ def paint_masks(canvas: Image.Image, masks: Sequence[np.ndarray]) -> None:
     _write_numbers(canvas, large)
 
 
-def to_bool_array(mask: Any) -> np.ndarray:
-    """A mask as a bool array: above 0 is inside."""
+def checked_mask(mask: Any, size: tuple[int, int], name: str = "masks") -> np.ndarray:
+    """A mask of the image of this (width, height) as a bool array: above 0 is inside."""
     mask = np.array(mask) if isinstance(mask, Image.Image) else to_array(mask)
+    if mask.shape != size[::-1]:
+        raise ValueError(f"`{name}` must have the shape of the upright image, {size[::-1]}, got {mask.shape}.")
     return mask if mask.dtype == bool else mask > 0
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from transformers_litelvlm.utils.image_io import ImageInput
 from transformers_litelvlm.visualization.colours import INK, Colour, heat_colours
-from transformers_litelvlm.visualization.layout import LegendEntry, canvas_of, to_array, with_legend
-from transformers_litelvlm.visualization.masks import outline, resize_mask, to_bool_array
-from transformers_litelvlm.visualization.tokens import Region, boxes_of, cells_of
+from transformers_litelvlm.visualization.layout import LegendEntry, canvas_and_size, to_array, with_legend
+from transformers_litelvlm.visualization.masks import checked_mask, outline, resize_mask
+from transformers_litelvlm.visualization.tokens import Region, boxes_of, cells_of, checked_indices
 
 
 def draw_scores(
-    image: Image.Image,
+    image: ImageInput,
     scores: Any,
     grid: tuple[int, int],
     region: Region | None = None,
@@ -26,7 +27,7 @@ def draw_scores(
     Draws one score per visual token as a heat map with a colour bar; kept tokens have a white frame.
 
     Args:
-        image (`PIL.Image.Image`): The picture; the map has its size, and is grey where no token is.
+        image: As in [`draw_masks`]. The map has its size, and is grey where no token is.
         scores (`np.ndarray`, `torch.Tensor` or sequence): One number per visual token, row by row.
         grid (`tuple[int, int]`): (rows, columns) of visual tokens.
         region (`tuple[float, float, float, float]`, *optional*): As in [`draw_retained_tokens`].
@@ -44,22 +45,22 @@ def draw_scores(
             f" got {values.size}{'' if np.isfinite(values).all() else ', not all finite'}."
         )
     low, high = float(values.min()), float(values.max())
-    canvas = canvas_of(image)
-    region = region or (0.0, 0.0, float(image.width), float(image.height))
-    cell = cells_of(canvas.size, image.size, grid, region)
+    canvas, size = canvas_and_size(image)
+    region = region or (0.0, 0.0, float(size[0]), float(size[1]))
+    cell = cells_of(canvas.size, size, grid, region)
     colours = heat_colours((values - low) / ((high - low) or 1.0))
     picture = np.where((cell >= 0)[..., None], colours[cell.clip(min=0)], 200.0)
     canvas.paste(Image.fromarray(picture.round().astype(np.uint8)))
     draw = ImageDraw.Draw(canvas)
-    boxes = boxes_of(canvas.size, image.size, grid, region)
-    for token in () if retained_indices is None else to_array(retained_indices):
-        left, top, right, bottom = (int(side) for side in boxes[int(token)])
+    boxes = boxes_of(canvas.size, size, grid, region)
+    for token in () if retained_indices is None else checked_indices(retained_indices, grid):
+        left, top, right, bottom = (int(side) for side in boxes[token])
         width = max(2, (right - left) // 20)
         draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="black", width=width + 1)
         draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="white", width=width)
     colour: Colour = INK if label is None else label.colour
     if mask is not None:
-        outline(canvas, resize_mask(to_bool_array(mask), canvas.size), colour)
+        outline(canvas, resize_mask(checked_mask(mask, size, "mask"), canvas.size), colour)
     return _with_bar(with_legend(canvas, [] if label is None else [label]), canvas.width, low, high)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.utils.image_io import ImageInput
 from transformers_litelvlm.visualization.colours import GREY, mask_colour
 from transformers_litelvlm.visualization.layout import LegendEntry, side_by_side, to_array
 from transformers_litelvlm.visualization.scores import draw_scores
@@ -25,7 +26,7 @@ SIMILARITIES = {"dot": "dot product", "cosine": "cosine", "surgery": "CLIP Surge
 
 
 def draw_selections(
-    image: Image.Image,
+    image: ImageInput,
     output: ReferringSegmentationOutput,
     pruning: PruningConfig,
     sentences: Sequence[str],
@@ -37,7 +38,7 @@ def draw_selections(
     Draws what was kept of one image, with the method and the budget, and the scores if the method has some.
 
     Args:
-        image (`PIL.Image.Image`): The picture, in any mode and size. It is not changed.
+        image: As in [`draw_masks`].
         output (`ReferringSegmentationOutput`): Of `segment`, for this image alone.
         pruning (`PruningConfig`): What `output` was made with, such as `model.config.pruning_config`.
         sentences (`Sequence[str]`): What was asked.

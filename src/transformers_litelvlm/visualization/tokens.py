@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from transformers_litelvlm.utils.image_io import ImageInput
 from transformers_litelvlm.utils.resizing import resized
 from transformers_litelvlm.visualization.colours import INK, KEPT, NEVER_SEEN, PRUNED, WHITE, Colour, mask_colour
-from transformers_litelvlm.visualization.layout import LegendEntry, canvas_of, to_array, with_legend
-from transformers_litelvlm.visualization.masks import outline, resize_mask, to_bool_array
+from transformers_litelvlm.visualization.layout import LegendEntry, canvas_and_size, to_array, with_legend
+from transformers_litelvlm.visualization.masks import checked_mask, outline, resize_mask
 
 
 ROWS_AT_ONCE = 256
@@ -32,7 +33,7 @@ def seen_region(
     the longer side never reach the model. Qwen's image processors resize all of the image.
 
     Args:
-        image_size (`tuple[int, int]`): (width, height) of the picture, as `PIL.Image.Image.size`.
+        image_size (`tuple[int, int]`): (width, height) of the upright picture, as `load_rgb_image(image).size`.
         image_processor: Any image processor with `do_resize`, `size`, `do_center_crop`, `crop_size`.
         grid (`tuple[int, int]`, *optional*): (rows, columns) of visual tokens, and
         patch_size (`int`, *optional*): side of a patch in pixels: what lies beyond the last whole patch is not seen.
@@ -76,7 +77,7 @@ def region_of(processor: Any, image_size: tuple[int, int], grid: tuple[int, int]
 
     Args:
         processor: It says whether it crops.
-        image_size (`tuple[int, int]`): (width, height) of the picture.
+        image_size (`tuple[int, int]`): (width, height) of the upright picture.
         grid (`tuple[int, int]`): (rows, columns) of visual tokens.
 
     Returns:
@@ -88,7 +89,7 @@ def region_of(processor: Any, image_size: tuple[int, int], grid: tuple[int, int]
 
 
 def draw_retained_tokens(
-    image: Image.Image,
+    image: ImageInput,
     retained_indices: Any,
     grid: tuple[int, int],
     region: Region | None = None,
@@ -105,7 +106,7 @@ def draw_retained_tokens(
     share in the kept token it has the largest share in: half of a token is still easy to see, one of hundreds is not.
 
     Args:
-        image (`PIL.Image.Image`): The picture, in any mode and size. It is not changed.
+        image: As in [`draw_masks`].
         retained_indices (`Sequence[int]`, `np.ndarray`, `torch.Tensor` or `None`): 0-based raster indices (row by row)
             of the tokens kept; `None` means that none were pruned.
         grid (`tuple[int, int]`): (rows, columns) of visual tokens.
@@ -124,27 +125,27 @@ def draw_retained_tokens(
     total = grid[0] * grid[1]
     is_kept = np.ones(total, dtype=bool)
     if retained_indices is not None:
-        is_kept = np.isin(np.arange(total), _checked_indices(retained_indices, grid))
+        is_kept = np.isin(np.arange(total), checked_indices(retained_indices, grid))
     level = is_kept.astype(float)
     if merge_weights is not None:
-        weights = to_array(merge_weights).astype(float)
-        level = np.sqrt((weights / weights.sum(axis=1, keepdims=True).clip(min=1e-9)).max(axis=0))
-    sources = None if chosen_by is None else _checked_sources(chosen_by, total) & is_kept
-    canvas = canvas_of(image)
-    region = region or (0.0, 0.0, float(image.width), float(image.height))
-    cell = cells_of(canvas.size, image.size, grid, region)
+        weights = _rows(merge_weights, "merge_weights", "kept tokens", total).astype(float)
+        level = np.sqrt((weights / weights.sum(axis=1, keepdims=True).clip(min=1e-9)).max(axis=0, initial=0))
+    sources = None if chosen_by is None else is_kept & _rows(chosen_by, "chosen_by", "sentences", total).astype(bool)
+    canvas, size = canvas_and_size(image)
+    region = region or (0.0, 0.0, float(size[0]), float(size[1]))
+    cell = cells_of(canvas.size, size, grid, region)
     canvas.paste(paint_tokens(np.asarray(canvas), cell, level))
     if sources is not None and not is_kept.all():
-        _frame_tokens(canvas, sources, is_kept, boxes_of(canvas.size, image.size, grid, region))
+        _frame_tokens(canvas, sources, is_kept, boxes_of(canvas.size, size, grid, region))
     for index, mask in enumerate(masks if masks is not None else ()):
-        outline(canvas, resize_mask(to_bool_array(mask), canvas.size), mask_colour(index))
+        outline(canvas, resize_mask(checked_mask(mask, size), canvas.size), mask_colour(index))
     entries = _sentences(labels or [], sources) + _counts(is_kept, sources, merged=merge_weights is not None)
     if (cell < 0).any():
         entries.append(LegendEntry(NEVER_SEEN, "never seen by the vision tower (cropped away before it)"))
     return with_legend(canvas, entries)
 
 
-def _checked_indices(retained_indices: Any, grid: tuple[int, int]) -> np.ndarray:
+def checked_indices(retained_indices: Any, grid: tuple[int, int]) -> np.ndarray:
     indices = np.asarray(to_array(retained_indices), dtype=np.int64).reshape(-1)
     total = grid[0] * grid[1]
     if indices.size and not (0 <= indices.min() and indices.max() < total):
@@ -155,11 +156,11 @@ def _checked_indices(retained_indices: Any, grid: tuple[int, int]) -> np.ndarray
     return indices
 
 
-def _checked_sources(chosen_by: Any, total: int) -> np.ndarray:
-    sources = to_array(chosen_by).astype(bool)
-    if sources.ndim != 2 or sources.shape[1] != total:
-        raise ValueError(f"`chosen_by` must be of shape (sentences, {total} visual tokens), got {sources.shape}.")
-    return sources
+def _rows(values: Any, name: str, rows: str, total: int) -> np.ndarray:
+    values = to_array(values)
+    if values.ndim != 2 or values.shape[1] != total:
+        raise ValueError(f"`{name}` must be of shape ({rows}, {total} visual tokens), got {values.shape}.")
+    return values
 
 
 def _sentences(labels: Sequence[str | None], sources: np.ndarray | None) -> list[LegendEntry]:
