@@ -158,6 +158,23 @@ def test_forward_by_hand_continues_as_generate_does(family, positions):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "family", [family for family in MODELS if not family.is_recurrent], ids=lambda each: each.name
+)
+def test_a_cache_that_was_cropped_forgets_the_pruned_prompt(family):
+    model = pruned(family, "original")
+    beginning, new = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 8]])
+    expected = model(input_ids=new, cache=model(input_ids=beginning, use_cache=True).cache).logits
+    places = 3 + family.shape_positions(family.full_positions(family.stock(model), family.row(1)))
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    cache = model(**row, position_ids=places, cache=model(input_ids=beginning, use_cache=True).cache).cache
+    cache.crop(3 - cache.get_seq_length())
+    if hasattr(model.model, "rope_deltas"):  # upstream's, of the last prompt
+        model.model.rope_deltas = None
+    torch.testing.assert_close(model(input_ids=new, cache=cache).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
 def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):
     model = pruned(family, "original")

@@ -16,11 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.decoder.cache import (
-    holds_pruned_prompt,
-    is_padded_again,
-    positions_left_out,
-)
+from transformers_litelvlm.models.decoder.cache import holds_pruned_prompt, is_padded_again, positions_left_out
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
@@ -199,8 +195,8 @@ class PrunedModelMixin:
             prompt = prune_prompt(self, arguments, self.settings(pruning_config), after=arguments.get("cache"))
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
-        cache = others.get("cache")
-        output = None
+        cache, output = others.get("cache"), None
+        past = 0 if cache is None else cache.get_seq_length()
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
@@ -215,7 +211,7 @@ class PrunedModelMixin:
         if prompt.plan is None:
             return output
         if output.cache is not None:
-            prompt.note_in(output.cache, self.counts_positions)
+            prompt.note_in(output.cache, past, self.counts_positions)
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from transformers import Cache, DynamicCache
 
 from transformers_litelvlm.models.upstream import DynamicLayer
 
 
-# What a cache of a prompt that was shortened before the decoder says about it.
-_LEFT_OUT, _IS_PADDED = "litelvlm_positions_left_out", "litelvlm_is_padded"
+# What a cache says about the prompts in it that were shortened before the decoder.
+_NOTES = "litelvlm_shortened_prompts"
 
 
-def note_shortened(cache: Cache, left_out: int, is_padded: bool) -> None:
-    """Remember how many positions no token in `cache` has, and whether its rows were padded again."""
-    setattr(cache, _LEFT_OUT, positions_left_out(cache) + left_out)
-    setattr(cache, _IS_PADDED, is_padded or is_padded_again(cache))
+class ShortenedPrompt(NamedTuple):
+    """Of a prompt in a cache.
+
+    Attributes:
+        end: tokens in the cache up to its end.
+        left_out: positions that no token has.
+        is_padded: whether rows of different length were padded in it, which its user does not know.
+    """
+
+    end: int
+    left_out: int
+    is_padded: bool
+
+
+def note_shortened(cache: Cache, prompt: ShortenedPrompt) -> None:
+    """Remember in a cache that a prompt in it was shortened."""
+    setattr(cache, _NOTES, [*_shortened_prompts(cache), prompt])
 
 
 def positions_left_out(cache: Cache) -> int:
     """How much larger than the number of tokens in a cache the position after them is."""
-    return 0 if _is_empty(cache) else getattr(cache, _LEFT_OUT, 0)
+    return sum(prompt.left_out for prompt in _shortened_prompts(cache))
 
 
 def is_padded_again(cache: Cache) -> bool:
-    """Whether rows of different length were padded in it, which its user does not know."""
-    return not _is_empty(cache) and getattr(cache, _IS_PADDED, False)
+    """Whether pruning made rows of a prompt in it unequal, so that they were padded."""
+    return any(prompt.is_padded for prompt in _shortened_prompts(cache))
 
 
-def _is_empty(cache: Cache) -> bool:
-    length = cache.get_seq_length()
-    return isinstance(length, int) and length == 0  # also one that was reset; of a static one, nobody asks
+def _shortened_prompts(cache: Cache) -> list[ShortenedPrompt]:
+    """Those that are still in it, not cropped or reset."""
+    length, notes = cache.get_seq_length(), getattr(cache, _NOTES, [])
+    # The length of a static cache is on the device, which is not asked.
+    return [prompt for prompt in notes if prompt.end <= length] if isinstance(length, int) else notes
 
 
 class PrunedPromptLayer(DynamicLayer):

@@ -119,7 +119,7 @@ class PrunedGenerationMixin:
         if isinstance(result, torch.Tensor):
             return result if full is None else full.restore(result)
         if prompt.plan is not None and result.get("cache") is not None:
-            prompt.note_in(result.cache, base.counts_positions)
+            prompt.note_in(result.cache, 0, base.counts_positions)
         if full is not None:
             result.sequences = full.restore(result.sequences)
         if type(result) not in OUTPUTS:

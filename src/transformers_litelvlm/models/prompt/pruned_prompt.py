@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder.cache import note_shortened, positions_left_out
+from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
 from transformers_litelvlm.models.prompt.compaction import (
@@ -51,10 +51,10 @@ class PrunedPrompt:
         features = self.encoded.get(modality)
         return features if isinstance(features, PrunedImageFeatures) else None
 
-    def note_in(self, cache: Cache, counts_positions: bool) -> None:
-        """Write down in a cache that the prompt in it is a shortened one; see [`~decoder.cache.note_shortened`]."""
-        has_gaps = counts_positions and self.settings.keeps_positions
-        note_shortened(cache, self.plan.num_left_out if has_gaps else 0, self.plan.is_ragged)
+    def note_in(self, cache: Cache, past: int, counts_positions: bool) -> None:
+        """Write down in a cache of `past` tokens and this prompt that it was shortened."""
+        left_out = self.plan.num_left_out if counts_positions and self.settings.keeps_positions else 0
+        note_shortened(cache, ShortenedPrompt(past + self.plan.index.shape[1], left_out, self.plan.is_ragged))
 
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
