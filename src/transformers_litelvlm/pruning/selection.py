@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -94,6 +95,22 @@ def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> t
     return first.gather(-1, turn % budget)
 
 
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
+    """Inside the `with` block, products of matrices on the device of `tensor` have the dtype of their factors.
+
+    Autocast gives products of float32 in half precision, which is too coarse to rank by.
+    """
+    kind = tensor.device.type
+    is_on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else nullcontext()
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left @ right`, see [`without_autocast`]."""
+    with without_autocast(left):
+        return left @ right
+
+
 def gather_tokens(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Rows (B, K, C) of `tokens` (B, N, C) at `indices` (B, K)."""
     return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -106,7 +123,7 @@ def one_hot(indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
 
 def merge_tokens(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Weighted sums (B, K, C) of `tokens` (B, N, C), in their dtype, summed in float32; `weights` is (B, K, N)."""
-    return (weights @ tokens.float()).to(tokens.dtype)
+    return product(weights, tokens.float()).to(tokens.dtype)
 
 
 def free_index(taken: torch.Tensor, num_tokens: int, last: bool = False) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatu
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
-from transformers_litelvlm.pruning.selection import gather_tokens
+from transformers_litelvlm.pruning.selection import gather_tokens, merge_tokens
 
 
 class Chosen(NamedTuple):
@@ -104,7 +104,7 @@ def _as_kept(of_media: list[torch.Tensor], kept: PrunedImageFeatures) -> list[to
     """Further features (N_i, D) of each image or video, gathered or merged as its visual tokens were."""
     weights = [None] * len(of_media) if kept.merge_weights is None else kept.merge_weights
     return [
-        rows[indices.to(rows.device)] if merge is None else (merge.to(rows.device) @ rows.float()).to(rows.dtype)
+        rows[indices.to(rows.device)] if merge is None else merge_tokens(merge.to(rows.device), rows)
         for rows, indices, merge in zip(of_media, kept.retained_indices, weights, strict=True)
     ]
 
