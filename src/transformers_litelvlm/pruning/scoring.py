@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from transformers_litelvlm.pruning.selection import product, without_autocast
+from transformers_litelvlm.pruning.selection import product
 
 
 def similarity_scores(image_embeds: torch.Tensor, text_embeds: torch.Tensor, kind: str = "dot") -> torch.Tensor:
@@ -60,8 +60,7 @@ def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     """
     query = torch.nn.functional.normalize(query.float(), dim=-1)
     keys = torch.nn.functional.normalize(keys.float(), dim=-1)
-    with without_autocast(query):
-        logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[-1] ** 0.5
+    logits = product(query, keys, equation="bc,bnc->bn") / query.shape[-1] ** 0.5
     return (logits.softmax(dim=-1).unsqueeze(-1) * values.float()).norm(dim=-1)
 
 
@@ -77,8 +76,7 @@ def class_attention_scores(query: torch.Tensor, keys: torch.Tensor) -> torch.Ten
     Returns:
         (B, N) float32, higher = keep.
     """
-    with without_autocast(query):
-        logits = torch.einsum("bhd,bhnd->bhn", query.float(), keys.float()) * query.shape[-1] ** -0.5
+    logits = product(query.float(), keys.float(), equation="bhd,bhnd->bhn") * query.shape[-1] ** -0.5
     return logits.softmax(dim=-1).mean(dim=1)[:, 1:]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,20 +95,12 @@ def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> t
     return first.gather(-1, turn % budget)
 
 
-def without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
-    """Inside the `with` block, products of matrices on the device of `tensor` have the dtype of their factors.
-
-    Autocast gives products of float32 in half precision, which is too coarse to rank by.
-    """
-    kind = tensor.device.type
+def product(*factors: torch.Tensor, equation: str | None = None) -> torch.Tensor:
+    """Matrix product or `torch.einsum` in the dtype of the factors: autocast's half precision is too coarse to rank."""
+    kind = factors[0].device.type
     is_on = kind != "meta" and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if is_on else nullcontext()
-
-
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right`, see [`without_autocast`]."""
-    with without_autocast(left):
-        return left @ right
+    with torch.autocast(kind, enabled=False) if is_on else nullcontext():
+        return torch.matmul(*factors) if equation is None else torch.einsum(equation, *factors)
 
 
 def gather_tokens(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers_litelvlm.models.devices import check_ids, to_device_of
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
-from transformers_litelvlm.pruning.selection import without_autocast
+from transformers_litelvlm.pruning.selection import product
 from transformers_litelvlm.utils.hub_names import check_loadable
 
 
@@ -189,9 +189,7 @@ class SideClipEvidence(VisualEvidence):
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""
         side = math.isqrt(on_patches.shape[1])
         rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self.grid)
-        maps = on_patches.float().unflatten(1, (side, side))
-        with without_autocast(maps):
-            maps = torch.einsum("yp, xq, bpqc -> byxc", rows, columns, maps)
+        maps = product(rows, columns, on_patches.float().unflatten(1, (side, side)), equation="yp, xq, bpqc -> byxc")
         return maps.flatten(1, 2)
 
     def projected_features(self) -> torch.Tensor:
