@@ -275,7 +275,7 @@ FROM_NEWER = [
 
 @pytest.mark.parametrize("settings", FROM_NEWER, ids=str)
 def test_what_a_newer_file_says_is_refused_with_its_version(settings):
-    upgrade = "The file is of version 99.0: upgrade transformers-litelvlm"
+    upgrade = "The file has version 99.0: upgrade transformers-litelvlm"
     with pytest.raises(ValueError, match=upgrade):
         PruningConfig.from_dict({**settings, "litelvlm_version": "99.0"})
     with pytest.raises(ValueError, match=upgrade):

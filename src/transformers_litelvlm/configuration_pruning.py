@@ -111,7 +111,7 @@ class PruningConfig(PreTrainedConfig):
     position_ids: str | None = None
     presets: dict | None = None
     litelvlm_version: str | None = None
-    _left_out = frozenset()  # presets of a file that this version does not understand
+    _left_out = frozenset[str]()  # presets of a file that this version does not understand
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_unknown(set(kwargs) - _UPSTREAM_KEYS)
@@ -226,7 +226,7 @@ class PruningConfig(PreTrainedConfig):
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         with _of_version(version):
             config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
-        config._left_out = left_out
+        config._left_out = frozenset(left_out)
         if not wants_unused:
             _refuse_unknown({name for name in unused if not name.startswith("_")} - _UPSTREAM_KEYS)
         config = config.replace(**changes) if changes else config
@@ -330,15 +330,14 @@ def _of_version(version: Any) -> Iterator[None]:
     except ValueError as error:
         with suppress(TypeError, InvalidVersion):
             if Version(version) > Version(__version__):
-                raise ValueError(
-                    f"{error} The file is of version {version}: upgrade transformers-litelvlm."
-                ) from error
+                raise ValueError(f"{error} The file has version {version}: upgrade transformers-litelvlm.") from error
         raise
 
 
 def _check_preset(name: str, changes: Any) -> dict[str, Any]:
+    _check_keys(f"presets[{quoted(name)}]", changes)
     try:
-        _refuse_unknown(set(_check_keys(f"presets[{quoted(name)}]", changes)) - set(FIELDS))
+        _refuse_unknown(set(changes) - set(FIELDS))
         for field, value in changes.items():
             if field != "method":  # it may be somebody else's, registered later
                 _check_field(field, value)
@@ -353,9 +352,7 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
     def number(own: Any) -> int | float:
         if isinstance(own, Real):
             return int(own) if isinstance(own, Integral) else float(own)
-        raise ValueError(
-            f"`{name}` must be what a JSON file can hold (numbers, texts, lists, ...), got {quoted(own)}."
-        )
+        raise ValueError(f"`{name}` must be what a JSON file can hold (numbers, texts, ...), got {quoted(own)}.")
 
     return json.loads(json.dumps(_check_keys(name, value), default=number))
 

@@ -96,7 +96,7 @@ def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> t
 
 
 def product(*factors: torch.Tensor, equation: str | None = None) -> torch.Tensor:
-    """Matrix product or `torch.einsum` in the dtype of the factors: autocast's half precision is too coarse to rank."""
+    """Matrix product or `torch.einsum` in the dtype of the factors, since autocast's is too coarse to rank by."""
     kind = factors[0].device.type
     is_on = kind != "meta" and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if is_on else nullcontext():
