@@ -253,7 +253,20 @@ def test_presets_of_a_newer_version_are_left_out(tmp_path, caplog):
             with pytest.raises(ValueError, match=f"Unknown `pruning_preset` '{name}'. Known presets: accurate, bal"):
                 own.apply_preset(name)
     (tmp_path / "pruning_config.json").write_text(json.dumps(content))
-    assert set(PruningConfig.from_pretrained(tmp_path).presets) == {"mine"}
+    assert set(PruningConfig.from_pretrained(tmp_path).presets) == {
+        "mine",
+        "balanced",
+        "accurate",
+        "faithful",
+        "context",
+    }
+    calibrated = config.replace(presets={**config.presets, "fast": {"budget": 4}})
+    assert calibrated.apply_preset("fast").budget == 4
+    # A version that changes all of its own presets.
+    every = PruningConfig.from_dict({"presets": {name: {"new": 1} for name in PruningConfig().presets}})
+    for own in (every, every.replace(budget=3)):
+        with pytest.raises(ValueError, match="Unknown `pruning_preset` 'fast'. Known presets: "):
+            own.apply_preset("fast")
     LlavaLiteConfig().save_pretrained(tmp_path)
     whole = json.loads((tmp_path / "config.json").read_text()) | {"pruning_config": content}
     (tmp_path / "config.json").write_text(json.dumps(whole))

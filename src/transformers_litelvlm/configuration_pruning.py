@@ -161,7 +161,8 @@ class PruningConfig(PreTrainedConfig):
         Raises:
             ValueError: if there is none that this version understands; the message lists the known ones.
         """
-        presets = {name: own for name, own in (DEFAULT_PRESETS | self.presets).items() if name not in self._left_out}
+        not_meant = {left_out: DEFAULT_PRESETS.get(left_out) for left_out in self._left_out}
+        presets = {key: own for key, own in (DEFAULT_PRESETS | self.presets).items() if own != not_meant.get(key)}
         if not isinstance(name, str) or name not in presets:
             raise ValueError(f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(presets))}.")
         with _of_version(self.litelvlm_version):
@@ -212,12 +213,12 @@ class PruningConfig(PreTrainedConfig):
         `return_unused_kwargs` is set.
         """
         version, presets = config_dict.get("litelvlm_version"), config_dict.get("presets")
+        named = presets.items() if isinstance(presets, dict) else ()
+        left_out = {name for name, own in named if isinstance(own, dict) and set(own) - set(FIELDS)}
         known = {key: value for key, value in config_dict.items() if key in FIELDS or key in _UPSTREAM_KEYS}
-        unknown, left_out = sorted(set(config_dict) - set(known)), set()
-        if isinstance(presets, dict):
-            left_out = {name for name, own in presets.items() if isinstance(own, dict) and set(own) - set(FIELDS)}
-            known["presets"] = {name: own for name, own in presets.items() if name not in left_out}
-        if unknown := unknown + sorted(f"presets.{name}" for name in left_out):
+        if left_out:  # the package's own presets of these names are not what the file means
+            known["presets"] = {key: own for key, own in (DEFAULT_PRESETS | presets).items() if key not in left_out}
+        if unknown := sorted(set(config_dict) - set(known) | {f"presets.{name}" for name in left_out}):
             logger.warning(
                 f"PruningConfig ignores the unknown keys {quoted(unknown)}: they may come from a version newer than "
                 f"{__version__} (the file says {version}). Upgrade transformers-litelvlm to use them."
