@@ -1,7 +1,9 @@
 """PruningConfig alone: strict, small, and the same after a trip through JSON."""
 
+import copy
 import json
 
+import numpy as np
 import pytest
 
 from transformers_litelvlm import LlavaLiteConfig, PruningConfig
@@ -236,3 +238,117 @@ def test_the_pruner_is_built_once_until_a_setting_changes():
     copied = config.replace(budget=4)
     copied.method_options["context_share"] = 1.0
     assert config.method_options == {} and config.budget == 3
+
+
+def test_presets_of_a_newer_version_are_left_out(tmp_path, caplog):
+    """A preset that is not understood means nothing, least of all the package's own of that name."""
+    presets = {"x": {"budget": 3, "new": 1}, "fast": {"budget": 3, "new": 1}, "mine": {"budget": 5}}
+    content = {"budget": 9, "presets": presets, "litelvlm_version": "99.0"}
+    config = PruningConfig.from_dict(content)
+    message = "ignores the unknown keys ['presets.fast', 'presets.x']"
+    assert any(message in r.message and "99.0" in r.message for r in caplog.records)
+    assert config.budget == 9 and config.apply_preset("mine").budget == 5
+    for own in (config, config.replace(budget=8), copy.deepcopy(config)):
+        for name in ("x", "fast"):
+            with pytest.raises(ValueError, match=f"Unknown `pruning_preset` '{name}'. Known presets: accurate, bal"):
+                own.apply_preset(name)
+    (tmp_path / "pruning_config.json").write_text(json.dumps(content))
+    assert set(PruningConfig.from_pretrained(tmp_path).presets) == {
+        "mine",
+        "balanced",
+        "accurate",
+        "faithful",
+        "context",
+    }
+    calibrated = config.replace(presets={**config.presets, "fast": {"budget": 4}})
+    assert calibrated.apply_preset("fast").budget == 4
+    # A version that changes all of its own presets.
+    every = PruningConfig.from_dict({"presets": {name: {"new": 1} for name in PruningConfig().presets}})
+    for own in (every, every.replace(budget=3)):
+        with pytest.raises(ValueError, match="Unknown `pruning_preset` 'fast'. Known presets: "):
+            own.apply_preset("fast")
+    LlavaLiteConfig().save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text()) | {"pruning_config": content}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match="Unknown `pruning_preset` 'fast'"):
+        LlavaLiteConfig.from_pretrained(tmp_path, pruning_preset="fast")
+    assert LlavaLiteConfig.from_pretrained(tmp_path).pruning_budget == 9
+    with pytest.raises(ValueError, match=r"`presets\['x'\]`: PruningConfig has no field \['new'\]"):
+        PruningConfig(presets=presets)
+
+
+FROM_NEWER = [
+    {"method_options": {"new": 1}},
+    {"then": {"method": "fastv", "budget": 3, "new": 1}},
+    {"then": {"method": "fastv", "budget": 3, "method_options": {"new": 1}}},
+    {"method": "brand_new"},
+    {"position_ids": "spiral"},
+]
+
+
+@pytest.mark.parametrize("settings", FROM_NEWER, ids=str)
+def test_what_a_newer_file_says_is_refused_with_its_version(settings):
+    upgrade = "The file has version 99.0: upgrade transformers-litelvlm"
+    with pytest.raises(ValueError, match=upgrade):
+        PruningConfig.from_dict({**settings, "litelvlm_version": "99.0"})
+    with pytest.raises(ValueError, match=upgrade):
+        PruningConfig.from_dict({"presets": {"x": settings}, "litelvlm_version": "99.0"}).apply_preset("x")
+    for version in ("0.0.1", "no version", None):
+        with pytest.raises(ValueError) as caught:
+            PruningConfig.from_dict({**settings, "litelvlm_version": version})
+        assert "upgrade" not in str(caught.value)
+
+
+def test_no_config_shares_its_insides():
+    PruningConfig().presets["context"]["method_options"]["context_share"] = 0.1
+    assert PruningConfig().apply_preset("context").method_options == {"context_share": 0.75}
+    then = {"method": "fastv", "budget": 3, "method_options": {"layer": 1}}
+    given = {"method": "tome", "method_options": {"schedule": [1, 2]}, "then": then, "presets": {"x": {"then": then}}}
+    first = PruningConfig(**given)
+    before = copy.deepcopy(first.to_dict())
+    second = first.replace(budget=4)
+    second.then["method_options"]["layer"] = 7
+    second.presets["x"]["then"]["budget"] = 1
+    second.method_options["schedule"].append(3)
+    first.apply_preset("x").then["method_options"]["layer"] = 2
+    then["method_options"]["layer"] = 4
+    given["method_options"]["schedule"].append(5)
+    assert first.to_dict() == before
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    options = {"context_share": np.float32(0.5)}
+    config = PruningConfig(
+        budget=np.int64(5),
+        method_options=options,
+        then={"method": "fastv", "retention_ratio": np.float64(0.5), "method_options": {"layer": np.int32(1)}},
+        presets={"x": {"budget": np.int64(3), "method": "tome", "method_options": {"schedule": (np.int8(1), 2)}}},
+    )
+    assert type(config.method_options["context_share"]) is float
+    config.save_pretrained(tmp_path / "alone")
+    LlavaLiteConfig(pruning_config=config).save_pretrained(tmp_path / "model")
+    loaded = PruningConfig.from_pretrained(tmp_path / "alone")
+    assert loaded.build().then.method_options == {"layer": 1}
+    assert LlavaLiteConfig.from_pretrained(tmp_path / "model").pruning_config.to_dict() == loaded.to_dict()
+    config.method_options["context_share"] = np.float32(0.25)  # in place
+    config.save_pretrained(tmp_path / "alone")
+    assert PruningConfig.from_pretrained(tmp_path / "alone").method_options == {"context_share": 0.25}
+    assert PruningConfig(method="random", method_options={"seed": np.int64(4)}).build_pruner().seed == 4
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), {1}, object(), b"x", 1j, [np.array(1)]], ids=str)
+def test_what_json_cannot_hold_is_refused_at_once(value):
+    message = "`method_options` must be what a JSON file can hold"
+    with pytest.raises(ValueError, match=message):
+        PruningConfig(method="tome", method_options={"schedule": value})
+    with pytest.raises(ValueError, match="`presets` must be what"):
+        PruningConfig(presets={"x": {"method_options": {"schedule": value}}})
+
+
+def test_no_budget_is_off_in_a_preset_as_in_a_keyword():
+    config = PruningConfig(retention_ratio=0.5, presets={"off": {"budget": None}, "same": {"token_order": "raster"}})
+    assert not config.apply_preset("off").is_on and not config.replace(budget=None).is_on
+    assert config.apply_preset("same").retention_ratio == 0.5
+    assert config.replace(retention_ratio=0.25).retention_ratio == 0.25
+    assert PruningConfig(budget=3).replace(retention_ratio=None).budget == 3
+    assert not LlavaLiteConfig(pruning_config=config, pruning_budget=None).pruning_config.is_on

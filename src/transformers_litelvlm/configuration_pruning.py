@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -107,6 +111,7 @@ class PruningConfig(PreTrainedConfig):
     position_ids: str | None = None
     presets: dict | None = None
     litelvlm_version: str | None = None
+    _left_out = frozenset[str]()  # presets of a file that this version does not understand
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_unknown(set(kwargs) - _UPSTREAM_KEYS)
@@ -133,11 +138,11 @@ class PruningConfig(PreTrainedConfig):
     def replace(self, **changes: Any) -> PruningConfig:
         """A copy with several fields changed at once, checked as a whole.
 
-        A new `budget` drops the old `retention_ratio` and the other way round; a new `method` drops the old options
-        and the second method.
+        A `budget`, `None` too, drops the old `retention_ratio`; a new ratio drops the old budget; a new `method` drops
+        the old options and the second method.
         """
         _refuse_unknown(set(changes) - set(FIELDS))
-        if changes.get("budget") is not None:
+        if "budget" in changes:
             changes.setdefault("retention_ratio", None)
         if changes.get("retention_ratio") is not None:
             changes.setdefault("budget", None)
@@ -154,12 +159,14 @@ class PruningConfig(PreTrainedConfig):
         """A copy changed by the preset `name`: the checkpoint's own, or else that of this package.
 
         Raises:
-            ValueError: if there is no such preset; the message lists the known ones.
+            ValueError: if there is none that this version understands; the message lists the known ones.
         """
-        presets = DEFAULT_PRESETS | self.presets
+        not_meant = {left_out: DEFAULT_PRESETS.get(left_out) for left_out in self._left_out}
+        presets = {key: own for key, own in (DEFAULT_PRESETS | self.presets).items() if own != not_meant.get(key)}
         if not isinstance(name, str) or name not in presets:
             raise ValueError(f"Unknown `pruning_preset` {quoted(name)}. Known presets: {', '.join(sorted(presets))}.")
-        return self.replace(**presets[name])
+        with _of_version(self.litelvlm_version):
+            return self.replace(**presets[name])
 
     @property
     def is_on(self) -> bool:
@@ -195,24 +202,32 @@ class PruningConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Our own fields; what upstream keeps in every config (labels, dtype, ...) means nothing here."""
         inherited = super().to_dict()
-        return {name: inherited[name] for name in (*FIELDS, "model_type", "transformers_version")}
+        own = {name: inherited[name] for name in (*FIELDS, "model_type", "transformers_version")}
+        return _plain(type(self).__name__, own)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """Read the content of a file. Keys that this version does not know are left out, with a warning.
+        """Read the content of a file. Keys and presets that this version does not know are left out, with a warning.
 
         Keywords that are fields are taken together, as by [`replace`]; others are errors, or given back if
         `return_unused_kwargs` is set.
         """
+        version, presets = config_dict.get("litelvlm_version"), config_dict.get("presets")
+        named = presets.items() if isinstance(presets, dict) else ()
+        left_out = {name for name, own in named if isinstance(own, dict) and set(own) - set(FIELDS)}
         known = {key: value for key, value in config_dict.items() if key in FIELDS or key in _UPSTREAM_KEYS}
-        if unknown := sorted(set(config_dict) - set(known)):
+        if left_out:  # the package's own presets of these names are not what the file means
+            known["presets"] = {key: own for key, own in (DEFAULT_PRESETS | presets).items() if key not in left_out}
+        if unknown := sorted(set(config_dict) - set(known) | {f"presets.{name}" for name in left_out}):
             logger.warning(
                 f"PruningConfig ignores the unknown keys {quoted(unknown)}: they may come from a version newer than "
-                f"{__version__} (the file says {config_dict.get('litelvlm_version')})."
+                f"{__version__} (the file says {version}). Upgrade transformers-litelvlm to use them."
             )
         changes = {name: kwargs.pop(name) for name in FIELDS if name in kwargs}
         wants_unused = kwargs.pop("return_unused_kwargs", False)
-        config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
+        with _of_version(version):
+            config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
+        config._left_out = frozenset(left_out)
         if not wants_unused:
             _refuse_unknown({name for name in unused if not name.startswith("_")} - _UPSTREAM_KEYS)
         config = config.replace(**changes) if changes else config
@@ -292,11 +307,11 @@ def _check_field(key: str, value: Any) -> Any:
     if key == "retention_ratio":
         return None if value is None else check_retention_ratio(value)
     if key == "method_options":
-        return dict(_check_keys(key, {} if value is None else value))
+        return _plain(key, {} if value is None else value)
     if key == "then":
-        return None if value is None else dict(_check_keys(key, value))
+        return None if value is None else _plain(key, value)
     if key == "presets":
-        presets = _check_keys(key, DEFAULT_PRESETS if value in (None, {}) else value)
+        presets = _plain(key, DEFAULT_PRESETS if value in (None, {}) else value)
         return {name: _check_preset(name, changes) for name, changes in presets.items()}
     if key == "litelvlm_version":
         if value is not None and not isinstance(value, str):
@@ -308,8 +323,20 @@ def _check_field(key: str, value: Any) -> Any:
     return value
 
 
+@contextmanager
+def _of_version(version: Any) -> Iterator[None]:
+    """Says in a ValueError, if it is so, that what is refused was written by a newer version of this package."""
+    try:
+        yield
+    except ValueError as error:
+        with suppress(TypeError, InvalidVersion):
+            if Version(version) > Version(__version__):
+                raise ValueError(f"{error} The file has version {version}: upgrade transformers-litelvlm.") from error
+        raise
+
+
 def _check_preset(name: str, changes: Any) -> dict[str, Any]:
-    changes = dict(_check_keys(f"presets[{quoted(name)}]", changes))
+    _check_keys(f"presets[{quoted(name)}]", changes)
     try:
         _refuse_unknown(set(changes) - set(FIELDS))
         for field, value in changes.items():
@@ -318,6 +345,17 @@ def _check_preset(name: str, changes: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"`presets[{quoted(name)}]`: {error}") from error
     return changes
+
+
+def _plain(name: str, value: Any) -> dict[str, Any]:
+    """A copy of a dict in the types of JSON: numbers of NumPy become those of Python. Raises ValueError for others."""
+
+    def number(own: Any) -> int | float:
+        if isinstance(own, Real):
+            return int(own) if isinstance(own, Integral) else float(own)
+        raise ValueError(f"`{name}` must be what a JSON file can hold (numbers, texts, ...), got {quoted(own)}.")
+
+    return json.loads(json.dumps(_check_keys(name, value), default=number))
 
 
 def _check_keys(name: str, value: Any) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import torch
 from transformers import AutoProcessor
 
 from tests.support import tiny_llava, tiny_sa2va, tiny_unipixel
-from tests.support.families import MODELS, picture
+from tests.support.families import INTERNVL, LLAVA, MODELS, QWEN2_5_VL, picture
 from tests.support.family_cases import NUM_LAYERS
-from tests.support.methods import METHODS
+from tests.support.methods import METHODS, RAGGED
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig, register_pruner
 from transformers_litelvlm.pruning.base import Selection, TokenPruner
 from transformers_litelvlm.pruning.layers import LayerPruner
-from transformers_litelvlm.pruning.registry import _REGISTRY
+from transformers_litelvlm.pruning.registry import _REGISTRY, get_pruner
 
 
 def llava(folder):
@@ -134,7 +134,9 @@ def test_weights_that_are_not_finite_give_no_masks(build, pruning, part, tmp_pat
     with torch.no_grad():
         for weights in model.get_submodule(part).parameters():
             weights.fill_(torch.nan)
-    with pytest.raises(ValueError, match="The masks of image or video 0 are not finite numbers"):
+    # Where the language model's embeddings guide, the selection sees it first.
+    named = "The masks of image or video 0 are not finite numbers|Image or video 0 has values of `similarity`"
+    with pytest.raises(ValueError, match=named):
         model.segment(**inputs, pruning_config=pruning)
 
 
@@ -174,3 +176,58 @@ def test_missing_pixels(build, tmp_path):
         for pruning in (PruningConfig(), PruningConfig(budget=5)):
             with pytest.raises(ValueError, match=f"`{name}` is missing"):
                 model.segment(**rest, pruning_config=pruning)
+
+
+BY_TEXT = [(name, options) for name, options in METHODS + RAGGED if get_pruner(name).needs_text]
+
+
+@pytest.mark.parametrize("name, options", BY_TEXT, ids=str)
+@pytest.mark.parametrize("weights", ["text_projection.weight", "text_model.final_layer_norm.weight"])
+def test_sentences_that_are_not_finite_are_named(name, options, weights):
+    """As it was, the first tokens were kept and all that came out was finite."""
+    model = LLAVA.model(NUM_LAYERS).eval()
+    model.config.pruning_config = PruningConfig(method=name, method_options=options, budget=5)
+    with torch.no_grad():
+        model.model.guidance.get_parameter(weights)[0] = torch.nan
+    with pytest.raises(ValueError, match="Image or video 0 has values of `similarity` that are not finite: weights"):
+        model(**LLAVA.lite_inputs())
+    model.config.pruning_config = PruningConfig(method="divprune", budget=5)
+    assert model(**LLAVA.lite_inputs()).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("family", [QWEN2_5_VL, INTERNVL], ids=lambda family: family.name)
+def test_words_that_are_not_finite_are_named(family):
+    """Where the language model's own embeddings guide, those of words that the prompt does not have."""
+    model, inputs = family.model(NUM_LAYERS).eval(), family.lite_inputs()
+    model.config.pruning_config = PruningConfig(budget=5)
+    others = set(inputs["guidance_input_ids"][0].flatten().tolist()) - set(inputs["input_ids"].flatten().tolist())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[sorted(others)[-1]] = torch.nan
+    with pytest.raises(ValueError, match="Image or video 0 has values of `similarity` that are not finite: weights"):
+        model(**inputs)
+
+
+def test_context_scores_that_are_not_finite_are_named():
+    """In weights that nothing but the score reads."""
+    model = LLAVA.model(NUM_LAYERS).eval()
+    model.config.pruning_config = PruningConfig(method_options={"context_share": 0.5}, budget=5)
+    with torch.no_grad():
+        model.model.vision_tower.encoder.layers[-1].self_attn.v_proj.weight[0] = torch.nan
+    with pytest.raises(ValueError, match="Image or video 0 has `context_scores` that are not finite: weights of the"):
+        model(**LLAVA.lite_inputs())
+
+
+def test_a_context_score_may_say_never():
+    @register_pruner("never")
+    @dataclass(frozen=True)
+    class Never(TokenPruner):
+        def select(self, evidence, budget):
+            kept = torch.arange(budget).expand(len(evidence.features), -1)
+            return Selection(kept, context=torch.full(evidence.features.shape[:2], -torch.inf))
+
+    try:
+        model = LLAVA.model(NUM_LAYERS).eval()
+        model.config.pruning_config = PruningConfig(method="never", budget=5)
+        assert model(**LLAVA.lite_inputs()).logits.isfinite().all()
+    finally:
+        del _REGISTRY["never"]

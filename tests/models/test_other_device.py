@@ -7,13 +7,15 @@ import torch
 from transformers import AutoProcessor
 
 from tests.support.families import FAMILIES, KINDS, LLAVA, QWEN2_5_VL, family_params, picture
-from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, is_defined, need_methods_inside
+from tests.support.family_cases import BUDGET, NUM_LAYERS, can_reach, every_case, is_defined, need_methods_inside
 from tests.support.mask_cases import PICTURES, QUICK_DIALOGUES, SENTENCES, masks_case
 from tests.support.matrix import matrix
 from tests.support.methods import LAYER_METHODS, METHODS, ONE_OF_EACH_KIND, RAGGED
 from tests.support.second_device import DEVICE, other_device
 from tests.support.tiny_unipixel import tiny_checkpoint
 from transformers_litelvlm import AutoModelForReferringSegmentation, PruningConfig
+from transformers_litelvlm.models.guidance.clip import bilinear_weights
+from transformers_litelvlm.models.guidance.encoded import rows_of
 from transformers_litelvlm.pruning import get_pruner
 from transformers_litelvlm.pruning.layers import LayerPruner
 
@@ -138,3 +140,22 @@ def test_masks_of_unipixel(unipixel, kind, pruning):
     media = PICTURES if kind == "images" else [[picture(56, 40, seed) for seed in range(4)], [PICTURES[1]] * 2]
     inputs = processor.segmentation_inputs(**{kind: media}, expressions=SENTENCES)
     on_both(model, inputs, lambda model, inputs: [model.segment(**inputs).seg_embeddings])
+
+
+# Qwen2.5-VL's own positions are made on the default device and read back: the stock class does not work there either.
+@pytest.mark.parametrize("family", [one for one in KINDS if one is not QWEN2_5_VL], ids=lambda family: family.name)
+def test_the_default_device_does_not_matter(models, family):
+    """What is made for the host, such as random draws and indices, is made there; "meta" has no values to read."""
+    model, inputs = models[family.name], family.lite_inputs()
+    for name, options in every_case(family):
+        model.config.pruning_config = PruningConfig(method=name, method_options=options, budget=BUDGET)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            with torch.device("meta"):
+                assert torch.equal(model(**inputs).logits, expected), name
+
+
+def test_resampling_is_computed_on_the_host():
+    with torch.device("meta"):
+        assert torch.allclose(bilinear_weights(4, 6).sum(dim=1), torch.ones(6, device="cpu"))
+        assert rows_of([2, 3], [1, 0]).tolist() == [2, 3, 4, 0, 1]

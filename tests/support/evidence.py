@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from transformers_litelvlm.pruning import VisualEvidence
+from transformers_litelvlm.pruning.selection import product
 
 
 GRID = (5, 6)
@@ -85,14 +86,14 @@ class RandomEvidence(VisualEvidence):
         return self.head_query[:, 1 + layer], self.head_keys[:, 1 + layer]
 
     def run_layers(self, between):
-        """Layers that mix the states by attention and have the simplest of MLPs."""
+        """Layers that mix the states by attention and have the simplest of MLPs, whatever autocast says."""
         states, bias = self.embeddings, None
         for weight in self.layers:
-            keys = (states @ weight).unflatten(-1, (2, -1)).transpose(1, 2)
-            logits = states @ states.transpose(1, 2)
-            mixed = (logits if bias is None else logits + bias[:, None].to(logits.dtype)).softmax(-1) @ states
-            states, bias = between(states + mixed, keys)
-            states = states + (states @ weight).tanh()
+            keys = product(states, weight).unflatten(-1, (2, -1)).transpose(1, 2)
+            logits = product(states, states.transpose(1, 2))
+            logits = logits if bias is None else logits + bias[:, None].to(logits.dtype)
+            states, bias = between(states + product(logits.softmax(-1), states), keys)
+            states = states + product(states, weight).tanh()
         return states
 
     def each(self, change):

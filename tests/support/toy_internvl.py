@@ -26,6 +26,7 @@ from transformers_litelvlm.models.outputs import PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 from transformers_litelvlm.pruning.base import VisualEvidence
+from transformers_litelvlm.pruning.selection import product
 
 
 class ToyConfig(PrunedConfigMixin, InternVLConfig):
@@ -60,7 +61,7 @@ class TokenEvidence(VisualEvidence):
 
     def attention_and_keys(self):
         keys = self.features.float()
-        return (keys @ keys.mT / keys.shape[-1] ** 0.5).softmax(-1).mean(1), keys
+        return (product(keys, keys.mT) / keys.shape[-1] ** 0.5).softmax(-1).mean(1), keys
 
     def context_scores(self):
         return self.attention_and_keys()[0]

@@ -32,7 +32,7 @@ def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | N
 
 def index_on(device: torch.device, places: Sequence[int]) -> torch.Tensor:
     """`places` as an index on a device, without waiting for the device, as indexing by a list does."""
-    return torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)
+    return torch.tensor(places, dtype=torch.long, device="cpu").to(device, non_blocking=True)
 
 
 def pinned_to(device: torch.device, inputs: dict[str, Any], leave: Container[str] = ()) -> dict[str, Any]:

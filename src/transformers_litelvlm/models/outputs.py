@@ -17,6 +17,10 @@ from transformers_litelvlm.models.upstream import GenerateBeamDecoderOnlyOutput,
 RetainedIndices = torch.Tensor | Sequence[torch.Tensor]
 
 
+class NotFiniteError(ValueError, FloatingPointError):
+    """What came out is not made of finite numbers."""
+
+
 @dataclass
 class MediaFeatures(BaseModelOutputWithPooling):
     """Features of M images or videos as the language model reads them.

@@ -50,9 +50,6 @@ def change_pruning(pruning: PruningConfig, keywords: dict[str, Any]) -> PruningC
     if keywords.get("pruning_preset") is not None:
         pruning = pruning.apply_preset(keywords["pruning_preset"])
     changes = {field: keywords[name] for name, field in PRUNING_ALIASES.items() if name in keywords}
-    # An explicit "no budget" means: off, also if the checkpoint's own setting is a ratio.
-    if "budget" in changes and budget is None and ratio is None:
-        changes["retention_ratio"] = None
     return pruning.replace(**changes) if changes else pruning
 
 

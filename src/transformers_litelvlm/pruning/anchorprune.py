@@ -12,7 +12,7 @@ import torch
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import mean_over_expressions, similarity_scores
-from transformers_litelvlm.pruning.selection import descending, gather_tokens
+from transformers_litelvlm.pruning.selection import descending, gather_tokens, product
 
 
 @register_pruner("anchorprune")
@@ -95,7 +95,7 @@ class AnchorPruner(TokenPruner):
             smallest: how many of them are in it in any case.
         """
         first, others = candidates[:, :smallest], candidates[:, smallest:]
-        is_novel = 1 - (others @ first.transpose(1, 2)).amax(dim=-1) > self.novelty
+        is_novel = 1 - product(others, first.transpose(1, 2)).amax(dim=-1) > self.novelty
         num_before = is_novel.cumsum(dim=-1) - is_novel.long()
         return smallest + (num_before < self.patience).sum(dim=-1)
 
@@ -119,7 +119,7 @@ def expand(
     """
     in_anchor = torch.arange(ranked.shape[1], device=ranked.device) < sizes.unsqueeze(1)
     kept = torch.zeros_like(importance, dtype=torch.bool).scatter(1, ranked, in_anchor)
-    closest = tokens @ gather_tokens(tokens, ranked).transpose(1, 2)
+    closest = product(tokens, gather_tokens(tokens, ranked).transpose(1, 2))
     # Zero for what is not in the anchor: the released novelty starts at 1.
     novelty = 1 - closest.masked_fill(~in_anchor.unsqueeze(1), 0.0).amax(dim=-1).clamp(min=0.0)
     for step in range(max_steps):
@@ -127,7 +127,7 @@ def expand(
         index = score.argmax(dim=-1, keepdim=True)
         has_room = (sizes + step < budget).unsqueeze(1)
         kept = kept | torch.zeros_like(kept).scatter(1, index, has_room)
-        distance = 1 - (tokens @ gather_tokens(tokens, index).transpose(1, 2)).squeeze(-1)
+        distance = 1 - product(tokens, gather_tokens(tokens, index).transpose(1, 2)).squeeze(-1)
         novelty = torch.minimum(novelty, distance)
     return kept
 

@@ -10,6 +10,7 @@ import torch
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.scoring import mean_over_expressions, similarity_scores
+from transformers_litelvlm.pruning.selection import product
 
 
 @register_pruner("cdpruner")
@@ -58,7 +59,7 @@ def greedy_map(tokens: torch.Tensor, relevance: torch.Tensor, budget: int) -> to
         relevance: (B, N) float32, positive.
     """
     scaled = relevance.unsqueeze(-1) * tokens
-    kernel = scaled @ scaled.transpose(1, 2)
+    kernel = product(scaled, scaled.transpose(1, 2))
     num_tokens = kernel.shape[-1]
     gain = kernel.diagonal(dim1=1, dim2=2).clone()
     # Below this a gain is rounding: what remains depends linearly on what was chosen.

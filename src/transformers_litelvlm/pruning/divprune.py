@@ -10,6 +10,7 @@ import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
+from transformers_litelvlm.pruning.selection import product
 
 
 @register_pruner("divprune")
@@ -46,7 +47,7 @@ class DivPrunePruner(TokenPruner):
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         tokens = torch.nn.functional.normalize(evidence.projected_features().float(), dim=-1)
-        distance = 1 - tokens @ tokens.transpose(1, 2)
+        distance = 1 - product(tokens, tokens.transpose(1, 2))
         if self.coordinate_weight:
             distance = distance + self.coordinate_weight / 2 * _squared_grid_distance(evidence)
         return Selection(farthest_first(distance, budget).sort(dim=-1).values)

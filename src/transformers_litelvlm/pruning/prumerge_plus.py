@@ -17,6 +17,7 @@ from transformers_litelvlm.pruning.selection import (
     gather_tokens,
     merge_tokens,
     one_hot,
+    product,
 )
 
 
@@ -115,7 +116,7 @@ class PruMergePlusPruner(TokenPruner):
         # N - K of them, those with the highest index, also if a token that comes twice leaves more.
         removed = by_use[:, num_kept:]
         others = torch.cat((kept, removed), dim=1)
-        similarity = gather_tokens(metric, kept) @ gather_tokens(metric, others).transpose(1, 2)
+        similarity = product(gather_tokens(metric, kept), gather_tokens(metric, others).transpose(1, 2))
         itself = torch.eye(num_kept, num_tokens, dtype=torch.bool, device=scores.device)
         num_nearest = min(self.num_neighbours, num_tokens - 1)
         nearest = descending(similarity.masked_fill(itself, -torch.inf))[..., :num_nearest]

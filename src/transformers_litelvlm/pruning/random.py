@@ -39,5 +39,5 @@ class RandomPruner(TokenPruner):
         num_images, num_tokens = evidence.features.shape[:2]
         # Drawn on the CPU, so that a seed means the same tokens on every device.
         generator = torch.Generator().manual_seed(self.seed)
-        kept = torch.randperm(num_tokens, generator=generator)[:budget].sort().values
+        kept = torch.randperm(num_tokens, generator=generator, device="cpu")[:budget].sort().values
         return Selection(kept.to(evidence.features.device, non_blocking=True).expand(num_images, -1))

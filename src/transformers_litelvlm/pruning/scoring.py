@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from transformers_litelvlm.pruning.selection import product
+
 
 def similarity_scores(image_embeds: torch.Tensor, text_embeds: torch.Tensor, kind: str = "dot") -> torch.Tensor:
     """Similarity of every visual token with every expression (LiteLVLM, section "similarity-aware tokens").
@@ -21,7 +23,7 @@ def similarity_scores(image_embeds: torch.Tensor, text_embeds: torch.Tensor, kin
     if kind == "cosine":
         image_embeds = torch.nn.functional.normalize(image_embeds, dim=-1)
         text_embeds = torch.nn.functional.normalize(text_embeds, dim=-1)
-    return text_embeds @ image_embeds.transpose(1, 2)
+    return product(text_embeds, image_embeds.transpose(1, 2))
 
 
 def surgery_scores(tokens: torch.Tensor, text_embeds: torch.Tensor, empty_embeds: torch.Tensor) -> torch.Tensor:
@@ -40,7 +42,7 @@ def surgery_scores(tokens: torch.Tensor, text_embeds: torch.Tensor, empty_embeds
     tokens, texts, empty = (
         torch.nn.functional.normalize(embeds.float(), dim=-1) for embeds in (tokens, text_embeds, empty_embeds)
     )
-    return (texts - empty) @ tokens.transpose(1, 2)
+    return product(texts - empty, tokens.transpose(1, 2))
 
 
 def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -58,7 +60,7 @@ def context_scores(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     """
     query = torch.nn.functional.normalize(query.float(), dim=-1)
     keys = torch.nn.functional.normalize(keys.float(), dim=-1)
-    logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[-1] ** 0.5
+    logits = product(query, keys, equation="bc,bnc->bn") / query.shape[-1] ** 0.5
     return (logits.softmax(dim=-1).unsqueeze(-1) * values.float()).norm(dim=-1)
 
 
@@ -74,7 +76,7 @@ def class_attention_scores(query: torch.Tensor, keys: torch.Tensor) -> torch.Ten
     Returns:
         (B, N) float32, higher = keep.
     """
-    logits = torch.einsum("bhd,bhnd->bhn", query.float(), keys.float()) * query.shape[-1] ** -0.5
+    logits = product(query.float(), keys.float(), equation="bhd,bhnd->bhn") * query.shape[-1] ** -0.5
     return logits.softmax(dim=-1).mean(dim=1)[:, 1:]
 
 

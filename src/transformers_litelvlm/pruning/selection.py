@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -94,6 +95,14 @@ def fill_to_budget(marked: torch.Tensor, filler: torch.Tensor, budget: int) -> t
     return first.gather(-1, turn % budget)
 
 
+def product(*factors: torch.Tensor, equation: str | None = None) -> torch.Tensor:
+    """Matrix product or `torch.einsum` in the dtype of the factors, since autocast's is too coarse to rank by."""
+    kind = factors[0].device.type
+    is_on = kind != "meta" and torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if is_on else nullcontext():
+        return torch.matmul(*factors) if equation is None else torch.einsum(equation, *factors)
+
+
 def gather_tokens(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Rows (B, K, C) of `tokens` (B, N, C) at `indices` (B, K)."""
     return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -106,7 +115,7 @@ def one_hot(indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
 
 def merge_tokens(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Weighted sums (B, K, C) of `tokens` (B, N, C), in their dtype, summed in float32; `weights` is (B, K, N)."""
-    return (weights @ tokens.float()).to(tokens.dtype)
+    return product(weights, tokens.float()).to(tokens.dtype)
 
 
 def free_index(taken: torch.Tensor, num_tokens: int, last: bool = False) -> torch.Tensor:

@@ -11,7 +11,7 @@ from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.clustering import density_peaks
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner, check_below
 from transformers_litelvlm.pruning.registry import register_pruner
-from transformers_litelvlm.pruning.selection import descending, gather_tokens, merge_tokens, one_hot
+from transformers_litelvlm.pruning.selection import descending, gather_tokens, merge_tokens, one_hot, product
 
 
 # Tokens kept of 576 after each of three layers, without the recycled ones, by the budget that the authors name.
@@ -112,7 +112,7 @@ class SparseVLMPruner(LayerPruner):
         candidates = order[:, num_kept : num_kept + num_candidates]
         centres, groups = density_peaks(gather_tokens(evidence.features, candidates), num_clusters)
         members = one_hot(groups, num_clusters).transpose(1, 2)
-        means = members / members.sum(dim=-1, keepdim=True) @ one_hot(candidates, evidence.features.shape[1])
+        means = product(members / members.sum(dim=-1, keepdim=True), one_hot(candidates, evidence.features.shape[1]))
         recycled = merge_tokens(means, evidence.features)
         return Selection(
             torch.cat((kept, candidates.gather(1, centres)), dim=1),
@@ -138,5 +138,5 @@ def find_raters(visual: torch.Tensor, text: torch.Tensor, is_text: torch.Tensor)
 
 def rater_relevance(visual: torch.Tensor, text: torch.Tensor, is_text: torch.Tensor) -> torch.Tensor:
     """Mean over the visual tokens of their softmax over the text, (M, T) float32, zero for padding."""
-    logits = visual.float() @ text.float().transpose(1, 2)
+    logits = product(visual.float(), text.float().transpose(1, 2))
     return logits.masked_fill(~is_text.unsqueeze(1), -torch.inf).softmax(dim=-1).mean(dim=1)

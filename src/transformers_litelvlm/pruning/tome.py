@@ -10,7 +10,7 @@ import torch
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
 from transformers_litelvlm.pruning.schedules import checked_schedule, even_schedule
-from transformers_litelvlm.pruning.selection import descending, merge_tokens, one_hot
+from transformers_litelvlm.pruning.selection import descending, merge_tokens, one_hot, product
 
 
 @register_pruner("tome")
@@ -102,7 +102,7 @@ def match_tokens(metric: torch.Tensor, num_merged: int, class_token: bool = True
         class_token: the first token is never merged and stays first.
     """
     metric = torch.nn.functional.normalize(metric, dim=-1)
-    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    similarity = product(metric[:, ::2], metric[:, 1::2].transpose(1, 2))
     if class_token:
         similarity[:, 0] = -torch.inf
     best, partner = similarity.max(dim=-1)

@@ -11,6 +11,7 @@ import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
+from transformers_litelvlm.pruning.scoring import similarity_scores
 from transformers_litelvlm.pruning.selection import descending, free_index, gather_tokens, merge_tokens, one_hot
 
 
@@ -107,8 +108,7 @@ def contextual_weights(metric: torch.Tensor, rest: torch.Tensor, count: int) -> 
     targets = rest[:, torch.arange(count, device=rest.device) * max(1, rest.shape[1] // count)]
     is_target = one_hot(targets, num_tokens)
     is_rest = is_target.new_zeros(len(rest), num_tokens).scatter(1, rest, 1.0)
-    metric = torch.nn.functional.normalize(metric, dim=-1)
-    similarity = gather_tokens(metric, targets) @ metric.transpose(1, 2)
+    similarity = similarity_scores(metric, gather_tokens(metric, targets), "cosine")
     assigned = one_hot(similarity.argmax(dim=1), count).transpose(1, 2)
     assigned = assigned * (is_rest - is_target.sum(dim=1)).unsqueeze(1)
     return targets, is_target + assigned / assigned.sum(dim=-1, keepdim=True).clamp(min=1)

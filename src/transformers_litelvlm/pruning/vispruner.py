@@ -10,7 +10,7 @@ import torch
 
 from transformers_litelvlm.pruning.base import Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.registry import register_pruner
-from transformers_litelvlm.pruning.selection import descending
+from transformers_litelvlm.pruning.selection import descending, product
 
 
 @register_pruner("vispruner")
@@ -68,7 +68,7 @@ def remove_duplicates(features: torch.Tensor, places: torch.Tensor, count: int, 
     if count == 0:
         return places[:, :0]
     tokens = torch.nn.functional.normalize(features.float(), dim=-1)
-    similarity = tokens @ tokens.transpose(1, 2)
+    similarity = product(tokens, tokens.transpose(1, 2))
     while places.shape[1] > count:
         even, odd = places[:, ::2], places[:, 1::2]
         rows = similarity.gather(1, even[..., None].expand(-1, -1, similarity.shape[-1]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers_litelvlm.models.masks.output import NotFiniteError
+from transformers_litelvlm.models.outputs import NotFiniteError
 
 
 # Every code of an answer that is no success, with its HTTP status and what it means; /docs shows this table.
@@ -47,7 +47,7 @@ class ServiceError(Exception):
 def invalid_input() -> Iterator[None]:
     """Turns the `ValueError`s of the package, which say what is wrong with an input, into answers.
 
-    A method that is not defined for a model raises `NotImplementedError`. Masks that are not finite are the fault of
+    A method that is not defined for a model raises `NotImplementedError`. What is not finite is the fault of
     the weights: a picture of a file has finite pixels.
     """
     try:

@@ -14,7 +14,7 @@ from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.prompt.compaction import PromptCounts
 from transformers_litelvlm.models.upstream import rotate_half
 from transformers_litelvlm.pruning.layers import LayerEvidence
-from transformers_litelvlm.pruning.selection import gather_tokens
+from transformers_litelvlm.pruning.selection import gather_tokens, product
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class LayerAttention:
         """Softmax of the products of the values at `columns` (M, R) with all of their rows (M,), (M, H', R, L)."""
         values = self.values[rows]
         places = columns[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[-1])
-        logits = values.gather(2, places) @ values.transpose(-1, -2) / values.shape[-1] ** 0.5
+        logits = product(values.gather(2, places), values.transpose(-1, -2)) / values.shape[-1] ** 0.5
         if self._prompt.mask is not None:
             is_real = self._prompt.mask[rows, None, None].to(logits.device)
             logits = logits.masked_fill(~is_real, torch.finfo(torch.float32).min)
@@ -176,7 +176,7 @@ class LayerAttention:
         keys = _rotated_heads(attention.k_proj(states), cos, sin, norms[1])
         # Query heads in groups that share a key: (B, H / groups, groups, R, d) with (B, H / groups, 1, L, d).
         query = query.unflatten(1, (keys.shape[1], -1)).float()
-        logits = query @ keys.unsqueeze(2).float().transpose(-1, -2) * attention.scaling
+        logits = product(query, keys.unsqueeze(2).float().transpose(-1, -2)) * attention.scaling
         is_seen = torch.arange(states.shape[1], device=states.device) <= columns.unsqueeze(-1)
         if self._prompt.mask is not None:
             is_seen = is_seen & self._prompt.mask.unsqueeze(1).to(states.device)

@@ -11,7 +11,7 @@ from transformers_litelvlm.models.decoder.evidence import PromptEmbeddings, Prom
 from transformers_litelvlm.models.outputs import RetainedIndices
 from transformers_litelvlm.pruning.base import Selection
 from transformers_litelvlm.pruning.layers import LayerEvidence, LayerPruner
-from transformers_litelvlm.pruning.selection import one_hot
+from transformers_litelvlm.pruning.selection import one_hot, product
 
 
 class Stage(NamedTuple):
@@ -37,7 +37,7 @@ class Stage(NamedTuple):
         weights = None
         if before.weights is not None or self.weights is not None:
             both = zip(self._all_weights(map(len, before.indices)), before._all_weights(num_tokens))
-            weights = [own @ first for own, first in both]
+            weights = [product(own, first) for own, first in both]
         is_even = isinstance(before.indices, torch.Tensor) and isinstance(self.indices, torch.Tensor)
         if is_even:
             return Stage(torch.stack(indices), None if weights is None else torch.stack(weights))
@@ -91,7 +91,7 @@ class ImageGroup:
         if selection.weights is not None or before.weights is not None:
             own = selection.weights
             own = one_hot(selection.indices, before.indices.shape[1]) if own is None else own
-            weights = own @ self._weights()
+            weights = product(own, self._weights())
         self.left = Selection(before.indices.gather(1, selection.indices), weights=weights)
         return selection
 

@@ -33,6 +33,7 @@ from transformers_litelvlm.models.prompt.embedding import takes_whole_mask
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import create_causal_mask
 from transformers_litelvlm.pruning.layers import LayerPruner
+from transformers_litelvlm.pruning.selection import merge_tokens
 
 
 # Decoders whose layers are called as Llama's are, and turn queries and keys as Llama does (Qwen3's after a norm).
@@ -244,7 +245,7 @@ def _prune(
                 states = states.index_put(places, selection.features.to(states.dtype))
             if selection.weights is not None:
                 deepstack = tuple(
-                    added.index_put(places, (selection.weights @ added[rows, columns].float()).to(added.dtype))
+                    added.index_put(places, merge_tokens(selection.weights, added[rows, columns]))
                     for added in deepstack
                 )
         kept.update(zip(group.images, indices))

@@ -15,6 +15,7 @@ from transformers_litelvlm.models.devices import check_ids, to_device_of
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
+from transformers_litelvlm.pruning.selection import product
 from transformers_litelvlm.utils.hub_names import check_loadable
 
 
@@ -188,7 +189,7 @@ class SideClipEvidence(VisualEvidence):
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""
         side = math.isqrt(on_patches.shape[1])
         rows, columns = (bilinear_weights(side, size).to(on_patches.device) for size in self.grid)
-        maps = torch.einsum("yp, xq, bpqc -> byxc", rows, columns, on_patches.float().unflatten(1, (side, side)))
+        maps = product(rows, columns, on_patches.float().unflatten(1, (side, side)), equation="yp, xq, bpqc -> byxc")
         return maps.flatten(1, 2)
 
     def projected_features(self) -> torch.Tensor:
@@ -225,8 +226,8 @@ def bilinear_weights(size: int, new_size: int) -> torch.Tensor:
     maps that become one column wide (seen in torch 2.13).
     """
     scale = size / new_size
-    centres = (torch.arange(new_size) + 0.5) * scale
-    distance = (torch.arange(size) + 0.5 - centres.unsqueeze(1)).abs() / max(scale, 1.0)
+    centres = (torch.arange(new_size, device="cpu") + 0.5) * scale
+    distance = (torch.arange(size, device="cpu") + 0.5 - centres.unsqueeze(1)).abs() / max(scale, 1.0)
     weights = (1 - distance).clamp(min=0)
     return weights / weights.sum(dim=1, keepdim=True)
 

@@ -148,4 +148,4 @@ def rows_of(sizes: Sequence[int], media: Sequence[int]) -> torch.Tensor:
         media: which ones, in any order, repeated or not.
     """
     starts = [0, *accumulate(sizes)]
-    return torch.cat([torch.arange(starts[one], starts[one + 1]) for one in media])
+    return torch.cat([torch.arange(starts[one], starts[one + 1], device="cpu") for one in media])

@@ -11,6 +11,7 @@ from torch import nn
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.pruning.base import VisualEvidence
+from transformers_litelvlm.pruning.selection import product
 
 
 # Queries whose attention rows are held at once. A constant, so that memory grows linearly with the number of tokens.
@@ -88,5 +89,5 @@ def attention_received(query: torch.Tensor, key: torch.Tensor, scaling: float) -
     query, key = query.float() * scaling, key.float().transpose(2, 3).contiguous()
     received = key.new_zeros(len(key), key.shape[-1])
     for rows in query.split(QUERY_CHUNK, dim=2):
-        received += (rows @ key).softmax(dim=-1).sum(dim=(1, 2))
+        received += product(rows, key).softmax(dim=-1).sum(dim=(1, 2))
     return received / (query.shape[1] * query.shape[2])

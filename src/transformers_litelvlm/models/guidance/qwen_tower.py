@@ -41,7 +41,7 @@ class QwenTowerEvidence(IntrinsicEvidence):
 
     def heads(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         merge = self._visual.spatial_merge_size
-        size = torch.tensor([[1, self.grid[0] * merge, self.grid[1] * merge]])
+        size = torch.tensor([[1, self.grid[0] * merge, self.grid[1] * merge]], device="cpu")
         positions = get_vision_position_ids(size, merge).to(self._states.device, non_blocking=True)
         states, attention = self._states.flatten(1, 2), self._block.attn
         rotary = self._visual.rotary_pos_emb(states, positions)

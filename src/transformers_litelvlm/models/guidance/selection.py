@@ -10,11 +10,11 @@ import torch
 
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.frames import FrameGroup, group_frames
-from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures
+from transformers_litelvlm.models.outputs import MediaFeatures, NotFiniteError, PrunedImageFeatures
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
-from transformers_litelvlm.pruning.selection import gather_tokens
+from transformers_litelvlm.pruning.selection import gather_tokens, merge_tokens
 
 
 class Chosen(NamedTuple):
@@ -90,21 +90,33 @@ def project(encoded: EncodedMedia, chosen: list[Chosen], settings: PruningSettin
     features.num_visual_tokens = encoded.sizes
     features.last_hidden_state = encoded.tower_features
     features.deepstack_features = [_as_kept(of_layer, features) for of_layer in encoded.deepstack] or None
-    for image, tokens in enumerate(features.pooler_output):
-        # On other devices the answer would have to be waited for; what comes out in the end is checked.
-        if tokens.is_cpu and not torch.compiler.is_compiling() and not tokens.isfinite().all():
-            raise ValueError(
-                f"Image or video {image} has visual tokens that are not finite: its pixels are NaN or infinite, or "
-                "the model's weights are (or too large for its dtype)."
-            )
+    _check_finite(features)
     return features
+
+
+def _check_finite(features: PrunedImageFeatures) -> None:
+    """Raises NotFiniteError if tokens or scores are NaN or infinite; a context score may be -inf, for "never".
+
+    On other devices than a CPU the answer would have to be waited for; what comes out in the end is checked.
+    """
+    way_out = "are NaN or infinite. Get the checkpoint again, or choose a `pruning_method` that does not read them."
+    of_media = (
+        ("visual tokens", features.pooler_output, "NaN or infinite pixels or weights (too large for the dtype)."),
+        ("values of `similarity`", features.similarity, f"weights that compare it with its sentences {way_out}"),
+        ("`context_scores`", features.context_scores, f"weights of the vision tower {way_out}"),
+    )
+    for name, parts, reason in () if torch.compiler.is_compiling() else of_media:
+        for image, values in enumerate(() if parts is None else parts):
+            if values is not None and values.is_cpu and not values.isfinite().all():
+                if name != "`context_scores`" or not (values < torch.inf).all():
+                    raise NotFiniteError(f"Image or video {image} has {name} that are not finite: {reason}")
 
 
 def _as_kept(of_media: list[torch.Tensor], kept: PrunedImageFeatures) -> list[torch.Tensor]:
     """Further features (N_i, D) of each image or video, gathered or merged as its visual tokens were."""
     weights = [None] * len(of_media) if kept.merge_weights is None else kept.merge_weights
     return [
-        rows[indices.to(rows.device)] if merge is None else (merge.to(rows.device) @ rows.float()).to(rows.dtype)
+        rows[indices.to(rows.device)] if merge is None else merge_tokens(merge.to(rows.device), rows)
         for rows, indices, merge in zip(of_media, kept.retained_indices, weights, strict=True)
     ]
 

@@ -137,7 +137,7 @@ def by_image(tokens: torch.Tensor, counts: list[int]) -> list[torch.Tensor]:
 
 def _counts(num_tiles: Any, total: int) -> list[int]:
     """`num_tiles` as a list. Raises ValueError if they do not make `total`."""
-    counts = torch.as_tensor(num_tiles).flatten().tolist()
+    counts = torch.as_tensor(num_tiles, device="cpu").flatten().tolist()
     if sum(counts) != total or min(counts, default=1) < 1:
         raise ValueError(
             f"`num_tiles` is {quoted(counts)}, but `pixel_values` holds {total} tiles. The processor returns both."

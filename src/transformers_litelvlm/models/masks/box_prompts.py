@@ -90,9 +90,9 @@ class BoxPrompts:
         for each in objects:
             prompts: dict[str, torch.Tensor] = {}
             if each.box is not None:
-                prompts["input_boxes"] = (torch.tensor(each.box).to(scale) * scale.repeat(2)).reshape(1, 1, 4)
+                prompts["input_boxes"] = (scale.new_tensor(each.box) * scale.repeat(2)).reshape(1, 1, 4)
             if each.points:
-                points = torch.tensor(each.points).to(scale) * scale
+                points = scale.new_tensor(each.points) * scale
                 prompts["input_points"] = points.reshape(1, 1, -1, 2)
                 prompts["input_labels"] = torch.ones_like(points[:, 0], dtype=torch.int).reshape(1, 1, -1)
             output = self.mask_model(image_embeddings=embeddings, multimask_output=each.box is None, **prompts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput, logging
 
-from transformers_litelvlm.models.outputs import RetainedIndices
+from transformers_litelvlm.models.outputs import NotFiniteError, RetainedIndices
 from transformers_litelvlm.models.processing.known_pictures import UNLIKE
 from transformers_litelvlm.utils.messages import SAID, is_first
 
@@ -15,10 +15,6 @@ from transformers_litelvlm.utils.messages import SAID, is_first
 logger = logging.get_logger(__name__)
 
 MORE_TOKENS = 'more visual tokens (the preset "accurate", a larger budget), or no pruning (the method "none")'
-
-
-class NotFiniteError(ValueError, FloatingPointError):
-    """Masks that are not made of finite numbers."""
 
 
 @dataclass

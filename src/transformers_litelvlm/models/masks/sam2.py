@@ -290,7 +290,7 @@ def normalized(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> torch.
         )
     pixel_values = to_device_of(mask_model.vision_encoder, pixel_values).float() / 255
     mean, std = (
-        torch.tensor(values).view(3, 1, 1).to(pixel_values.device, non_blocking=True)
+        torch.tensor(values, device="cpu").view(3, 1, 1).to(pixel_values.device, non_blocking=True)
         for values in (config.pixel_mean, config.pixel_std)
     )
     return ((pixel_values - mean) / std).to(mask_model.dtype)
