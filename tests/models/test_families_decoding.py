@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
@@ -14,6 +15,7 @@ from tests.support.matrix import matrix
 from tests.support.methods import EVERY, ONE_OF_EACH_KIND
 from transformers_litelvlm import PruningConfig, get_pruner, list_pruners
 from transformers_litelvlm.configuration_pruning import Built
+from transformers_litelvlm.models.decoder.cache import shortened_prompts
 from transformers_litelvlm.pruning.layers import LayerPruner
 
 
@@ -232,3 +234,84 @@ def test_forward_refuses_pruning_keywords_of_from_pretrained(family):
             with pytest.raises(ValueError, match="is no argument of `forward`: pass `pruning_config`"):
                 each(**row, **keyword)
     assert len(model(**row, pruning_config={"budget": 3}).image_outputs.retained_indices[0]) == 3
+
+
+ROW = torch.tensor([[7, 8, 9]])
+
+
+def ragged(family, positions):
+    """A model, and two unpadded rows of one length of which the first gets shorter by pruning: its text is longer."""
+    model = pruned(family, positions)
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    text = torch.arange(row["input_ids"].shape[1]).unsqueeze(0) % 3 + 7
+    ids = torch.cat((row["input_ids"], text))
+    types = {n: torch.cat((row[n], torch.zeros_like(text))) for n in ("mm_token_type_ids",) if n in row}
+    return model, row, {**row, "input_ids": ids, **types}
+
+
+COUNTING = [case for case in POLICIES if case[0].base_class.counts_positions]
+
+
+@pytest.mark.parametrize("family, positions", COUNTING, ids=[f"{f.name}-{p}" for f, p in COUNTING])
+@torch.no_grad()
+def test_ragged_rows_continued_by_hand_are_rows_alone(family, positions):
+    """After `forward`, after a beginning in the cache, and after `generate`; or what is needed is asked for."""
+    model, row, both = ragged(family, positions)
+    beginning = ROW[:, :2]
+    for before in (None, beginning):
+        caches = [
+            None if before is None else model(input_ids=before.expand(n, -1), use_cache=True).cache for n in (1, 2)
+        ]
+        alone, together = (
+            model(**inputs, cache=cache, use_cache=True).cache for inputs, cache in zip((row, both), caches)
+        )
+        expected = model(input_ids=ROW, cache=alone).logits[0]
+        length = 0 if before is None else before.shape[1]
+        mask = torch.ones(2, together.get_seq_length() + 3, dtype=torch.long)
+        mask[0, length : length + together.get_seq_length() - (alone.get_seq_length() - 3)] = 0
+        arguments = {"input_ids": ROW.expand(2, -1), "attention_mask": mask, "cache": together}
+        if positions == "compact" and before is not None:
+            with pytest.raises(ValueError, match="new tokens need `position_ids`"):
+                model(**arguments)
+            arguments["position_ids"] = (mask.cumsum(-1) - 1)[:, -3:]
+        torch.testing.assert_close(model(**arguments).logits[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [case for case in MODELS if case.is_recurrent], ids=lambda each: each.name)
+@torch.no_grad()
+def test_recurrent_layers_read_no_padding_after_a_beginning(family):
+    model, _, both = ragged(family, "original")
+    cache = model(input_ids=ROW.expand(2, -1), use_cache=True).cache
+    with pytest.raises(ValueError, match="Recurrent layers would read the padding"):
+        model(**both, cache=cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "family", [family for family in MODELS if not family.is_recurrent], ids=lambda each: each.name
+)
+def test_a_cache_that_was_reset_is_a_new_one(family):
+    model, row, both = ragged(family, "original")
+    text = both["input_ids"][1:, :4]
+    expected = model.generate(input_ids=text, max_new_tokens=3, do_sample=False)
+    cache = DynamicCache(config=model.config.text_config)
+    for _ in range(2):
+        model.generate(**both, cache=cache, max_new_tokens=2, do_sample=False, eos_token_id=None)
+        cache.reset()
+    assert torch.equal(model.generate(input_ids=text, cache=cache, max_new_tokens=3, do_sample=False), expected)
+    assert shortened_prompts(cache) == []
+
+
+@pytest.mark.parametrize("family, positions", POLICIES, ids=[f"{f.name}-{p}" for f, p in POLICIES])
+def test_the_loss_of_ragged_rows_is_that_of_rows_alone(family, positions):
+    model, row, both = ragged(family, positions)
+    rows = [row, {"input_ids": both["input_ids"][1:]}]
+    placeholders_of = torch.tensor(placeholders(model))
+
+    def labels(ids):
+        return ids.masked_fill(torch.isin(ids, placeholders_of), -100)
+
+    count = (labels(both["input_ids"])[:, 1:] != -100).sum()
+    together = model(**both, labels=labels(both["input_ids"]), num_items_in_batch=count).loss
+    alone = [model(**each, labels=labels(each["input_ids"]), num_items_in_batch=count).loss for each in rows]
+    torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.decoder.cache import holds_pruned_prompt, is_padded_again, positions_left_out
+from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, holds_pruned_prompt, shortened_prompts
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
@@ -171,19 +171,22 @@ class PrunedModelMixin:
             return self.features_of_all_tokens(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
-    def _continue_after(self, inputs: dict[str, Any], cache: Any) -> None:
-        """Give new tokens after a pruned prompt their positions, which upstream would count by the tokens in `cache`.
+    def _continue_after(self, inputs: dict[str, Any], cache: Any, prompts: list[ShortenedPrompt]) -> None:
+        """Give new tokens after pruned prompts their positions, which upstream would count by the tokens in `cache`.
 
         Raises:
-            ValueError: if padding that pruning made would be read.
+            ValueError: if padding that pruning made would be read or counted.
         """
-        if is_padded_again(cache) and inputs.get("attention_mask") is None:
+        needed = {"attention_mask": any(prompt.is_padded for prompt in prompts)}
+        needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
+        if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:
             raise ValueError(
-                "`cache` holds rows that pruning made unequal and padded again, so new tokens need an "
-                "`attention_mask` over the tokens in it. Call `generate`, or `forward` for one row at a time."
+                f"`cache` holds rows that pruning made unequal and padded again, so new tokens need `{missing[0]}`, "
+                f"which covers {'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call "
+                "`generate`, or `forward` for one row at a time."
             )
-        count = positions_left_out(cache)
-        if count and self.counts_positions and inputs.get("position_ids") is None:
+        count = sum(prompt.left_out for prompt in prompts)
+        if count and inputs.get("position_ids") is None:
             new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
             places = torch.arange(new.shape[1], device=new.device) + cache.get_seq_length() + count
             inputs["position_ids"] = places.unsqueeze(0)
@@ -196,12 +199,13 @@ class PrunedModelMixin:
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
+        before = [] if cache is None else shortened_prompts(cache)
         past = 0 if cache is None else cache.get_seq_length()
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
-            if cache is not None:
-                self._continue_after(prompt.inputs, cache)
+            if before:
+                self._continue_after(prompt.inputs, cache, before)
             inputs = prompt.inputs_with_one_tensor() if self.takes_one_tensor else prompt.inputs
             output = upstream(self, **inputs, return_dict=True, **others)
         elif output is None:
@@ -211,7 +215,7 @@ class PrunedModelMixin:
         if prompt.plan is None:
             return output
         if output.cache is not None:
-            prompt.note_in(output.cache, past, self.counts_positions)
+            prompt.note_in(output.cache, past, self.counts_positions, prompt.inputs.get("position_ids") is not None)
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:
@@ -247,7 +251,8 @@ class PrunedHeadMixin:
         if labels is None:
             prompt.wanted = columns
         else:  # the loss needs all logits
-            others["labels"] = plan.apply(labels, -100)
+            # What nothing was before is not predicted from padding that pruning put there.
+            others["labels"] = plan.apply(labels, -100).masked_fill(plan.index == 0, -100)
             if others.get("shift_labels") is not None:
                 others["shift_labels"] = _shortened_targets(others["shift_labels"], plan)
         output = self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))

@@ -271,6 +271,27 @@ def test_dialogues_about_one_picture_share_the_vision_tower(model, images, pruni
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("has_mask", [True, False])
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_pictures_that_keep_different_numbers_of_tokens_share_no_padding(model, images, positions, has_mask):
+    processor = tiny_processor()
+    processor.one_expression_per_dialogue = True
+    options = {"method": "prumerge_plus", "method_options": {"adaptive": True}, "position_ids": positions}
+    model.config.pruning_config = PruningConfig(budget=4, **options)
+    waves = np.indices((32, 32)).sum(0)[..., None] * np.array([3, 1, 2]) % 256
+    pictures = [*images[:2], Image.fromarray(waves.astype("uint8"))]
+    inputs = processor.segmentation_inputs(pictures, [["a dog", "a cat"]] * 3)
+    assert inputs["attention_mask"].all()
+    together = model.segment(**inputs) if has_mask else model.segment(**{**inputs, "attention_mask": None})
+    counts = set()
+    for picture, logits in zip(pictures, together.mask_logits, strict=True):
+        alone = model.segment(**processor.segmentation_inputs([picture], [["a dog", "a cat"]]))
+        torch.testing.assert_close(logits, alone.mask_logits[0], atol=1e-5, rtol=1e-5)
+        counts.add(len(alone.retained_indices[0]))
+    assert len(counts) > 1
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("pruning", [{}, *SHARED[2:5], {"budget": 6, "position_ids": "original"}])
 def test_what_dialogues_about_a_picture_share_is_read_once(model, images, pruning):
     """Where they get the same visual tokens; litelvlm does where it is guided by all sentences of a picture."""

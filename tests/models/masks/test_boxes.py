@@ -27,6 +27,12 @@ BOXES = {
     "numbers alone, several": ("[[10, 20, 110, 220], [300, 40, 420, 260]]", [DOG, CAT]),
     "of InternVL": ("<ref>dog</ref><box>[[10, 20, 110, 220]]</box>", [DOG]),
     "of InternVL, several": ("<ref>animal 2</ref><box>[[10, 20, 110, 220], [300, 40, 420, 260]]</box>", [DOG, CAT]),
+    "of InternVL, with a quotation mark": ('<ref>12" dog</ref><box>[[10, 20, 110, 220]]</box>', [DOG]),
+    "of InternVL, with a box in the words": (
+        '<ref>the {"bbox": [1, 1, 1, 1]}</ref><box>[[10, 20, 110, 220]]</box> and <box>[[300, 40, 420, 260]]</box>',
+        [DOG, CAT],
+    ),
+    "of InternVL, cut off": ("<ref>dog</ref><box>[[10, 20, 110, 220], [300, 40, 42", [DOG]),
     "of InternVL, without its special tokens": ("dog[[10, 20, 110, 220]]", [DOG]),
     "two corners, of Qwen2-VL": ("(10,20),(110,220)", [DOG]),
     "two corners, several": ("(10,20),(110,220) and (300,40),(420,260)", [DOG, CAT]),

@@ -21,33 +21,34 @@ class ShortenedPrompt(NamedTuple):
         end: tokens in the cache up to its end.
         left_out: positions that no token has.
         is_padded: whether rows of different length were padded in it, which its user does not know.
+        needs_positions: whether the position after it differs from row to row.
     """
 
     end: int
     left_out: int
     is_padded: bool
+    needs_positions: bool
 
 
-def note_shortened(cache: Cache, prompt: ShortenedPrompt) -> None:
-    """Remember in a cache that a prompt in it was shortened."""
-    setattr(cache, _NOTES, [*_shortened_prompts(cache), prompt])
+def note_shortened(cache: Cache, past: int, prompt: ShortenedPrompt) -> None:
+    """Remember in a cache that a prompt in it, after `past` tokens, was shortened."""
+    notes = [earlier for earlier in getattr(cache, _NOTES, []) if earlier.end <= past]
+    setattr(cache, _NOTES, [*notes, prompt])
+
+
+def shortened_prompts(cache: Cache) -> list[ShortenedPrompt]:
+    """Those in a cache; what was cropped or reset is forgotten. If there are any, the device may be asked."""
+    notes = getattr(cache, _NOTES, [])
+    if notes:
+        length = int(cache.get_seq_length())
+        notes = [prompt for prompt in notes if prompt.end <= length]
+        setattr(cache, _NOTES, notes)
+    return notes
 
 
 def positions_left_out(cache: Cache) -> int:
     """How much larger than the number of tokens in a cache the position after them is."""
-    return sum(prompt.left_out for prompt in _shortened_prompts(cache))
-
-
-def is_padded_again(cache: Cache) -> bool:
-    """Whether pruning made rows of a prompt in it unequal, so that they were padded."""
-    return any(prompt.is_padded for prompt in _shortened_prompts(cache))
-
-
-def _shortened_prompts(cache: Cache) -> list[ShortenedPrompt]:
-    """Those that are still in it, not cropped or reset."""
-    length, notes = cache.get_seq_length(), getattr(cache, _NOTES, [])
-    # The length of a static cache is on the device, which is not asked.
-    return [prompt for prompt in notes if prompt.end <= length] if isinstance(length, int) else notes
+    return sum(prompt.left_out for prompt in shortened_prompts(cache))
 
 
 class PrunedPromptLayer(DynamicLayer):

@@ -103,12 +103,6 @@ def _prefill(
     order = reading_order(is_placeholder, sizes)
     num_visual = [sizes[modality][index] for modality, index in order]
     is_visual = torch.stack(list(is_placeholder.values())).any(dim=0)
-    if any((known or count_prompt(is_visual, kwargs["attention_mask"])).at_end):
-        raise ValueError(
-            f"A prompt ends in an image or a video, and the method {settings.pruner.name!r}, inside the language "
-            "model, may take its last token away, from which the answer begins. End every prompt in text, or choose a "
-            "`pruning_method` that works before the language model."
-        )
     whole = whole_prompt(
         embeds,
         is_visual,
@@ -119,6 +113,15 @@ def _prefill(
         deepstack_states(encoded, is_placeholder, embeds, model.num_deepstack),
     )
     budgets = settings.budgets(num_visual)
+    counts = known or count_prompt(is_visual, whole.mask)
+    image_at = {end: image for image, end in enumerate(accumulate(num_visual))}
+    lasts = [image_at[end] for end, is_last in zip(accumulate(counts.placeholders), counts.at_end) if is_last]
+    if any(budgets[image] < num_visual[image] for image in lasts):
+        raise ValueError(
+            f"A prompt ends in an image or a video, and the method {settings.pruner.name!r}, inside the language "
+            "model, may take its last token away, from which the answer begins. End every prompt in text, or choose a "
+            "`pruning_method` that works before the language model."
+        )
     output = prefill(model.language_model, settings, whole, budgets, **kwargs)
     stages = [_by_modality(stage, order, sizes) for stage in output.stages]
     return output, {

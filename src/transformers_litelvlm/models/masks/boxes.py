@@ -92,18 +92,25 @@ _NONE = re.compile(
     r"|(?:cannot|can't|could not|couldn't|unable to) (?:find|locate|see|detect))\b",
     re.IGNORECASE,
 )
+# What InternVL writes around boxes, after the words of the question.
+_TAGGED = re.compile(r"<box>(.*?)(?:</box>|$)", re.DOTALL)
 _HAS_NUMBERS = re.compile(r"\d\s{0,9}[,\])]")
 _CLOSES = {"]": "[", ")": "(", "}": "{"}
 
 
-def read_answer(text: str) -> BoxAnswer:
+def read_answer(text: str, with_special_tokens: str = "") -> BoxAnswer:
     """Boxes and points of an answer, in its own units.
+
+    Args:
+        text: without special tokens.
+        with_special_tokens: the same with them. If boxes are between `<box>` and `</box>`, nothing else is read.
 
     Read are JSON and what looks like it (fenced or bare, with Python's quotes, cut off), objects with `bbox_2d`,
     `point_2d` and similar names however nested, and bare lists of four or two numbers. Reasoning before the answer
     (`<think>`, `<answer>`) is left aside. Never raises, whatever the text.
     """
-    answer = _without_reasoning(text)[:MAX_CHARACTERS]
+    tagged = _TAGGED.findall((with_special_tokens or text)[:MAX_CHARACTERS])
+    answer = "\n".join(tagged) or _without_reasoning(text)[:MAX_CHARACTERS]
     fenced = "\n".join(answer.split("```")[1::2])
     for part in (fenced, answer):
         nodes, found = _parse(part), _Found()

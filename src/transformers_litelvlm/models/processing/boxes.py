@@ -146,9 +146,10 @@ class BoxProcessor:
             inputs: of [`segmentation_inputs`].
             about: picture of each dialogue.
         """
-        texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+        texts, tagged = (self.tokenizer.batch_decode(new_ids, skip_special_tokens=skip) for skip in (True, False))
         units = self.chat.units_of_boxes(inputs)
         sizes = [(width, height) for height, width in inputs["original_sizes"].tolist()]
         return [
-            read_answer(text).in_picture(units[image], sizes[image]) for text, image in zip(texts, about, strict=True)
+            read_answer(text, raw).in_picture(units[image], sizes[image])
+            for text, raw, image in zip(texts, tagged, about, strict=True)
         ]

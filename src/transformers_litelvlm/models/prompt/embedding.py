@@ -49,9 +49,17 @@ def embed_prompt(model: PreTrainedModel, prompt: PrunedPrompt, cache: Any = None
             cache=cache,
             allow_is_causal_skip=False,
         )
-        # Recurrent layers need to know which tokens are padding: what they read of these would stay in their state.
-        own = mask if mask is None else mask[:, -embeds.shape[1] :]  # without what the cache holds
-        mask = {"full_attention": causal, "linear_attention": own} if is_hybrid(model.language_model) else causal
+        if is_hybrid(model.language_model):
+            if prompt.plan.is_ragged and mask.shape[1] > embeds.shape[1]:
+                raise ValueError(
+                    "Recurrent layers would read the padding that pruning put between the tokens in `cache` and rows "
+                    "of different length. Call `forward` for one row at a time, or without `cache`."
+                )
+            # These need to know which tokens are padding: what they read of it would stay in their state.
+            own = mask if mask is None else mask[:, -embeds.shape[1] :]  # without what the cache holds
+            mask = {"full_attention": causal, "linear_attention": own}
+        else:
+            mask = causal
     further = _deepstack_arguments(prompt, embeds, model.num_deepstack)
     return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": inputs.get("position_ids"), **further}
 

@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.decoder.cache import shortened_prompts
 from transformers_litelvlm.models.decoder.forward import kept_in_decoder
 from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.outputs import (
@@ -95,6 +96,8 @@ class PrunedGenerationMixin:
         arguments = {name: value for name, value in arguments.items() if value is not None}
         if input_ids is not None:
             arguments["input_ids"] = input_ids
+        if kwargs.get("cache") is not None:
+            shortened_prompts(kwargs["cache"])  # forgets what was reset, which no step has to find out
         self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))
         prompt = prune_prompt(
             base,
@@ -119,7 +122,7 @@ class PrunedGenerationMixin:
         if isinstance(result, torch.Tensor):
             return result if full is None else full.restore(result)
         if prompt.plan is not None and result.get("cache") is not None:
-            prompt.note_in(result.cache, 0, base.counts_positions)
+            prompt.note_in(result.cache, 0, base.counts_positions, is_numbered=True)
         if full is not None:
             result.sequences = full.restore(result.sequences)
         if type(result) not in OUTPUTS:
@@ -172,12 +175,14 @@ class PrunedGenerationMixin:
         config = super()._prepare_generated_length(generation_config, *args, **kwargs)
         return _with_lengths(config, -prompt.num_removed)
 
-    def _validate_generated_length(self, generation_config: GenerationConfig, input_ids_length: int, *args: Any):
+    def _validate_generated_length(
+        self, generation_config: GenerationConfig, input_ids_length: int, *args: Any, **kwargs: Any
+    ):
         prompt = current_full_prompt()
         if prompt is not None and prompt.input_ids is not None:  # messages name the numbers of the full prompt
             generation_config = _with_lengths(generation_config, prompt.num_removed)
             input_ids_length += prompt.num_removed
-        super()._validate_generated_length(generation_config, input_ids_length, *args)
+        super()._validate_generated_length(generation_config, input_ids_length, *args, **kwargs)
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         prompt = current_full_prompt()

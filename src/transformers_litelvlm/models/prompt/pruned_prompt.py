@@ -51,10 +51,18 @@ class PrunedPrompt:
         features = self.encoded.get(modality)
         return features if isinstance(features, PrunedImageFeatures) else None
 
-    def note_in(self, cache: Cache, past: int, counts_positions: bool) -> None:
-        """Write down in a cache of `past` tokens and this prompt that it was shortened."""
-        left_out = self.plan.num_left_out if counts_positions and self.settings.keeps_positions else 0
-        note_shortened(cache, ShortenedPrompt(past + self.plan.index.shape[1], left_out, self.plan.is_ragged))
+    def note_in(self, cache: Cache, past: int, counts_positions: bool, is_numbered: bool) -> None:
+        """Write down in a cache of `past` tokens and this prompt that it was shortened.
+
+        Args:
+            counts_positions: of the base model.
+            is_numbered: whether renumbered positions count the tokens of a row, without its padding.
+        """
+        keeps, plan = self.settings.keeps_positions, self.plan
+        left_out = plan.num_left_out if counts_positions and keeps else 0
+        needs_positions = plan.is_ragged and (not counts_positions or (is_numbered and not keeps))
+        end = past + plan.index.shape[1]
+        note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions))
 
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""

@@ -87,9 +87,12 @@ def read_after_shared_prefix(
     read = cache.get_seq_length()
     cache.batch_select_indices(index_on(input_ids.device, about))
     rest: dict[str, Any] = {"input_ids": input_ids[:, length:]}
-    if attention_mask is not None:
-        before = attention_mask.new_ones(len(input_ids), read)
-        rest["attention_mask"] = torch.cat((before, attention_mask[:, length:]), dim=1)
+    before = prefix.inputs.get("attention_mask")  # where pictures keep different numbers of tokens
+    if attention_mask is not None or before is not None:
+        ones = torch.ones_like(input_ids)
+        after = (ones if attention_mask is None else attention_mask)[:, length:]
+        before = ones.new_ones(len(ones), read) if before is None else before[index_on(ones.device, about)]
+        rest["attention_mask"] = torch.cat((before, after), dim=1)
     if settings.keeps_positions:
         columns = torch.arange(length, input_ids.shape[1], device=input_ids.device)
         rest["position_ids"] = columns.expand(len(input_ids), -1)
