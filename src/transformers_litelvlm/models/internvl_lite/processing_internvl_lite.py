@@ -150,9 +150,6 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         side = math.isqrt(self.image_seq_length)
         return [(int(tiles), side, side) for tiles in features["num_tiles"]]
 
-    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
-        return [(1000.0, 1000.0) for _ in features["num_tiles"]]
-
     def features_of_pictures(self, images: list[Image.Image]) -> BatchFeature:
         # Upstream takes no images without a text.
         return self._seen_features([[image] for image in images], GroundingMedia.of(self.grounding_media), len(images))

@@ -80,8 +80,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         return None
 
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
-        """(width, height) of every image in the units of the boxes that the model writes."""
-        raise NotImplementedError
+        """(width, height) of every image in the units of the boxes that the model writes: by default thousandths."""
+        return [(1000.0, 1000.0) for _ in self.visual_token_grids(features)]
 
     def features_of_pictures(self, images: list[Image.Image]) -> BatchFeature:
         """What the model and its guidance get of images, without a prompt."""

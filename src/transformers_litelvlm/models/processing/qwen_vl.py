@@ -128,10 +128,6 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
         grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in features.get(name, [])]
         return [(int(t), int(height) // merge, int(width) // merge) for t, height, width in grids]
 
-    def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
-        # Since Qwen3-VL: thousandths of the sides.
-        return [(1000.0, 1000.0) for _ in features["image_grid_thw"]]
-
     def _process_videos(self, videos, **kwargs: Any):
         kwargs["return_first_frames"] = self.guidance_image_processor is not None
         return super()._process_videos(videos, **kwargs)  # type: ignore[misc]

@@ -226,7 +226,7 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
     start = 0 if after is None else past + positions_left_out(after)
     if full_positions is None and settings.keeps_positions:
         full_positions = positions()
-    # Renumbered tokens of ragged rows are padded behind what the cache holds, and their numbers must not count that.
+    # Renumbered tokens of ragged rows are padded after what the cache holds, and their numbers must not count that.
     if full_positions is None and (settings.keeps_positions or (past and plan.is_ragged)):
         full_positions = torch.arange(start, start + plan.full_length, device=plan.index.device)
         full_positions = full_positions.expand(len(plan.index), -1)
