@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -33,10 +33,22 @@ class MediaFeatures(BaseModelOutputWithPooling):
 
     deepstack_features: Any = None
 
+    @classmethod
+    def of_lists(cls, lists: Sequence[list[torch.Tensor]], **fields: Any) -> Self:
+        """From what [`token_lists`] returns."""
+        tokens, *layers = lists
+        return cls(pooler_output=tokens, deepstack_features=layers or None, **fields)
+
 
 def deepstack_of(features: Any) -> list[list[torch.Tensor]]:
     """`deepstack_features` of ours or of upstream's output; `[]` in a family without DeepStack."""
     return [list(of_layer) for of_layer in getattr(features, "deepstack_features", None) or []]
+
+
+def token_lists(features: Any) -> list[list[torch.Tensor]]:
+    """All that the language model reads of M images or videos, in lists of M tensors (N_i, D): `pooler_output`, and
+    the `deepstack_features` of each layer."""
+    return [list(features.pooler_output), *deepstack_of(features)]
 
 
 @dataclass
@@ -81,9 +93,9 @@ class PrunedImageFeatures(MediaFeatures):
                 return values[index_on(values.device, places)]
             return [values[place] for place in places]
 
-        fields = {name: rows(values) for name, values in self.items() if name != "deepstack_features"}
-        layers = [rows(of_layer) for of_layer in deepstack_of(self)]
-        return PrunedImageFeatures(**fields, deepstack_features=layers or None)
+        tokens = ("pooler_output", "deepstack_features")
+        fields = {name: rows(values) for name, values in self.items() if name not in tokens}
+        return PrunedImageFeatures.of_lists([rows(of_level) for of_level in token_lists(self)], **fields)
 
 
 def _read(modality: str, name: str) -> property:

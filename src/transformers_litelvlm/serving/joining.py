@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from transformers_litelvlm.models.masks.segmentation import PER_DIALOGUE
-from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
 
 
 # Other inputs have a row for each picture. What a selection reads is left out: it is made for each request alone.
@@ -40,15 +40,13 @@ def join_inputs(parts: Sequence[dict[str, torch.Tensor]], padding: int) -> dict[
 
 def join_features(parts: Sequence[Any]) -> Any:
     """Features of the dialogues of several requests as those of one call, all of them pruned, or none."""
-    tokens = [row for part in parts for row in part.pooler_output]
-    layers = [[row for rows in of_layer for row in rows] for of_layer in zip(*map(deepstack_of, parts))]
+    lists = [[row for rows in of_level for row in rows] for of_level in zip(*map(token_lists, parts), strict=True)]
     if not isinstance(parts[0], PrunedImageFeatures):
-        return MediaFeatures(pooler_output=tokens, deepstack_features=layers or None)
+        return MediaFeatures.of_lists(lists)
     kept = [row for part in parts for row in part.retained_indices]
     same = len({len(row) for row in kept}) == 1
-    return PrunedImageFeatures(
-        pooler_output=tokens,
-        deepstack_features=layers or None,
+    return PrunedImageFeatures.of_lists(
+        lists,
         retained_indices=torch.stack(kept) if same else kept,
         num_visual_tokens=[count for part in parts for count in part.num_visual_tokens],
     )

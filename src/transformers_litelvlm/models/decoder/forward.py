@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 from transformers_litelvlm.models.decoder.cache import check_cache, holds_pruned_prompt
 from transformers_litelvlm.models.decoder.image_groups import Stage
 from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, prefill, whole_prompt
-from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.outputs import PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.embedding import deepstack_states
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
@@ -142,9 +142,8 @@ def kept_in_decoder(stages: list[Stage], encoded: Any, sizes: list[int]) -> Prun
     if first.retained_indices is not None:
         before = Stage(first.retained_indices, first.merge_weights)
         stages = [stage.after(before, first.num_visual_tokens) for stage in stages]
-    return PrunedImageFeatures(
-        pooler_output=list(encoded.pooler_output),
-        deepstack_features=deepstack_of(encoded) or None,
+    return PrunedImageFeatures.of_lists(
+        token_lists(encoded),
         retained_indices=stages[-1].indices,
         merge_weights=stages[-1].weights,
         retained_stages=tuple(stage.indices for stage in stages),

@@ -19,7 +19,7 @@ from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Gu
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
-from transformers_litelvlm.models.outputs import MediaFeatures, deepstack_of
+from transformers_litelvlm.models.outputs import MediaFeatures, deepstack_of, token_lists
 from transformers_litelvlm.models.upstream import apply_rotary_pos_emb_vision, get_vision_position_ids
 from transformers_litelvlm.pruning.base import VisualEvidence
 
@@ -80,9 +80,8 @@ class EncodedByQwen(EncodedMedia):
             state if state is None else state[rows.to(state.device, non_blocking=True)]
             for state in self.tower.hidden_states or ()
         )
-        tokens = [self.tower.pooler_output[medium] for medium in places]
-        further = [[of_layer[medium] for medium in places] for of_layer in self.deepstack]
-        return MediaFeatures(pooler_output=tokens, hidden_states=states or None, deepstack_features=further or None)
+        lists = [[tokens[medium] for medium in places] for tokens in token_lists(self.tower)]
+        return MediaFeatures.of_lists(lists, hidden_states=states or None)
 
     @property
     def deepstack(self) -> list[list[torch.Tensor]]:

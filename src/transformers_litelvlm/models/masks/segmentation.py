@@ -18,7 +18,7 @@ from transformers_litelvlm.models.guidance.selection import choose, project
 from transformers_litelvlm.models.masks.decoder import MaskDecoder, MaskGeometry, mask_decoder_class
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.seg_tokens import count_seg, states_of_new_tokens, states_of_seg
-from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask, prune_prompt
 from transformers_litelvlm.models.prompt.shared_prefix import read_after_shared_prefix, shared_prefix_length
@@ -425,9 +425,7 @@ def by_dialogue(features: Any, places: Sequence[int]) -> Any:
         return features
     if isinstance(features, PrunedImageFeatures):
         return features.of_images(places)
-    layers = [[of_layer[picture] for picture in places] for of_layer in deepstack_of(features)]
-    further = {"deepstack_features": layers} if layers else {}
-    return type(features)(pooler_output=[features.pooler_output[picture] for picture in places], **further)
+    return MediaFeatures.of_lists([[rows[picture] for picture in places] for rows in token_lists(features)])
 
 
 def _refuse_too_long(length: int, features: Any, settings: PruningSettings, config: Any) -> None:

@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
-from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, deepstack_of
+from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import (
     CompactionPlan,
     PromptCounts,
@@ -73,13 +73,11 @@ class PrunedPrompt:
         return self._with_features(lambda tokens: torch.cat(list(tokens)).unsqueeze(0))
 
     def _with_features(self, joined: Callable[[Any], Any]) -> dict[str, Any]:
-        plain = {
-            name: MediaFeatures(
-                pooler_output=joined(output.pooler_output), deepstack_features=deepstack_of(output) or None
-            )
-            for name, output in self.encoded.items()
-            if output is not None
-        }
+        plain = {}
+        for name, output in self.encoded.items():
+            if output is not None:
+                tokens, *layers = token_lists(output)
+                plain[name] = MediaFeatures.of_lists([joined(tokens), *layers])
         return {**self.inputs, "mm_encoder_outputs": plain or self.inputs.get("mm_encoder_outputs")}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.outputs import deepstack_of
+from transformers_litelvlm.models.outputs import token_lists
 from transformers_litelvlm.models.upstream import no_init_weights
 
 
@@ -102,11 +102,7 @@ def embed_images(media: Any, arguments: dict[str, Any]) -> tuple[list[torch.Tens
         indices of the kept tokens, `None` if nothing was cut.
     """
     features = media.model.get_image_features(**arguments, return_dict=True)
-    layers = deepstack_of(features)
-    embeds = [
-        torch.cat([tokens, *(of_layer[image] for of_layer in layers)], dim=-1)
-        for image, tokens in enumerate(features.pooler_output)
-    ]
+    embeds = [torch.cat(of_image, dim=-1) for of_image in zip(*token_lists(features), strict=True)]
     return embeds, getattr(features, "retained_indices", None)
 
 
