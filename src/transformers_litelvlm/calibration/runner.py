@@ -104,7 +104,7 @@ def validate(args: CalibrationArguments, state: PartialState) -> Found:
         split = open_split(args, by_number=True)
         open_split(dataclasses.replace(args, split=args.test_split, test_split=args.split, max_images=1))  # exists
         segmenter = load_segmenter(args, state.device)
-        task = choose_task(split, args, segmenter.takes_videos)
+        task = choose_task(split, args, segmenter.takes_videos, segmenter.writes_boxes)
         metric = _metric(args, task, split)
         candidates = list_candidates(args.methods, args.layouts, segmenter.model.config)
         groups, skipped = _possible_runs(args, candidates, segmenter)

@@ -83,8 +83,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
 
     Args:
         segmentation: polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding
-            (compressed or not), a list of these, a picture or an array (nonzero is the object), or `None` or an empty
-            list for an empty mask. A polygon of fewer than three points has no area and is left out.
+            (compressed or not), a list of these, a picture or an array (nonzero is the object), also as a list of its
+            rows, as tables return it, or `None` or an empty list for an empty mask. A polygon of fewer than three
+            points has no area and is left out.
         height, width: pixels of the image.
 
     Returns:
@@ -101,6 +102,8 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         mask = decode_mask(segmentation)
     elif segmentation is None or len(parts := _as_list(segmentation, "A segmentation")) == 0:
         mask = np.zeros((height, width), dtype=bool)
+    elif _is_array(parts, height, width):
+        mask = np.asarray(parts) != 0
     elif isinstance(parts[0], dict):
         decoded = [decode_mask(part) for part in parts]
         if len({part.shape for part in decoded}) > 1:
@@ -120,6 +123,14 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     if mask.shape != (height, width):
         raise ValueError(f"The mask has shape {mask.shape}, the image {(height, width)} (height, width).")
     return mask
+
+
+def _is_array(parts: list, height: int, width: int) -> bool:
+    """Whether it is an array as a list of rows: as large as the image, or of booleans, which no polygon has."""
+    if not all(isinstance(row, list | tuple | np.ndarray) for row in parts):
+        return False
+    is_whole = len(parts) == height and {len(row) for row in parts} == {width}
+    return is_whole or any(isinstance(row[0], bool | np.bool_) for row in parts if len(row))
 
 
 def checked_points(points: Any, height: int, width: int, in_pairs: bool = False) -> np.ndarray:

@@ -88,8 +88,6 @@ def _read_row(root: Path, allow_urls: bool, index: int, row: dict) -> ImageSampl
         for place, entry in enumerate(entries)
         for sentence in _read_entry(entry, f"{index}/{place}", name, decode)
     ]
-    if not sentences:
-        raise ValueError(f"Row {index} ({name}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
