@@ -41,7 +41,7 @@ def open_referring_video(
         if annotation_root is not None:
             raise FileNotFoundError(f"`annotation_root` {annotations} does not exist.")
         annotations = None
-    read = partial(_read_video, root / split / "JPEGImages", annotations)
+    read = partial(_read_video, root / split / "JPEGImages", annotations, name == "ref-davis17")
     return sorted(videos.items()), read, (NO_MASKS_NOTE,) if annotations is None else ()
 
 
@@ -77,7 +77,9 @@ def _sample(pictures: Path, row: tuple[str, dict], expressions: list[VideoExpres
     return VideoSample(row[0], tuple(row[1]["frames"]), _paths(pictures, row), tuple(expressions), objects)
 
 
-def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple[str, dict]) -> VideoSample:
+def _read_video(
+    pictures: Path, annotations: Path | None, is_davis: bool, index: int, row: tuple[str, dict]
+) -> VideoSample:
     video, record = row
     load_objects = None if annotations is None else partial(_load_objects, annotations / video, record["frames"])
     expressions = []
@@ -86,7 +88,7 @@ def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple
             expressions.append(VideoExpression(number, entry["exp"]))
             continue
         # Some conversions of Ref-DAVIS17 leave the object out: four annotators in a row describe each.
-        item = str(entry.get("obj_id", int(number) // NUM_ANNOTATORS + 1))
+        item = str(int(number) // NUM_ANNOTATORS + 1 if is_davis and "obj_id" not in entry else entry["obj_id"])
         load_mask = partial(_load_mask, load_objects, int(item))
         expressions.append(VideoExpression(number, entry["exp"], (item,), load_mask))
     return _sample(pictures, row, expressions, load_objects)
