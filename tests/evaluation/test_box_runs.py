@@ -106,15 +106,15 @@ def test_accuracy_of_boxes(tmp_path, monkeypatch, checkpoints):
 
 def test_a_calibration_with_boxes(tmp_path, monkeypatch, checkpoints):
     """The records had a number more than expected: "damaged", said the command after its first batch."""
-    rows = []
-    for number in range(2):
-        noise(100, 50).save(tmp_path / f"{number}.png")
-        polygon = [[20, 10, 30, 10, 30, 20, 20, 20]]
-        rows.append({"image": f"{number}.png", "sentence": f"thing {number}", "segmentation": polygon})
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    noise(100, 50).save(tmp_path / "scene.png")
+    polygon = [[20, 10, 30, 10, 30, 20, 20, 20]]
+    (tmp_path / "data").mkdir()
+    for number, split in enumerate(("validation", "test")):
+        row = {"image": str(tmp_path / "scene.png"), "sentence": f"thing {number}", "segmentation": polygon}
+        (tmp_path / "data" / f"{split}.jsonl").write_text(json.dumps(row))
     answers = sentences_of({f"thing {number}": '{"bbox_2d": [200, 200, 300, 400]}' for number in range(2)})
     answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), answers)
-    data = {"dataset": "rows", "source": str(tmp_path / "rows.json"), "split": "one", "test_split": "other"}
+    data = {"dataset": "rows", "source": str(tmp_path / "data")}
     settings = {"methods": ["uniform"], "budgets": [0.25, 0.5, 0.75], "seeds": [0], "metric": "box_accuracy@0.5"}
     args = CalibrationArguments(
         output_dir=str(tmp_path / "out"), layouts=["checkpoint"], **checkpoints, **data, **settings
