@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.tiny_videos import SIZE, objects, write_mevis, write_referring
 from transformers_litelvlm.data import load_split
-from transformers_litelvlm.data.samples import ImageSample, VideoExpression, VideoSample
+from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError, VideoExpression, VideoSample
 
 
 def mask_of(height=40, width=60):
@@ -33,6 +33,28 @@ def test_an_array_that_a_table_made_lists_of_is_no_polygon(tmp_path, kind):
     other = {**row, "mask": mask_of(30, 50).tolist()}
     with pytest.raises(ValueError, match=r"The mask has shape \(30, 50\), the image \(40, 60\)"):
         _ = load_split("rows", "x", [other], image_root=tmp_path)[0].sentences[0].mask
+
+
+def test_a_mask_in_a_jpeg(tmp_path):
+    """Its nonzero pixels are 8 % more than the mask that was saved: a perfect prediction had an IoU of 0.92."""
+    y, x = np.mgrid[:240, :320]
+    mask = (y - 120) ** 2 + (x - 160) ** 2 < 3600
+    for name in ("mask.png", "mask.jpg"):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / name)
+    rows = [{"image": "mask.png", "text": "a dog", "mask": name} for name in ("mask.png", "mask.jpg")]
+    png, jpeg = load_split("rows", "x", rows, image_root=tmp_path)
+    assert png.sentences[0].mask.sum() == mask.sum()
+    with pytest.raises(UnreadableImageError, match="The picture of the mask of image mask.png .* save it as PNG"):
+        _ = jpeg.sentences[0].mask
+
+
+def test_numbers_as_mask_of_reason_seg(tmp_path):
+    row = {"image": {"bytes": b"", "path": None}, "image_id": 3, "ann_id": "3", "text": "a dog"}
+    row |= {"mask": mask_of().astype(np.uint8).tolist(), "img_height": 40, "img_width": 60}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    [sample] = load_split("reasonseg", "val", tmp_path / "rows.parquet")
+    assert sample.image_id == "3" and sample.sentences[0].mask.dtype == bool
+    np.testing.assert_array_equal(sample.sentences[0].mask, mask_of())
 
 
 def test_a_question_of_reason_seg_that_is_a_text_is_one_question(tmp_path):

@@ -124,6 +124,6 @@ def _read_hub_row(index: int, row: Any) -> ImageSample:
     mask = row.column("mask").combine_chunks()
     record = row.drop_columns(["mask"]).to_pylist()[0]
     height, width = record["img_height"], record["img_width"]
-    mask = mask.flatten().flatten().to_numpy(zero_copy_only=False).reshape(height, width)
+    mask = mask.flatten().flatten().to_numpy(zero_copy_only=False).reshape(height, width) != 0
     sentence = ReferringSentence(f"{record['image_id']}/0", record["text"], mask.copy, object_id=record["ann_id"])
     return ImageSample(str(record["image_id"]), record["image"], (sentence,))
