@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.tiny_videos import SIZE, objects, write_mevis, write_referring
-from transformers_litelvlm.data import load_split
+from transformers_litelvlm.data import decode_segmentation, load_split
 from transformers_litelvlm.data.samples import ImageSample, UnreadableImageError, VideoExpression, VideoSample
 
 
@@ -33,6 +33,16 @@ def test_an_array_that_a_table_made_lists_of_is_no_polygon(tmp_path, kind):
     other = {**row, "mask": mask_of(30, 50).tolist()}
     with pytest.raises(ValueError, match=r"The mask has shape \(30, 50\), the image \(40, 60\)"):
         _ = load_split("rows", "x", [other], image_root=tmp_path)[0].sentences[0].mask
+
+
+@pytest.mark.parametrize("count", [3, 4, 9])
+def test_corners_in_pairs_are_an_error(count):
+    """As LabelMe and others write polygons: each pair was a polygon without area, so the mask was empty."""
+    corners = [[5, 5], [30, 5], [30, 30], *[[5, 30]] * (count - 3)]
+    for polygons in (corners, [corners]):
+        with pytest.raises(ValueError, match=r"A polygon must be numbers `\[x, y, x, y, ...\]`, got"):
+            decode_segmentation(polygons, 40, 60)
+    assert decode_segmentation([sum(corners, [])], 40, 60).sum() > 250
 
 
 def test_a_mask_in_a_jpeg(tmp_path):

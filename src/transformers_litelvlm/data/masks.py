@@ -110,13 +110,11 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
             raise ValueError(f"Parts of a mask have several sizes: {sorted({part.shape for part in decoded})}.")
         mask = np.logical_or.reduce(decoded)
     else:
-        polygons = [parts] if np.isscalar(parts[0]) else parts
+        points = [checked_points(p, height, width) for p in ([parts] if np.isscalar(parts[0]) else parts)]
+        if len(points) > 2 and all(len(polygon) == 2 for polygon in points):  # not so many parts of one point each
+            raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got pairs: {quoted(segmentation)}.")
         # pycocotools would take two points for a box.
-        polygons = [
-            checked_points(polygon, height, width).tolist()
-            for polygon in polygons
-            if len(_as_list(polygon, "A polygon")) >= 6
-        ]
+        polygons = [polygon.tolist() for polygon in points if len(polygon) >= 6]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
