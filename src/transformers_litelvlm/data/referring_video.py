@@ -127,7 +127,7 @@ def _load_mask(load_objects: Any, number: int, frame: int) -> np.ndarray:
 
 def _union(tracks: list[list], paths: tuple[str, ...], frame: int) -> np.ndarray:
     present = [decode_mask(track[frame]) for track in tracks if track[frame] is not None]
-    # The published files do not say how large a frame is.
+    # The file need not say how large a frame is.
     if not present:
         return np.zeros(read_picture(paths[frame], f"frame {paths[frame]}").size[::-1], dtype=bool)
     return np.logical_or.reduce(present)
