@@ -157,6 +157,24 @@ def test_masks_of_nothing_are_left_out(model, tmp_path):
     assert results["ablation"][0]["num_sentences"] == 1
 
 
+def test_a_target_that_is_ignored_as_a_whole_is_none(model, tmp_path):
+    """Nothing of it counts, and the report ended in a division by 0."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    whole = {"size": [32, 32], "counts": [0, 1024]}
+    row = {"image": "image.png", "mask": whole, "ignore": whole, "sentence": "a dog"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match="has no sentence with a mask"):
+        analyze(options(tmp_path / "out", model, dataset="rows", source=str(tmp_path / "rows.jsonl")))
+
+
+def test_budgets_that_leave_no_choice(model, tmp_path):
+    """All choices were all tokens, and the report called them choices of so many tokens as were asked for."""
+    with pytest.raises(ValueError, match=r"`budgets` \[999\] leave no choice: the model has \d+ visual tokens"):
+        analyze(options(tmp_path / "out", model, budgets=[6, 999]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_cannot_be_used_is_named(model, tmp_path):
     """By the means of an evaluation."""
     Image.new("RGB", (32, 32)).save(tmp_path / "square.png")

@@ -5,6 +5,7 @@ import pytest
 
 from tests.support.planted_scores import Planted, level, planted
 from transformers_litelvlm.calibration.halving import Rules, halve, round_sizes
+from transformers_litelvlm.evaluation.statistics import mean
 
 
 SIZES = [16, 32, 64]
@@ -40,6 +41,15 @@ def test_a_level_that_is_decided_is_not_measured_further():
         ("fast", 16), ("accurate", 16), ("accurate", 32), ("accurate", 64),
     ]  # fmt: skip
     assert sorted(open_level.left) == ["one", "other"]
+
+
+def test_sentences_about_one_image_are_not_counted_as_images():
+    """Own data often have a row for each sentence; what is said of images needed counts images."""
+    found = level("good", "bad")
+    scores = planted({"good": 0.6, "bad": 0.3, "random": 0.6}, 64)
+    by_image = {name: mean(values, np.arange(64) // 4) for name, values in scores.items()}
+    halve({"fast": found}, [64], lambda asked, _: {"fast": by_image})
+    assert found.rounds[0].num_images == 16
 
 
 def test_one_candidate_that_does_not_beat_the_baseline_goes_on():

@@ -153,3 +153,12 @@ def test_killed_half_way_it_goes_on(reference, checkpoint, tmp_path):
     calibrate(options(folder, checkpoint))
     assert files(folder) == [text.replace(str(reference).encode(), str(folder).encode()) for text in files(reference)]
     assert not [path for path in folder.rglob(".litelvlm-*") if path.name != ".litelvlm.json"]
+
+
+def test_one_file_cannot_be_both_splits(tmp_path):
+    """The name of a split is not used for a file, so settings were confirmed on the data that they were chosen on."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"image": "a.png", "text": "a dog", "mask": null}')
+    args = options(tmp_path / "out", tmp_path, dataset="rows", source=str(source), split="a", test_split="b")
+    with pytest.raises(ValueError, match="is one file, .* would be the same data"):
+        calibrate(args)

@@ -142,7 +142,7 @@ def test_run_lengths_that_are_none(encoded, message):
         ([[[0, 0], [9, 0]] * 3], "must be numbers"),
         (7, "A segmentation must be a list, got 7"),
         ("PPYo0", "A segmentation must be a list"),
-        ([None], "A polygon must be a list"),
+        ([None], "A polygon must be numbers"),
         ([{"size": [2, 2], "counts": [4]}, {"size": [3, 2], "counts": [6]}], "several sizes"),
     ],
     ids=str,

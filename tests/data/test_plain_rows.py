@@ -15,7 +15,7 @@ ROW = {"image": "x.png", "text": "a dog", "mask": None}
     [
         ({"text": ["a dog", None]}, "Row 0 of rows .*a sentence must be a text, got None"),
         ({"text": 7}, "Row 0 of rows"),
-        ({"text": [], "image_id": "x" * 10**6}, r"Row 0 \(image xxx.*\.\.\..*\) has no sentence"),
+        ({"text": [], "image_id": "x" * 10**6}, r"Row 0 of rows .*image xxx.*\.\.\..* has no sentence"),
         ({"expressions": 7}, "Row 0 of rows"),
     ],
 )

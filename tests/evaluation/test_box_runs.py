@@ -10,6 +10,8 @@ from tests.support.small_evaluations import records, results
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL
 from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm import Qwen2_5_VLLite, Qwen3_VLLite
+from transformers_litelvlm.calibration.arguments import CalibrationArguments
+from transformers_litelvlm.calibration.runner import calibrate
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.runner import evaluate
@@ -100,6 +102,29 @@ def test_accuracy_of_boxes(tmp_path, monkeypatch, checkpoints):
     # The same boxes, whatever is pruned.
     pruned = {row["sentence"]: row["box_iou"] for row in table if row["run_id"] == "uniform@0.25"}
     assert pruned == found
+
+
+def test_a_calibration_with_boxes(tmp_path, monkeypatch, checkpoints):
+    """The records had a number more than expected: "damaged", said the command after its first batch."""
+    noise(100, 50).save(tmp_path / "scene.png")
+    polygon = [[20, 10, 30, 10, 30, 20, 20, 20]]
+    (tmp_path / "data").mkdir()
+    for number, split in enumerate(("validation", "test")):
+        row = {"image": str(tmp_path / "scene.png"), "sentence": f"thing {number}", "segmentation": polygon}
+        (tmp_path / "data" / f"{split}.jsonl").write_text(json.dumps(row))
+    answers = sentences_of({f"thing {number}": '{"bbox_2d": [200, 200, 300, 400]}' for number in range(2)})
+    answer_with(monkeypatch, Qwen3_VLLite, QWEN3_VL.tiny_processor(), answers)
+    data = {"dataset": "rows", "source": str(tmp_path / "data")}
+    settings = {"methods": ["uniform"], "budgets": [0.25, 0.5, 0.75], "seeds": [0], "metric": "box_accuracy@0.5"}
+    args = CalibrationArguments(
+        output_dir=str(tmp_path / "out"), layouts=["checkpoint"], **checkpoints, **data, **settings
+    )
+    [found] = calibrate(args)["presets"]["fast"]["rounds"]
+    assert {name: score["value"] for name, score in found["scores"].items()} == {
+        "uniform": 1.0,
+        "litelvlm": 1.0,
+        "random": 1.0,
+    }
 
 
 def test_a_damaged_picture_counts_as_wrong(tmp_path, monkeypatch, checkpoints):

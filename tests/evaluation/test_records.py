@@ -2,11 +2,14 @@
 
 import json
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 
 from tests.support.sample_results import BATCH, ROW
+from transformers_litelvlm.data import DATASETS, ReferringSplit
 from transformers_litelvlm.evaluation.records import OtherConfigurationError, RecordStore, check_batch, to_table
+from transformers_litelvlm.evaluation.report import _describe_dataset
 from transformers_litelvlm.evaluation.tasks import IMAGES, VIDEOS
 
 
@@ -120,3 +123,14 @@ def test_records_of_videos_and_of_drawn_sentences():
         check_batch(drawn, IMAGES.schema, {"none": 0, "none#1": 0}, False)
     with pytest.raises(ValueError, match="different sentences"):
         check_batch({**drawn, "rows": [ROW]}, IMAGES.schema, {"none": 0, "none#1": 1}, False)
+
+
+def test_the_official_size_is_that_of_the_version_that_was_read():
+    """MeViS has two: results of the second named the size of the first beside "matches"."""
+    official = DATASETS["mevis"].splits["valid_u"]
+    split = ReferringSplit("mevis", "valid_u", "", [], None, official)
+    sweep = SimpleNamespace(split=split, task=VIDEOS, args=SimpleNamespace(protocol="all"))
+    table = to_table([["none", "a", "0", "the cat", 1.0, 1.0, 1.0, 3, []]], VIDEOS.schema, VIDEOS.key)
+    for sentences, named in ((907, 907), (793, 793), (5, 793)):
+        found = _describe_dataset(sweep, [{"samples": 50, "objects": None, "sentences": sentences}], table)
+        assert (found["official_counts"]["sentences"], found["counts_match"]) == (named, sentences > 5)

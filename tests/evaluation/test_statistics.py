@@ -227,6 +227,12 @@ def test_images_named_by_text():
     )
 
 
+def test_a_seed_with_nothing_to_divide_by():
+    """Nothing is meant, and one of two seeds predicts nothing: an evaluation ended in an error after all its work."""
+    score = ciou([[0, 0], [0, 7]], [[0, 0], [0, 14]], ["a", "b"])
+    assert score.value == 0.5 and np.isnan(score.value_of_seeds[0]) and score.value_of_seeds[1] == 0.5
+
+
 def test_bad_input():
     intersections, unions, images = pixels(5)
     score = ciou(intersections, unions, images)

@@ -52,6 +52,7 @@ class AnalysedImage:
         self.image = self.sample.load_image()
         self.model, self.processor = self.segmenter.model, self.segmenter.processor
         targets, ignored = masks_meant(list(self.sample.sentences), self.image, self.model.device)
+        targets = targets if ignored is None else targets & ~ignored
         means_something = targets.flatten(1).any(dim=1)
         self.sentences = list(itertools.compress(self.sample.sentences, means_something.tolist()))
         self.targets = targets[means_something]

@@ -8,7 +8,7 @@ from typing import Any
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.analysis.figures import FIGURE_NAMES
-from transformers_litelvlm.analysis.measuring import Analyst, sentences_of_others
+from transformers_litelvlm.analysis.measuring import Analyst, budget_of, sentences_of_others
 from transformers_litelvlm.analysis.report import MEASUREMENTS_NAME, PAGE_NAME, RESULTS_NAME, write_report
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.measuring import named
@@ -53,6 +53,9 @@ def analyze(args: AnalysisArguments, command: str | None = None) -> dict[str, An
         model, processor = load_for_segmentation(args.model or DEFAULT_CHECKPOINT, device=state.device)
         model.requires_grad_(False)  # gradients are taken with respect to visual tokens alone
         segmenter = SweepSegmenter(model, processor)
+        whole = segmenter.num_visual_tokens
+        if whole is not None and (too_large := [size for size in args.budgets if budget_of(size, whole) >= whole]):
+            raise ValueError(f"`budgets` {too_large} leave no choice: the model has {whole} visual tokens.")
         store = RecordStore(args.output_dir)
         with state.main_process_first():
             store.claim(what_records_depend_on(args, model, split))

@@ -82,13 +82,13 @@ class Level:
                 return []
         return [*self.left, self.baseline] if self.left else []
 
-    def judge(self, num_images: int, scores: dict[str, RatioOfSums]) -> None:
+    def judge(self, scores: dict[str, RatioOfSums]) -> None:
         """Leave out what is significantly worse than the best; `scores` are of all that was asked, on all images."""
         best = max(self.left, key=lambda name: scores[name].value)
         behind = {name: self.rules.compare(scores[best], scores[name]) for name in self.left if name != best}
         dropped = tuple(name for name, comparison in behind.items() if self.rules.is_better(comparison))
         self.left = [name for name in self.left if name not in dropped]
-        self.rounds.append(Round(num_images, scores, best, behind, dropped))
+        self.rounds.append(Round(len(scores[best].images), scores, best, behind, dropped))
 
 
 def round_sizes(first: int, total: int) -> list[int]:
@@ -118,4 +118,4 @@ def halve(
             return
         scores = measure(asked, num_images)
         for name in asked:
-            levels[name].judge(num_images, scores[name])
+            levels[name].judge(scores[name])

@@ -20,6 +20,7 @@ from transformers_litelvlm.calibration.choice import choose
 from transformers_litelvlm.calibration.halving import Level, Rules, halve, round_sizes
 from transformers_litelvlm.calibration.report import PAGE_NAME, REPORT_NAME, Outcome, describe, write_report
 from transformers_litelvlm.calibration.writing import check_checkpoint, write_presets
+from transformers_litelvlm.data.refcoco import SPLIT_BY
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
@@ -100,11 +101,16 @@ class Found:
 
 def validate(args: CalibrationArguments, state: PartialState) -> Found:
     """Measure the candidates on the validation split, and choose."""
+    if Path(args.source or "").is_file() and args.dataset not in SPLIT_BY:
+        raise ValueError(
+            f"`source` {args.source} is one file, which is read as a whole, so `split` and `test_split` would be the "
+            "same data. Give a folder with a file for each, such as validation.jsonl and test.jsonl."
+        )
     with one_thread(state.device):
         split = open_split(args, by_number=True)
         open_split(dataclasses.replace(args, split=args.test_split, test_split=args.split, max_images=1))  # exists
         segmenter = load_segmenter(args, state.device)
-        task = choose_task(split, args, segmenter.takes_videos)
+        task = choose_task(split, args, segmenter.takes_videos, segmenter.writes_boxes)
         metric = _metric(args, task, split)
         candidates = list_candidates(args.methods, args.layouts, segmenter.model.config)
         groups, skipped = _possible_runs(args, candidates, segmenter)

@@ -83,8 +83,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
 
     Args:
         segmentation: polygons `[[x, y, x, y, ...], ...]` in pixels, one such polygon, a COCO run-length encoding
-            (compressed or not), a list of these, a picture or an array (nonzero is the object), or `None` or an empty
-            list for an empty mask. A polygon of fewer than three points has no area and is left out.
+            (compressed or not), a list of these, a picture or an array (nonzero is the object), also as a list of its
+            rows, as tables return it, or `None` or an empty list for an empty mask. A polygon of fewer than three
+            points has no area and is left out.
         height, width: pixels of the image.
 
     Returns:
@@ -101,25 +102,33 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         mask = decode_mask(segmentation)
     elif segmentation is None or len(parts := _as_list(segmentation, "A segmentation")) == 0:
         mask = np.zeros((height, width), dtype=bool)
+    elif _is_array(parts, height, width):
+        mask = np.asarray(parts) != 0
     elif isinstance(parts[0], dict):
         decoded = [decode_mask(part) for part in parts]
         if len({part.shape for part in decoded}) > 1:
             raise ValueError(f"Parts of a mask have several sizes: {sorted({part.shape for part in decoded})}.")
         mask = np.logical_or.reduce(decoded)
     else:
-        polygons = [parts] if np.isscalar(parts[0]) else parts
+        points = [checked_points(p, height, width) for p in ([parts] if np.isscalar(parts[0]) else parts)]
+        if len(points) > 2 and all(len(polygon) == 2 for polygon in points):  # not so many parts of one point each
+            raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got pairs: {quoted(segmentation)}.")
         # pycocotools would take two points for a box.
-        polygons = [
-            checked_points(polygon, height, width).tolist()
-            for polygon in polygons
-            if len(_as_list(polygon, "A polygon")) >= 6
-        ]
+        polygons = [polygon.tolist() for polygon in points if len(polygon) >= 6]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     if mask.shape != (height, width):
         raise ValueError(f"The mask has shape {mask.shape}, the image {(height, width)} (height, width).")
     return mask
+
+
+def _is_array(parts: list, height: int, width: int) -> bool:
+    """Whether it is an array as a list of rows: as large as the image, or of booleans, which no polygon has."""
+    if not all(isinstance(row, list | tuple | np.ndarray) for row in parts):
+        return False
+    is_whole = len(parts) == height and {len(row) for row in parts} == {width}
+    return is_whole or any(isinstance(row[0], bool | np.bool_) for row in parts if len(row))
 
 
 def checked_points(points: Any, height: int, width: int, in_pairs: bool = False) -> np.ndarray:

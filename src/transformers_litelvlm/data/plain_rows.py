@@ -88,8 +88,6 @@ def _read_row(root: Path, allow_urls: bool, index: int, row: dict) -> ImageSampl
         for place, entry in enumerate(entries)
         for sentence in _read_entry(entry, f"{index}/{place}", name, decode)
     ]
-    if not sentences:
-        raise ValueError(f"Row {index} ({name}) has no sentence.")
     return ImageSample(image_id, picture, tuple(sentences), allow_urls)
 
 
@@ -134,8 +132,11 @@ def _decode(root: Path, picture: Any, name: str, allow_urls: bool, mask: Any) ->
     if isinstance(mask, str | os.PathLike | Mapping):
         try:
             file = encoded(mask["bytes"]) if isinstance(mask, Mapping) else root / mask
+            opened = open_picture(file, f"the mask of {name}")
+            if opened.format == "JPEG":  # around an object, what was 0 is not 0 any more
+                raise ValueError("a JPEG does not keep the values of a mask. Make it again, and save it as PNG.")
             # As it is: converted to grey, a dark palette would become background.
-            mask = np.array(open_picture(file, f"the mask of {name}"))
+            mask = np.array(opened)
         except (OSError, ValueError) as error:
             raise UnreadableImageError(f"the mask of {name}", str(error)) from error
     width, height = read_picture(picture, name, allow_urls).size

@@ -66,7 +66,8 @@ def _read_file(split: str, index: int, path: Path) -> ImageSample:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     picture = path.with_suffix(".jpg")
     # Evaluation asks the first question only, as LISA does.
-    questions = record["text"] if split == "train" else record["text"][:1]
+    texts = [record["text"]] if isinstance(record["text"], str) else record["text"]
+    questions = texts if split == "train" else texts[:1]
     shapes = [{"label": shape["label"], "points": shape["points"]} for shape in record["shapes"]]
     shapes = [shape for shape in shapes if shape["label"].lower() != "flag"]
     ignores = any("ignore" in shape["label"].lower() for shape in shapes)
@@ -123,6 +124,6 @@ def _read_hub_row(index: int, row: Any) -> ImageSample:
     mask = row.column("mask").combine_chunks()
     record = row.drop_columns(["mask"]).to_pylist()[0]
     height, width = record["img_height"], record["img_width"]
-    mask = mask.flatten().flatten().to_numpy(zero_copy_only=False).reshape(height, width)
+    mask = mask.flatten().flatten().to_numpy(zero_copy_only=False).reshape(height, width) != 0
     sentence = ReferringSentence(f"{record['image_id']}/0", record["text"], mask.copy, object_id=record["ann_id"])
-    return ImageSample(record["image_id"], record["image"], (sentence,))
+    return ImageSample(str(record["image_id"]), record["image"], (sentence,))

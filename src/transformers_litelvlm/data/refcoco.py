@@ -74,8 +74,8 @@ def open_refcoco(
         return _group_by_image(rows, split, source), partial(_read_objects, Path(image_root)), ()
     require_columns(rows, {"image", "image_info", "ref_list"}, source, ADVICE)
     if Path(str(source)).suffix == ".parquet":
-        rows = _rows_of_split(rows, split, source)
-    return rows, _read_benchmark_row, ()
+        return _rows_of_split(rows, split, source), partial(_read_benchmark_row, split), ()
+    return rows, partial(_read_benchmark_row, None), ()
 
 
 def open_refcoco_m(
@@ -187,8 +187,9 @@ def _read_refer_row(pictures: Path, index: int, row: tuple[dict, list]) -> Image
     return _sample(info["id"], str(pictures / info["file_name"]), info, refs)
 
 
-def _read_benchmark_row(index: int, row: dict) -> ImageSample:
-    refs = [(ref["ref_info"], ref["ann_info"]["segmentation"]) for ref in row["ref_list"]]
+def _read_benchmark_row(split: str | None, index: int, row: dict) -> ImageSample:
+    listed = [ref for ref in row["ref_list"] if split in (None, ref["ref_info"]["split"])]
+    refs = [(ref["ref_info"], ref["ann_info"]["segmentation"]) for ref in listed]
     return _sample(row["image_info"]["id"], row["image"], row["image_info"], refs)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transformers_litelvlm.data.masks import decode_mask
-from transformers_litelvlm.data.samples import UnreadableImageError, VideoExpression, VideoSample
+from transformers_litelvlm.data.samples import UnreadableImageError, VideoExpression, VideoSample, read_picture
 from transformers_litelvlm.utils.files import read_json
 from transformers_litelvlm.utils.image_io import open_picture
 
@@ -41,7 +41,7 @@ def open_referring_video(
         if annotation_root is not None:
             raise FileNotFoundError(f"`annotation_root` {annotations} does not exist.")
         annotations = None
-    read = partial(_read_video, root / split / "JPEGImages", annotations)
+    read = partial(_read_video, root / split / "JPEGImages", annotations, name == "ref-davis17")
     return sorted(videos.items()), read, (NO_MASKS_NOTE,) if annotations is None else ()
 
 
@@ -69,13 +69,17 @@ def _read_videos(path: Path) -> dict[str, dict]:
     return content["videos"]
 
 
+def _paths(pictures: Path, row: tuple[str, dict]) -> tuple[str, ...]:
+    return tuple(str(pictures / row[0] / f"{frame}.jpg") for frame in row[1]["frames"])
+
+
 def _sample(pictures: Path, row: tuple[str, dict], expressions: list[VideoExpression], objects: Any) -> VideoSample:
-    video, record = row
-    paths = tuple(str(pictures / video / f"{frame}.jpg") for frame in record["frames"])
-    return VideoSample(video, tuple(record["frames"]), paths, tuple(expressions), objects)
+    return VideoSample(row[0], tuple(row[1]["frames"]), _paths(pictures, row), tuple(expressions), objects)
 
 
-def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple[str, dict]) -> VideoSample:
+def _read_video(
+    pictures: Path, annotations: Path | None, is_davis: bool, index: int, row: tuple[str, dict]
+) -> VideoSample:
     video, record = row
     load_objects = None if annotations is None else partial(_load_objects, annotations / video, record["frames"])
     expressions = []
@@ -84,20 +88,23 @@ def _read_video(pictures: Path, annotations: Path | None, index: int, row: tuple
             expressions.append(VideoExpression(number, entry["exp"]))
             continue
         # Some conversions of Ref-DAVIS17 leave the object out: four annotators in a row describe each.
-        item = str(entry.get("obj_id", int(number) // NUM_ANNOTATORS + 1))
+        item = str(int(number) // NUM_ANNOTATORS + 1 if is_davis and "obj_id" not in entry else entry["obj_id"])
         load_mask = partial(_load_mask, load_objects, int(item))
         expressions.append(VideoExpression(number, entry["exp"], (item,), load_mask))
     return _sample(pictures, row, expressions, load_objects)
 
 
 def _read_mevis_video(pictures: Path, masks: dict | None, index: int, row: tuple[str, dict]) -> VideoSample:
-    record = row[1]
+    video, record = row
+    paths = _paths(pictures, row)
     expressions = []
     for number, entry in record["expressions"].items():
         load_mask = None
         if masks is not None:
             tracks = [masks[str(track)] for track in entry["anno_id"]]
-            load_mask = partial(_union, tracks, (record["height"], record["width"]))
+            if any(len(track) < len(record["frames"]) for track in tracks):
+                raise ValueError(f"expression {number} of video {video} has masks of fewer frames than the video")
+            load_mask = partial(_union, tracks, paths)
         objects = tuple(map(str, entry.get("obj_id", ())))
         expressions.append(VideoExpression(number, entry["exp"], objects, load_mask))
     return _sample(pictures, row, expressions, None)
@@ -118,9 +125,12 @@ def _load_mask(load_objects: Any, number: int, frame: int) -> np.ndarray:
     return load_objects(frame) == number
 
 
-def _union(tracks: list[list], size: tuple[int, int], frame: int) -> np.ndarray:
+def _union(tracks: list[list], paths: tuple[str, ...], frame: int) -> np.ndarray:
     present = [decode_mask(track[frame]) for track in tracks if track[frame] is not None]
-    return np.logical_or.reduce(present) if present else np.zeros(size, dtype=bool)
+    # The file need not say how large a frame is.
+    if not present:
+        return np.zeros(read_picture(paths[frame], f"frame {paths[frame]}").size[::-1], dtype=bool)
+    return np.logical_or.reduce(present)
 
 
 def annotators(video: VideoSample) -> list[dict[str, VideoExpression]]:

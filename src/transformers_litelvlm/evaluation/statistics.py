@@ -71,7 +71,7 @@ class RatioOfSums:
         numerators: `(images,)` float64.
         denominators: `(images,)` float64.
         images: `(images,)` their ids, sorted.
-        value_of_seeds: the score of each seed; `value` is of all together.
+        value_of_seeds: the score of each seed, NaN if it has nothing to divide by; `value` is of all together.
     """
 
     numerators: np.ndarray
@@ -116,10 +116,12 @@ def ratio_of_sums(numerators: Any, denominators: Any, image_ids: Any) -> RatioOf
         )
     if not (np.isfinite(above).all() and np.isfinite(below).all()):
         raise ValueError("`numerators` and `denominators` must be finite.")
-    if not (below.sum(1) > 0).all():
+    if not below.sum() > 0:
         raise ValueError("`denominators` must have a positive sum.")
     numerator, denominator = (np.bincount(place, values.mean(0), len(images)) for values in (above, below))
-    return RatioOfSums(numerator, denominator, images, tuple((above.sum(1) / below.sum(1)).tolist()))
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a seed with nothing to divide by, NaN
+        of_seeds = above.sum(1) / below.sum(1)
+    return RatioOfSums(numerator, denominator, images, tuple(of_seeds.tolist()))
 
 
 def mean(values: Any, image_ids: Any) -> RatioOfSums:
