@@ -66,6 +66,7 @@ def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, Eva
     for group in results.groups:
         notes = f"{metric_name}, {_setting(results, group)}"
         name = re.sub(r"[^a-z0-9]+", "_", f"{dataset_id} {task_id} {notes}".lower()).strip("_")
+        name += f"_{len(entries)}" * (f"{name}.yaml" in entries)  # options that differ in a sign
         entries[f"{name}.yaml"] = EvalResultEntry(
             dataset_id=dataset_id,
             task_id=task_id,
