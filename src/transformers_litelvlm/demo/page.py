@@ -155,10 +155,19 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
     picture, preset, budget, total = asked["picture"], asked["preset"], asked["budget"], asked["total"]
     hide = {results["group"]: gr.Column(visible=False)}
 
+    def uploaded(image: dict[str, Any] | None) -> str | None:
+        """Its path. Gradio does not check where a file lies if a client leaves out that it is one."""
+        if not image or not image["path"]:
+            return None
+        path, folder = Path(image["path"]).resolve(), Path(results["file"].GRADIO_CACHE).resolve()
+        if not (path.is_relative_to(folder) and path.is_file()):
+            raise ServiceError("invalid", "The image is no upload, or was deleted: choose it again.")
+        return str(path)
+
     def look_at(image: dict[str, Any] | None, before: int) -> dict[Any, Any]:
         if image is None:
             return {results["status"]: report.message("Choose an image."), **hide}
-        count = comparer.count_tokens(image["path"])
+        count = comparer.count_tokens(uploaded(image))
         ready = {results["status"]: report.message("Press “Compare”."), total: count, **hide}
         if count != before:
             value = comparer.budget_of(None, count)
@@ -167,7 +176,7 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
 
     def compare(image: dict[str, Any] | None, text: str, *setting: Any) -> dict[Any, Any]:
         name, method, count = setting
-        comparison = comparer.compare(image["path"] if image else None, text, name or None, method or None, count)
+        comparison = comparer.compare(uploaded(image), text, name or None, method or None, count)
         return _filled(comparison, results)
 
     def told(work: Callable) -> Callable:
