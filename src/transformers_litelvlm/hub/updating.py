@@ -74,7 +74,7 @@ def update_card(
     if repo_id is not None:
         card = _TITLE.sub(lambda found: f"# {plain(name)}{found[2]}", card, count=1)
     entries = [entry for one in measured for entry in eval_results(one)]
-    files = {}
+    files: dict[str, Any] = {}
     for one in measured if task_id is not None else ():
         of_one = eval_result_entries(one, task_id)
         if files.keys() & of_one.keys():
