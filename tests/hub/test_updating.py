@@ -164,10 +164,11 @@ def test_a_public_card_has_no_folders_of_this_machine(checkpoint, tmp_path):
     assert 'Settings: `{"budgets": [4], "model": "merged/", "output_dir": "out"}`' in card_of(checkpoint)
     results["environment"]["command"] = (
         "litelvm evaluate --model=/home/ann/merged --source 'https://host/a/b.zip' --image-root /data/x a/b ../c/d"
+        " --output-dir '/home/ann lee/secret work/my out'"
     )
     assert main(["card", str(checkpoint), "--results", write_results(tmp_path, results)]) == 0
     expected = "litelvm evaluate --model=merged --source 'https://host/a/b.zip' --image-root x a/b ../c/d"
-    assert expected in card_of(checkpoint)
+    assert f"{expected} --output-dir 'my out'" in card_of(checkpoint)
 
 
 def test_windows_line_breaks_stay(checkpoint, tmp_path):
