@@ -124,6 +124,10 @@ def test_check(monkeypatch, capsys, speedup, code):
         (["tiny", "--budgets", "64"], "`budgets` [64] leave nothing to prune"),
         (["tiny", "--methods", "fastest"], "Unknown pruning `method` 'fastest'"),
         (["--checkpoint", "/nowhere"], "checkpoint '/nowhere' cannot be read"),
+        # What would be measured of something else than it says.
+        (["tiny", "--image", "photo.jpg"], "--image needs --checkpoint"),
+        (["--expressions", "the dog"], "--expressions needs --checkpoint"),
+        (["tiny", "--checkpoint", "/nowhere"], "the preset 'tiny' or --checkpoint, not both"),
     ],
 )
 def test_bad_input_is_one_line(capsys, arguments, message):

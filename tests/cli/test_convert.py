@@ -1,5 +1,7 @@
 """`litelvlm convert`, with a family that exists only in the tests."""
 
+import ast
+import re
 import shlex
 
 import pytest
@@ -34,6 +36,15 @@ def test_converts_and_says_how_to_load(tmp_path, capsys):
     command = out.splitlines()[-1].strip()
     args = build_parser().parse_args(shlex.split(command)[1:])
     assert args.model == f"{tmp_path}/out" and args.preset == "balanced"
+
+
+def test_the_printed_lines_load_from_a_name_with_spaces(tmp_path, capsys):
+    make_source(tmp_path / "source")
+    target = f'{tmp_path}/my "öwn" model'
+    assert main(["convert", "fake", str(tmp_path / "source"), target]) == 0
+    out = capsys.readouterr().out
+    assert build_parser().parse_args(shlex.split(out.splitlines()[-1])[1:]).model == target
+    assert ast.literal_eval(re.search(r"from_pretrained\((\".*\"), dtype", out)[1]) == target
 
 
 def test_clip_and_dtype(tmp_path):

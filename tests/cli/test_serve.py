@@ -86,6 +86,12 @@ def test_an_address_that_is_taken(capsys, tiny_checkpoint):
     assert f"--port {port}: " in err and "in use" in err and err.count("\n") == 1
 
 
+def test_an_empty_host_is_not_everybody(capsys, tiny_checkpoint):
+    assert main(["serve", "--host", "", "--port", "0", "--model", tiny_checkpoint]) == 2
+    err = capsys.readouterr().err
+    assert "write 0.0.0.0 if you mean them" in err and err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_as_a_process(picture, tiny_checkpoint):
     """A request, a signal, and a log on the standard output that is JSON line by line."""

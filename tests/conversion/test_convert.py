@@ -219,6 +219,22 @@ def test_empty_target_and_missing_parents(tmp_path):
         assert_identical(written_tensors(folder), expected(*values))
 
 
+@pytest.mark.parametrize("what", ["the current folder", "a mount point"])
+def test_an_empty_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch, what):
+    """The shell would stand in a folder that is gone; and the last step of hours would fail."""
+    make_source(tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    if what == "a mount point":
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
+        target = tmp_path / "out"
+    else:
+        monkeypatch.chdir(tmp_path / "out")
+        target = "."
+    with pytest.raises(ConversionError, match=f"is {what}, which cannot be replaced: give a folder in it"):
+        convert(tmp_path / "source", target)
+    assert names_in(tmp_path) == ["out", "source"] and names_in(tmp_path / "out") == []
+
+
 def test_leftovers_of_a_killed_run_are_replaced(tmp_path):
     values = make_source(tmp_path / "source")
     stale = tmp_path / ".out.converting"

@@ -52,15 +52,34 @@ def test_the_page_reports_nothing_and_offers_no_api(page, client):
     assert "Checkpoint: of a test." in html and "fonts.googleapis.com" not in html
 
 
-def test_a_file_of_the_machine_is_not_read(client, tmp_path):
-    """Only what was uploaded: Gradio decodes nothing here, but it still checks where a file lies."""
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"secret")
+def ask(client, image, session):
+    """What the page says about an image, and the event."""
     config = client.get("/config").json()
-    looks = next(each for each in config["dependencies"] if len(each["inputs"]) == 5)
-    image = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [image, "a star", "", "", 16], "fn_index": looks["id"], "session_hash": "test"}
+    compares = next(each for each in config["dependencies"] if len(each["inputs"]) == 5)
+    body = {"data": [image, "a star", "", "", 16], "fn_index": compares["id"], "session_hash": session}
     client.post("/gradio_api/queue/join", json=body)
-    said = client.get("/gradio_api/queue/data", params={"session_hash": "test"}).text
-    assert '"success":false' in said.replace(" ", "") and "cannot be read as a picture" not in said
+    return client.get("/gradio_api/queue/data", params={"session_hash": session}).text
+
+
+@pytest.mark.parametrize("meta", [{"_type": "gradio.FileData"}, {"_type": "x"}, None])
+def test_a_file_of_the_machine_is_not_read(client, scene, meta):
+    """Gradio checks where a file lies only if the client says that it is one."""
+    secret = scene[0]
+    image = {"path": secret} if meta is None else {"path": secret, "meta": meta}
+    said = ask(client, image, "test")
+    assert "Mean IoU" not in said and "pruned.png" not in said
+    assert "is no upload" in said or '"success":false' in said.replace(" ", "")
     assert client.get(f"/gradio_api/file={secret}").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/nowhere.png", "../secret.png"])
+def test_what_is_no_file_of_the_page(client, path):
+    """A device would be read without an end."""
+    assert "is no upload" in ask(client, {"path": path}, "test")
+
+
+def test_an_upload_is_read(client, scene):
+    with open(scene[0], "rb") as file:
+        [path] = client.post("/gradio_api/upload", files={"files": file}).json()
+    for number, meta in enumerate([{"meta": {"_type": "gradio.FileData"}}, {}]):
+        assert "Mean IoU" in ask(client, {"path": path, **meta}, f"test{number}")

@@ -18,7 +18,7 @@ from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegme
 from transformers_litelvlm.cli.main import main
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.hub.measured import BEGIN, END
-from transformers_litelvlm.hub.metadata import replace_model_index
+from transformers_litelvlm.hub.metadata import eval_result_entries, replace_model_index
 from transformers_litelvlm.hub.results import read_results
 
 
@@ -164,10 +164,11 @@ def test_a_public_card_has_no_folders_of_this_machine(checkpoint, tmp_path):
     assert 'Settings: `{"budgets": [4], "model": "merged/", "output_dir": "out"}`' in card_of(checkpoint)
     results["environment"]["command"] = (
         "litelvm evaluate --model=/home/ann/merged --source 'https://host/a/b.zip' --image-root /data/x a/b ../c/d"
+        " --output-dir '/home/ann lee/secret work/my out'"
     )
     assert main(["card", str(checkpoint), "--results", write_results(tmp_path, results)]) == 0
     expected = "litelvm evaluate --model=merged --source 'https://host/a/b.zip' --image-root x a/b ../c/d"
-    assert expected in card_of(checkpoint)
+    assert f"{expected} --output-dir 'my out'" in card_of(checkpoint)
 
 
 def test_windows_line_breaks_stay(checkpoint, tmp_path):
@@ -214,6 +215,29 @@ def test_eval_results_of_a_benchmark(checkpoint, tmp_path, capsys):
         "2026-11-20",
     )
     assert entry.notes == "gIoU, litelvlm, raster order, original positions, 48 of 144 visual tokens"
+
+
+def test_a_task_is_about_one_split(checkpoint, tmp_path, capsys):
+    """The second file had the names of the first one, and replaced its values."""
+    files = []
+    for split in ("val", "testA"):
+        content = sample_results()
+        content["dataset"] |= {"source": "jxu124/refcoco-benchmark", "split": split}
+        files.append(write_results(tmp_path, content, f"{split}.json"))
+    before = card_of(checkpoint)
+    assert main(["card", str(checkpoint), "--results", *files, "--task-id", "task"]) == 2
+    assert "testA.json has settings of a file before it" in capsys.readouterr().err
+    assert card_of(checkpoint) == before and not (checkpoint / ".eval_results").exists()
+    assert main(["card", str(checkpoint), "--results", *files]) == 0
+
+
+def test_options_that_differ_in_a_sign_have_files_of_their_own(tmp_path):
+    content = sample_results()
+    content["dataset"]["source"] = "jxu124/refcoco-benchmark"
+    group = content["groups"][2]
+    content["groups"] = [{**group, "method_options": {"layer": layer}} for layer in (2, -2, 3)]
+    entries = eval_result_entries(read_results(write_results(tmp_path, content)), "task")
+    assert [re.search(r"layer=(-?\d)", entry.notes)[1] for entry in entries.values()] == ["2", "-2", "3"]
 
 
 EVIL = "a | b `c` <script>x</script> [y](http://z)"

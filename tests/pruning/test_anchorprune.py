@@ -123,3 +123,10 @@ def test_the_anchors_of_the_papers_budgets(budget, expected):
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         AnchorPruner(**options)
+
+
+def test_any_patience_is_counted():
+    """Clients of a server may send it."""
+    candidates = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.manual_seed(0)), dim=-1)
+    sizes = [AnchorPruner(novelty=0.0, patience=patience).anchor_sizes(candidates, 2) for patience in (4, 2**70)]
+    assert torch.equal(*sizes) and AnchorPruner(patience=1, novelty=0.0).anchor_sizes(candidates, 2).max() < 6

@@ -58,6 +58,18 @@ def test_the_oldest_job_waits_for_others_until_its_deadline(held):
     batcher.stop()
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_a_deadline_beyond_what_python_can_wait_for(held, seconds):
+    batcher = Batcher(held, same_parity, seconds, max_batch=2)
+    first = batcher.submit(1)
+    time.sleep(0.1)  # the thread waits for another one by now
+    assert batcher.is_working
+    held.go.set()
+    second = batcher.submit(3)
+    assert (first.result(20), second.result(20)) == (2, 6)
+    batcher.stop()
+
+
 def test_a_job_that_nobody_waits_for_leaves_the_queue(held):
     batcher = Batcher(held, same_parity, wait_seconds=0, max_batch=3)
     batcher.submit(1)

@@ -5,17 +5,21 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.utils import httpx
 from PIL import Image
 
 from tests.support.brush import decoded
 from tests.support.http_clients import alone, as_text, png
+from transformers_litelvlm.models.pruned_config import change_pruning
 from transformers_litelvlm.serving.app import create_app
 from transformers_litelvlm.serving.errors import ServiceError
-from transformers_litelvlm.serving.label_studio import LabelStudio, brush_of
+from transformers_litelvlm.serving.label_studio import LabelStudio, brush_of, version_of
+from transformers_litelvlm.serving.requests import SETTINGS
 
 
 PERSONAL = "header.payload.signature"
@@ -100,7 +104,7 @@ def test_predictions_are_the_masks_of_the_model(start_service, bundled, scenes):
         answer = post(service, LabelStudio(address, PERSONAL), "/predict", predict_body(sentences, *pictures))
     assert asked == [("/data/upload/1/a.png", "Bearer short-lived")]
     assert len(answer.json()["results"]) == 2 and answer.json()["model_version"].startswith(
-        "refshapes_tiny litelvlm 22%"
+        "refshapes_tiny litelvlm 22.222% tokens "
     )
     for found, shown in zip(answer.json()["results"], (picture, other), strict=True):
         output = alone(*bundled, shown, sentences, {})
@@ -256,3 +260,45 @@ def test_entities_do_not_fill_the_memory():
     bomb = f'<!DOCTYPE View [<!ENTITY e0 "aaaaaaaaaa">{entities}]><View>&e10;</View>'
     with pytest.raises(ServiceError, match="no XML"):
         brush_of(bomb)
+
+
+def test_a_key_with_a_line_break_of_its_file(start_service, scenes):
+    picture = scenes[0][0]
+    with host({"/data/a.png": png(picture)}, key="Token legacy") as (address, _):
+        body = predict_body(["the star"], "/data/a.png")
+        assert post(start_service(), LabelStudio(address, " legacy\n"), "/predict", body).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["se\ncret", "se\0cret", "s\xe9cret"])
+def test_a_key_that_no_header_can_have_is_not_shown(key):
+    with pytest.raises(ValueError, match="LABEL_STUDIO_API_KEY, must be printable ASCII") as error:
+        LabelStudio("http://h", key)
+    assert "cret" not in str(error.value)
+
+
+def test_another_setting_is_another_version(bundled, tmp_path):
+    model = bundled[0]
+    settings = [
+        {"preset": "balanced"},
+        {"preset": "faithful"},  # another layout alone
+        {"retention_ratio": 0.221},
+        {"then": {"method": "fastv", "budget": 4}},
+        {"then": {"method": "fastv", "budget": 5}},
+        {"method": "random", "budget": 32},
+        {"method": "none"},
+    ]
+    configs = [
+        change_pruning(model.config.pruning_config, {SETTINGS[name]: value for name, value in each.items()})
+        for each in settings
+    ]
+    models = [
+        SimpleNamespace(
+            config=SimpleNamespace(pruning_config=pruning, _name_or_path="a/b"),
+            mask_model=SimpleNamespace(name_or_path=sam),
+            dtype=torch.float32,
+        )
+        for pruning in configs
+        for sam in ("", "facebook/sam2.1", "facebook/sam")
+    ]
+    assert len({version_of(each) for each in models}) == len(models)
+    assert version_of(models[1]).startswith("b litelvlm 22.222% tokens ")

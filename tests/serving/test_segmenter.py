@@ -107,6 +107,20 @@ def test_what_one_request_raises_is_not_the_fault_of_others(jobs, bundled, scene
         np.testing.assert_array_equal(answer.masks, expected.masks)
 
 
+def test_what_only_a_shared_call_raises_is_nobodys_error(jobs, monkeypatch):
+    """Memory that is enough for each alone."""
+    segmenter, three = jobs
+    call = segmenter._call
+
+    def call_of_one(part):
+        if len(part) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return call(part)
+
+    monkeypatch.setattr(segmenter, "_call", call_of_one)
+    assert [answer.batch_size for answer in segmenter.answer(three)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("settings", [{"method": "none"}, {"retention_ratio": 0.5}, {"budget": 6}], ids=str)
 def test_a_family_whose_pictures_have_different_numbers_of_tokens(tmp_path_factory, one_thread, settings):
     model, processor = load_for_segmentation(tiny_checkpoint(tmp_path_factory.mktemp("unipixel")))

@@ -48,3 +48,12 @@ def test_scores_that_cannot_be_drawn(scores):
 def test_kept_tokens_out_of_range(index):
     with pytest.raises(ValueError, match=rf"`retained_indices` must lie in \[0, 4\).*got {index} to {index}"):
         draw_scores(Image.new("RGB", (8, 8)), range(4), (2, 2), retained_indices=[index])
+
+
+@pytest.mark.parametrize("size", [(1600, 20), (20, 1600), (1, 90)])
+def test_a_narrow_picture_has_no_room_for_frames(size):
+    side, (width, height) = min(size), size
+    square = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    scores = np.arange(576)
+    drawing = draw_scores(Image.new("RGB", size), scores, (24, 24), square, retained_indices=scores[::2])
+    assert drawing.size == draw_scores(Image.new("RGB", size), scores, (24, 24), square).size

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from transformers_litelvlm.benchmark.progress import Progress
-from transformers_litelvlm.cli.errors import bad_input, checked_device, checked_output, positive_int
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, checked_device, checked_output, positive_int
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json
@@ -43,9 +43,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "preset", nargs="?", default="tiny", help="a model by name (default: tiny), see --list-presets"
-    )
+    parser.add_argument("preset", nargs="?", help="a model by name (default: tiny), see --list-presets")
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="instead of a preset: a folder or Hub id, with its processor"
     )
@@ -154,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
     if args.engine == "vllm":
         _measure_vllm(args)
         return
+    _check_subject(args)
     import torch
 
     from transformers_litelvlm.benchmark.report import render
@@ -179,6 +178,15 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _check_subject(args: argparse.Namespace) -> None:
+    """Refuse what would be measured of something else than it says."""
+    if args.checkpoint and args.preset:
+        raise BadInputError(f"give the preset {args.preset!r} or --checkpoint, not both")
+    for option, value in (("--image", args.image), ("--expressions", args.expressions)):
+        if value and not args.checkpoint:
+            raise BadInputError(f"{option} needs --checkpoint: presets are measured on random pixels and words")
+
+
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, run_benchmark
     from transformers_litelvlm.benchmark.report import write_benchmark
@@ -189,7 +197,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.output_dir:  # before hours of measuring
         with bad_input(), needs_extra("benchmark", "An output folder gets a plot, which"):
             import matplotlib  # noqa: F401
-    subject = args.preset
+    subject = args.preset or "tiny"
     if args.checkpoint:
         own = {"expressions": args.expressions} if args.expressions else {}
         subject = CheckpointSubject(args.checkpoint, args.image, **own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from pathlib import Path
 
 from transformers_litelvlm.cli.errors import bad_input, checked_output, one_line
@@ -84,14 +85,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _how_to_load(target: str) -> str:
     config = json.loads((Path(target) / "config.json").read_text(encoding="utf-8"))
-    model_class = config["architectures"][0]
+    model_class, text = config["architectures"][0], json.dumps(target, ensure_ascii=False)
     lines = [
         "Load it:",
         f"  from transformers_litelvlm import {model_class}",
-        f'  model = {model_class}.from_pretrained("{target}", dtype="auto", pruning_preset="balanced")',
+        f'  model = {model_class}.from_pretrained({text}, dtype="auto", pruning_preset="balanced")',
     ]
     if model_class.endswith("ForReferringSegmentation"):
-        lines += ["or", f'  litelvlm segment PICTURE "SENTENCE" --model {target} --preset balanced']
+        lines += ["or", f'  litelvlm segment PICTURE "SENTENCE" --model {shlex.quote(target)} --preset balanced']
     return "\n".join(lines)
 
 

@@ -63,7 +63,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_target(target: str | os.PathLike) -> None:
-    """Raise a [`ConversionError`] if `target` is anything else than an empty folder, or nothing yet."""
+    """Raise a [`ConversionError`] if `target` is neither free nor an empty folder that can be replaced."""
     target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConversionError(f"{target} exists already: remove it, or give another target")
+    if target.exists() and (os.path.ismount(target) or target.samefile(os.curdir)):
+        what = "the current folder" if target.samefile(os.curdir) else "a mount point"
+        raise ConversionError(f"{target} is {what}, which cannot be replaced: give a folder in it as the target")

@@ -158,7 +158,7 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
     def look_at(image: dict[str, Any] | None, before: int) -> dict[Any, Any]:
         if image is None:
             return {results["status"]: report.message("Choose an image."), **hide}
-        count = comparer.count_tokens(image["path"])
+        count = comparer.count_tokens(_uploaded(image, picture.GRADIO_CACHE))
         ready = {results["status"]: report.message("Press “Compare”."), total: count, **hide}
         if count != before:
             value = comparer.budget_of(None, count)
@@ -167,8 +167,8 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
 
     def compare(image: dict[str, Any] | None, text: str, *setting: Any) -> dict[Any, Any]:
         name, method, count = setting
-        comparison = comparer.compare(image["path"] if image else None, text, name or None, method or None, count)
-        return _filled(comparison, results)
+        path = _uploaded(image, picture.GRADIO_CACHE)
+        return _filled(comparer.compare(path, text, name or None, method or None, count), results)
 
     def told(work: Callable) -> Callable:
         """What is wrong is said above the results, instead of by an exception."""
@@ -212,6 +212,16 @@ def _connect(comparer: Comparer, asked: dict[str, Any], results: dict[str, Any],
             concurrency_id="model",
             scroll_to_output=True,
         )
+
+
+def _uploaded(image: dict[str, Any] | None, folder: str) -> str | None:
+    """Its path, in the folder of uploads. Gradio checks where a file lies only if the client says that it is one."""
+    if not image or not image["path"]:
+        return None
+    path = Path(image["path"]).resolve()
+    if not (path.is_relative_to(Path(folder).resolve()) and path.is_file()):
+        raise ServiceError("invalid", "The image is no upload, or was deleted: choose it again.")
+    return str(path)
 
 
 def _filled(comparison: Comparison, results: dict[str, Any]) -> dict[Any, Any]:

@@ -18,8 +18,8 @@ from transformers_litelvlm.hub.results import CardError, MeasuredGroup, Measured
 
 BEGIN = "<!-- litelvlm card: begin (written by the command, changes in here are lost) -->"
 END = "<!-- litelvlm card: end -->"
-# What comes before the last part of a local absolute path; an address of the web is none.
-_FOLDERS = re.compile(r"""(?<![\w./:~-])/(?:[^\s'"/,]+/)+(?=[^\s'"/,])""")
+# What comes before the last part of a local absolute path; an address of the web is none. In quotes, it has spaces.
+_FOLDERS = re.compile(r"""((?<=['"])/(?:[^'"/,]+/)+|(?<![\w./:~-])/(?:[^\s'"/,]+/)+)(?=[^\s'"/,])""")
 TEMPLATES = templates(Path(__file__).parent, undefined=jinja2.StrictUndefined)
 
 

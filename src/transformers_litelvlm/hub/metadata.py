@@ -61,11 +61,12 @@ def eval_result_entries(results: MeasuredResults, task_id: str) -> dict[str, Eva
     if dataset_id is None:
         source = results.dataset.get("source")
         raise CardError(f"{results.file}: `.eval_results` are for data sets on the Hub, not {source!r}")
-    entries = {}
+    entries: dict[str, EvalResultEntry] = {}
     metric, metric_name = next(iter(results.metrics.items()))
     for group in results.groups:
         notes = f"{metric_name}, {_setting(results, group)}"
         name = re.sub(r"[^a-z0-9]+", "_", f"{dataset_id} {task_id} {notes}".lower()).strip("_")
+        name += f"_{len(entries)}" * (f"{name}.yaml" in entries)  # options that differ in a sign
         entries[f"{name}.yaml"] = EvalResultEntry(
             dataset_id=dataset_id,
             task_id=task_id,

@@ -74,9 +74,12 @@ def update_card(
     if repo_id is not None:
         card = _TITLE.sub(lambda found: f"# {plain(name)}{found[2]}", card, count=1)
     entries = [entry for one in measured for entry in eval_results(one)]
-    files = {}
+    files: dict[str, Any] = {}
     for one in measured if task_id is not None else ():
-        files.update(eval_result_entries(one, task_id))
+        of_one = eval_result_entries(one, task_id)
+        if files.keys() & of_one.keys():
+            raise CardError(f"{one.file} has settings of a file before it: a task is about one split, give one file")
+        files.update(of_one)
     with write_atomically(output.parent) as staging:
         line_break = "\r\n" if "\r\n" in text else "\n"
         Path(staging, output.name).write_text(card, encoding="utf-8", newline=line_break)

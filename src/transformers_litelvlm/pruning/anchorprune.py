@@ -97,7 +97,7 @@ class AnchorPruner(TokenPruner):
         first, others = candidates[:, :smallest], candidates[:, smallest:]
         is_novel = 1 - product(others, first.transpose(1, 2)).amax(dim=-1) > self.novelty
         num_before = is_novel.cumsum(dim=-1) - is_novel.long()
-        return smallest + (num_before < self.patience).sum(dim=-1)
+        return smallest + (num_before < min(self.patience, num_before.shape[-1])).sum(dim=-1)
 
 
 def expand(

@@ -120,7 +120,7 @@ class Batcher:
                     for each in batch:
                         self._waiting.remove(each)
                     return batch
-                self._changed.wait(left)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
     def _together(self) -> list[Waiting]:
         batch = [self._waiting[0]]

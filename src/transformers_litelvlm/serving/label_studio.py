@@ -72,14 +72,16 @@ class LabelStudio:
         api_key: a personal access token, or a legacy one, for the pictures. `None`: those are not fetched.
 
     Raises:
-        ValueError: it is no such address.
+        ValueError: it is no such address, or the key could not stand in a header; the message does not show it.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError(f"must be an address such as http://localhost:8080, got {quoted(url)}")
-        self.url, self.api_key = url.rstrip("/"), api_key
+        self.url, self.api_key = url.rstrip("/"), (api_key or "").strip() or None  # of a file, with its line break
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("the key, LABEL_STUDIO_API_KEY, must be printable ASCII.")
 
     def address_of(self, picture: str) -> str | None:
         """The address of a file that Label Studio has; `None` for other pictures.
@@ -120,12 +122,7 @@ class LabelStudio:
 
 def add_label_studio(app: FastAPI, service: Service, label_studio: LabelStudio) -> None:
     """Add the addresses that Label Studio asks."""
-    config = service.segmenter.model.config
-    pruning = config.pruning_config
-    # Label Studio asks again about a task if this is another one: model and setting, in words.
-    tokens = pruning.budget or (f"{pruning.retention_ratio:.0%}" if pruning.retention_ratio else "all")
-    options = [f"{name}={value}" for name, value in (pruning.method_options or {}).items()]
-    version = " ".join([Path(config._name_or_path).name, pruning.method, f"{tokens} tokens", *options])
+    version = version_of(service.segmenter.model)
 
     @app.post("/setup", include_in_schema=False)
     async def setup(request: Request) -> JSONResponse:
@@ -154,6 +151,17 @@ def add_label_studio(app: FastAPI, service: Service, label_studio: LabelStudio) 
                 job, answer = await _answer(task, brush.field, sentences, request, service, label_studio)
                 results.append(prediction(job, answer, brush) | {"model_version": version})
         return JSONResponse({"results": results, "model_version": version})
+
+
+def version_of(model: Any) -> str:
+    """Model and setting in words. Label Studio asks again about a task if this is another one."""
+    config, mask_model = model.config, getattr(model.mask_model, "name_or_path", "")
+    pruning = config.pruning_config
+    tokens = pruning.budget or (f"{pruning.retention_ratio:.3%}" if pruning.retention_ratio else "all")
+    others = {name: getattr(pruning, name) for name in ("then", "token_order", "position_ids")}
+    others |= pruning.method_options | {"mask_model": Path(mask_model).name, "dtype": model.dtype}
+    options = [f"{name}={value}" for name, value in others.items() if value not in (None, "")]
+    return " ".join([Path(config._name_or_path).name, pruning.method, f"{tokens} tokens", *options])
 
 
 @contextmanager

@@ -199,7 +199,7 @@ class Segmenter:
             return [self._answer_alone(each) for each in part]
         try:
             together = self._call(part)
-        except ValueError:  # of one of them, and each is to get its own
+        except Exception:  # of one of them, or too much memory; and each is to get its own
             return [self._answer_alone(each) for each in part]
         self.repeated += sum(answer is None for answer in together)
         return [answer or self._answer_alone(each) for each, answer in zip(part, together, strict=True)]

@@ -34,7 +34,9 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address, on which nobody listens yet. Raises OSError if there is none."""
+    """A socket at an address, on which nobody listens yet. Raises OSError or ValueError if there is none."""
+    if not host:  # of a variable that is not set
+        raise ValueError("an empty host is all addresses of this machine: write 0.0.0.0 if you mean them")
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -55,6 +55,8 @@ def draw_scores(
     boxes = boxes_of(canvas.size, size, grid, region)
     for token in () if retained_indices is None else checked_indices(retained_indices, grid):
         left, top, right, bottom = (int(side) for side in boxes[token])
+        if min(right - left, bottom - top) < 3:
+            continue  # of a narrow picture: no room for a frame
         width = max(2, (right - left) // 20)
         draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="black", width=width + 1)
         draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="white", width=width)
