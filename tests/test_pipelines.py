@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
@@ -47,7 +48,7 @@ def test_batches_are_the_pictures_one_by_one(segmenter):
     alone = [segmenter(each["image"], each["sentences"]) for each in inputs]
     assert [len(of_image) for of_image in alone] == [1, 2, 3]
     assert any(np.asarray(result["mask"]).any() for of_image in alone for result in of_image)
-    for many in (inputs, (each for each in inputs)):
+    for many in (inputs, (each for each in inputs), Dataset.from_list(inputs)):
         results = list(segmenter(many, batch_size=2))
         assert len(results) == 3 and all(map(same, results, alone))
     assert [of_image[0]["mask"].size for of_image in results] == [each["image"].size for each in inputs]

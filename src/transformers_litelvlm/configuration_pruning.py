@@ -135,6 +135,13 @@ class PruningConfig(PreTrainedConfig):
             raise ValueError(f"`pruning_config` must be a PruningConfig or a dict, got {quoted(value)}.")
         return value
 
+    def changed_by(self, value: Any) -> PruningConfig:
+        """`value`; if it is a dict, this config with the fields that it has changed, as by [`replace`]. Raises
+        ValueError if it is neither."""
+        if not isinstance(value, dict):
+            return self.of(value)
+        return self.replace(**{name: field for name, field in value.items() if name not in _UPSTREAM_KEYS})
+
     def replace(self, **changes: Any) -> PruningConfig:
         """A copy with several fields changed at once, checked as a whole.
 

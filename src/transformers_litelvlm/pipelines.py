@@ -99,6 +99,8 @@ class ReferringSegmentationPipeline(Pipeline):
                 settings that do not exist or contradict each other.
         """
         if sentences is None:
+            if hasattr(image, "column_names"):  # of the library datasets: upstream takes it for a single input
+                image = (row for row in image)
             return super().__call__(image, **kwargs)
         return super().__call__({"image": image, "sentences": sentences}, **kwargs)
 

@@ -30,6 +30,21 @@ def test_a_dict_is_a_setting(family, model):
     assert torch.equal(model(**inputs, pruning_config={"budget": 4}).logits, expected)
 
 
+def test_a_dict_changes_the_fields_that_it_has(family, model, monkeypatch):
+    """Not the method, whose default is another, nor the other fields of the checkpoint."""
+    inputs, own = family.lite_inputs(), PruningConfig(method="random", method_options={"seed": 3}, retention_ratio=0.5)
+    monkeypatch.setattr(model.config, "pruning_config", own)
+    expected = model(**inputs, pruning_config=own.replace(budget=4)).logits
+    assert not torch.equal(model(**inputs, pruning_config=PRUNED).logits, expected)
+    assert torch.equal(model(**inputs, pruning_config={"budget": 4}).logits, expected)
+    new = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    first, again = (
+        model.generate(**inputs, **new, pruning_config=setting).logits
+        for setting in (own.replace(budget=4), {"budget": 4})
+    )
+    assert all(map(torch.equal, first, again))
+
+
 def changes(inputs):
     ids, mask = inputs["guidance_input_ids"], inputs["attention_mask"]
     yield {"attention_mask": mask[:, :-1]}, "`attention_mask` of shape"

@@ -108,6 +108,23 @@ def test_keywords_beside_a_config(family, checkpoint):
     assert config.pruning_budget is None  # that of the caller is as it was
 
 
+def test_a_dict_changes_the_fields_that_it_has(family, tmp_path):
+    """Wherever the settings are from."""
+    own = PruningConfig(method="random", method_options={"seed": 3}, budget=9)
+    family.config(pruning_config=own).save_pretrained(tmp_path)
+    expected = own.replace(retention_ratio=0.5).to_dict()
+    loaded = AutoConfig.from_pretrained(tmp_path, pruning_config={"retention_ratio": 0.5})
+    assert loaded.pruning_config.to_dict() == expected
+    config = AutoConfig.from_pretrained(tmp_path, pruning_config=None)
+    assert config.pruning_config.to_dict() == own.to_dict()
+    config.set_pruning(pruning_config={"retention_ratio": 0.5})
+    assert config.pruning_config.to_dict() == expected
+    config.set_pruning(pruning_config=PruningConfig(budget=7).to_dict())
+    assert config.pruning_config.to_dict() == PruningConfig(budget=7).to_dict()
+    with pytest.raises(ValueError, match=r"no field \['budgt'\]. Did you mean 'budget'"):
+        config.set_pruning(pruning_config={"budgt": 7})
+
+
 def test_every_keyword_is_in_the_signatures(family):
     for load in (family.base_class, family.model_class, AutoModelForReferringSegmentation):
         signature = inspect.signature(load.from_pretrained)

@@ -132,7 +132,8 @@ class PrunedModelMixin:
         cls.prompt_arguments = (*TEXT_ARGUMENTS, *media, *cls.further_arguments)
 
     def settings(self, pruning_config: PruningConfig | PruningSettings | dict | None = None) -> PruningSettings:
-        """The pruning settings of one call: those of the config, or `pruning_config` in their place."""
+        """The pruning settings of one call: those of the config, or `pruning_config` in their place; of a dict,
+        the fields that it has."""
         return PruningSettings.of(self.config, pruning_config)
 
     def num_visual_tokens(self, modality: str, arguments: dict[str, Any]) -> list[int]:
@@ -325,7 +326,7 @@ def pruned_forward(upstream: Any, *added: str) -> Callable[..., Any]:
 
         Args:
             guidance_input_ids, guidance_attention_mask, guidance_pixel_values: see `get_image_features`.
-            pruning_config: pruning settings of this call alone.
+            pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
 
         Raises:
             ValueError: for another pruning keyword, which upstream would swallow.
@@ -357,7 +358,7 @@ def pruned_features(upstream: Any, modality: str, *added: str) -> Callable[..., 
             guidance_attention_mask: likewise; an expression that an image does not have is all zero.
             guidance_pixel_values: pictures for a CLIP beside the model, if the family takes one: one for each image,
                 and for each temporal patch of a video.
-            pruning_config: pruning settings of this call alone.
+            pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
             The rest as upstream.
 
         Returns:

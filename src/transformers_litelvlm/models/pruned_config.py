@@ -30,6 +30,8 @@ PRUNING_KEYWORDS = ("pruning_config", "pruning_preset", *PRUNING_ALIASES)
 def change_pruning(pruning: PruningConfig, keywords: dict[str, Any]) -> PruningConfig:
     """A setting changed by keywords of `from_pretrained`: first `pruning_config`, then the preset, then the others.
 
+    Of a dict as `pruning_config`, the fields that it has are changed.
+
     Raises:
         ValueError: for a keyword that does not exist, if a budget and a ratio are both given, or as [`PruningConfig`]
             does.
@@ -46,7 +48,7 @@ def change_pruning(pruning: PruningConfig, keywords: dict[str, Any]) -> PruningC
             "give one of them."
         )
     if keywords.get("pruning_config") is not None:
-        pruning = PruningConfig.of(keywords["pruning_config"])
+        pruning = pruning.changed_by(keywords["pruning_config"])
     if keywords.get("pruning_preset") is not None:
         pruning = pruning.apply_preset(keywords["pruning_preset"])
     changes = {field: keywords[name] for name, field in PRUNING_ALIASES.items() if name in keywords}
@@ -180,7 +182,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Upstream sets keywords one by one; ours are taken together, so that contradictions are seen."""
-        pruning = {name: kwargs.pop(name) for name in list(kwargs) if _is_setting(name)}
+        pruning = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith("pruning_")}
         if isinstance(config_dict.get("pruning_config"), dict):  # of a file, which may be newer than this version
             config_dict = {**config_dict, "pruning_config": PruningConfig.from_dict(config_dict["pruning_config"])}
         result = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]

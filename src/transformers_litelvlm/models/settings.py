@@ -47,14 +47,17 @@ class PruningSettings:
 
     @classmethod
     def of(cls, config: Any, pruning_config: PruningConfig | PruningSettings | dict | None = None) -> PruningSettings:
-        """The settings of a model's `config`, or those of `pruning_config` in their place; settings are themselves.
+        """The settings of a model's `config`, or those of `pruning_config` in their place; of a dict, the fields that
+        it has. Settings are themselves.
 
         Raises:
             ValueError: if it is no setting, or the family cannot follow it.
         """
         if isinstance(pruning_config, cls):
             return pruning_config
-        pruning = config.pruning_config if pruning_config is None else PruningConfig.of(pruning_config)
+        pruning = config.pruning_config
+        if pruning_config is not None:
+            pruning = pruning.changed_by(pruning_config)
         config.check_pruning(pruning)
         (pruner, second, _), is_on = pruning.build(), pruning.is_on
         then = None if second is None or not is_on else cls.of(config, second)

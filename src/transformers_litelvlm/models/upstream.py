@@ -67,7 +67,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 from transformers.models.sam.modeling_sam import SamMLPBlock, SamPatchEmbeddings, SamVisionSdpaAttention
 from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput
-from transformers.processing_utils import VideosKwargs
+from transformers.processing_utils import _MARKED_RE, VideosKwargs
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -135,6 +135,7 @@ __all__ = [
     "VideosKwargs",
     "_BaseAutoModelClass",
     "_LazyAutoMapping",
+    "_MARKED_RE",
     "apply_rotary_pos_emb_vision",
     "cached_file",
     "can_return_tuple",

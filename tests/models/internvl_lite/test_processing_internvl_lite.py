@@ -77,6 +77,18 @@ def test_a_video_in_a_chat(processor, frames):
     assert "pixel_values" in without
 
 
+@pytest.mark.parametrize("count, places", [(1, [3]), (2, [1, 5]), (3, [1, 3, 5]), (7, list(range(7)))])
+def test_frames_are_sampled_as_upstream_does(processor, count, places):
+    """In the middle of each part: torch.arange(7 / count / 2, 7, 7 / count).int()."""
+    frames, how = video(7), {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    turn = [{"role": "user", "content": [{"type": "video", "video": frames}, {"type": "text", "text": "Where?"}]}]
+    features = processor.apply_chat_template(turn, **how, processor_kwargs={"num_frames": count})
+    turn[0]["content"][0]["video"] = frames[places]
+    expected = processor.apply_chat_template(turn, **how)
+    assert features["num_tiles"].tolist() == [count]
+    assert all(torch.equal(features[name], value) for name, value in expected.items())
+
+
 def test_images_and_videos_are_in_the_order_of_the_prompts(processor):
     """Tiles, their numbers and the sentences."""
     first, second = picture(60, 30, seed=1), picture(30, 30, seed=2)
@@ -118,6 +130,7 @@ def test_the_places_of_tiles_on_the_picture(processor):
     "arguments, message",
     [
         ({"videos": [video(2), video(3)], "text": "<video><video>"}, r"`videos` have \[2, 3\] frames: InternVL takes"),
+        ({"videos": [video(2)], "text": "<video>", "do_sample_frames": True, "fps": 1}, "must be .* from 1 to the 2"),
         ({"videos": ["clip.mp4"], "text": "<video>"}, r"`videos\[0\]` must be a list of frames or an array"),
         ({"videos": [[]], "text": "<video>"}, r"`videos\[0\]` has no frames"),
         ({"images": [picture()], "text": "<IMG_CONTEXT>", "expressions": ["a <img> b"]}, "special token <img>"),

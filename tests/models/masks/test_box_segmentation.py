@@ -5,6 +5,7 @@ import torch
 
 from tests.support import tiny_internvl
 from tests.support.box_models import answer_with, noise, save_tiny_sam, save_tiny_sam2
+from tests.support.hub_cache import put_into_cache
 from tests.support.tiny_llava import save_tiny_checkpoint
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, tiny_tokenizer
 from tests.support.tiny_qwen3_5 import QWEN3_5
@@ -244,6 +245,17 @@ def test_stock_and_saved_checkpoints_are_joined(tmp_path, sam, name):
     expected, found = model.state_dict(), again.state_dict()
     assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected)
     assert any(n.startswith("mask_model.") for n in found) and any(n.startswith("chat.") for n in found)
+
+
+def test_both_are_in_the_same_cache(tmp_path, sam):
+    """`revision` is that of the chat model."""
+    QWEN3_VL.save_stock_checkpoint(tmp_path / "stock")
+    list(put_into_cache(tmp_path / "cache", tmp_path / "stock", {"v1": "1" * 40}))
+    list(put_into_cache(tmp_path / "cache", sam, {"main": "2" * 40}, "org/sam"))
+    where = {"revision": "v1", "cache_dir": str(tmp_path / "cache"), "local_files_only": True}
+    model = BoxSegmentation.from_pretrained("org/tiny", "org/sam", **where)
+    expected = BoxSegmentation.from_pretrained(tmp_path / "stock", sam).state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_chat_model_whose_boxes_are_not_known_is_refused(tmp_path, sam):

@@ -1,5 +1,7 @@
 """Stock Qwen2.5-VL checkpoints, in the names of the Hub and in those of transformers 5, and CLIPs beside them."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,6 +11,7 @@ from tests.support.families import picture
 from tests.support.hub_cache import put_into_cache
 from tests.support.tiny_llava import tiny_guidance_tokenizer
 from tests.support.tiny_qwen2_5_vl import (
+    QWEN2_5_VL,
     prompt,
     random_guidance,
     random_media,
@@ -17,6 +20,7 @@ from tests.support.tiny_qwen2_5_vl import (
     tiny_clip,
     tiny_model,
 )
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from transformers_litelvlm import Qwen2_5_VLLite, Qwen2_5_VLLiteModel, Qwen2_5_VLLiteProcessor
 
 
@@ -149,6 +153,20 @@ def test_the_processor_of_a_stock_checkpoint(stock, tmp_path):
     before, after = (p(images=picture(90, 40), text=text, return_tensors="pt") for p in (guided, again))
     assert before["guidance_pixel_values"].shape == (1, 3, 32, 32)
     assert set(before) == set(after) and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("tiny", [QWEN2_5_VL, QWEN3_VL], ids=["qwen2_5", "qwen3"])
+def test_settings_of_the_processor_are_also_those_of_videos(tmp_path, tiny):
+    """As upstream, which hands them to every part."""
+    tiny.save_stock_checkpoint(tmp_path)
+    processor = tiny.processor_class.from_pretrained(tmp_path, min_pixels=256, max_pixels=512, fps=1)
+    for part in (processor.image_processor, processor.video_processor):
+        assert (part.size.shortest_edge, part.size.longest_edge) == (256, 512)
+    assert processor.video_processor.fps == 1
+    wrong = {**processor.video_processor.to_dict(), "temporal_patch_size": 0}
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="`video_processor.temporal_patch_size` must be a number of pixels"):
+        tiny.processor_class.from_pretrained(tmp_path)
 
 
 def test_importing_leaves_the_stock_base_model_alone(stock):

@@ -62,6 +62,18 @@ def test_prompts_have_all_placeholders_and_the_question_guides(processor):
     assert sentences_of(processor, features) == [["Find it"], ["And this"], ["Find it"]]
 
 
+def test_placeholders_that_users_wrote_are_no_media(processor):
+    """Upstream marks them; sentences would belong to other pictures."""
+    image = {"type": "image", "image": picture()}
+    turns = [[{"type": "text", "text": "what is <|image_pad|> and <|video_pad|>?"}], [{"type": "text", "text": "dog"}]]
+    chats = [[{"role": "user", "content": [image, *turn]}] for turn in turns]
+    how = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "processor_kwargs": {"padding": True}}
+    features = processor.apply_chat_template(chats, sanitize_control_tokens=True, **how)
+    assert len(features["image_grid_thw"]) == len(features["guidance_input_ids"]) == 2
+    [row] = features["guidance_input_ids"][1:]
+    assert processor.tokenizer.decode(row[features["guidance_attention_mask"][1].bool()]) == "dog"
+
+
 def test_expressions_are_for_images_then_videos(processor):
     text = "<|vision_start|><|video_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>"
     arguments = {"images": picture(), "videos": [clip_of(2)], "text": text, "return_tensors": "pt"}

@@ -203,6 +203,8 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
 
     def _process_videos(self, videos, **kwargs: Any):
         """Each frame is one tile; upstream's own video processor needs torchvision."""
+        if kwargs.get("do_sample_frames"):
+            videos = [_sampled(frames, kwargs.get("num_frames")) for frames in videos]
         counts = [len(frames) for frames in videos]
         if len(set(counts)) != 1:
             raise ValueError(
@@ -224,6 +226,16 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
                 "num_tiles": torch.tensor([tiles for part in parts for tiles in part["num_patches"]]),
             }
         )
+
+
+def _sampled(frames: list[Image.Image], num_frames: Any) -> list[Image.Image]:
+    """So many frames at equal distances, each in the middle of its part of the video, as upstream."""
+    if type(num_frames) is not int or not 0 < num_frames <= len(frames):
+        raise ValueError(
+            f"`num_frames` must be a whole number from 1 to the {len(frames)} frames of the video, got "
+            f"{quoted(num_frames)}. InternVL does not sample by `fps` here: the rate of a list of frames is not known."
+        )
+    return [frames[int((place + 0.5) * len(frames) / num_frames)] for place in range(num_frames)]
 
 
 def _is_list_of_videos(videos: Any) -> bool:

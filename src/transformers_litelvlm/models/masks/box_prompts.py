@@ -14,7 +14,7 @@ from transformers_litelvlm.models.devices import to_device_of
 from transformers_litelvlm.models.masks.boxes import LocatedObject
 from transformers_litelvlm.models.masks.sam import resize_masks
 from transformers_litelvlm.models.processing.processor import check_sizes
-from transformers_litelvlm.utils.hub_names import check_source
+from transformers_litelvlm.utils.hub_names import check_loadable
 
 
 # By the type of a checkpoint, what prepares pictures for it: in the corner of a padded square, or stretched to one,
@@ -120,7 +120,7 @@ def load_box_prompts(source: str | os.PathLike, **access: Any) -> tuple[BoxPromp
     Raises:
         ValueError: if it is no mask model of a kind that is known here, or weights are missing.
     """
-    check_source(source)
+    check_loadable(source, **access)
     config = AutoConfig.from_pretrained(source, **access)
     if config.model_type not in IMAGE_PROCESSORS:
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from transformers_litelvlm.models.loading import hub_arguments
+from transformers_litelvlm.models.loading import access_arguments, hub_arguments
 from transformers_litelvlm.models.masks.box_prompts import BoxPrompts, load_box_prompts
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.decoder import MaskGeometry
@@ -28,7 +28,7 @@ from transformers_litelvlm.models.processing.processor import GuidedProcessorMix
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
-from transformers_litelvlm.utils.hub_names import check_source
+from transformers_litelvlm.utils.hub_names import check_loadable
 
 
 # Enough for the reasoning of Seg-Zero; an answer alone takes about 40 for each object.
@@ -106,7 +106,8 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         Args:
             pretrained_model_name_or_path: of the chat model: a folder or the name of a repository on the Hub.
             mask_model: of the mask model, likewise.
-            kwargs: of `from_pretrained` of the chat model, pruning settings among them.
+            kwargs: of `from_pretrained` of the chat model, pruning settings among them. `cache_dir`, `force_download`,
+                `local_files_only` and `token` hold for the mask model, too.
 
         Raises:
             ValueError: if one of them is not of a kind that is known here.
@@ -114,17 +115,21 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         chat = ChatModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
         place = hub_arguments(pretrained_model_name_or_path, kwargs)
         processor = chat_classes(pretrained_model_name_or_path, **place)["AutoProcessor"]
-        return cls.join(chat, processor.from_pretrained(pretrained_model_name_or_path, **place), mask_model)
+        processor = processor.from_pretrained(pretrained_model_name_or_path, **place)
+        return cls.join(chat, processor, mask_model, **access_arguments(kwargs))
 
     @classmethod
-    def join(cls, chat: Any, processor: GuidedProcessorMixin, mask_model: str | os.PathLike) -> BoxSegmentation:
+    def join(
+        cls, chat: Any, processor: GuidedProcessorMixin, mask_model: str | os.PathLike, **access: Any
+    ) -> BoxSegmentation:
         """The chat model with a mask model beside it, on the same device.
 
         Args:
             chat, processor: the chat model and its processor.
             mask_model: folder or Hub id of the mask model.
+            access: how it is loaded, see [`load_box_prompts`].
         """
-        prompts, image_processor = load_box_prompts(mask_model)
+        prompts, image_processor = load_box_prompts(mask_model, **access)
         prompts.mask_model.to(chat.device)
         return cls(chat, prompts, BoxProcessor(processor, image_processor)).eval()
 
@@ -269,7 +274,7 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     Raises:
         ValueError: if it is not known how models of its kind write boxes.
     """
-    check_source(source)
+    check_loadable(source, **place)
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
     known: dict[str, dict[str, Any]] = {}
     for model_type, classes in dict[str, dict[str, Any]](REMOTE_CLASSES).items():

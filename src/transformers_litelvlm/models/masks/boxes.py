@@ -76,6 +76,7 @@ MAX_DEPTH = 16
 _BOX_KEYS = {"bbox_2d", "bbox", "box_2d", "box", "bounding_box", "bboxes", "boxes", "bboxes_2d", "coordinates"}
 _POINT_KEY = re.compile(r"points?(_2d)?(_\d{1,3})?")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+_SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
 # Every alternative is one pass over the characters that it takes. A text without its end, of an answer that was cut
 # off, ends with the line. An apostrophe opens a text only where it can be one of Python's.
 _TOKEN = re.compile(
@@ -250,7 +251,9 @@ def _collect_named(node: _Node, found: _Found) -> None:
     values: dict[str, Any] = {}
     for item in node.items:
         key, value = item if isinstance(item, tuple) else ("", item)
-        if key in _BOX_KEYS:
+        if key in _BOX_KEYS and isinstance(value, _Node) and value.kind == "{":  # a number for each side
+            node.items += value.items
+        elif key in _BOX_KEYS:
             boxes += _tuples(value, 4)
         elif _POINT_KEY.fullmatch(key):
             points += _tuples(value, 2)
@@ -258,9 +261,12 @@ def _collect_named(node: _Node, found: _Found) -> None:
             _collect(value, found)
         else:
             values[key] = value
-    for names in (*_CORNERS, ("x", "y")):
-        numbers = tuple(values.get(name) for name in names)
+    for names in (*_CORNERS, *_SIZES, ("x", "y")):
+        numbers: Any = tuple(values.get(name) for name in names)
         if all(isinstance(number, float) for number in numbers):
+            if names in _SIZES:  # the corner is no point on the object
+                x, y, width, height = (values.pop(name) for name in names)
+                numbers = (x, y, x + width, y + height)
             (boxes if len(names) == 4 else points).append(numbers)
     label = values.get("label")
     label = label if isinstance(label, str) else ""

@@ -122,7 +122,7 @@ class ReferringSegmentationMixin(_Model):
 
         Args:
             input_ids, attention_mask: (B, L), one [SEG] per mask.
-            pruning_config: pruning settings of this call alone.
+            pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
             mask_features: of [`encode_for_masks`] instead of `mask_pixel_values`.
             overlap_masks: on CUDA, encode `mask_pixel_values` on a stream of its own beside the language model. It
                 takes the memory of both at once. Default `False`; other devices compute one after the other.

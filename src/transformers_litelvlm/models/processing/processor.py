@@ -25,7 +25,7 @@ from transformers_litelvlm.models.processing.sentences import (
     tokenize_questions,
 )
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin, write_stub
-from transformers_litelvlm.models.upstream import cached_file
+from transformers_litelvlm.models.upstream import _MARKED_RE, cached_file
 from transformers_litelvlm.utils.image_io import MAX_PIXELS, load_rgb_image
 from transformers_litelvlm.utils.messages import quoted
 from transformers_litelvlm.utils.resizing import resized
@@ -151,7 +151,8 @@ class GuidedProcessorMixin(InstalledCodeMixin):
             check_special_tokens([sentence for of_medium in sentences for sentence in of_medium], [tokenizer])
             guidance = tokenize_guidance(tokenizer, sentences)
         else:
-            prompts = [text] if isinstance(text, str) else list(text or [])
+            # What users wrote that looks like a placeholder is none, where upstream has marked it.
+            prompts = [_MARKED_RE.sub("", each) for each in ([text] if isinstance(text, str) else text or [])]
             special = (*self.media_tokens, *self.turn_tokens)
             turns = [last_user_text(each, self.user_marker, self.assistant_marker, *special) for each in prompts]
             turns = list(expressions) if expressions and all(expressions) else turns

@@ -148,7 +148,10 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
             pretrained_model_name_or_path, **{**kwargs, **place}
         )
         # Upstream's own video processor needs torchvision.
-        processor.video_processor = cls.video_processor_type.from_pretrained(pretrained_model_name_or_path, **place)
+        processor.video_processor = cls.video_processor_type.from_pretrained(
+            pretrained_model_name_or_path, **{**kwargs, **place}
+        )
+        check_sizes("video_processor", processor.video_processor, MAX_PIXELS)
         if guidance_model is not None:
             access = access_arguments(kwargs)
             check_loadable(guidance_model, **access)

@@ -81,7 +81,7 @@ class PrunedGenerationMixin:
         `hidden_states` and `attentions` of the first step have the columns of the shortened prompt.
 
         Args:
-            pruning_config: pruning settings of this call alone.
+            pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
 
         Returns:
             As upstream; with `return_dict_in_generate=True` a [`PrunedGenerateOutput`] or, of a beam search, a

@@ -70,8 +70,6 @@ def requested(config: Any, keywords: Mapping[str, Any]) -> PruningConfig:
             "This server was started without pruning, so requests cannot have pruning settings: start it with the "
             "largest `pruning_budget` that a request may ask for."
         )
-    if isinstance(changes.get("pruning_config"), dict):
-        pruning = pruning.replace(**changes.pop("pruning_config"))
     pruning = change_pruning(pruning, changes)
     asked = check_settings(config, pruning)
     if asked.is_on and asked.keeps_positions != server.keeps_positions:
