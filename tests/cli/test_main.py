@@ -213,6 +213,8 @@ def test_methods_of_a_model_whose_images_differ(capsys, tmp_path):
     Qwen2_5_VLLiteConfig(text_config={"num_hidden_layers": 28}).save_pretrained(tmp_path)
     assert main(["methods", "--budget", "100", "--model", str(tmp_path)]) == 2
     assert "Say it with --visual-tokens" in capsys.readouterr().err
+    assert main(["methods", "--model", str(tmp_path)]) == 2  # what it has would not be shown
+    assert "are for --budget K" in capsys.readouterr().err
     arguments = ["methods", "--budget", "100", "--model", str(tmp_path), "--visual-tokens", "400", "--json"]
     assert main(arguments) == 0
     counted = {method["name"]: method["at_budget"] for method in json.loads(capsys.readouterr().out)["methods"]}

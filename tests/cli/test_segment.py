@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from tests.support.matrix import matrix
 from tests.support.methods import ONE_OF_EACH_KIND
@@ -67,6 +68,17 @@ def test_a_preset_is_changed_by_other_options(litelvlm, picture, options, kept, 
     assert report["num_kept_tokens"] == kept
     assert (report["method_options"] or {}).get("context_share") == context_share
     assert report["why_unpruned"] == (None if kept < 16 else "--budget or --retention-ratio says how many to keep")
+
+
+def test_a_second_method_is_named(litelvlm, picture, tiny_checkpoint, tmp_path):
+    folder, then = tmp_path / "both", {"method": "fastv", "budget": 4, "method_options": {"layer": 1}}
+    config = AutoConfig.from_pretrained(tiny_checkpoint, pruning_budget=8, pruning_then=then)
+    shutil.copytree(tiny_checkpoint, folder)
+    config.save_pretrained(folder)
+    out = litelvlm(picture, "the star", "--output", "results", model=folder)[1]
+    assert "kept: 4 of 16 (25%), method litelvlm, then={'budget': 4, " in out
+    out = litelvlm(picture, "the star", "--json", "--output", "more", model=folder)[1]
+    assert json.loads(out)["then"] == config.pruning_config.then
 
 
 def test_why_nothing_was_pruned(litelvlm, picture):

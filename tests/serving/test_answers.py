@@ -19,6 +19,7 @@ SETTINGS = [
     {"budget": 30, "token_order": "reference", "position_ids": "original"},
     {"method": "fastv", "budget": 40, "method_options": {"layer": 1}},
     {"method": "tome", "retention_ratio": 0.5},
+    {"budget": 40, "then": {"method": "fastv", "budget": 20, "method_options": {"layer": 1}}},
 ]
 
 
@@ -50,6 +51,8 @@ def test_a_form_and_json_give_the_masks_of_the_model(bundled, start_service, sce
     for answer in asyncio.run(ask()):
         assert answer.status_code == 200, answer.text
         check_answer(answer.json(), expected, picture, sentences)
+        then = settings.get("then", {})  # both methods are named
+        assert {name: answer.json().get("then", {})[name] for name in then} == then
         assert answer.headers["x-request-id"] == answer.json()["id"]
         assert set(answer.json()["timings_ms"]) == {"read", "prepare", "queue", "encode", "model", "write", "total"}
 

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
     """Print the methods and presets."""
     from transformers_litelvlm.configuration_pruning import PruningConfig
 
+    if args.budget is None and (args.model or args.visual_tokens):
+        raise BadInputError("--model and --visual-tokens are for --budget K: what the methods keep at a budget")
     import_given(args)
     # The presets that every configuration starts with; a checkpoint may bring its own.
     methods, broken, presets = describe_methods(), describe_broken(), PruningConfig().presets

@@ -162,6 +162,7 @@ def _segment(
         "dtype": str(model.dtype).removeprefix("torch."),
         "method": pruning.method if is_pruned else None,
         "method_options": pruning.method_options if is_pruned else None,
+        "then": pruning.then if is_pruned else None,
         "why_unpruned": None if is_pruned else _why_unpruned(pruning, total),
         "num_visual_tokens": total,
         "num_kept_tokens": len(retained[0]),
@@ -267,7 +268,8 @@ def _print_report(report: dict[str, Any]) -> None:
     kept, total = report["num_kept_tokens"], report["num_visual_tokens"]
     how = f"nothing was pruned: {report['why_unpruned']}"
     if report["method"]:
-        how = ", ".join([f"method {report['method']}", *(f"{k}={v}" for k, v in report["method_options"].items())])
+        options = {**report["method_options"], **({"then": report["then"]} if report["then"] else {})}
+        how = ", ".join([f"method {report['method']}", *(f"{k}={v}" for k, v in options.items())])
     print(f"visual tokens kept: {kept} of {total} ({kept / total:.0%}), {how}")
     print(f"overlay: {report['overlay']}")
     for file in report["kept_tokens"]:

@@ -42,6 +42,7 @@ class SegmentAnswer(BaseModel):
     height: int
     masks: list[SentenceMask]
     method: str | None = Field(description="the pruning method; null if nothing was pruned")
+    then: dict[str, Any] | None = Field(None, description="the settings of a second method, if there is one")
     token_grid: list[int] = Field(description="rows and columns of the visual tokens before pruning, tile below tile")
     num_visual_tokens: int
     retained_indices: list[list[int]] = Field(description="kept tokens of each dialogue, counted row by row from 0")
@@ -76,6 +77,7 @@ def describe(job: Job, answer: Answer) -> dict[str, Any]:
             for sentence, mask, score, text in zip(job.sentences, answer.masks, answer.scores, texts, strict=True)
         ],
         "method": job.pruning.method if is_pruned else None,
+        **({"then": job.pruning.then} if is_pruned and job.pruning.then else {}),
         "token_grid": list(job.grid),
         "num_visual_tokens": total,
         "retained_indices": answer.kept,
