@@ -118,7 +118,8 @@ def test_compressed_run_lengths(encoding):
 
 @st.composite
 def boxes(draw):
-    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    # In a picture one pixel high, pycocotools draws polygons wrongly.
+    height, width = draw(st.integers(2, 40)), draw(st.integers(1, 40))
     longest = 2 * max(height, width)
     left, right = sorted(draw(st.tuples(*[st.integers(-longest, longest)] * 2)))
     top, bottom = sorted(draw(st.tuples(*[st.integers(-longest, longest)] * 2)))

@@ -117,7 +117,8 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         polygons = [polygon.tolist() for polygon in points if len(polygon) >= 6]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
-        if all(0 <= number <= 1 for polygon in polygons for number in polygon) and (height, width) != (1, 1):
+        numbers = np.concatenate(polygons)
+        if (numbers % 1).any() and numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
             raise ValueError(f"A polygon must be in pixels, got fractions of the image: {quoted(segmentation)}.")
         mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     if mask.shape != (height, width):
