@@ -110,7 +110,8 @@ def load_for_segmentation(
     Raises:
         ImportError: the library of a quantization is not installed.
         ValueError: as `from_pretrained` does; also where weights are missing, left over or have other shapes, which
-            upstream replaces by random numbers or reports in its log alone, and where the tokenizer is not the model's.
+            upstream replaces by random numbers or reports in its log alone, and where the tokenizer is not that of
+            the model.
         OSError: there is no such folder, and the Hub cannot be reached or asked for it.
     """
     check_source(source)
@@ -173,8 +174,8 @@ def check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> N
         )
     if seg_id is not None and (rows := config.get_text_config().vocab_size) <= seg_id:
         raise ValueError(
-            f"The tokenizer of {source} reads {token} as token {seg_id}, but the vocabulary in its config.json ends at "
-            f"{rows - 1}: they are not of one checkpoint."
+            f"The tokenizer of {source} reads {token} as token {seg_id}, but the vocabulary in its config.json ends "
+            f"at {rows - 1}: they are not of one checkpoint."
         )
 
 

@@ -5,8 +5,8 @@ Golden: tests/fixtures/golden/checkpoints/tiny_glamm_reference, a GLaMM in the o
 """
 
 import json
-import shutil
 import re
+import shutil
 
 import pytest
 import torch

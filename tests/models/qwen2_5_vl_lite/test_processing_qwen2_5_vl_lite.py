@@ -140,8 +140,12 @@ def test_frames_are_upright_rgb(processor, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "is_sampled", "message"),
     [
-        ({"total_num_frames": 80}, True, "is 80, but the video has 8 frames, .* pass `do_sample_frames=False`"),
-        ({"total_num_frames": 4}, True, "is 4, but the video has 8 frames"),
+        (
+            {"total_num_frames": 80},
+            True,
+            "is 80, but the video to sample has 8 frames.* pass `do_sample_frames=False`",
+        ),
+        ({"total_num_frames": 4}, True, "is 4, but the video to sample has 8 frames"),
         ({"total_num_frames": 80, "frames_indices": [0, 10]}, False, "has 2 numbers, but the video has 8 frames"),
     ],
 )

@@ -176,16 +176,16 @@ def check_frame_rate(fps: Any, name: str = "`fps` in `video_metadata`") -> None:
 
 def _check_number_of_frames(number: int, metadata: VideoMetadata, is_sampled: bool | None) -> None:
     """Raises ValueError if the metadata is not that of a video of `number` frames: its times would be wrong."""
-    indices = metadata.frames_indices
-    if is_sampled and metadata.total_num_frames != number:
+    indices, total = metadata.frames_indices, metadata.total_num_frames
+    if is_sampled and total != number:
         raise ValueError(
-            f"`total_num_frames` in `video_metadata` is {quoted(metadata.total_num_frames)}, but the video has {number} "
-            "frames, which are to be sampled. If they were sampled before, pass `do_sample_frames=False`."
+            f"`total_num_frames` in `video_metadata` is {quoted(total)}, but the video to sample has {number} frames. "
+            "If they were sampled before, pass `do_sample_frames=False`."
         )
     if not is_sampled and indices is not None and len(indices) != number:
         raise ValueError(
-            f"`frames_indices` in `video_metadata` has {len(indices)} numbers, but the video has {number} frames: give "
-            "one for each, or leave it out."
+            f"`frames_indices` in `video_metadata` has {len(indices)} numbers, but the video has {number} frames: "
+            "give one for each, or leave it out."
         )
 
 
