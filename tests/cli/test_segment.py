@@ -409,7 +409,7 @@ EDITED = {
     ),
     "fewer layers than weights": (
         edited("config.json", "text_config.num_hidden_layers", 1),
-        "that its config.json has no place for, the first is model.language_model.layers.1.input_layernorm.weight",
+        "parameters too many, the first is model.language_model.layers.1.input_layernorm.weight",
     ),
     "patch of nothing": (
         edited("config.json", "vision_config.patch_size", 0),

@@ -141,8 +141,7 @@ def load_for_segmentation(
         raise ValueError(f"The weights in {source} lack {len(missing)} parameters, the first is {missing[0]}.")
     if unknown := sorted(loading["unexpected_keys"]):
         raise ValueError(
-            f"The weights in {source} have {len(unknown)} parameters that its config.json has no place for, the first "
-            f"is {unknown[0]}."
+            f"The weights in {source} have {len(unknown)} parameters too many, the first is {unknown[0]}."
         )
     for name, stored, needed in sorted(loading["mismatched_keys"]):
         raise ValueError(
