@@ -419,6 +419,10 @@ EDITED = {
         smaller(HEAD),
         f"have {HEAD} of shape (47, 48), its config.json asks for (48, 48)",
     ),
+    "fewer layers than weights": (
+        edited("config.json", "text_config.num_hidden_layers", 1),
+        "parameters too many, the first is model.language_model.layers.1.input_layernorm.weight",
+    ),
     "patch of nothing": (
         edited("config.json", "vision_config.patch_size", 0),
         "`vision_config.patch_size` must be a whole number above 0, got 0",

@@ -109,8 +109,9 @@ def load_for_segmentation(
 
     Raises:
         ImportError: the library of a quantization is not installed.
-        ValueError: as `from_pretrained` does; also where weights are missing or have other shapes, which upstream
-            replaces by random numbers or reports in its log alone, and where the tokenizer is not the model's.
+        ValueError: as `from_pretrained` does; also where weights are missing, left over or have other shapes, which
+            upstream replaces by random numbers or reports in its log alone, and where the tokenizer is not that of
+            the model.
         OSError: there is no such folder, and the Hub cannot be reached or asked for it.
     """
     check_source(source)
@@ -125,7 +126,7 @@ def load_for_segmentation(
         source
     )
     if mask_model is None:
-        _check_seg_token(source, config, processor)
+        check_seg_token(source, config, processor)
     loader: Any = AutoModelForReferringSegmentation if mask_model is None else ChatModel
     computes_in = dtype if isinstance(dtype, torch.dtype) else config.dtype or torch.float32
     model, loading = loader.from_pretrained(
@@ -138,6 +139,10 @@ def load_for_segmentation(
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"The weights in {source} lack {len(missing)} parameters, the first is {missing[0]}.")
+    if unknown := sorted(loading["unexpected_keys"]):
+        raise ValueError(
+            f"The weights in {source} have {len(unknown)} parameters too many, the first is {unknown[0]}."
+        )
     for name, stored, needed in sorted(loading["mismatched_keys"]):
         raise ValueError(
             f"The weights in {source} have {name} of shape {tuple(stored)}, its config.json asks for {tuple(needed)}."
@@ -158,13 +163,18 @@ def config_for_segmentation(source: str | os.PathLike, mask_model: str | os.Path
     return (AutoConfig if mask_model is None else chat_classes(source)["AutoConfig"]).from_pretrained(source)
 
 
-def _check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:
+def check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:
     """Raises ValueError if the tokenizer of a checkpoint is not the model's."""
     token, seg_id = processor.seg_token, processor.tokenizer.convert_tokens_to_ids(processor.seg_token)
     if getattr(config, "seg_token_id", None) not in (None, seg_id):
         raise ValueError(
             f"The tokenizer of {source} reads {token} as token {seg_id}, but `seg_token_id` in its config.json is "
             f"{config.seg_token_id}: they are not of one checkpoint."
+        )
+    if seg_id is not None and (rows := config.get_text_config().vocab_size) <= seg_id:
+        raise ValueError(
+            f"The tokenizer of {source} reads {token} as token {seg_id}, but the vocabulary in its config.json ends "
+            f"at {rows - 1}: they are not of one checkpoint."
         )
 
 

@@ -6,6 +6,7 @@ Golden: tests/fixtures/golden/checkpoints/tiny_glamm_reference, a GLaMM in the o
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -492,6 +493,16 @@ def test_stock_llava(stock, tmp_path, names):
         converted.generate(**inputs, max_new_tokens=4, do_sample=False),
         direct.generate(**inputs, max_new_tokens=4, do_sample=False),
     )
+
+
+def test_a_stock_llava_that_says_its_head_is_tied_and_stores_it(stock, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(stock / "llava", source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    run_convert("llava", source, tmp_path / "converted", "--clip", stock / "clip")
+    converted = LlavaLiteForConditionalGeneration.from_pretrained(tmp_path / "converted")
+    assert not torch.equal(converted.lm_head.weight, converted.get_input_embeddings().weight)
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

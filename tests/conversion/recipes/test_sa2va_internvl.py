@@ -274,6 +274,15 @@ def test_a_head_that_is_not_stored_is_the_table_of_embeddings(tmp_path):
     assert model.config.tie_word_embeddings and model.lm_head.weight is model.get_input_embeddings().weight
 
 
+def test_the_dtype_of_the_config(tmp_path):
+    """A reader that asks for "auto" gets what was published, not what happens to be the first tensor's."""
+    source = write_source(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    assert main(["convert", "sa2va", str(source), str(tmp_path / "lite")]) == 0
+    assert json.loads((tmp_path / "lite" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
 def test_a_tokenizer_without_its_fast_file(source, processor, tmp_path):
     """Older checkpoints have the files of the slow tokenizer alone."""
     older = write_source(tmp_path / "source")

@@ -566,3 +566,37 @@ def test_damaged_source_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert "no rule for sam2.unknown" in capsys.readouterr().err
     assert not (tmp_path / "lite").exists()
     shutil.rmtree(source)
+
+
+def test_a_stored_head_is_not_the_table_of_embeddings(tmp_path):
+    """Whatever the config says, which readers of it other than transformers believe, and later calls of it, too."""
+    source = write_unipixel(tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights["lm_head.weight"] = 2 * weights["model.embed_tokens.weight"]
+    save_file(weights, source / "model.safetensors")
+    assert json.loads((source / "config.json").read_text())["tie_word_embeddings"] is True
+    assert main(["convert", "unipixel", str(source), str(tmp_path / "lite")]) == 0
+    model, _ = load(tmp_path / "lite")
+    model.tie_weights()
+    assert not model.config.tie_word_embeddings
+    assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+
+
+def test_a_vocabulary_without_the_mask_token(tmp_path, capsys):
+    """The tokenizer is that of another checkpoint; indexing the table of embeddings would fail, on CUDA for good."""
+    source = write_unipixel(tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:SEG].clone()
+    save_file(weights, source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "vocab_size": SEG}))
+    assert main(["convert", "unipixel", str(source), str(tmp_path / "lite")]) == 2
+    message = f"<|seg|> as token {SEG}, but the vocabulary in its config.json ends at {SEG - 1}"
+    assert message in capsys.readouterr().err and not (tmp_path / "lite").exists()
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_the_attention_that_is_asked_for_is_that_of_all_parts(tiny, kernel):
+    model = AutoModelForReferringSegmentation.from_pretrained(tiny, attn_implementation=kernel)
+    for part in (model, model.model.visual, model.mask_model, model.mask_model.vision_encoder):
+        assert part.config._attn_implementation == kernel

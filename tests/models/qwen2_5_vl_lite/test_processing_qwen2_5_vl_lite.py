@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers.video_utils import VideoMetadata
 
 from tests.support.families import picture
@@ -119,11 +120,59 @@ def test_arrays_paths_and_pictures_are_the_same_video(processor, tmp_path):
     array = np.stack([np.asarray(frame) for frame in frames])
     expected = processor.video_processor([frames], return_tensors="pt")["pixel_values_videos"]
     paths = [str(tmp_path / f"{index}.png") for index in range(3)]
-    for video in (array, torch.tensor(array), np.moveaxis(array, -1, 1), [[paths]]):
+    for video in (array, torch.tensor(array), np.moveaxis(array, -1, 1), [[paths]], [paths], paths):
         videos = video if isinstance(video, list) else [video]
         assert torch.equal(processor.video_processor(videos, return_tensors="pt")["pixel_values_videos"], expected)
     with pytest.raises(ImportError, match="torchcodec"):
         processor.video_processor("film.mp4")
+
+
+def test_frames_are_upright_rgb(processor, tmp_path):
+    """Frames that lie on their side, as a camera saves them, of other modes, one pixel high, of different sizes."""
+    text = "<|vision_start|><|video_pad|><|vision_end|>the dog"
+    frames, paths, orientation = clip_of(4), [], Image.Exif()
+    orientation[0x0112] = 6  # to be turned clockwise
+    for index, frame in enumerate(frames):
+        paths.append(tmp_path / f"{index}.png")
+        frame.transpose(Image.Transpose.ROTATE_90).save(paths[-1], exif=orientation)
+    opened = [Image.open(path) for path in paths]
+    expected = processor(videos=[frames], text=text)
+    for video in (opened, paths, [str(path) for path in paths]):
+        features = processor(videos=[video], text=text)
+        assert np.array_equal(features["pixel_values_videos"], expected["pixel_values_videos"])
+    grey = [frame.convert("L") for frame in frames]
+    features = [processor(videos=[video], text=text) for video in (grey, [frame.convert("RGB") for frame in grey])]
+    assert np.array_equal(*(each["pixel_values_videos"] for each in features))
+    low = processor(videos=[clip_of(4, 40, 1)], text=text)["video_grid_thw"].tolist()
+    assert low[0][1] < low[0][2]
+    with pytest.raises(ValueError, match=r"frames of different sizes, such as \[\(24, 40\), \(40, 24\)\]"):
+        processor(videos=[[frames[0], frames[1].rotate(90, expand=True)]], text=text)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_sampled", "message"),
+    [
+        (
+            {"total_num_frames": 80},
+            True,
+            "is 80, but the video to sample has 8 frames.* pass `do_sample_frames=False`",
+        ),
+        ({"total_num_frames": 4}, True, "is 4, but the video to sample has 8 frames"),
+        ({"total_num_frames": 80, "frames_indices": [0, 10]}, False, "has 2 numbers, but the video has 8 frames"),
+    ],
+)
+def test_metadata_of_another_video(processor, metadata, is_sampled, message):
+    arguments = {"num_frames": 4} if is_sampled else {}
+    with pytest.raises(ValueError, match=message):
+        processor.video_processor(
+            [clip_of(8)], video_metadata=[{"fps": 10.0, **metadata}], do_sample_frames=is_sampled, **arguments
+        )
+
+
+def test_metadata_is_not_changed(processor):
+    metadata = VideoMetadata(total_num_frames=8, fps=4.0)
+    processor.video_processor([clip_of(8)], video_metadata=[metadata], do_sample_frames=True, num_frames=4)
+    assert metadata == VideoMetadata(total_num_frames=8, fps=4.0)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +197,7 @@ def test_sampling(processor, arguments, total, fps, expected):
         ({"fps": 1}, None, "needs `video_metadata`"),
         ({"num_frames": 20}, 30.0, "20 frames were to be sampled of a video of 8"),
         ({"num_frames": 1}, 30.0, "0 frames were to be sampled"),
+        ({"fps": 0}, 30.0, "`fps` must be a number of frames a second above 0, got 0"),
     ],
 )
 def test_sampling_that_is_not_possible(processor, arguments, fps, message):

@@ -108,7 +108,8 @@ def internvl_config(source: CheckpointSource, published: dict[str, Any], tokeniz
         text_config=Qwen2Config(**{**own, "eos_token_id": tokenizer.eos_token_id}),
         image_token_id=tokenizer.convert_tokens_to_ids(_TOKENS["context_image_token"]),
         image_seq_length=(sides[0] // sides[1] // 2) ** 2,
-        # A head that is stored is not the table of embeddings, whatever the config says.
+        dtype=published.get("torch_dtype", published.get("dtype")),
+        # A head that is not stored is the table of embeddings, whatever the config says.
         tie_word_embeddings="language_model.lm_head.weight" not in source.tensors(),
         **more,
     )

@@ -15,6 +15,7 @@ from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.renaming import Drop, Part, Rename
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.hub.model_card import CARD_NAME, read_metadata, render_card, write_card
+from transformers_litelvlm.models.auto import check_seg_token
 from transformers_litelvlm.models.processing.qwen_vl import without_cropping
 from transformers_litelvlm.models.remote_code import write_stub
 
@@ -111,10 +112,17 @@ def make_conversion(
         parts: the sources with their rules; the first one is the published model, and names the kind in the report.
         must_equal: tensors that show whether the sources belong together.
     """
+    source = parts[0].source
+    if any(name.endswith("lm_head.weight") for name in source.tensors()):
+        # A head that is stored is not the table of embeddings, whatever the config says.
+        for each in (config, config.text_config):
+            if getattr(each, "tie_word_embeddings", False):
+                each.tie_word_embeddings = False
+    if getattr(config, "seg_token_id", None) is not None:
+        check_seg_token(source, config, processor)
     with torch.device("meta"):
         model = model_class(config)
     config.architectures = [model_class.__name__]
-    stored = parts[0].source.tensors()
 
     def write_rest(folder: Path, dtype: torch.dtype | None) -> None:
         if dtype is not None:
@@ -130,8 +138,7 @@ def make_conversion(
         family=parts[0].label,
         parts=list(parts),
         targets={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        # A source may store what its config says is tied.
-        tied={name: same for name, same in model.all_tied_weights_keys.items() if name not in stored},
+        tied=dict(model.all_tied_weights_keys),
         must_equal=list(must_equal),
         write_rest=write_rest,
     )

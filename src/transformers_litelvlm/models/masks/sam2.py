@@ -72,7 +72,10 @@ class Sam2MaskConfig(Sam2VideoConfig):
     @classmethod
     def of(cls, config: Sam2VideoConfig) -> Sam2MaskConfig:
         """A config of this class; upstream's own stands for the defaults."""
-        return config if isinstance(config, cls) else cls.from_dict({**config.to_dict(), "model_type": cls.model_type})
+        if isinstance(config, cls):
+            return config
+        fields = {**config.to_dict(), "model_type": cls.model_type}
+        return cls.from_dict(fields, attn_implementation=config._attn_implementation)
 
 
 def _is_finite(number: Any, must_be_positive: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import mimetypes
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -266,3 +267,21 @@ def read_images(images):
         return [read_images(image) for image in images]
     is_picture = isinstance(images, str | os.PathLike) or hasattr(images, "getexif")
     return load_rgb_image(images) if is_picture else images
+
+
+def read_frames(videos):
+    """Lists of pictures, or of their paths, however nested, as arrays (F, 3, H, W) of upright RGB; anything else is
+    left to upstream. Raises ValueError for frames of different sizes."""
+    if not isinstance(videos, list | tuple):
+        return videos
+    if not videos or not all(map(_is_frame, videos)):
+        return [read_frames(video) for video in videos]
+    frames = [np.asarray(load_rgb_image(frame)).transpose(2, 0, 1) for frame in videos]
+    if len(sizes := {frame.shape[1:] for frame in frames}) > 1:
+        raise ValueError(f"`videos` has a video with frames of different sizes, such as {sorted(sizes)[:2]}.")
+    return np.stack(frames)
+
+
+def _is_frame(value: Any) -> bool:
+    is_path = isinstance(value, str | os.PathLike)
+    return hasattr(value, "getexif") or (is_path and f"{mimetypes.guess_type(value)[0]}".startswith("image/"))

@@ -13,6 +13,7 @@ from transformers_litelvlm.models.processing.processor import (
     in_format_of,
     load_guidance_tokenizer,
     on_pil,
+    read_frames,
     read_images,
 )
 from transformers_litelvlm.models.processing.sentences import check_unicode
@@ -101,7 +102,7 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
                 not fit.
         """
         check_unicode("text", text)
-        images = read_images(images)
+        images, videos = read_images(images), read_frames(videos)
         features = super().__call__(images=images, text=text, videos=videos, **kwargs)  # type: ignore[misc]
         frames = features.pop("first_frames", [])
         if images is None and videos is None:

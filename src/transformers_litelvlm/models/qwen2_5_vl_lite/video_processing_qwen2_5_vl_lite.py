@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from numbers import Real
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, Qwen2VLImageProcessorPil
 
+from transformers_litelvlm.models.processing.processor import read_frames
 from transformers_litelvlm.models.upstream import (
     VideoMetadata,
     VideoProcessorMixin,
@@ -16,7 +18,6 @@ from transformers_litelvlm.models.upstream import (
     make_batched_metadata,
     make_batched_videos,
 )
-from transformers_litelvlm.utils.image_io import load_rgb_image
 from transformers_litelvlm.utils.messages import quoted
 
 
@@ -73,6 +74,7 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
         """
         factor = temporal_patch_size or self.temporal_patch_size
         total = metadata.total_num_frames
+        check_frame_rate(fps, "`fps`")
         if fps is not None and num_frames is not None:
             raise ValueError(
                 f"`num_frames` ({num_frames!r}) and `fps` ({fps!r}) exclude each other: give one of them."
@@ -94,16 +96,14 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
         return np.arange(0, total, total / count).astype(int)[:count]
 
     def _decode_and_sample_videos(self, videos, video_metadata, do_sample_frames=None, sample_indices_fn=None):
-        videos = make_batched_videos(videos)
+        videos = make_batched_videos(read_frames(videos))
         if all(isinstance(video, str) for video in videos):
             return self.fetch_videos(videos, sample_indices_fn=sample_indices_fn)
-        videos = [
-            np.stack([np.asarray(load_rgb_image(frame)) for frame in video]) if isinstance(video, list) else video
-            for video in videos
-        ]
-        video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
-        for metadata in video_metadata:
+        # Copies: what is sampled is written into them.
+        video_metadata = [copy.copy(each) for each in make_batched_metadata(videos, video_metadata=video_metadata)]
+        for video, metadata in zip(videos, video_metadata):
             check_frame_rate(metadata.fps)
+            _check_number_of_frames(len(video), metadata, do_sample_frames)
         if do_sample_frames:
             for metadata in video_metadata:
                 metadata.frames_indices = sample_indices_fn(metadata=metadata)
@@ -165,12 +165,27 @@ class Qwen2_5_VLLiteVideoProcessor(VideoProcessorMixin, Qwen2VLImageProcessorPil
         return features
 
 
-def check_frame_rate(fps: Any) -> None:
-    """Raises ValueError if a video cannot have this rate, which says when its frames are."""
+def check_frame_rate(fps: Any, name: str = "`fps` in `video_metadata`") -> None:
+    """Raises ValueError if a video cannot have this rate, which says when its frames are, or be sampled with it."""
     if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
         raise ValueError(
-            f"`fps` in `video_metadata` must be a number of frames a second above 0, got {quoted(fps)}. Leave it out "
-            "where it is not known."
+            f"{name} must be a number of frames a second above 0, got {quoted(fps)}. Leave it out where it is not "
+            "known."
+        )
+
+
+def _check_number_of_frames(number: int, metadata: VideoMetadata, is_sampled: bool | None) -> None:
+    """Raises ValueError if the metadata is not that of a video of `number` frames: its times would be wrong."""
+    indices, total = metadata.frames_indices, metadata.total_num_frames
+    if is_sampled and total != number:
+        raise ValueError(
+            f"`total_num_frames` in `video_metadata` is {quoted(total)}, but the video to sample has {number} frames. "
+            "If they were sampled before, pass `do_sample_frames=False`."
+        )
+    if not is_sampled and indices is not None and len(indices) != number:
+        raise ValueError(
+            f"`frames_indices` in `video_metadata` has {len(indices)} numbers, but the video has {number} frames: "
+            "give one for each, or leave it out."
         )
 
 

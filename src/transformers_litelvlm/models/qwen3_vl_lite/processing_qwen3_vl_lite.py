@@ -11,12 +11,14 @@ from transformers_litelvlm.models.processing.qwen_vl import QwenVLProcessorMixin
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteVideoProcessor,
+    check_frame_rate,
 )
 from transformers_litelvlm.models.upstream import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
     Qwen3VLVideoProcessor,
     SizeDict,
+    VideoMetadata,
     smart_resize_video,
 )
 
@@ -35,7 +37,9 @@ class Qwen3_VLLiteVideoProcessor(Qwen2_5_VLLiteVideoProcessor):
     cap_pixels_per_frame = None
     max_video_tokens = 768
 
-    sample_frames = Qwen3VLVideoProcessor.sample_frames
+    def sample_frames(self, metadata: VideoMetadata, *args: Any, **kwargs: Any) -> np.ndarray:
+        check_frame_rate(kwargs.get("fps"), "`fps`")
+        return Qwen3VLVideoProcessor.sample_frames(self, metadata, *args, **kwargs)
 
     def _decode_and_sample_videos(self, videos, video_metadata, do_sample_frames=None, sample_indices_fn=None):
         sampling = (do_sample_frames, sample_indices_fn)
