@@ -36,6 +36,6 @@ def activation_bytes(function: Callable[[], Any], device: torch.device) -> int:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a cache, whatever lengths its layers have, and of the states of recurrent ones."""
+    """Bytes of the keys and values in a cache, whatever lengths its layers have, and of recurrent layers' states."""
     held = tree_leaves([vars(layer) for layer in cache.layers])
     return sum(leaf.nbytes for leaf in held if isinstance(leaf, torch.Tensor))

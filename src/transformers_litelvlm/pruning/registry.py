@@ -66,7 +66,9 @@ def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
                 f"{cls.__qualname__} ({provider}) needs another name."
             )
         if any(other.cls is cls and taken != name for taken, other in _REGISTRY.items()):
-            raise ValueError(f"{cls.__qualname__} is the method {cls.name!r} already: register a subclass as {name!r}.")
+            raise ValueError(
+                f"{cls.__qualname__} is the method {cls.name!r} already: register a subclass as {name!r}."
+            )
         cls.name = name
         _REGISTRY[name] = Registered(cls, provider)
         return cls
