@@ -204,6 +204,10 @@ def test_checks(tmp_path):
     assert not gpu_report(dataclasses.replace(TINY_PLAN, tests=[str(test)], subjects=[], seconds=0.4), CPU)[
         "is_complete"
     ]
+    # As Python ends without pytest.
+    (tmp_path / "conftest.py").write_text("import os\nos._exit(1)\n")
+    result = gpu_report(dataclasses.replace(TINY_PLAN, tests=[str(test)], subjects=[], seconds=2000.0), CPU)
+    assert result["checks"] == [] and not result["is_complete"]
 
 
 def test_roofline_by_hand():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.support.matrix import matrix
+from tests.support.tiny_presets import TINY
 from transformers_litelvlm.benchmark import side_by_side, timing
 from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
 from transformers_litelvlm.benchmark.plot import plot
@@ -261,6 +262,24 @@ def test_what_a_method_cannot_do_is_said():
         result["points"] == [] and "`budget` 1 of 64 visual tokens is not reachable" in result["skipped"][0]["reason"]
     )
     assert "## Not possible" in render(result) and "not reachable" in render(result)
+
+
+@pytest.mark.parametrize("kind", ["glamm", "llava"])
+def test_a_dtype_that_overflows_is_said_and_the_others_are_measured(kind):
+    class Overflowing(Preset):
+        def build(self, dtype, device, seed=0):
+            model = super().build(dtype, device, seed)
+            if dtype == torch.bfloat16:
+                torch.nn.init.constant_(model.model.language_model.layers[0].input_layernorm.weight, torch.inf)
+            return model
+
+    tiny = TINY[kind]
+    subject = Overflowing(tiny.name, tiny.description, tiny.build_config, tiny.prompt)
+    grid, effort = Grid(budgets=[16], dtypes=["bfloat16", "float32"]), Effort(runs=1, warmup=0, parts=())
+    result = run_benchmark(subject, grid, effort=effort)
+    assert [point["dtype"] for point in result["points"]] == ["float32"] and result["is_complete"]
+    assert [point["dtype"] for point in result["skipped"]] == ["bfloat16"]
+    assert "not finite" in render(result)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from tests.support.random_weights import asymmetric_
 from tests.support.tiny_presets import TINY
 from transformers_litelvlm import PruningConfig
 from transformers_litelvlm.benchmark.flops import FlopMeter, count_flops
+from transformers_litelvlm.benchmark.memory import activation_bytes
+from transformers_litelvlm.benchmark.side_by_side import Effort, SideBySide
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES, StagedModel
 
 
@@ -69,6 +71,17 @@ def test_one_by_one_gives_the_masks_of_the_joint_call(kind_with_masks):
                 prompts[image, sentence], alone[sentence].seg_embeddings.reshape(2, -1)[image], atol=1e-4, rtol=1e-4
             )
     assert not torch.allclose(prompts[0, 0], prompts[0, 1], atol=1e-2), "sentences differ"
+
+
+def test_the_memory_of_a_shared_prompt_is_that_of_reading_it_once():
+    """Of LISA's dialogues the beginning is read once and kept: another memory than that of three whole prompts."""
+    staged, workload = staged_and_workload("lisa", sentences=3)
+    measured = SideBySide(staged, workload, Effort(parts=["memory"]))._memory_of(None)["prefill_bytes"]
+    inputs, features = workload.inputs, staged.encode(workload.inputs)
+    with torch.inference_mode():
+        read = activation_bytes(lambda: staged.model.read(inputs, features, staged.settings), CPU)
+        whole = activation_bytes(lambda: staged.prefill(staged.compact(inputs, features)), CPU)
+    assert measured == pytest.approx(read, rel=0.01) and read > 1.5 * whole
 
 
 def test_exactly_so_many_tokens_are_generated(kind):

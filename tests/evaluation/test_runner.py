@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -61,6 +62,13 @@ def test_results_follow_from_the_records(reference):
         ("litelvlm", "random", "giou"),
         ("litelvlm", "random", "ciou"),
     ]
+
+
+def test_the_table_says_what_was_kept_where_the_image_decides_that(tmp_path):
+    evaluate(options(tmp_path, methods=["trim:adaptive=true", "random"], budgets=[16], max_images=1))
+    page = (tmp_path / "results.md").read_text()
+    [kept] = re.findall(r"^\| 16, kept ([\d.]+) \| trim:adaptive=true \|", page, re.MULTILINE)
+    assert float(kept) != 16 and "| 16 | random |" in page
 
 
 def test_the_table_says_how_many_tokens_a_fraction_is(tmp_path):

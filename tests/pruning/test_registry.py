@@ -169,6 +169,10 @@ def test_a_third_party_can_register_and_a_taken_name_is_refused():
         assert build_pruner("first_tokens").select(RandomEvidence([1]), 3).indices.tolist() == [[0, 1, 2]]
         with pytest.raises(ValueError, match="'first_tokens' is already registered by"):
             register_pruner("first_tokens")(type("Other", (TokenPruner,), {}))
+        # Else the one name would become the other in every config.
+        with pytest.raises(ValueError, match="FirstTokens is the method 'first_tokens' already: register a subclass"):
+            register_pruner("first_ones")(FirstTokens)
+        assert get_pruner("first_tokens").name == "first_tokens" and "first_ones" not in list_pruners()
     finally:
         _REGISTRY.pop("first_tokens", None)
     with pytest.raises(ValueError, match="lower-case identifier, got 'Not A Name'"):

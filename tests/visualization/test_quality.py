@@ -72,6 +72,17 @@ def test_fractions_become_tokens_where_their_number_is_known(tmp_path):
         panels(tmp_path, content)
 
 
+def test_a_point_is_at_what_was_kept_where_the_image_decides_that(tmp_path):
+    """Methods inside the language model have many numbers, one for each layer: they stay at their budget."""
+    content = sample_results()
+    adaptive, inside = content["groups"][1:3]
+    adaptive |= {"method": "trim", "method_options": {"adaptive": True}, "num_kept_mean": 31.5}
+    inside |= {"method": "sparsevlm", "num_kept_mean": 113.0}
+    content["groups"] = [content["groups"][0], adaptive, inside]
+    [panel] = panels(tmp_path, content)
+    assert [line.points[0][0] for line in panel.lines] == [31.5, inside["budget"]]
+
+
 def test_files_without_what_is_asked(tmp_path):
     content = sample_results()
     content["groups"] = content["groups"][:1]

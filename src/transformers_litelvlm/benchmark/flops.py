@@ -20,14 +20,19 @@ def _products(bias: torch.Size, first: torch.Size, second: torch.Size, *args: An
     return 2 * first.numel() * second[-1]
 
 
-# What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place. Of
-# the other kernels of attention it refuses grouped heads in torch 2.10.
+def _rows_of_experts(rows: torch.Size, weights: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return 2 * rows.numel() * weights[-1]  # each row meets the weights of one expert
+
+
+# What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place, and
+# those of a mixture of experts. Of the other kernels of attention it refuses grouped heads in torch 2.10.
 UNKNOWN = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention: _attention,
     torch.ops.aten._scaled_dot_product_efficient_attention: _attention,
     torch.ops.aten._scaled_dot_product_cudnn_attention: _attention,
     torch.ops.aten.baddbmm_: _products,
+    torch.ops.aten._grouped_mm: _rows_of_experts,
 }
 
 

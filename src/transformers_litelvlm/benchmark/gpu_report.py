@@ -230,9 +230,10 @@ def _check(tests: Sequence[str], seconds: float, outcomes: list[dict[str, str]],
             raise
         finally:
             timer.cancel()
-    if process.returncode not in (0, 1):
+    is_done = process.returncode in (0, 1) and bool(outcomes)  # 1 is also that pytest is not installed
+    if not is_done:
         says(f"the tests ended with {process.returncode}")
-    return process.returncode in (0, 1)
+    return is_done
 
 
 def _explain(outcomes: list[dict[str, str]], kind: str, where: str, reason: str) -> None:

@@ -26,7 +26,7 @@ from transformers_litelvlm.models.quantization import quantization_config, quant
 
 FORMAT = 1
 # Of a point that a method, or the device, cannot do.
-CANNOT = (ValueError, NotImplementedError, torch.OutOfMemoryError)
+CANNOT = (ValueError, NotImplementedError, FloatingPointError, torch.OutOfMemoryError)
 
 
 class BenchmarkStopped(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def run_benchmark(
 
     Returns:
         What benchmark.json holds: the setting, the machine, one entry in `points` for every point, and in `skipped`
-        the points that a method cannot do, with the reason.
+        the points that a method, the device or the dtype cannot do, with the reason.
 
     Raises:
         ValueError: an unknown preset or method, a budget that is no less than the number of visual tokens, a model
@@ -172,15 +172,14 @@ class _Measuring:
         # A roofline counts the bytes of weights, which are not known of quantized ones.
         card = self.card if quantization == "none" else None
         for batch_size, sentences, side_by_side in self._workloads(staged, dtype, card):
-            self._expect(side_by_side, batch_size, build_seconds)
+            with suppress(*CANNOT):  # said when it is measured
+                self._expect(side_by_side, batch_size, build_seconds)
             for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
                 try:
                     self.points.append({**point, **weights, **side_by_side.measure(pruning, describe(point))})
                     self.progress.measured(self.points[-1])
-                except FloatingPointError:  # no time of such a model means anything
-                    raise
                 except CANNOT as error:
                     self.skipped.append({**point, "reason": str(error)})
                 self.runs_done += self.effort.runs_of_model(sentences, number == 0)

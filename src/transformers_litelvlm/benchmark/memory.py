@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 
 
 def activation_bytes(function: Callable[[], Any], device: torch.device) -> int:
@@ -35,5 +36,6 @@ def activation_bytes(function: Callable[[], Any], device: torch.device) -> int:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a cache, whatever lengths its layers have."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    """Bytes of the keys and values in a cache, whatever lengths its layers have, and of recurrent layers' states."""
+    held = tree_leaves([vars(layer) for layer in cache.layers])
+    return sum(leaf.nbytes for leaf in held if isinstance(leaf, torch.Tensor))

@@ -340,8 +340,11 @@ class SideBySide:
     def _memory_of(self, pruning: PruningConfig | None, **kwargs: Any) -> dict[str, int]:
         staged, inputs, device = self.staged, self.workload.inputs, self.staged.model.device
         staged.prune(pruning)
-        pruned = staged.compact(inputs, staged.encode(inputs))
-        prefill = activation_bytes(lambda: staged.prefill(pruned, **kwargs), device)
+        features = staged.encode(inputs)
+        pruned, read = staged.compact(inputs, features), partial(staged.read, inputs, features)
+        if kwargs or not staged.shares_prompts(inputs, features):
+            read = partial(staged.prefill, pruned, **kwargs)
+        prefill = activation_bytes(read, device)
         self.progress.ran()
         cache = cache_bytes(staged.prefill(pruned, use_cache=True).cache)
         self.progress.ran()

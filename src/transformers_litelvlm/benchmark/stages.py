@@ -88,10 +88,9 @@ class StagedModel:
     def run_stages(self, inputs: dict[str, Any], stage: Stage = nullcontext, **kwargs: Any) -> Any:
         """The same in stages; returns what the language model returns. `kwargs` are those of [`prefill`]."""
         features = self.encode(inputs, stage)
-        if self.has_masks and not kwargs and len(features.pooler_output) != len(inputs["input_ids"]):
-            # Dialogues may share the beginning of their prompt: then shortening is part of reading.
+        if not kwargs and self.shares_prompts(inputs, features):
             with stage("LLM prefill"):
-                output = read = self.model.read(inputs, features, self.settings)
+                output = read = self.read(inputs, features)
         else:
             with stage("prompt compaction"):
                 prompt = self.compact(inputs, features)
@@ -104,6 +103,15 @@ class StagedModel:
             with stage("mask decoder"):
                 self.model.decode(read, inputs, for_masks)
         return output
+
+    def shares_prompts(self, inputs: dict[str, Any], features: Any) -> bool:
+        """Whether dialogues may share the beginning of their prompt: then shortening it is part of reading."""
+        return self.has_masks and len(features.pooler_output) != len(inputs["input_ids"])
+
+    @torch.inference_mode()
+    def read(self, inputs: dict[str, Any], features: Any) -> DialogueStates:
+        """Compaction and prefill in one, as `segment` does it."""
+        return self.model.read(inputs, features, self.settings)
 
     def _states(self, output: Any) -> Any:
         if not self.has_masks:

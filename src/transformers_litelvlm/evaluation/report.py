@@ -235,8 +235,12 @@ def describe_size(size: int | float | None, num_tokens: int | None) -> str:
 
 
 def _tokens(entry: dict[str, Any], num_tokens: int | None) -> str:
-    """Visual tokens that a group or comparison keeps."""
-    return describe_size(entry["budget"] or entry["retention_ratio"], num_tokens)
+    """Visual tokens that a group or comparison keeps; of a group also the mean, where it is not what was asked for."""
+    budget, ratio, kept = entry["budget"], entry["retention_ratio"], entry.get("num_kept_mean")
+    text = describe_size(budget or ratio, num_tokens)
+    if not kept or not num_tokens or kept == resolve_budget(num_tokens, budget, ratio):
+        return text
+    return f"{text}, kept {kept:.4g}"
 
 
 def _time(group: dict[str, Any], stage: str) -> str:

@@ -40,6 +40,7 @@ class MeasuredGroup:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     retention: dict[str, float]  # of the unpruned run's metrics; empty if that was not run
+    num_kept_mean: float | None = None
 
     def is_what(self, pruning: PruningConfig, num_tokens: int | None) -> bool:
         """Whether `pruning` selects the same tokens, for every image of `num_tokens` (any number if `None`)."""
@@ -238,6 +239,7 @@ def _group(group: _Checked, metrics: Iterable[str]) -> MeasuredGroup:
         metrics={metric: float(measured.take(metric, FRACTION)) for metric in metrics},
         intervals={metric: tuple(intervals.take(metric, INTERVAL)) for metric in metrics},
         retention={metric: float(value) for metric, value in retained.items() if value is not None},
+        num_kept_mean=group.take("num_kept_mean", NOT_NEGATIVE, optional=True),
     )
 
 

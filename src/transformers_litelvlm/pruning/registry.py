@@ -47,7 +47,7 @@ def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
 
     Raises:
         ValueError: if the name is taken by another class or is not a lower-case identifier, or if what is decorated is
-            no [`Pruner`].
+            no [`Pruner`], or has a name already.
     """
 
     if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
@@ -64,6 +64,10 @@ def register_pruner(name: str) -> Callable[[type[Pruner]], type[Pruner]]:
             raise ValueError(
                 f"The method {name!r} is already registered by {known.cls.__qualname__} ({known.provided_by}): "
                 f"{cls.__qualname__} ({provider}) needs another name."
+            )
+        if any(other.cls is cls and taken != name for taken, other in _REGISTRY.items()):
+            raise ValueError(
+                f"{cls.__qualname__} is the method {cls.name!r} already: register a subclass as {name!r}."
             )
         cls.name = name
         _REGISTRY[name] = Registered(cls, provider)

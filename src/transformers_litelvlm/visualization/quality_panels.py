@@ -25,7 +25,7 @@ class Line:
     @property
     def is_inside(self) -> bool:
         """Whether the method works inside the language model, as far as it is known here."""
-        return self.method in list_pruners() and issubclass(get_pruner(self.method), LayerPruner)
+        return _is_inside(self.method)
 
 
 @dataclass
@@ -37,6 +37,10 @@ class Panel:
     size_name: str  # what the axis counts
     lines: list[Line]
     unpruned: Value | None
+
+
+def _is_inside(method: str) -> bool:
+    return method in list_pruners() and issubclass(get_pruner(method), LayerPruner)
 
 
 def panels_of(measured: Sequence[MeasuredResults], metric: str | None = None) -> list[Panel]:
@@ -58,6 +62,8 @@ def _panel(measured: Sequence[MeasuredResults], metric: str) -> Panel:
     unpruned: dict[float, Value] = {}
     for results, group in _groups(measured):
         size = _size(group, num_tokens)
+        if size is not None and group.num_kept_mean and num_tokens and not _is_inside(group.method):
+            size = group.num_kept_mean  # of some methods the image decides it, whatever the budget
         name = "none" if size is None else _name(group, measured)
         of_name = unpruned if size is None else found.setdefault((name, group.method), {})
         value = group.metrics[metric], *group.intervals[metric]

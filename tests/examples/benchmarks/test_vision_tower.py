@@ -73,5 +73,7 @@ def test_command(vision_tower, monkeypatch, capsys, as_json):
         result = json.loads(printed)
         assert (result["budget"], result["num_visual_tokens"], result["pairs"]) == (4, 16, 2)
         assert result["speedup"] == pytest.approx(result["median_ms_stock"] / result["median_ms_pruned"])
+        assert result["ratio"] == pytest.approx(1 / result["speedup"])
+        assert vision_tower.main([*arguments, "--check"]) in (0, 1)
     else:
         assert "4 of 16 visual tokens kept" in printed and "speed-up" in printed and "transformers 5." in printed
