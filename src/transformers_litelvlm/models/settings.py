@@ -92,7 +92,7 @@ class PruningSettings:
         # Once for each budget, as sizes of images may differ in every call.
         if is_above and not torch.compiler.is_compiling() and is_first(f"the budget {self.budget} is too large"):
             logger.warning(
-                f"The budget of {self.budget} is above the number of visual tokens, {max(sizes)}: nothing is pruned. "
-                "This is said once for each budget."
+                f"The budget of {self.budget} is above the number of visual tokens, {max(sizes)}: "
+                f"{self.pruner.name!r} prunes nothing. This is said once for each budget."
             )
         return self.budgets(sizes) != list(sizes)
