@@ -139,7 +139,8 @@ def load_for_segmentation(
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"The weights in {source} lack {len(missing)} parameters, the first is {missing[0]}.")
-    if unknown := sorted(loading["unexpected_keys"]):
+    # A stock chat model may come with further heads.
+    if (unknown := sorted(loading["unexpected_keys"])) and mask_model is None:
         raise ValueError(
             f"The weights in {source} have {len(unknown)} parameters too many, the first is {unknown[0]}."
         )
