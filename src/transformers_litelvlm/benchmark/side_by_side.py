@@ -341,9 +341,9 @@ class SideBySide:
         staged, inputs, device = self.staged, self.workload.inputs, self.staged.model.device
         staged.prune(pruning)
         features = staged.encode(inputs)
-        pruned, read = staged.compact(inputs, features), partial(staged.read, inputs, features)
-        if kwargs or not staged.shares_prompts(inputs, features):
-            read = partial(staged.prefill, pruned, **kwargs)
+        pruned = staged.compact(inputs, features)
+        shares = not kwargs and staged.shares_prompts(inputs, features)
+        read = partial(staged.read, inputs, features) if shares else partial(staged.prefill, pruned, **kwargs)
         prefill = activation_bytes(read, device)
         self.progress.ran()
         cache = cache_bytes(staged.prefill(pruned, use_cache=True).cache)

@@ -114,13 +114,14 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         if len(points) > 2 and all(len(polygon) == 2 for polygon in points):  # not so many parts of one point each
             raise ValueError(f"A polygon must be numbers `[x, y, x, y, ...]`, got pairs: {quoted(segmentation)}.")
         # pycocotools would take two points for a box.
-        polygons = [polygon.tolist() for polygon in points if len(polygon) >= 6]
+        polygons = [polygon for polygon in points if len(polygon) >= 6]
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         numbers = np.concatenate(polygons)
         if (numbers % 1).any() and numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
             raise ValueError(f"A polygon must be in pixels, got fractions of the image: {quoted(segmentation)}.")
-        mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+        encoded = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width)
+        mask = coco_mask.decode(coco_mask.merge(encoded)).astype(bool)
     if mask.shape != (height, width):
         raise ValueError(f"The mask has shape {mask.shape}, the image {(height, width)} (height, width).")
     return mask

@@ -83,7 +83,8 @@ class ImageSample:
     allow_urls: bool = False
 
     def __post_init__(self) -> None:
-        _check_any(self.sentences, f"image {shortened(self.image_id)} has no sentence")
+        if not self.sentences:
+            raise ValueError(f"image {shortened(self.image_id)} has no sentence")
 
     def load_image(self) -> Image.Image:
         """The picture, upright and in RGB.
@@ -153,8 +154,9 @@ class VideoSample:
     load_objects: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_any(self.expressions, f"video {self.video_id} has no expression")
-        _check_any(self.frame_names, f"video {self.video_id} has no frame")
+        for name, parts in (("expression", self.expressions), ("frame", self.frame_names)):
+            if not parts:
+                raise ValueError(f"video {self.video_id} has no {name}")
 
     def load_frame(self, frame: int) -> Image.Image:
         """A frame in RGB, by its number.
@@ -163,11 +165,6 @@ class VideoSample:
             UnreadableImageError: it is missing or damaged; names the video, the frame and the file.
         """
         return read_picture(self.frame_paths[frame], f"video {self.video_id}, frame {self.frame_names[frame]}")
-
-
-def _check_any(parts: tuple, otherwise: str) -> None:
-    if not parts:
-        raise ValueError(otherwise)
 
 
 def _check_text(sentence: Any) -> None:

@@ -75,7 +75,13 @@ class CountReport:
     @property
     def matches(self) -> bool | None:
         """Whether the split is complete; `None` if no official size is known."""
-        return any(self.counted.agrees_with(entry) for entry in self.official) if self.official else None
+        return None if self.version is None else self.counted.agrees_with(self.version)
+
+    @property
+    def version(self) -> SplitCounts | None:
+        """The published size that agrees with what was counted, else the first; `None` if none is known."""
+        agreeing = [entry for entry in self.official if self.counted.agrees_with(entry)]
+        return next(iter((*agreeing, *self.official)), None)
 
     def __str__(self) -> str:
         if self.matches is None:

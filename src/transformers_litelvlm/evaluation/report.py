@@ -284,7 +284,6 @@ def _describe_dataset(sweep: Sweep, counts: list[dict[str, int | None]], table: 
     columns = {name: [part[name] for part in counts] for name in counts[0]}
     sums = {name: None if None in column else sum(column) for name, column in columns.items()}
     report = CountReport(f"{split.name} {split.split}", SplitCounts(**sums), split.official)
-    official = next(filter(report.counted.agrees_with, split.official), None) or next(iter(split.official), None)
     flags = Counter(flag for flags in table["flags"].to_pylist() for flag in flags)
     first_run = pc.equal(table["run_id"], table["run_id"][0])
     return {
@@ -296,7 +295,7 @@ def _describe_dataset(sweep: Sweep, counts: list[dict[str, int | None]], table: 
         # Several rows may be about one image, and what is said of images (intervals, tests) counts it once.
         f"num_{sweep.task.kind}": pc.count_distinct(table[f"{sweep.task.kind[:-1]}_id"]).as_py(),
         "num_expressions": pc.sum(first_run).as_py(),
-        "official_counts": None if official is None else asdict(official),
+        "official_counts": None if report.version is None else asdict(report.version),
         "counts_match": report.matches,
         "notes": list(split.notes),
         "flags": dict(flags),

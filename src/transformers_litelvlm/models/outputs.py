@@ -45,10 +45,11 @@ def deepstack_of(features: Any) -> list[list[torch.Tensor]]:
     return [list(of_layer) for of_layer in getattr(features, "deepstack_features", None) or []]
 
 
-def token_lists(features: Any) -> list[list[torch.Tensor]]:
+def token_lists(features: Any, places: Sequence[int] | None = None) -> list[list[torch.Tensor]]:
     """All that the language model reads of M images or videos, in lists of M tensors (N_i, D): `pooler_output`, and
-    the `deepstack_features` of each layer."""
-    return [list(features.pooler_output), *deepstack_of(features)]
+    the `deepstack_features` of each layer. With `places`, of some of the M, repeated or not."""
+    lists = [list(features.pooler_output), *deepstack_of(features)]
+    return lists if places is None else [[of_level[place] for place in places] for of_level in lists]
 
 
 @dataclass
@@ -95,7 +96,7 @@ class PrunedImageFeatures(MediaFeatures):
 
         tokens = ("pooler_output", "deepstack_features")
         fields = {name: rows(values) for name, values in self.items() if name not in tokens}
-        return PrunedImageFeatures.of_lists([rows(of_level) for of_level in token_lists(self)], **fields)
+        return PrunedImageFeatures.of_lists(token_lists(self, places), **fields)
 
 
 def _read(modality: str, name: str) -> property:

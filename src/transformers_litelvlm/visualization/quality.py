@@ -13,7 +13,7 @@ from transformers_litelvlm.hub.results import read_results
 from transformers_litelvlm.utils.extras import needs_extra
 from transformers_litelvlm.utils.files import write_atomically
 from transformers_litelvlm.visualization.colours import DASHES, GREY, INK, LINE_COLOURS, Colour
-from transformers_litelvlm.visualization.quality_panels import Line, Panel, panels_of
+from transformers_litelvlm.visualization.quality_panels import Line, Panel, is_inside, panels_of
 
 
 with needs_extra("benchmark", "A plot"):
@@ -129,7 +129,7 @@ def _styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
             dashes = DASHES[place // len(LINE_COLOURS) % len(DASHES)]
             place += 1
         marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 6.0, "markeredgewidth": 1.4}
-        marker["markerfacecolor"] = "white" if line.is_inside else colour
+        marker["markerfacecolor"] = "white" if is_inside(line.method) else colour
         styles.append({"color": colour, "linestyle": dashes, "linewidth": 1.8, **marker})
     return styles
 
@@ -156,7 +156,7 @@ def _set_axes(axes: Any, panel: Panel, sizes: Sequence[float]) -> None:
     axes.set_xlabel(panel.size_name, fontsize=TEXT_SIZE)
     axes.set_ylabel(panel.metric, fontsize=TEXT_SIZE)
     note = "95 % intervals. Points of one budget are moved apart." + (
-        INSIDE_NOTE if any(line.is_inside for line in panel.lines) else ""
+        INSIDE_NOTE if any(is_inside(line.method) for line in panel.lines) else ""
     )
     where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(_plain(panel.title), (0, 1), (-45, 18), fontsize=TEXT_SIZE, color=_hex(INK), **where)

@@ -22,11 +22,6 @@ class Line:
     method: str
     points: list[tuple[float, float, float, float]] = field(default_factory=list)
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether the method works inside the language model, as far as it is known here."""
-        return _is_inside(self.method)
-
 
 @dataclass
 class Panel:
@@ -39,7 +34,8 @@ class Panel:
     unpruned: Value | None
 
 
-def _is_inside(method: str) -> bool:
+def is_inside(method: str) -> bool:
+    """Whether a method works inside the language model, as far as it is known here."""
     return method in list_pruners() and issubclass(get_pruner(method), LayerPruner)
 
 
@@ -62,7 +58,7 @@ def _panel(measured: Sequence[MeasuredResults], metric: str) -> Panel:
     unpruned: dict[float, Value] = {}
     for results, group in _groups(measured):
         size = _size(group, num_tokens)
-        if size is not None and group.num_kept_mean and num_tokens and not _is_inside(group.method):
+        if size is not None and group.num_kept_mean and num_tokens and not is_inside(group.method):
             size = group.num_kept_mean  # of some methods the image decides it, whatever the budget
         name = "none" if size is None else _name(group, measured)
         of_name = unpruned if size is None else found.setdefault((name, group.method), {})

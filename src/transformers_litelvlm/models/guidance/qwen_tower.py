@@ -80,8 +80,7 @@ class EncodedByQwen(EncodedMedia):
             state if state is None else state[rows.to(state.device, non_blocking=True)]
             for state in self.tower.hidden_states or ()
         )
-        lists = [[tokens[medium] for medium in places] for tokens in token_lists(self.tower)]
-        return MediaFeatures.of_lists(lists, hidden_states=states or None)
+        return MediaFeatures.of_lists(token_lists(self.tower, places), hidden_states=states or None)
 
     @property
     def deepstack(self) -> list[list[torch.Tensor]]:

@@ -425,7 +425,7 @@ def by_dialogue(features: Any, places: Sequence[int]) -> Any:
         return features
     if isinstance(features, PrunedImageFeatures):
         return features.of_images(places)
-    return MediaFeatures.of_lists([[rows[picture] for picture in places] for rows in token_lists(features)])
+    return MediaFeatures.of_lists(token_lists(features, places))
 
 
 def _refuse_too_long(length: int, features: Any, settings: PruningSettings, config: Any) -> None:

@@ -70,7 +70,7 @@ class PrunedGenerationMixin:
         self,
         inputs: torch.Tensor | None = None,
         *args: Any,
-        pruning_config: PruningConfig | PruningSettings | None = None,
+        pruning_config: PruningConfig | PruningSettings | dict | None = None,
         **kwargs: Any,
     ):
         """As upstream's `generate`; see there for the arguments.
@@ -88,6 +88,8 @@ class PrunedGenerationMixin:
             [`PrunedGenerateBeamOutput`], which say what was kept: `retained_indices`, `image_outputs`.
         """
         base = self.model
+        if isinstance(pruning_config, dict):  # once, not in every step
+            pruning_config = self.config.pruning_config.changed_by(pruning_config)
         pruning = self.config.pruning_config if pruning_config is None else pruning_config
         settings = base.settings(pruning)
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
