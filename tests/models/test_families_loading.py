@@ -11,7 +11,14 @@ import pytest
 import torch
 from packaging.utils import canonicalize_name
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    pipeline,
+)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.support.families import FAMILIES, family_params, picture
@@ -33,7 +40,11 @@ def checkpoint(family, tmp_path_factory):
 
 def test_auto_classes_load_every_weight(family, checkpoint):
     saved = load_file(Path(checkpoint, "model.safetensors"))
-    for auto, expected in ((AutoModel, family.base_class), (AutoModelForImageTextToText, family.model_class)):
+    for auto, expected in (
+        (AutoModel, family.base_class),
+        (AutoModelForImageTextToText, family.model_class),
+        (AutoModelForMultimodalLM, family.model_class),
+    ):
         model, info = auto.from_pretrained(checkpoint, pruning_budget=5, output_loading_info=True)
         assert type(model) is expected and model.config.pruning_budget == 5
         assert not any(info.values()), info

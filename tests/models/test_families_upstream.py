@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from tests.support.families import FAMILIES, family_params
 from tests.support.family_cases import BUDGET, NUM_LAYERS, every_case
@@ -43,3 +44,25 @@ def test_stock_outputs_do_not_change(family):
         model.config.pruning_config = PruningConfig(method=name, budget=BUDGET, method_options=options)
         model.generate(**inputs, max_new_tokens=2)
     assert torch.equal(stock(**given).logits, before)
+
+
+@pytest.mark.parametrize("family", family_params(FAMILIES), ids=lambda family: family.name)
+def test_continuous_batching_is_upstreams(family):
+    """`generate_batch` takes prompts of text, and brings a cache that says neither its length nor its layers."""
+    if family.is_recurrent:
+        pytest.skip("upstream has no pages for recurrent layers")
+
+    def answers(model):
+        outputs = model.generate_batch(
+            [[5, 6, 7], [9, 8]],
+            GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=-1, pad_token_id=0),
+            ContinuousBatchingConfig(page_size=16, num_blocks=16, max_batch_tokens=64),
+        )
+        return [each.generated_tokens for each in outputs.values()]
+
+    model = family.model().eval()
+    expected = answers(family.stock(model).eval())
+    assert [len(tokens) for tokens in expected] == [4, 4]
+    for method, budget in (("litelvlm", None), ("litelvlm", BUDGET), ("fastv", BUDGET)):
+        model.config.pruning_config = PruningConfig(method=method, budget=budget)
+        assert answers(model) == expected

@@ -12,6 +12,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     AutoModelForMaskGeneration,
+    AutoModelForMultimodalLM,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -193,7 +194,8 @@ def register_family(
         model, generation, segmentation: its base model, and the models that answer in text and in masks, if any.
     """
     AutoConfig.register(config.model_type, config, exist_ok=True)
-    classes = {AutoProcessor: processor, AutoModel: model, AutoModelForImageTextToText: generation}
+    chat = dict.fromkeys((AutoModelForImageTextToText, AutoModelForMultimodalLM), generation)
+    classes = {AutoProcessor: processor, AutoModel: model, **chat}
     if segmentation is not None:
         classes |= {AutoModelForMaskGeneration: segmentation, AutoModelForReferringSegmentation: segmentation}
     for auto_class, registered in classes.items():

@@ -107,7 +107,7 @@ class PrunedPromptLayer(DynamicLayer):
 
 def holds_pruned_prompt(cache: Cache | None) -> bool:
     """Whether a prompt that was shortened inside the decoder is in `cache`."""
-    return cache is not None and any(isinstance(layer, PrunedPromptLayer) for layer in cache.layers)
+    return isinstance(cache, DynamicCache) and any(isinstance(layer, PrunedPromptLayer) for layer in cache.layers)
 
 
 def check_cache(cache: Cache | None) -> None:
