@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.devices import to_device_of
@@ -130,7 +131,7 @@ class LayerAttention:
     def values(self) -> torch.Tensor:
         """Value vectors of the prompt, (B, H', L, d) float32, where H' heads have values of their own."""
         attention, norm = self._block.self_attn, self._block.input_layernorm
-        values = attention.v_proj(norm(to_device_of(norm, self._prompt.states)))
+        values = _of_all_heads(attention.v_proj, norm(to_device_of(norm, self._prompt.states)))
         size = self._rotary[0].shape[-1]
         return values.unflatten(-1, (-1, size)).transpose(1, 2).float().to(self._prompt.columns.device)
 
@@ -172,8 +173,8 @@ class LayerAttention:
         # Qwen3 normalises each head of queries and keys before it is turned.
         norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
         tables = gather_tokens(cos, columns), gather_tokens(sin, columns)
-        query = _rotated_heads(attention.q_proj(gather_tokens(states, columns)), *tables, norms[0])
-        keys = _rotated_heads(attention.k_proj(states), cos, sin, norms[1])
+        query = _rotated_heads(_of_all_heads(attention.q_proj, gather_tokens(states, columns)), *tables, norms[0])
+        keys = _rotated_heads(_of_all_heads(attention.k_proj, states), cos, sin, norms[1])
         # Query heads in groups that share a key: (B, H / groups, groups, R, d) with (B, H / groups, 1, L, d).
         query = query.unflatten(1, (keys.shape[1], -1)).float()
         logits = product(query, keys.unsqueeze(2).float().transpose(-1, -2)) * attention.scaling
@@ -234,6 +235,19 @@ class DecoderLayerEvidence(LayerEvidence):
         """(M, H, R, L) at the visual tokens of each image, (M, H, R, n)."""
         places = self._columns[:, None, None].expand(-1, *probabilities.shape[1:3], -1)
         return probabilities.gather(3, places)
+
+
+def _of_all_heads(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What a projection makes of (B, R, D) for all heads: with tensor parallelism, a process computes some of them,
+    and all processes must choose the same tokens."""
+    heads, weight = projection(states), getattr(projection, "weight", None)
+    if heads.shape[-1] == getattr(projection, "out_features", heads.shape[-1]):
+        return heads
+    if not isinstance(weight, DTensor):
+        raise ValueError(
+            "With tensor parallelism, methods inside the language model need weights without quantization."
+        )
+    return DTensor.from_local(heads, weight.device_mesh, [Shard(-1)], run_check=False).full_tensor()
 
 
 def _rotated_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:

@@ -1,0 +1,22 @@
+"""Tensor parallelism: processes that have a part of every layer choose the same visual tokens."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.families import FAMILIES
+from tests.support.matrix import matrix
+
+
+@pytest.mark.parametrize(
+    "family", matrix(FAMILIES, lambda family: family is FAMILIES[0]), ids=lambda family: family.name
+)
+def test_two_processes_compute_what_one_does(family):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*torchrun, "tests.support.tensor_parallel", family.name]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    if "upstream cannot" in result.stdout:
+        pytest.skip(result.stdout[:100])
+    assert result.stdout.count("cases") == 2
