@@ -221,7 +221,7 @@ except ImportError as error:
 def test_what_needs_an_extra_says_so_and_the_rest_works_without():
     code, message, error = run_python(WITHOUT_EXTRAS)
     assert code == 2 and message.startswith("litelvlm: error: ")
-    assert all("`pip install transformers-litelvlm[eval]`" in text for text in (message, error))
+    assert all('`pip install "transformers-litelvlm[eval]"`' in text for text in (message, error))
 
 
 def test_pruning_imports_torch_alone():

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from transformers_litelvlm.pruning import LayerPruner, Pruner, TokenPruner, build_pruner, get_pruner, resolve_budget
 from transformers_litelvlm.pruning.selection import check_budget, check_retention_ratio
 from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.messages import did_you_mean, quoted
 from transformers_litelvlm.version import __version__
 
@@ -247,6 +248,7 @@ class PruningConfig(PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read `pruning_config.json` of a folder or Hub repository, not its config.json."""
+        check_loadable(pretrained_model_name_or_path, **kwargs)
         kwargs.setdefault("_configuration_file", PRUNING_CONFIG_NAME)
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 

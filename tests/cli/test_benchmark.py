@@ -92,7 +92,7 @@ def test_quantizations(capsys, monkeypatch):
     assert main(arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "litelvlm: error: `quantization` 'int8' on cpu needs torchao.quantization, which is not installed: "
-        "`pip install transformers-litelvlm[quantization]`."
+        '`pip install "transformers-litelvlm[quantization]"`.'
     )
 
 

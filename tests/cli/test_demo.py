@@ -17,7 +17,7 @@ def test_without_the_extra_one_line_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo"]) == 2
     err = capsys.readouterr().err
-    assert "litelvlm demo needs gradio" in err and "`pip install transformers-litelvlm[demo]`" in err
+    assert "litelvlm demo needs gradio" in err and '`pip install "transformers-litelvlm[demo]"`' in err
     assert err.count("\n") == 1
 
 

@@ -54,5 +54,5 @@ def test_what_is_missing(litelvlm, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = litelvlm("plot", write_results(tmp_path), "--output", tmp_path / "a.png")
-    assert code == 2 and "A plot needs" in err and "pip install transformers-litelvlm[benchmark]" in err
+    assert code == 2 and "A plot needs" in err and 'pip install "transformers-litelvlm[benchmark]"' in err
     assert json.loads((tmp_path / "results.json").read_text())["schema"]

@@ -335,7 +335,7 @@ BAD_INPUT = {
     "out of reach": (["PICTURE", "the star", "--method", "tome", "--budget", "3"], "`budget` 3 of 16 visual tokens"),
     "device": (["PICTURE", "the star", "--device", "quantum"], "--device quantum"),
     "compare nothing": (["PICTURE", "the star", "--compare"], "--compare needs pruning"),
-    "video": (["clip.mp4", "the star"], 'clip.mp4 is a video, and this command takes pictures; "Masks of a video"'),
+    "video": (["clip.mp4", "the star"], 'clip.mp4 is a video, and this command takes images; "Masks of a video"'),
     "output": (["PICTURE", "the star", "--output", "notes.txt"], "is a file, not a folder"),
     "output link": (["PICTURE", "the star", "--output", "dangling"], "dangling is a link to nothing"),
     "output name": (["PICTURE", "the star", "--output", "n" * 300], "... cannot be written: File name too long"),

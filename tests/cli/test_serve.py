@@ -73,7 +73,7 @@ def test_without_the_extra_one_line_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["serve"]) == 2
     err = capsys.readouterr().err
-    assert "`pip install transformers-litelvlm[serve]`" in err and err.count("\n") == 1
+    assert '`pip install "transformers-litelvlm[serve]"`' in err and err.count("\n") == 1
 
 
 def test_an_address_that_is_taken(capsys, tiny_checkpoint):

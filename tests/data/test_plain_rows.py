@@ -15,6 +15,8 @@ ROW = {"image": "x.png", "text": "a dog", "mask": None}
     [
         ({"text": ["a dog", None]}, "Row 0 of rows .*a sentence must be a text, got None"),
         ({"text": 7}, "Row 0 of rows"),
+        ({"sentences": ["a cat"]}, "Row 0 of rows .*only one of the columns sentences and text may have a value"),
+        ({"mask": "m.png", "segmentation": []}, "only one of the columns mask and segmentation"),
         ({"text": [], "image_id": "x" * 10**6}, r"Row 0 of rows .*image xxx.*\.\.\..* has no sentence"),
         ({"expressions": 7}, "Row 0 of rows"),
     ],

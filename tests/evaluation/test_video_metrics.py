@@ -164,6 +164,9 @@ def test_swapped_objects_are_forgiven_and_a_missing_one_is_not():
     assert [score.j_and_f for score in missing] == [0.0, 1.0]
     summary = summarize_annotators([swapped, missing])
     assert summary == {"j": 0.75, "f": 0.75, "j_and_f": 0.75, "annotators": 2}
+    for nobody in ([], [swapped, []]):  # not NaN
+        with pytest.raises(ValueError, match="`scores` is empty"):
+            summarize_annotators(nobody)
 
 
 def test_the_four_annotators_of_a_video(tmp_path):

@@ -17,5 +17,5 @@ from transformers_litelvlm.integrations import cvat, osam, supervision
 )
 def test_the_error_names_the_extra(monkeypatch, package, extra, use):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"pip install transformers-litelvlm\[{extra}\]"):
+    with pytest.raises(ImportError, match=rf'pip install "transformers-litelvlm\[{extra}\]"'):
         use()

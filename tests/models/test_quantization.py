@@ -159,7 +159,8 @@ def test_a_name_and_a_device_that_cannot_be(monkeypatch):
 def test_a_library_that_is_not_installed(monkeypatch, name, device, library):
     monkeypatch.setitem(sys.modules, library, None)
     message = (
-        rf"`quantization` '{name}' on {device} needs {library}, .*`pip install transformers-litelvlm\[quantization\]`"
+        rf"`quantization` '{name}' on {device} needs {library}, "
+        r'.*`pip install "transformers-litelvlm\[quantization\]"`'
     )
     with pytest.raises(ImportError, match=message):
         quantization_config(name, torch.device(device), torch.float32)

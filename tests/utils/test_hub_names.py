@@ -12,8 +12,10 @@ import torch
 from huggingface_hub import constants
 
 from tests.support.families import FAMILIES
+from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.auto import AutoModelForReferringSegmentation, load_for_segmentation
 from transformers_litelvlm.models.guidance.clip import load_side_clip
+from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite import LlavaLiteForConditionalGeneration
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
 from transformers_litelvlm.utils import hub_names
@@ -42,6 +44,8 @@ def never_asked(monkeypatch):
         AutoModelForReferringSegmentation.from_pretrained,
         LlavaLiteForConditionalGeneration.from_pretrained,
         LlavaLiteProcessor.from_pretrained,
+        LlavaLiteConfig.from_pretrained,
+        PruningConfig.from_pretrained,
     ],
 )
 def test_a_path_is_not_looked_for_on_the_hub(never_asked, check, path):
@@ -104,7 +108,8 @@ def test_from_python_the_hub_is_asked_as_briefly(monkeypatch, tmp_path, server, 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub_names, "_PATIENCE", 0.5)
     (tmp_path / "mine" / "models--organisation--name").mkdir(parents=True)
-    loads = (AutoModelForReferringSegmentation, LlavaLiteForConditionalGeneration, LlavaLiteProcessor)
+    configs = (LlavaLiteConfig, PruningConfig)
+    loads = (AutoModelForReferringSegmentation, LlavaLiteForConditionalGeneration, LlavaLiteProcessor, *configs)
     checks = [lambda name: load_side_clip(name, torch.float32, torch.device("cpu"))]
     with server() as port:
         monkeypatch.setattr(hub_names, "hf_hub_url", lambda *args, **kwargs: f"http://127.0.0.1:{port}/config.json")

@@ -11,7 +11,7 @@ DESCRIPTION = (
     "Find the pruning setting that suits a model and its data: candidates are measured on one split, on more and more"
     " images, and those that are significantly worse than the best are left out. At each budget the simplest setting"
     " that is left is chosen, and measured once on another split. Started again with the same options after an"
-    " interruption, it goes on."
+    " interruption, it continues."
 )
 PRESETS = ("fast", "balanced", "accurate")
 # What a setting must beat to be chosen, and what is published: both always take part, as the checkpoint lays them out.

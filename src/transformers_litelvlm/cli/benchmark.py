@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="instead of a preset: a folder or Hub id, with its processor"
     )
-    parser.add_argument("--image", metavar="FILE", help="picture for --checkpoint (default: a generated scene)")
+    parser.add_argument("--image", metavar="FILE", help="image for --checkpoint (default: a generated scene)")
     parser.add_argument("--expressions", nargs="+", metavar="TEXT", help="sentences for --checkpoint (default: three)")
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     _add_grid(parser)
@@ -74,10 +74,10 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=positive_int,
         metavar="K",
-        help="visual tokens kept of each picture (default: 1/3, 2/9 and 1/9 of them: 192, 128 and 64 of 576)",
+        help="visual tokens kept of each image (default: 1/3, 2/9 and 1/9 of them: 192, 128 and 64 of 576)",
     )
     parser.add_argument(
-        "--batch-sizes", nargs="+", type=positive_int, default=[1], metavar="B", help="pictures in a call"
+        "--batch-sizes", nargs="+", type=positive_int, default=[1], metavar="B", help="images in a call"
     )
     parser.add_argument(
         "--sentences",
@@ -85,7 +85,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=[1],
         metavar="T",
-        help="sentences about each picture; several are compared with the unpruned model doing them one by one, too",
+        help="sentences about each image; several are compared with the unpruned model doing them one by one, too",
     )
     parser.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, help="of the weights (default: float32, bfloat16 on CUDA)"
@@ -118,7 +118,7 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         "--new-tokens", type=positive_int, default=8, metavar="N", help="generated tokens that time one (default: 8)"
     )
     parser.add_argument(
-        "--without", nargs="+", default=[], choices=("stages", "decode", "memory"), help="leave out, to be done sooner"
+        "--without", nargs="+", default=[], choices=("stages", "decode", "memory"), help="leave out, to save time"
     )
 
 

@@ -24,7 +24,7 @@ examples:
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
 
-Without --write the checkpoint is not changed. Started again with the same options it goes on where it was; --write may
+Without --write the checkpoint is not changed. Started again with the same options, it continues; --write may
 be added then. On several machines, launch it yourself:
   accelerate launch -m transformers_litelvlm.calibration --output-dir calibration ...
 """

@@ -28,7 +28,7 @@ examples:
 
 SOURCE and --clip are folders, or ids on the Hub. Weights are .safetensors or .bin; code in them is never run.
 TARGET appears when everything is in it, or not at all. Memory: one file of the source, and a little.
-What became of every tensor stands in TARGET/conversion_report.json.
+TARGET/conversion_report.json says where each tensor is, or why it was dropped.
 """
 
 

@@ -24,7 +24,7 @@ examples:
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes; likewise
 ./unipixel-3b.
 
-Started again with the same options it goes on where it was. On several machines, launch it yourself:
+Started again with the same options, it continues. On several machines, launch it yourself:
   accelerate launch -m transformers_litelvlm.evaluation --output-dir results ...
 """
 

@@ -64,7 +64,7 @@ examples:
   litelvlm methods
   litelvlm env
 
-scene.png stands for a picture of yours.
+scene.png stands for an image of yours.
 
 exit codes: 0 done, 1 a fault of ours (or --check found one), 2 usage, input or machine, 130 interrupted.
 LITELVLM_DEBUG=1 in the environment shows the traceback of every error.

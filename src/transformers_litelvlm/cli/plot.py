@@ -21,7 +21,7 @@ examples:
   litelvlm plot results/results.json --metric ciou --output quality.svg
   litelvlm plot refcoco/results.json reason_seg/results.json --output quality.png
 
-Files about the same model and data share a panel, others stand beside it. `litelvlm evaluate` writes results.json.
+Results of the same model and data share a panel, others get their own. `litelvlm evaluate` writes results.json.
 """
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "model"
 HELP = "write the mask of what each sentence refers to"
 DESCRIPTION = (
-    "Write one mask per sentence (PNG, 0 or 255, at the size of the picture), an overlay of all masks,"
+    "Write one mask per sentence (PNG, 0 or 255, at the size of the image), an overlay of all masks,"
     " and a picture of the visual tokens that were kept."
 )
 EPILOG = """\
@@ -44,7 +44,7 @@ examples:
   litelvlm segment scene.png "the star" --method random --method-option seed=3 --json | jq .masks
   litelvlm segment photo.jpg "the cup" --model Qwen/Qwen3-VL-4B-Instruct --mask-model facebook/sam2.1-hiera-large
 
-scene.png stands for a picture of yours.
+scene.png stands for an image of yours.
 Without --budget, --retention-ratio and --preset the setting in the checkpoint's config.json holds.
 Without --model the bundled checkpoint is used, with its preset "balanced", which other options change.
 It knows drawn shapes, not photos. --json has each mask as COCO RLE, too.
@@ -53,7 +53,7 @@ It knows drawn shapes, not photos. --json has each mask as COCO RLE, too.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("image", metavar="IMAGE", help="picture file, or its http(s) address")
+    parser.add_argument("image", metavar="IMAGE", help="image file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     add_model(parser)
     add_mask_model(parser)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     import_given(args)
     if (mimetypes.guess_type(args.image)[0] or "").startswith("video/"):
         raise BadInputError(
-            f'{args.image} is a video, and this command takes pictures; "Masks of a video" in docs/recipes.md has the '
+            f'{args.image} is a video, and this command takes images; "Masks of a video" in docs/recipes.md has the '
             "lines of Python"
         )
     with bad_input():
@@ -108,7 +108,7 @@ def _checked_sentence(sentence: str) -> str:
     if not sentence:
         raise BadInputError('a sentence is empty: say what to find, e.g. "the red circle"')
     if os.path.isfile(sentence):
-        raise BadInputError(f"{sentence} is a file, not a sentence: give one picture, then sentences about it")
+        raise BadInputError(f"{sentence} is a file, not a sentence: give one image, then sentences about it")
     return sentence
 
 

@@ -21,7 +21,7 @@ TOKEN_VARIABLE = "LITELVLM_TOKEN"
 LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"  # as in Label Studio's own packages
 HELP = "answer requests for masks over HTTP"
 DESCRIPTION = (
-    "Answer requests for masks over HTTP: POST /v1/segment with a picture and sentences. GET /docs explains it."
+    "Answer requests for masks over HTTP: POST /v1/segment with an image and sentences. GET /docs explains it."
 )
 EPILOG = """\
 examples:
@@ -32,7 +32,7 @@ examples:
   litelvlm serve --port 9090 --label-studio-url http://localhost:8080
 
 ./glamm-refseg is the folder that `litelvlm convert glamm MBZUAI/GLaMM-RefSeg ./glamm-refseg` makes.
-The pruning options are what holds for a request without settings of its own.
+The pruning options are for requests without settings of their own.
 The log has one JSON object a line, on the standard output. SIGINT and SIGTERM finish what was begun.
 Before others may reach it, read docs/serving.md: there is no encryption.
 """
@@ -40,9 +40,9 @@ Before others may reach it, read docs/serving.md: there is no encryption.
 LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
     "--batch-wait-ms": ("MS", float, 2, "milliseconds that a request waits for others that can share its call"),
     "--max-batch": ("N", positive_int, 16, "requests in one call of the model; 1 puts none together"),
-    "--cache-mb": ("MB", int, 512, "megabytes of encoded pictures to keep; 0 keeps none"),
+    "--cache-mb": ("MB", int, 512, "megabytes of encoded images to keep; 0 keeps none"),
     "--max-request-mb": ("MB", positive_int, 20, "megabytes of a request"),
-    "--max-pixels": ("N", positive_int, 16_000_000, "pixels of a picture"),
+    "--max-pixels": ("N", positive_int, 16_000_000, "pixels of an image"),
     "--max-sentences": ("N", positive_int, 16, "sentences of a request"),
     "--max-queue": ("N", positive_int, 64, "requests that are being read, wait or are answered at a time"),
     "--read-seconds": ("S", float, 30, "seconds in which a request must have arrived"),
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="share calls also where single pixels of a mask may then differ: on a GPU, in 16 bits",
     )
-    parser.add_argument("--allow-urls", action="store_true", help="fetch pictures whose address a client sends")
+    parser.add_argument("--allow-urls", action="store_true", help="fetch images whose address a client sends")
     parser.add_argument(
         "--label-studio-url",
         metavar="URL",

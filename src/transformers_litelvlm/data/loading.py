@@ -133,6 +133,7 @@ def load_split(
 
     Raises:
         FileNotFoundError: the source, or a part of it, does not exist.
+        OSError: the Hub cannot be asked for it.
         ValueError: unknown name or split (lists what there is), a damaged source, or not the official size.
 
     Example:

@@ -94,8 +94,8 @@ def _read_row(root: Path, allow_urls: bool, index: int, row: dict) -> ImageSampl
 def _read_entry(
     entry: Mapping, object_id: str, name: str, decode: Callable[[Any], np.ndarray]
 ) -> list[ReferringSentence]:
-    texts = _first(entry, TEXT_COLUMNS)
-    mask = _first(entry, MASK_COLUMNS)
+    texts = _one_of(entry, TEXT_COLUMNS)
+    mask = _one_of(entry, MASK_COLUMNS)
     if texts is None:
         raise ValueError(f"a sentence of {name} is missing")
     ignore = entry.get("ignore")
@@ -113,12 +113,15 @@ def _read_entry(
     ]
 
 
-def _first(entry: Mapping, names: tuple[str, ...]) -> Any:
-    """What stands in the first of the columns that has something; tables fill columns that a row lacks with `None`."""
+def _one_of(entry: Mapping, names: tuple[str, ...]) -> Any:
+    """What is in the column that has something; tables fill columns that a row lacks with `None`."""
     present = [name for name in names if name in entry]
     if not present:
         raise KeyError(f"no column {' or '.join(names)} among {shortened(', '.join(entry))}")
-    return next((entry[name] for name in present if entry[name] is not None), None)
+    filled = [name for name in present if entry[name] is not None]
+    if len(filled) > 1:
+        raise ValueError(f"only one of the columns {' and '.join(filled)} may have a value")
+    return entry[filled[0]] if filled else None
 
 
 def _decode(root: Path, picture: Any, name: str, allow_urls: bool, mask: Any) -> np.ndarray:

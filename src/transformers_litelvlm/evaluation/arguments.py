@@ -45,7 +45,9 @@ class DataArguments:
         ValueError: an option is out of range; names it and its value.
     """
 
-    output_dir: str = option("folder of the results; give the same one to go on after an interruption", metavar="DIR")
+    output_dir: str = option(
+        "folder of the results; give the same one to continue after an interruption", metavar="DIR"
+    )
     model: str | None = option("checkpoint folder or Hub id (default: the bundled one)", None, metavar="PATH")
     dataset: str = option("name of a data set, see docs/data.md", "refshapes", metavar="NAME")
     split: str = option("its split", "test", metavar="NAME")

@@ -206,11 +206,16 @@ def summarize_annotators(scores: Sequence[Sequence[VideoScore]]) -> dict[str, fl
     """Mean over the annotators of the mean over all objects of all videos.
 
     Args:
-        scores: per annotator, the scores of every object of every video.
+        scores: per annotator, at least one, the scores of every object of every video.
 
     Returns:
         `j`, `f`, `j_and_f` between 0 and 1, and `annotators`.
+
+    Raises:
+        ValueError: no annotator, or one without scores.
     """
+    if not scores:
+        raise ValueError("`scores` is empty: there is nothing to average.")
     summaries = [summarize_videos(annotator) for annotator in scores]
     means = {name: float(np.mean([summary[name] for summary in summaries])) for name in ("j", "f", "j_and_f")}
     return means | {"annotators": len(summaries)}

@@ -10,6 +10,7 @@ from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import SubConfigSpec
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import get_pruner
+from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.messages import did_you_mean, quoted
 
 
@@ -170,6 +171,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         """As upstream. What a checkpoint of the stock class says is the config of one of ours: every field that we add
         has a default."""
+        check_loadable(pretrained_model_name_or_path, **kwargs)
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         # Otherwise upstream warns of errors that are not to be expected here.
         model_type = config_dict.get("model_type")

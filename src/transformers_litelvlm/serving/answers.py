@@ -15,7 +15,7 @@ from transformers_litelvlm.serving.segmenter import Answer, Job
 class RunLengths(BaseModel):
     """A mask as COCO has it; `pycocotools.mask.decode` reads it."""
 
-    size: list[int] = Field(description="height and width of the picture")
+    size: list[int] = Field(description="height and width of the image")
     counts: str = Field(description="compressed run lengths, column by column")
 
 
@@ -47,7 +47,7 @@ class SegmentAnswer(BaseModel):
     num_visual_tokens: int
     retained_indices: list[list[int]] = Field(description="kept tokens of each dialogue, counted row by row from 0")
     batch_size: int = Field(description="requests that shared the call of the model")
-    cached: bool = Field(description="whether the picture was encoded before")
+    cached: bool = Field(description="whether the image was encoded before")
     timings_ms: dict[str, float] = Field(description="read, prepare, queue, encode, model, write, total")
 
 

@@ -53,7 +53,7 @@ def create_app(service: Service, token: str | None = None, label_studio: LabelSt
     app = FastAPI(
         title="litelvlm serve",
         version=__version__,
-        description="Masks for sentences about pictures, on a fraction of the visual tokens.",
+        description="Masks for sentences about images, on a fraction of the visual tokens.",
         lifespan=lifespan,
         redoc_url=None,
     )
@@ -65,7 +65,7 @@ def create_app(service: Service, token: str | None = None, label_studio: LabelSt
         response_model=SegmentAnswer,
         responses=_documented(*_OF_SEGMENT),
         openapi_extra={"requestBody": _request_body()},
-        summary="Masks for sentences about a picture",
+        summary="Masks for sentences about an image",
     )
     async def segment(request: Request) -> Response:
         facts = request.scope["litelvlm"]

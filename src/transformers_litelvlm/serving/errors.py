@@ -18,7 +18,7 @@ CODES = {
     "timeout": (408, "The body did not arrive in time."),
     "too_large": (413, "The body is larger than the server accepts."),
     "unsupported_media_type": (415, "The body is neither JSON nor a form."),
-    "invalid": (422, "The picture, a sentence or a pruning setting is not one that the model can follow."),
+    "invalid": (422, "The image, a sentence or a pruning setting is refused."),
     "queue_full": (429, "As many requests as the server accepts are waiting. Try again later."),
     "internal": (500, "A fault of the server."),
     "stopping": (503, "The server is stopping."),

@@ -21,5 +21,6 @@ def needs_extra(name: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            f"{what} needs {error.name or error}, which is not installed: `pip install transformers-litelvlm[{name}]`."
+            f"{what} needs {error.name or error}, which is not installed: "
+            f'`pip install "transformers-litelvlm[{name}]"`.'  # some shells take brackets for a pattern
         ) from error
