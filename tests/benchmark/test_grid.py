@@ -343,6 +343,10 @@ def test_the_load_is_that_at_the_end(monkeypatch):
     assert "load average at the end 7.2: other programs used the CPU, so measure again, with `--threads 1`" in text
     assert "other programs" not in render({**result, "load_average": 2.5, "threads": 2})
     assert "other programs" not in render({**result, "device": "NVIDIA H200", "threads": 2})
+    monkeypatch.delattr(timing.os, "getloadavg")  # as on Windows
+    assert timing.load_at_the_end() == {}
+    del result["load_average"]
+    assert "load average" not in render(result)
 
 
 def test_tables_and_numbers():

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from tests.support import fake_family, warm_python
 from tests.support.fake_family import assert_identical, expected, fake_conversion, make_source, written_tensors
+from transformers_litelvlm.conversion import staging
 from transformers_litelvlm.conversion.convert import MustEqual, convert_checkpoint
 from transformers_litelvlm.conversion.errors import ConversionError
 from transformers_litelvlm.conversion.source import CheckpointSource
@@ -126,6 +128,23 @@ def test_shards_are_those_of_transformers(tmp_path):
     index = "model.safetensors.index.json"
     assert json.loads((tmp_path / "ours" / index).read_text()) == json.loads((tmp_path / "theirs" / index).read_text())
     assert_identical(written_tensors(tmp_path / "ours"), written_tensors(tmp_path / "theirs"))
+
+
+def test_windows_has_other_system_calls(tmp_path, monkeypatch):
+    """No `pwrite`, no folder is opened, and what was opened for reading is not synced."""
+    opened = []
+
+    def open_file(path, flags):
+        assert Path(path).is_file() and flags & os.O_RDWR
+        opened.append(Path(path).name)
+        return os.open(path, flags)
+
+    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.setattr(staging, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": open_file}))
+    values = make_source(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "out")
+    assert_identical(written_tensors(tmp_path / "out"), expected(*values))
+    assert {"model.safetensors", "config.json"} <= set(opened)
 
 
 def test_tensors_are_aligned_to_their_width(tmp_path):

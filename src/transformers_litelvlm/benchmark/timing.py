@@ -32,19 +32,18 @@ def load_at_the_end() -> dict[str, float]:
 
     Other work on the cores hits the route with more and smaller steps harder.
     """
-    return {"load_average": os.getloadavg()[0]}
+    return {"load_average": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}  # Windows has none
 
 
 def machine_line(result: dict[str, Any]) -> str:
     """What [`measured_on`] says, in a line."""
     names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    threads, load = result["threads"], result["load_average"]
+    threads, load = result["threads"], result.get("load_average", 0.0)
     others = load > threads + 1 and result["device"] == "cpu"
     way_out = ", with `--threads 1` if they stay" if threads > 1 else ""
     busy = f": other programs used the CPU, so measure again{way_out}" if others else ""
-    return (
-        f"{result['device']}, {threads} thread{'s' * (threads > 1)}, {names}, load average at the end {load:.1f}{busy}"
-    )
+    known = f", load average at the end {load:.1f}{busy}" if "load_average" in result else ""
+    return f"{result['device']}, {threads} thread{'s' * (threads > 1)}, {names}{known}"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def new_folder(target: str | os.PathLike) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # nor does it sync what is only read
     try:
         os.fsync(descriptor)
     except OSError as error:

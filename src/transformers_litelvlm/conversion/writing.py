@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class ShardedWriter:
         self._places: dict[str, _Place] = {}
         self._headers: dict[Path, bytes] = {}
         self._written: dict[str, int] = dict.fromkeys(targets, 0)
-        self._opened: dict[Path, int] = {}
+        self._opened: dict[Path, io.FileIO] = {}
         for file_name, names in self._split.filename_to_tensors.items():
             self._lay_out(folder / file_name, {name: targets[name] for name in names})
 
@@ -73,7 +73,7 @@ class ShardedWriter:
 
     def __exit__(self, *exception: object) -> None:
         while self._opened:
-            os.close(self._opened.popitem()[1])
+            self._opened.popitem()[1].close()
 
     def write(self, name: str, tensor: torch.Tensor, row: int | None = None) -> None:
         """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype.
@@ -128,11 +128,11 @@ class ShardedWriter:
     def _put(self, file: Path, content: memoryview, offset: int) -> None:
         try:
             if file not in self._opened:
-                self._opened[file] = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
+                self._opened[file] = open(file, "wb", buffering=0)  # noqa: SIM115 (closed by `__exit__`)
+            self._opened[file].seek(offset)
             while content:
                 # Linux writes at most 2 GB at a time, and less if the disk gets full: the next call then says so.
-                written = os.pwrite(self._opened[file], content, offset)
-                content, offset = content[written:], offset + written
+                content = content[self._opened[file].write(content) :]
         except OSError as error:
             error.filename = str(file)
             raise
