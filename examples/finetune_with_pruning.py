@@ -118,8 +118,10 @@ def add_adapters(model: torch.nn.Module) -> Any:
 
 
 def measure(args: argparse.Namespace, checkpoint: str | Path, name: str) -> dict[str, RatioOfSums]:
-    """gIoU on the first validation scenes, unpruned and with the method, as `litelvlm evaluate` measures it; of several
-    processes, the main one has it."""
+    """gIoU on the first validation scenes, unpruned and with the method, as `litelvlm evaluate` measures it.
+
+    Of several processes, the main one has it.
+    """
     folder = Path(args.output_dir, name)
     results = evaluate(
         EvaluationArguments(

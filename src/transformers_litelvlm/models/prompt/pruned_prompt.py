@@ -199,8 +199,8 @@ def check_columns(name: str, value: torch.Tensor, length: int) -> None:
     """Raises ValueError unless `value` (..., L) has a column for each token of a prompt of this length."""
     if value.shape[-1] != length:
         raise ValueError(
-            f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one for "
-            "each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
+            f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one "
+            "for each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
         )
 
 
