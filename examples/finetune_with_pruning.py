@@ -83,22 +83,27 @@ class Collator:
         return {**inputs, "labels": labels, "target_masks": targets}
 
 
-class GroundingTrainer(Trainer):
-    """Trains the answers and the masks: the model's own loss, and Dice and cross-entropy of the decoded masks."""
+class WithMaskLoss(torch.nn.Module):
+    """Answers and masks in one `forward`: the model's own loss, and Dice and cross-entropy of the decoded masks.
 
-    loss_is_scaled_for_ga = False  # a mean over each batch
+    What several processes compute outside the `forward` of the module that they train has no common gradients.
+    """
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As upstream; what only masks need goes to the mask decoder."""
-        targets = inputs.pop("target_masks")
+    accepts_loss_kwargs = False  # a mean over each batch
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, target_masks: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+        """The loss; what only masks need goes to the mask decoder."""
         for_masks = {name: inputs.pop(name) for name in MASK_INPUTS if name in inputs}
-        output = model(**inputs, output_hidden_states=[-1])
+        output = self.model(**inputs, output_hidden_states=[-1])
         # Hidden states have the columns of the prompt that was passed, whatever was pruned.
         read = DialogueStates(output.hidden_states[-1], inputs["input_ids"])
-        logits = self.accelerator.unwrap_model(model).decode(read, for_masks).pred_masks[:, 0]
-        targets = F.interpolate(targets[:, None], logits.shape[-2:], mode="area")[:, 0]
-        loss = output.loss + mask_loss(logits, targets)
-        return (loss, output) if return_outputs else loss
+        logits = self.model.decode(read, for_masks).pred_masks[:, 0]
+        targets = F.interpolate(target_masks[:, None], logits.shape[-2:], mode="area")[:, 0]
+        return {"loss": output.loss + mask_loss(logits, targets)}
 
 
 def add_adapters(model: torch.nn.Module) -> Any:
@@ -113,9 +118,12 @@ def add_adapters(model: torch.nn.Module) -> Any:
 
 
 def measure(args: argparse.Namespace, checkpoint: str | Path, name: str) -> dict[str, RatioOfSums]:
-    """gIoU on the first validation scenes, unpruned and with the method, as `litelvlm evaluate` measures it."""
+    """gIoU on the first validation scenes, unpruned and with the method, as `litelvlm evaluate` measures it.
+
+    Of several processes, the main one has it.
+    """
     folder = Path(args.output_dir, name)
-    evaluate(
+    results = evaluate(
         EvaluationArguments(
             output_dir=str(folder),
             model=str(checkpoint),
@@ -126,6 +134,8 @@ def measure(args: argparse.Namespace, checkpoint: str | Path, name: str) -> dict
             max_images=args.num_validation_scenes,
         )
     )
+    if not results:
+        return {}
     records = pq.read_table(folder / "records.parquet").to_pandas().groupby("run_id")
     return {run: giou(of.intersection, of.union, of.image_id) for run, of in records}
 
@@ -150,8 +160,8 @@ def main() -> None:
     model.config.pruning_config = run.pruning(model.config.pruning_config)
     model = add_adapters(model)
     model.print_trainable_parameters()
-    trainer = GroundingTrainer(
-        model,
+    trainer = Trainer(
+        WithMaskLoss(model),
         TrainingArguments(
             str(Path(args.output_dir, "trainer")),
             max_steps=args.steps,
@@ -164,17 +174,20 @@ def main() -> None:
             save_strategy="no",
             report_to="none",
             seed=args.seed,
+            use_cpu=not torch.accelerator.is_available(),  # else it does not see the other processes of torchrun
         ),
         data_collator=Collator(processor),
         train_dataset=Scenes(args.num_scenes, args.seed),
     )
     trainer.train()
     trainer.save_state()  # the losses on the way
-    model.save_pretrained(Path(args.output_dir, "adapter"))
     merged = Path(args.output_dir, "merged")
-    model.merge_and_unload().save_pretrained(merged)
-    trainer.state.save_to_json(str(merged / TRAINER_STATE_NAME))  # `litelvlm card` says what is in there
-    processor.save_pretrained(merged)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(Path(args.output_dir, "adapter"))
+        model.merge_and_unload().save_pretrained(merged)
+        trainer.state.save_to_json(str(merged / TRAINER_STATE_NAME))  # `litelvlm card` says what is in there
+        processor.save_pretrained(merged)
+    trainer.accelerator.wait_for_everyone()
     report(before, measure(args, merged, "after"))
 
 

@@ -1,6 +1,8 @@
 """The example that fine-tunes with pruning on: a few steps, and what it writes."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,3 +54,19 @@ def test_a_few_steps(monkeypatch, tmp_path, capsys):
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "# mine, with" in card and "It was trained for 16 steps, 16 epochs; the last loss" in card
     torch.testing.assert_close(merged.segment(**inputs).mask_logits[0], logits, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(tmp_path):
+    """Gradients of what the mask loss alone reads are averaged, too; files and the report are those of one process."""
+    script = Path(__file__).parents[2] / "examples" / "finetune_with_pruning.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    options = {"--steps": 2, "--batch_size": 2, "--num_scenes": 8, "--num_validation_scenes": 2}
+    words = [str(word) for option in options.items() for word in option]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(tmp_path), *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("none: gIoU 0.") == 1
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    state = json.loads((tmp_path / "trainer" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2 and state["epoch"] == 1.0  # two scenes a step in each process

@@ -168,6 +168,23 @@ def test_labels_and_logits_to_keep(family, trained, keep):
     assert columns.abs().sum() > 0
 
 
+@pytest.mark.parametrize("method, options", SETTINGS)
+def test_labels_of_another_length_are_refused(family, trained, method, options):
+    """Longer ones would be read at the columns of the prompt, without a word."""
+    if method == "fastv":
+        need_methods_inside(family)
+    trained.config.set_pruning(pruning_method=method, pruning_method_options=options)
+    batch = batches(family, trained)[0]
+    length = batch["input_ids"].shape[1]
+    for change in (3, -3):
+        labels = torch.nn.functional.pad(batch["labels"], (change, 0), value=-100)
+        with pytest.raises(ValueError, match=f"`labels` has {length + change} columns, the prompt {length}"):
+            trained(**{**batch, "labels": labels})
+        positions = torch.arange(length + change)[None]
+        with pytest.raises(ValueError, match=f"`position_ids` has {length + change} columns"):
+            trained(**batch, position_ids=positions)
+
+
 def test_packed_sequences_are_refused(family, trained):
     """Upstream tells them apart by positions that start again; what is shortened would read one another."""
     inputs = {name: value for name, value in family.row(1).items() if name != "attention_mask"}

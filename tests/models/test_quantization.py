@@ -164,3 +164,14 @@ def test_a_library_that_is_not_installed(monkeypatch, name, device, library):
     )
     with pytest.raises(ImportError, match=message):
         quantization_config(name, torch.device(device), torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated
+def test_dynamic_quantization_of_torch(example):
+    """Its layers have no parameters that say on which device they compute."""
+    inputs, full, _ = example
+    pruning = full.config.pruning_config.replace(method="litelvlm", method_options={}, budget=48)
+    expected = full.segment(**inputs, pruning_config=pruning).retained_indices[0].tolist()
+    quantized = torch.ao.quantization.quantize_dynamic(full, {torch.nn.Linear})
+    kept = quantized.segment(**inputs, pruning_config=pruning).retained_indices[0].tolist()
+    assert len({*kept} & {*expected}) >= 36

@@ -93,3 +93,24 @@ def test_masks_teach_the_adapter(case):
     masks.square().mean().backward()
     learned = {name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learned == {name for name, p in adapted.named_parameters() if "lora_" in name} and learned
+
+
+def test_dialogues_about_one_picture_train_with_checkpointing(tmp_path):
+    """Layers that are computed again have no cache, so the beginning of the dialogues is read for each of them."""
+    folder, budget = llava(tmp_path / "checkpoint")
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.one_expression_per_dialogue = True
+    inputs = processor.segmentation_inputs(images=[picture()], expressions=[["the red circle", "the star"]])
+    found = []
+    for is_checkpointed in (False, True):
+        model = load(folder, PruningConfig(method="random", budget=budget)).train()
+        if is_checkpointed:
+            model.activation_checkpointing_enable()
+        masks = model.decode(model.read(inputs), inputs).mask_logits[0]
+        masks.square().mean().backward()
+        weight = model.get_decoder().layers[0].self_attn.q_proj.weight
+        found.append((masks.detach(), weight.grad))
+    (masks, gradient), (again, same) = found
+    torch.testing.assert_close(again, masks, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(same, gradient, atol=1e-4, rtol=1e-3)
+    assert gradient.abs().sum() > 0

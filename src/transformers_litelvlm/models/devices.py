@@ -14,7 +14,7 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
     A `device_map` moves the inputs of whole parts of a model, but not those of a layer inside that is called alone. An
     offloaded layer (on "meta" until it is called) moves its inputs itself.
     """
-    device = next(module.parameters()).device
+    device = next(module.parameters(), tensor).device  # layers of torch's dynamic quantization have no parameters
     return tensor if device.type == "meta" else tensor.to(device)
 
 

@@ -68,6 +68,11 @@ def check_decoder(language_model: PreTrainedModel) -> None:
         )
 
 
+def recomputes_layers(language_model: PreTrainedModel) -> bool:
+    """Whether its layers will run again for the backward pass, so that upstream gives them no cache."""
+    return language_model.training and torch.is_grad_enabled() and language_model.is_activation_checkpointing
+
+
 def prefill(
     language_model: PreTrainedModel,
     settings: PruningSettings,
@@ -98,7 +103,7 @@ def prefill(
     num_text, num_layers = prompt.longest_text(), len(language_model.layers)
     groups = ImageGroup.of_prompt(prompt, num_text, budgets, pruner, num_layers)
     use_cache = language_model.config.use_cache if use_cache is None else use_cache
-    if language_model.training and torch.is_grad_enabled() and language_model.is_activation_checkpointing:
+    if recomputes_layers(language_model):
         cache, use_cache = None, False  # as upstream: layers that run again would write twice
     if use_cache and cache is None:
         cache = DynamicCache(config=language_model.config)

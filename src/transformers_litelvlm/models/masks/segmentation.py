@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.decoder.loop import recomputes_layers
 from transformers_litelvlm.models.devices import pinned_to
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.guidance.selection import choose, project
@@ -255,7 +256,8 @@ class ReferringSegmentationMixin(_Model):
         if settings.is_on:
             counts = {self.mask_modality: count_prompt(placeholder_mask(base, self.mask_modality, inputs), mask)}
         shared = 0
-        if base.can_share_prefix and len(set(about)) < len(about) and settings.inside_language_model is None:
+        may_share = base.can_share_prefix and not recomputes_layers(base.language_model)
+        if may_share and len(set(about)) < len(about) and settings.inside_language_model is None:
             shared = shared_prefix_length(ids, mask, about, self.config.image_token_id, self.config.seg_token_id)
         if features is None:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
