@@ -154,9 +154,13 @@ def test_forward_by_hand_continues_as_generate_does(family, positions):
     for step in range(3):
         output = model(input_ids=new[:, step : step + 1], cache=by_hand)
         torch.testing.assert_close(output.logits[:, -1], written.logits[step + 1], rtol=1e-5, atol=1e-5)
-    # After `generate`, the cache has all but the last token.
-    further = model(input_ids=new[:, 3:], cache=written.cache).logits
-    torch.testing.assert_close(further, model(input_ids=new[:, 3:], cache=by_hand).logits, rtol=1e-5, atol=1e-5)
+    # After `generate`, the cache has all but the last token, also one that was passed to a call that returns ids alone.
+    passed = DynamicCache(config=model.config.get_text_config())
+    model.generate(**row, cache=passed, do_sample=False, max_new_tokens=4, min_new_tokens=4)
+    expected = model(input_ids=new[:, 3:], cache=by_hand).logits
+    for cache in (written.cache, passed):
+        further = model(input_ids=new[:, 3:], cache=cache).logits
+        torch.testing.assert_close(further, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -121,10 +121,12 @@ class PrunedGenerationMixin:
                 kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
         with showing(full), _noting_first_step() as noted:  # also inside another call, as of assisted decoding
             result = super().generate(*args, **given, **kwargs)
-        if isinstance(result, torch.Tensor):
+        is_tensor = isinstance(result, torch.Tensor)
+        filled = kwargs.get("cache") if is_tensor else result.get("cache")
+        if prompt.plan is not None and filled is not None:
+            prompt.note_in(filled, 0, base.counts_positions, is_numbered=True)
+        if is_tensor:
             return result if full is None else full.restore(result)
-        if prompt.plan is not None and result.get("cache") is not None:
-            prompt.note_in(result.cache, 0, base.counts_positions, is_numbered=True)
         if full is not None:
             result.sequences = full.restore(result.sequences)
         if type(result) not in OUTPUTS:
@@ -212,18 +214,20 @@ class PrunedGenerationMixin:
     def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
         """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one. Raises
         ValueError."""
-        if cache is None or not settings.is_on or cache.get_seq_length() == 0:
+        if cache is None or cache.get_seq_length() == 0:
             return
         encoded = (arguments.get("mm_encoder_outputs") or {}).values()
-        if any(not isinstance(output, PrunedImageFeatures) for output in encoded):
-            return  # a prompt that was shortened before, as in assisted decoding
+        was_short = any(not isinstance(output, PrunedImageFeatures) for output in encoded)  # as in assisted decoding
+        if not shortened_prompts(cache) and (was_short or not settings.is_on):
+            return
         placeholders = [getattr(self.config, f"{modality}_token_id") for modality in self.model.modalities]
         ids, length = arguments.get("input_ids"), cache.get_seq_length()
         if ids is not None and any((ids[:, :length] == token).any() for token in placeholders):
             raise ValueError(
                 f"`cache` holds {length} tokens, and the first {length} of `input_ids` have an image or a video among "
                 "them. Which visual tokens are kept depends on the question, so a new turn needs a new cache: call "
-                "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`)."
+                "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`) from the "
+                "first turn on."
             )
 
     def _refuse_moved_beginning(self, prompt: PrunedPrompt, cache: Any) -> None:
