@@ -454,6 +454,10 @@ def test_guesses_behind_the_prompt_are_refused(family, model, stock):
     for guesses in ({"assistant_model": stock}, {"prompt_lookup_num_tokens": 2}):
         with pytest.raises(ValueError, match=f"`{next(iter(guesses))}` puts guessed tokens after the prompt"):
             model.generate(**family.row(1), max_new_tokens=3, do_sample=False, **guesses)
+    before = {"method": "random", "method_options": {}, "budget": 14, "then": {"method": "fastv", "budget": 12}}
+    for setting in ({}, before):
+        with pytest.raises(ValueError, match="`prefill_chunk_size` divides the prompt, and the method 'fastv'"):
+            model.generate(**family.row(1), max_new_tokens=3, prefill_chunk_size=4, pruning_config=setting)
     text = {"input_ids": torch.tensor([[14, 15, 16, 17]]), "max_new_tokens": 3, "do_sample": False}
     assert torch.equal(model.generate(**text, prompt_lookup_num_tokens=2), model.generate(**text))
 

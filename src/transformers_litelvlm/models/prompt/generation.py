@@ -111,7 +111,7 @@ class PrunedGenerationMixin:
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded
         if is_inside:
-            self._refuse_guesses(settings, kwargs)
+            self._refuse_other_prompts(settings, kwargs)
         if is_inside or pruning_config is not None:
             kwargs["pruning_config"] = pruning  # the first step prunes, or does not
         full = None
@@ -241,21 +241,21 @@ class PrunedGenerationMixin:
                 "of different sizes or number. Call `generate` for one row at a time, or without `cache`."
             )
 
-    def _refuse_guesses(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:
-        """Assisted decoding puts guesses after the prompt, and methods inside the language model would read them.
-        Raises ValueError."""
+    def _refuse_other_prompts(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:
+        """Assisted decoding puts guesses after the prompt, and chunks are part of one; methods inside the language
+        model would choose by what they get. Raises ValueError."""
         config = kwargs.get("generation_config") or self.generation_config
-        guesses = [
-            name
-            for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
-            if kwargs.get(name, getattr(config, name, None)) is not None
-        ]
-        if guesses:
-            raise ValueError(
-                f"`{guesses[0]}` puts guessed tokens after the prompt, and the method {settings.pruner.name!r}, "
-                "inside the language model, would choose by them. Leave it out, or choose a `pruning_method` that "
-                "works before the language model."
-            )
+        ways = dict.fromkeys(
+            ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"),
+            "puts guessed tokens after the prompt",
+        )
+        for name, what in {**ways, "prefill_chunk_size": "divides the prompt"}.items():
+            if kwargs.get(name, getattr(config, name, None)) is not None:
+                raise ValueError(
+                    f"`{name}` {what}, and the method {settings.inside_language_model.name!r}, inside the language "
+                    "model, chooses by the prompt as a whole. Leave it out, or choose a `pruning_method` that works "
+                    "before the language model."
+                )
 
 
 def _with_lengths(config: GenerationConfig, change: int) -> GenerationConfig:
