@@ -139,6 +139,13 @@ def test_forward_after_a_beginning_in_the_cache(family, positions):
         cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
         found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
         torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
+    for filler in (0, 1):  # what padding has for a position, in upstream's models and elsewhere
+        padded = {name: torch.nn.functional.pad(row[name], (0, 2)) for name in ("input_ids", *types)}
+        mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 2))
+        numbers = torch.nn.functional.pad(places[..., 3:], (0, 2), value=filler)
+        cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
+        found = model(**{**row, **padded}, attention_mask=mask, position_ids=numbers, cache=cache)
+        torch.testing.assert_close(found.logits[:, :-2], expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"`attention_mask` of shape \(batch, length\), .* after ones for the cache"):
         model(**row, attention_mask=torch.ones_like(row["input_ids"]), position_ids=places[..., 3:], cache=cache)
 
@@ -154,7 +161,7 @@ def test_forward_by_hand_continues_as_generate_does(family, positions):
     for step in range(3):
         output = model(input_ids=new[:, step : step + 1], cache=by_hand)
         torch.testing.assert_close(output.logits[:, -1], written.logits[step + 1], rtol=1e-5, atol=1e-5)
-    # After `generate`, the cache has all but the last token, also one that was passed to a call that returns ids alone.
+    # After `generate`, the cache has all but the last token, also one passed to a call that returns ids alone.
     passed = DynamicCache(config=model.config.get_text_config())
     model.generate(**row, cache=passed, do_sample=False, max_new_tokens=4, min_new_tokens=4)
     expected = model(input_ids=new[:, 3:], cache=by_hand).logits

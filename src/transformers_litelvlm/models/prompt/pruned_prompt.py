@@ -228,7 +228,8 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
     if full_positions is None and (settings.keeps_positions or (past and plan.is_ragged)):
         full_positions = torch.arange(start, start + plan.full_length, device=plan.index.device)
         full_positions = full_positions.expand(len(plan.index), -1)
-    short_mask = plan.attention_mask(mask if mask is None else mask[:, past:])
+    own = mask if mask is None else mask[:, past:]
+    short_mask = plan.attention_mask(own)
     if short_mask is None and settings.keeps_positions:
         # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
         short_mask = plan.is_real.long()
@@ -247,7 +248,9 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
         inputs["position_ids"] = plan.apply(full_positions, 0)
         model.continue_after(prompt, full_positions)
     elif full_positions is not None:  # renumbered without gaps from where the prompt began
-        first = full_positions.amin(dim=-1, keepdim=True)
+        # Padding has some number that means nothing, such as 0 or 1.
+        numbers = full_positions if own is None else full_positions.masked_fill(own == 0, torch.iinfo(torch.int32).max)
+        first = numbers.amin(dim=-1, keepdim=True)
         inputs["position_ids"] = first + (plan.is_real.long().cumsum(-1) - 1).clamp(min=0)
 
 
