@@ -134,11 +134,13 @@ def test_forward_after_a_beginning_in_the_cache(family, positions):
     types = {name: torch.nn.functional.pad(row[name], (3, 0)) for name in ("mm_token_type_ids",) if name in row}
     whole = {**row, "input_ids": ids, **types}
     places = family.shape_positions(family.full_positions(family.stock(model), {**whole, "attention_mask": ids > -1}))
-    expected = model(**whole, position_ids=places).logits[:, 3:]
+    new, output = torch.tensor([[7, 8]]), model(**whole, position_ids=places, use_cache=True)
+    expected, after = output.logits[:, 3:], model(input_ids=new, cache=output.cache).logits
     for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
         cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
         found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
         torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(input_ids=new, cache=cache).logits, after, rtol=1e-5, atol=1e-5)
     for filler in (0, 1):  # what padding has for a position, in upstream's models and elsewhere
         padded = {name: torch.nn.functional.pad(row[name], (0, 2)) for name in ("input_ids", *types)}
         mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 2))
