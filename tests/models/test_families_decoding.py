@@ -141,6 +141,9 @@ def test_forward_after_a_beginning_in_the_cache(family, positions):
         found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
         torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model(input_ids=new, cache=cache).logits, after, rtol=1e-5, atol=1e-5)
+    if not family.base_class.counts_positions:
+        with pytest.raises(ValueError, match="`cache` holds .* tokens, and places in a picture .* `position_ids`"):
+            model(**row, cache=cache)
     for filler in (0, 1):  # what padding has for a position, in upstream's models and elsewhere
         padded = {name: torch.nn.functional.pad(row[name], (0, 2)) for name in ("input_ids", *types)}
         mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 2))
@@ -295,8 +298,9 @@ def test_ragged_rows_continued_by_hand_are_rows_alone(family, positions):
 def test_recurrent_layers_read_no_padding_after_a_beginning(family):
     model, _, both = ragged(family, "original")
     cache = model(input_ids=ROW.expand(2, -1), use_cache=True).cache
+    places = torch.arange(both["input_ids"].shape[1]).expand(3, 2, -1) + 3
     with pytest.raises(ValueError, match="Recurrent layers would read the padding"):
-        model(**both, cache=cache)
+        model(**both, position_ids=places, cache=cache)
 
 
 @torch.no_grad()

@@ -181,10 +181,15 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
         return GUIDANCE[self.config.guidance].encode(self, encode, grid_thw, pictures)
 
     def full_positions(self, arguments: dict[str, Any]) -> torch.Tensor | None:
-        ids = arguments.get("input_ids")
+        ids, cache = arguments.get("input_ids"), arguments.get("cache")
+        if cache is not None and cache.get_seq_length() > 0:  # upstream would number images as if they were text
+            raise ValueError(
+                f"`cache` holds {cache.get_seq_length()} tokens, and places in a picture after them cannot be told "
+                "from `input_ids`. Pass the `position_ids` of these, or call `generate` with the whole prompt."
+            )
         # Upstream only reads the size and device of embeddings.
         embeds = arguments["inputs_embeds"] if ids is None else ids.unsqueeze(-1)
-        return self._upstream_positions(arguments, embeds, arguments.get("cache"))
+        return self._upstream_positions(arguments, embeds, cache)
 
     def decoder_positions(self, prompt: PrunedPrompt, embeds: torch.Tensor, cache: Any) -> torch.Tensor | None:
         return self._upstream_positions(prompt.inputs, embeds, cache)
