@@ -288,6 +288,8 @@ def test_prompt_lookup_and_assisted_decoding_are_greedy(family, model, policy, n
 def test_length_limits_count_the_full_prompt(family, model):
     set_pruning(model)
     inputs = family.lite_inputs()
+    with pytest.raises(ValueError, match="`inputs` and `input_ids` are two prompts"):
+        model.generate(inputs["input_ids"] + 1, **inputs, max_new_tokens=2)
     length = inputs["input_ids"].shape[1]
     assert model.generate(**inputs, max_length=length + 3, do_sample=False, eos_token_id=None).shape[1] == length + 3
 

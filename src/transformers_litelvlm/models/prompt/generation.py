@@ -92,6 +92,8 @@ class PrunedGenerationMixin:
             pruning_config = self.config.pruning_config.changed_by(pruning_config)
         pruning = self.config.pruning_config if pruning_config is None else pruning_config
         settings = base.settings(pruning)
+        if inputs is not None and kwargs.get("input_ids") is not None:
+            raise ValueError("`inputs` and `input_ids` are two prompts: pass one of them.")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         names = [*base.prompt_arguments, *base.guidance_arguments]
         arguments = {name: kwargs.pop(name, None) for name in names}
