@@ -4,10 +4,11 @@ An argument that upstream renames, such as the cache's, and that our `forward` t
 """
 
 import inspect
+from itertools import product
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
@@ -136,8 +137,10 @@ def test_forward_after_a_beginning_in_the_cache(family, positions):
     places = family.shape_positions(family.full_positions(family.stock(model), {**whole, "attention_mask": ids > -1}))
     new, output = torch.tensor([[7, 8]]), model(**whole, position_ids=places, use_cache=True)
     expected, after = output.logits[:, 3:], model(input_ids=new, cache=output.cache).logits
-    for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
-        cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
+    kinds = (DynamicCache, {}), (StaticCache, {"max_cache_len": 64})
+    for mask, (kind, size) in product(({}, {"attention_mask": torch.ones_like(ids)}), kinds):
+        cache = kind(config=model.config.get_text_config(), **size)
+        model(input_ids=ids[:, :3], position_ids=places[..., :3], cache=cache)
         found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
         torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model(input_ids=new, cache=cache).logits, after, rtol=1e-5, atol=1e-5)

@@ -201,7 +201,8 @@ class PrunedModelMixin:
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
         before = [] if cache is None else shortened_prompts(cache)
-        past = 0 if cache is None else cache.get_seq_length()
+        # A number: a static cache counts in a tensor, which grows with it.
+        past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
