@@ -195,6 +195,26 @@ def test_a_cache_that_was_cropped_forgets_the_pruned_prompt(family):
     torch.testing.assert_close(model(input_ids=new, cache=cache).logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "family, positions",
+    [case for case in POLICIES if not case[0].is_recurrent],
+    ids=lambda value: getattr(value, "name", value),
+)
+@torch.no_grad()
+def test_another_question_about_the_same_image(family, positions):
+    """The text after it is cropped, in part or whole: new tokens have the places of the old ones."""
+    model, new = pruned(family, positions), torch.tensor([[7, 8]])
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    ids = row["input_ids"][0]
+    num_text = len(ids) - 1 - int((ids == model.config.image_token_id).nonzero().max())
+    for count in (1, num_text):
+        part = {n: row[n][:, :-count] for n in ("input_ids", "mm_token_type_ids") if n in row}
+        expected = model(input_ids=new, cache=model(**{**row, **part}, use_cache=True).cache).logits
+        cache = model(**row, use_cache=True).cache
+        cache.crop(-count)
+        torch.testing.assert_close(model(input_ids=new, cache=cache).logits, expected, rtol=1e-5, atol=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
 def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):

@@ -62,7 +62,7 @@ class PrunedPrompt:
         left_out = plan.num_left_out if counts_positions and keeps else 0
         needs_positions = plan.is_ragged and (not counts_positions or (is_numbered and not keeps))
         end = past + plan.index.shape[1]
-        note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions))
+        note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions, plan.index))
 
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
