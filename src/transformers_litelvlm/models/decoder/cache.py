@@ -103,6 +103,11 @@ class PrunedPromptLayer(DynamicLayer):
             return torch.arange(num_new, device=unpruned.device).unsqueeze(0) + self.get_seq_length()
         return mask.long().cumsum(dim=1)[:, -num_new:].to(unpruned.device) - 1
 
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self.length = min(self.length, self.get_seq_length())  # text of the prompt may go, too
+        self.mask = None if self.mask is None else self.mask[:, : self.length]
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._select(beam_idx)
