@@ -288,6 +288,8 @@ def test_prompt_lookup_and_assisted_decoding_are_greedy(family, model, policy, n
 def test_length_limits_count_the_full_prompt(family, model):
     set_pruning(model)
     inputs = family.lite_inputs()
+    with pytest.raises(ValueError, match="`inputs` and `input_ids` are two prompts"):
+        model.generate(inputs["input_ids"] + 1, **inputs, max_new_tokens=2)
     length = inputs["input_ids"].shape[1]
     assert model.generate(**inputs, max_length=length + 3, do_sample=False, eos_token_id=None).shape[1] == length + 3
 
@@ -434,8 +436,9 @@ def test_a_second_turn_on_the_cache_of_a_pruned_prompt_says_what_to_do(family, m
     first = model.generate(**family.lite_inputs(), max_new_tokens=3, do_sample=False, cache=cache)
     length = cache.get_seq_length()
     message = f"`cache` holds {length} tokens, and the first {length} .* have an image .* new turn needs a new cache"
-    with pytest.raises(ValueError, match=message):
-        model.generate(input_ids=first, max_new_tokens=3, cache=cache)
+    for setting in (None, {"budget": None}):  # switched off now, the cache is that of the pruned prompt all the same
+        with pytest.raises(ValueError, match=message):
+            model.generate(input_ids=first, max_new_tokens=3, cache=cache, pruning_config=setting)
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -4,10 +4,11 @@ An argument that upstream renames, such as the cache's, and that our `forward` t
 """
 
 import inspect
+from itertools import product
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from tests.support.families import MODELS
 from tests.support.family_cases import BUDGET, LAYER_CASES, NUM_LAYERS, is_defined
@@ -134,11 +135,25 @@ def test_forward_after_a_beginning_in_the_cache(family, positions):
     types = {name: torch.nn.functional.pad(row[name], (3, 0)) for name in ("mm_token_type_ids",) if name in row}
     whole = {**row, "input_ids": ids, **types}
     places = family.shape_positions(family.full_positions(family.stock(model), {**whole, "attention_mask": ids > -1}))
-    expected = model(**whole, position_ids=places).logits[:, 3:]
-    for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
-        cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
+    new, output = torch.tensor([[7, 8]]), model(**whole, position_ids=places, use_cache=True)
+    expected, after = output.logits[:, 3:], model(input_ids=new, cache=output.cache).logits
+    kinds = (DynamicCache, {}), (StaticCache, {"max_cache_len": 64})
+    for mask, (kind, size) in product(({}, {"attention_mask": torch.ones_like(ids)}), kinds):
+        cache = kind(config=model.config.get_text_config(), **size)
+        model(input_ids=ids[:, :3], position_ids=places[..., :3], cache=cache)
         found = model(**row, **mask, position_ids=places[..., 3:], cache=cache)
         torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(input_ids=new, cache=cache).logits, after, rtol=1e-5, atol=1e-5)
+    if not family.base_class.counts_positions:
+        with pytest.raises(ValueError, match="`cache` holds .* tokens, and places in a picture .* `position_ids`"):
+            model(**row, cache=cache)
+    for filler in (0, 1):  # what padding has for a position, in upstream's models and elsewhere
+        padded = {name: torch.nn.functional.pad(row[name], (0, 2)) for name in ("input_ids", *types)}
+        mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 2))
+        numbers = torch.nn.functional.pad(places[..., 3:], (0, 2), value=filler)
+        cache = model(input_ids=ids[:, :3], position_ids=places[..., :3], use_cache=True).cache
+        found = model(**{**row, **padded}, attention_mask=mask, position_ids=numbers, cache=cache)
+        torch.testing.assert_close(found.logits[:, :-2], expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"`attention_mask` of shape \(batch, length\), .* after ones for the cache"):
         model(**row, attention_mask=torch.ones_like(row["input_ids"]), position_ids=places[..., 3:], cache=cache)
 
@@ -154,9 +169,13 @@ def test_forward_by_hand_continues_as_generate_does(family, positions):
     for step in range(3):
         output = model(input_ids=new[:, step : step + 1], cache=by_hand)
         torch.testing.assert_close(output.logits[:, -1], written.logits[step + 1], rtol=1e-5, atol=1e-5)
-    # After `generate`, the cache has all but the last token.
-    further = model(input_ids=new[:, 3:], cache=written.cache).logits
-    torch.testing.assert_close(further, model(input_ids=new[:, 3:], cache=by_hand).logits, rtol=1e-5, atol=1e-5)
+    # After `generate`, the cache has all but the last token, also one passed to a call that returns ids alone.
+    passed = DynamicCache(config=model.config.get_text_config())
+    model.generate(**row, cache=passed, do_sample=False, max_new_tokens=4, min_new_tokens=4)
+    expected = model(input_ids=new[:, 3:], cache=by_hand).logits
+    for cache in (written.cache, passed):
+        further = model(input_ids=new[:, 3:], cache=cache).logits
+        torch.testing.assert_close(further, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -174,6 +193,26 @@ def test_a_cache_that_was_cropped_forgets_the_pruned_prompt(family):
     if hasattr(model.model, "rope_deltas"):  # upstream's, of the last prompt
         model.model.rope_deltas = None
     torch.testing.assert_close(model(input_ids=new, cache=cache).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family, positions",
+    [case for case in POLICIES if not case[0].is_recurrent],
+    ids=lambda value: getattr(value, "name", value),
+)
+@torch.no_grad()
+def test_another_question_about_the_same_image(family, positions):
+    """The text after it is cropped, in part or whole: new tokens have the places of the old ones."""
+    model, new = pruned(family, positions), torch.tensor([[7, 8]])
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    ids = row["input_ids"][0]
+    num_text = len(ids) - 1 - int((ids == model.config.image_token_id).nonzero().max())
+    for count in (1, num_text):
+        part = {n: row[n][:, :-count] for n in ("input_ids", "mm_token_type_ids") if n in row}
+        expected = model(input_ids=new, cache=model(**{**row, **part}, use_cache=True).cache).logits
+        cache = model(**row, use_cache=True).cache
+        cache.crop(-count)
+        torch.testing.assert_close(model(input_ids=new, cache=cache).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -282,8 +321,9 @@ def test_ragged_rows_continued_by_hand_are_rows_alone(family, positions):
 def test_recurrent_layers_read_no_padding_after_a_beginning(family):
     model, _, both = ragged(family, "original")
     cache = model(input_ids=ROW.expand(2, -1), use_cache=True).cache
+    places = torch.arange(both["input_ids"].shape[1]).expand(3, 2, -1) + 3
     with pytest.raises(ValueError, match="Recurrent layers would read the padding"):
-        model(**both, cache=cache)
+        model(**both, position_ids=places, cache=cache)
 
 
 @torch.no_grad()

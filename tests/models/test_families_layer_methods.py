@@ -416,6 +416,26 @@ EACH = pytest.mark.parametrize("family", family_params(INSIDE), ids=lambda famil
 
 
 @EACH
+@BOTH
+@torch.no_grad()
+def test_text_of_the_prompt_may_be_cropped(family, model, positions):
+    """One token at a time, new ones are what they are together, also while they are fewer than what was cropped."""
+    set_pruning(family, model, "fastv", {"layer": 1}, position_ids=positions)
+    inputs, new = family.unguided_inputs(), torch.tensor([[20, 21, 22]] * 3)
+    found = []
+    for sizes in ((3,), (1, 1, 1)):
+        cache, logits, mask = model(**inputs).cache, [], inputs["attention_mask"][:, :-2]
+        cache.crop(-2)
+        for ids in new.split(sizes, dim=1):
+            mask = torch.cat((mask, torch.ones_like(ids)), dim=1)
+            numbers = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :]
+            places = numbers if family.base_class.counts_positions else numbers.expand(3, -1, -1)
+            logits.append(model(input_ids=ids, attention_mask=mask, position_ids=places, cache=cache).logits)
+        found.append(torch.cat(logits, dim=1))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+@EACH
 @torch.no_grad()
 def test_a_ratio_keeps_a_share_of_every_image(family, model, stock):
     set_pruning(family, model, "fastv", {"layer": 1}, budget=None, retention_ratio=0.25)
@@ -454,6 +474,10 @@ def test_guesses_behind_the_prompt_are_refused(family, model, stock):
     for guesses in ({"assistant_model": stock}, {"prompt_lookup_num_tokens": 2}):
         with pytest.raises(ValueError, match=f"`{next(iter(guesses))}` puts guessed tokens after the prompt"):
             model.generate(**family.row(1), max_new_tokens=3, do_sample=False, **guesses)
+    before = {"method": "random", "method_options": {}, "budget": 14, "then": {"method": "fastv", "budget": 12}}
+    for setting in ({}, before):
+        with pytest.raises(ValueError, match="`prefill_chunk_size` divides the prompt, and the method 'fastv'"):
+            model.generate(**family.row(1), max_new_tokens=3, prefill_chunk_size=4, pruning_config=setting)
     text = {"input_ids": torch.tensor([[14, 15, 16, 17]]), "max_new_tokens": 3, "do_sample": False}
     assert torch.equal(model.generate(**text, prompt_lookup_num_tokens=2), model.generate(**text))
 

@@ -181,10 +181,15 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
         return GUIDANCE[self.config.guidance].encode(self, encode, grid_thw, pictures)
 
     def full_positions(self, arguments: dict[str, Any]) -> torch.Tensor | None:
-        ids = arguments.get("input_ids")
+        ids, cache = arguments.get("input_ids"), arguments.get("cache")
+        if cache is not None and cache.get_seq_length() > 0:  # upstream would number images as if they were text
+            raise ValueError(
+                f"`cache` holds {cache.get_seq_length()} tokens, and places in a picture after them cannot be told "
+                "from `input_ids`. Pass the `position_ids` of these, or call `generate` with the whole prompt."
+            )
         # Upstream only reads the size and device of embeddings.
         embeds = arguments["inputs_embeds"] if ids is None else ids.unsqueeze(-1)
-        return self._upstream_positions(arguments, embeds, arguments.get("cache"))
+        return self._upstream_positions(arguments, embeds, cache)
 
     def decoder_positions(self, prompt: PrunedPrompt, embeds: torch.Tensor, cache: Any) -> torch.Tensor | None:
         return self._upstream_positions(prompt.inputs, embeds, cache)
@@ -197,12 +202,13 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
     def continue_after(self, prompt: PrunedPrompt, full_positions: torch.Tensor) -> None:
         if full_positions.ndim < 3:
             return
-        is_real = prompt.plan.is_real
-        # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`.
-        self.rope_deltas = (full_positions[-3:].amax(dim=(0, 2)) + 1 - is_real.sum(dim=1)).unsqueeze(1)
+        # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`; the mask
+        # covers those in a cache, too.
+        before = prompt.inputs["attention_mask"].long().sum(dim=1)
+        self.rope_deltas = (full_positions[-3:].amax(dim=(0, 2)) + 1 - before).unsqueeze(1)
         if len(full_positions) == 4:
             # Row 0 numbers the tokens for the attention mask: there, a gap would mean another, packed sequence.
-            numbers = (is_real.long().cumsum(dim=-1) - 1).clamp(min=0)
+            numbers = (prompt.plan.is_real.long().cumsum(dim=-1) - 1).clamp(min=0)
             positions = prompt.inputs["position_ids"]
             prompt.inputs["position_ids"] = torch.cat((numbers.unsqueeze(0), positions[1:]))
 

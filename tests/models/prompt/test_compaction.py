@@ -106,6 +106,16 @@ def test_padding_that_the_images_needed_is_dropped():
     assert plan_compaction(ids == IMAGE, kept([7]), [40], mask).index.shape == (2, 3)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_masked_image_at_the_end_of_a_row_is_no_padding(side):
+    row = [("image", 4), 1, 2, 3, 4] if side == "left" else [1, 2, 3, 4, ("image", 4)]
+    ids, mask = batch([row, [5, 6, 7]], side)
+    mask[ids == IMAGE] = 0
+    plan = plan_compaction(ids == IMAGE, kept([0, 3]), [4], mask)
+    expected = [0, 3, 4, 5, 6, 7] if side == "left" else [0, 1, 2, 3, 4, 7]
+    assert plan.index[0].tolist() == expected and plan.is_real[0].all() and plan.is_real[1].sum() == 3
+
+
 def test_a_prompt_with_the_kept_placeholders_is_taken_as_it_is():
     ids, mask = batch([[1, ("image", 2), 2], [("image", 2), 3]], "left")
     assert plan_compaction(ids == IMAGE, kept([1, 3], [0, 2]), [4, 4], mask) is None

@@ -22,12 +22,28 @@ class ShortenedPrompt(NamedTuple):
         left_out: positions that no token has.
         is_padded: whether rows of different length were padded in it, which its user does not know.
         needs_positions: whether the position after it differs from row to row.
+        columns: (B, tokens of it) column of each in the full prompt.
     """
 
     end: int
     left_out: int
     is_padded: bool
     needs_positions: bool
+    columns: torch.Tensor
+
+    def in_first(self, length: int) -> ShortenedPrompt | None:
+        """What of it is in the first `length` tokens of the cache; `None` if nothing is."""
+        num_gone = self.end - length
+        rest = self.columns.shape[1] - num_gone
+        if num_gone <= 0 or rest <= 0:
+            return self if num_gone <= 0 else None
+        cropped = self._replace(end=length, columns=self.columns[:, :rest])
+        if self.left_out == 0:
+            return cropped
+        # What comes next takes the place of the first token that is gone.
+        left_out = (self.columns[:, rest] - rest).tolist()
+        is_one = len(set(left_out)) == 1 and not self.is_padded
+        return cropped._replace(left_out=left_out[0], needs_positions=not is_one)
 
 
 def note_shortened(cache: Cache, past: int, prompt: ShortenedPrompt) -> None:
@@ -41,7 +57,7 @@ def shortened_prompts(cache: Cache) -> list[ShortenedPrompt]:
     notes = getattr(cache, _NOTES, [])
     if notes:
         length = int(cache.get_seq_length())
-        notes = [prompt for prompt in notes if prompt.end <= length]
+        notes = [prompt for each in notes if (prompt := each.in_first(length)) is not None]
         setattr(cache, _NOTES, notes)
     return notes
 
@@ -86,6 +102,11 @@ class PrunedPromptLayer(DynamicLayer):
         if mask is None:
             return torch.arange(num_new, device=unpruned.device).unsqueeze(0) + self.get_seq_length()
         return mask.long().cumsum(dim=1)[:, -num_new:].to(unpruned.device) - 1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self.length = min(self.length, self.get_seq_length())  # text of the prompt may go, too
+        self.mask = None if self.mask is None else self.mask[:, : self.length]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)

@@ -214,11 +214,12 @@ def plan_compaction(
 def _end_padding(
     attention_mask: torch.Tensor | None, is_placeholder: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masked tokens before the first and after the last attended token of each row, bool (B, L) each."""
+    """Masked tokens before the first and after the last token of each row that is attended or a placeholder, bool
+    (B, L) each: an image may be masked, too."""
     if attention_mask is None:
         nothing = torch.zeros_like(is_placeholder)
         return nothing, nothing
-    attended = attention_mask.bool().long()
+    attended = (attention_mask.bool() | is_placeholder).long()
     left = attended.cumsum(1) == 0
     return left, (attended.flip(1).cumsum(1) == 0).flip(1) & ~left
 

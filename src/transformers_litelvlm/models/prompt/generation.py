@@ -92,6 +92,8 @@ class PrunedGenerationMixin:
             pruning_config = self.config.pruning_config.changed_by(pruning_config)
         pruning = self.config.pruning_config if pruning_config is None else pruning_config
         settings = base.settings(pruning)
+        if inputs is not None and kwargs.get("input_ids") is not None:
+            raise ValueError("`inputs` and `input_ids` are two prompts: pass one of them.")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         names = [*base.prompt_arguments, *base.guidance_arguments]
         arguments = {name: kwargs.pop(name, None) for name in names}
@@ -111,7 +113,7 @@ class PrunedGenerationMixin:
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded
         if is_inside:
-            self._refuse_guesses(settings, kwargs)
+            self._refuse_other_prompts(settings, kwargs)
         if is_inside or pruning_config is not None:
             kwargs["pruning_config"] = pruning  # the first step prunes, or does not
         full = None
@@ -121,10 +123,12 @@ class PrunedGenerationMixin:
                 kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
         with showing(full), _noting_first_step() as noted:  # also inside another call, as of assisted decoding
             result = super().generate(*args, **given, **kwargs)
-        if isinstance(result, torch.Tensor):
+        is_tensor = isinstance(result, torch.Tensor)
+        filled = kwargs.get("cache") if is_tensor else result.get("cache")
+        if prompt.plan is not None and filled is not None:
+            prompt.note_in(filled, 0, base.counts_positions, is_numbered=True)
+        if is_tensor:
             return result if full is None else full.restore(result)
-        if prompt.plan is not None and result.get("cache") is not None:
-            prompt.note_in(result.cache, 0, base.counts_positions, is_numbered=True)
         if full is not None:
             result.sequences = full.restore(result.sequences)
         if type(result) not in OUTPUTS:
@@ -212,18 +216,20 @@ class PrunedGenerationMixin:
     def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
         """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one. Raises
         ValueError."""
-        if cache is None or not settings.is_on or cache.get_seq_length() == 0:
+        if cache is None or cache.get_seq_length() == 0:
             return
         encoded = (arguments.get("mm_encoder_outputs") or {}).values()
-        if any(not isinstance(output, PrunedImageFeatures) for output in encoded):
-            return  # a prompt that was shortened before, as in assisted decoding
+        was_short = any(not isinstance(output, PrunedImageFeatures) for output in encoded)  # as in assisted decoding
+        if not shortened_prompts(cache) and (was_short or not settings.is_on):
+            return
         placeholders = [getattr(self.config, f"{modality}_token_id") for modality in self.model.modalities]
         ids, length = arguments.get("input_ids"), cache.get_seq_length()
         if ids is not None and any((ids[:, :length] == token).any() for token in placeholders):
             raise ValueError(
                 f"`cache` holds {length} tokens, and the first {length} of `input_ids` have an image or a video among "
                 "them. Which visual tokens are kept depends on the question, so a new turn needs a new cache: call "
-                "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`)."
+                "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`) from the "
+                "first turn on."
             )
 
     def _refuse_moved_beginning(self, prompt: PrunedPrompt, cache: Any) -> None:
@@ -237,21 +243,21 @@ class PrunedGenerationMixin:
                 "of different sizes or number. Call `generate` for one row at a time, or without `cache`."
             )
 
-    def _refuse_guesses(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:
-        """Assisted decoding puts guesses after the prompt, and methods inside the language model would read them.
-        Raises ValueError."""
+    def _refuse_other_prompts(self, settings: PruningSettings, kwargs: dict[str, Any]) -> None:
+        """Assisted decoding puts guesses after the prompt, and chunks are part of one; methods inside the language
+        model would choose by what they get. Raises ValueError."""
         config = kwargs.get("generation_config") or self.generation_config
-        guesses = [
-            name
-            for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
-            if kwargs.get(name, getattr(config, name, None)) is not None
-        ]
-        if guesses:
-            raise ValueError(
-                f"`{guesses[0]}` puts guessed tokens after the prompt, and the method {settings.pruner.name!r}, "
-                "inside the language model, would choose by them. Leave it out, or choose a `pruning_method` that "
-                "works before the language model."
-            )
+        ways = dict.fromkeys(
+            ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"),
+            "puts guessed tokens after the prompt",
+        )
+        for name, what in {**ways, "prefill_chunk_size": "divides the prompt"}.items():
+            if kwargs.get(name, getattr(config, name, None)) is not None:
+                raise ValueError(
+                    f"`{name}` {what}, and the method {settings.inside_language_model.name!r}, inside the language "
+                    "model, chooses by the prompt as a whole. Leave it out, or choose a `pruning_method` that works "
+                    "before the language model."
+                )
 
 
 def _with_lengths(config: GenerationConfig, change: int) -> GenerationConfig:

@@ -62,7 +62,7 @@ class PrunedPrompt:
         left_out = plan.num_left_out if counts_positions and keeps else 0
         needs_positions = plan.is_ragged and (not counts_positions or (is_numbered and not keeps))
         end = past + plan.index.shape[1]
-        note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions))
+        note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions, plan.index))
 
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs for upstream's `generate`, which expands and slices features and only knows upstream's fields."""
@@ -173,9 +173,6 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             f"{', after ones for the cache' * bool(past)}, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
-    for name in ("position_ids", "mm_token_type_ids"):
-        if needed is not None and inputs.get(name) is not None:
-            check_columns(name, inputs[name], ids.shape[1])
     if inputs.get("input_ids") is not None:
         placeholders = [getattr(model.config, f"{modality}_token_id", None) for modality in model.modalities]
         check_ids("input_ids", ids, model.config.get_text_config().vocab_size, placeholders)
@@ -231,6 +228,9 @@ def _plan(
 def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, after: Cache | None) -> None:
     """Apply the plan to everything in the inputs that has a column for each token of the prompt."""
     inputs, plan, settings = prompt.inputs, prompt.plan, prompt.settings
+    for name in ("position_ids", "mm_token_type_ids"):
+        if inputs.get(name) is not None:
+            check_columns(name, inputs[name], plan.full_length)
     full_positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     past = 0 if after is None else int(after.get_seq_length())
     start = 0 if after is None else past + positions_left_out(after)
@@ -240,7 +240,8 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
     if full_positions is None and (settings.keeps_positions or (past and plan.is_ragged)):
         full_positions = torch.arange(start, start + plan.full_length, device=plan.index.device)
         full_positions = full_positions.expand(len(plan.index), -1)
-    short_mask = plan.attention_mask(mask if mask is None else mask[:, past:])
+    own = mask if mask is None else mask[:, past:]
+    short_mask = plan.attention_mask(own)
     if short_mask is None and settings.keeps_positions:
         # Without a mask, upstream takes gaps in the positions for borders between packed sequences.
         short_mask = plan.is_real.long()
@@ -259,7 +260,9 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
         inputs["position_ids"] = plan.apply(full_positions, 0)
         model.continue_after(prompt, full_positions)
     elif full_positions is not None:  # renumbered without gaps from where the prompt began
-        first = full_positions.amin(dim=-1, keepdim=True)
+        # Padding has some number that means nothing, such as 0 or 1.
+        numbers = full_positions if own is None else full_positions.masked_fill(own == 0, torch.iinfo(torch.int32).max)
+        first = numbers.amin(dim=-1, keepdim=True)
         inputs["position_ids"] = first + (plan.is_real.long().cumsum(-1) - 1).clamp(min=0)
 
 
