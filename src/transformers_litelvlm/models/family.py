@@ -201,7 +201,7 @@ class PrunedModelMixin:
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
         before = [] if cache is None else shortened_prompts(cache)
-        # As a number: a static cache counts in a tensor, which grows. That of `generate_batch` (no images) does not count.
+        # A number: a static cache counts in a tensor, which grows. That of `generate_batch` cannot say it.
         past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
