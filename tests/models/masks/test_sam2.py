@@ -252,6 +252,8 @@ def test_a_checkpoint_without_a_weight_gets_zeros_not_memory(tmp_path, golden):
     [
         ({"num_prompted_frames": 0}, "`mask_config.num_prompted_frames` must be a whole number above 0, got 0"),
         ({"num_prompted_frames": 2.0}, "whole number above 0, got 2.0"),
+        ({"blanks_absent": "no"}, "`mask_config.blanks_absent` must be True or False, got 'no'"),
+        ({"resizes_twice": 1}, "True or False, got 1"),
         ({"pixel_mean": [0.5, 0.5]}, r"`mask_config.pixel_mean` must be three finite numbers, got \[0.5, 0.5\]"),
         ({"pixel_std": [0.5, 0.5, 0.0]}, "`mask_config.pixel_std` must be three finite numbers above 0"),
         ({"pixel_mean": 0.5}, "three finite numbers"),
