@@ -89,11 +89,16 @@ class Sam2MaskModel(Sam2VideoModel):
 
     Modifications: upstream rounds what it remembers of a frame to bfloat16, makes the mask of a clicked frame 0 or 1
     first, and blanks the masks of absent objects; which of these a checkpoint does, the config says (the second,
-    none). Works offloaded, too. The weights are upstream's.
+    none). Masks of followed frames have gradients, features of the image encoder never. Works offloaded, too. The
+    weights are upstream's.
     """
 
     config: Sam2MaskConfig
     config_class = Sam2MaskConfig
+    # Without `torch.inference_mode`, under which frames that are followed would teach nothing.
+    forward = Sam2VideoModel.forward.__wrapped__
+    # As in upstream's `get_image_embeddings`: frames of a video are no other case than pictures.
+    get_image_features = torch.no_grad()(Sam2VideoModel.get_image_features)
 
     def __init__(self, config: Sam2VideoConfig) -> None:
         super().__init__(Sam2MaskConfig.of(config))

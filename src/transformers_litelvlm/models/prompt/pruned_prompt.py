@@ -173,9 +173,6 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             f"{', after ones for the cache' * bool(past)}, or switch pruning off "
             "(`model.config.pruning_budget = None`)."
         )
-    for name in ("position_ids", "mm_token_type_ids"):
-        if needed is not None and inputs.get(name) is not None:
-            check_columns(name, inputs[name], ids.shape[1])
     if inputs.get("input_ids") is not None:
         placeholders = [getattr(model.config, f"{modality}_token_id", None) for modality in model.modalities]
         check_ids("input_ids", ids, model.config.get_text_config().vocab_size, placeholders)
@@ -193,15 +190,6 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             raise ValueError(
                 f"`{name}` is empty, {tuple(inputs[name].shape)}: leave it out if there is nothing to see."
             )
-
-
-def check_columns(name: str, value: torch.Tensor, length: int) -> None:
-    """Raises ValueError unless `value` (..., L) has a column for each token of a prompt of this length."""
-    if value.shape[-1] != length:
-        raise ValueError(
-            f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one for "
-            "each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
-        )
 
 
 def _plan(
