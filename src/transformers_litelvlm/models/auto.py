@@ -72,7 +72,7 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
         Raises:
             OSError: a path that does not exist, or a repository that cannot be reached.
             ValueError: for settings that do not exist, are out of range or contradict each other; if there is no class
-                for masks for the checkpoint.
+                for masks for the checkpoint, or its folder holds the chat model alone.
         """
         check_loadable(pretrained_model_name_or_path, **kwargs)  # upstream reads its config first
         pruning = given(
@@ -86,7 +86,20 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
             pruning_token_order=pruning_token_order,
             pruning_position_ids=pruning_position_ids,
         )
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **pruning, **kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **pruning, **kwargs
+        )
+        # A chat class that was loaded from such a checkpoint saves its config, too.
+        of_masks = (name for name in info["missing_keys"] if not name.startswith(("model.", "lm_head.")))
+        if missing := sorted(of_masks):
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} lack {len(missing)} parameters, the first is "
+                f"{missing[0]}: masks would be random. Load the folder that has them; or, to train new ones, call "
+                f"`{type(model).__name__}.from_pretrained`."
+            )
+        # Annotated as upstream's, which leaves the tuple out, too.
+        return (model, info) if with_info else model  # type: ignore[return-value]
 
 
 def load_for_segmentation(

@@ -14,6 +14,7 @@ import torch
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
+from transformers_litelvlm.models.masks.sam import SamMaskDecoder
 from transformers_litelvlm.models.masks.segmentation import by_dialogue, on_host
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.tokens import padding_id
@@ -128,8 +129,8 @@ class Segmenter:
     Args:
         model, processor: of [`~models.auto.load_for_segmentation`].
         limits: of the server.
-        exact: whether joined calls must give the masks of each request alone. Then only float32 on a CPU is joined,
-            where the difference is bounded by [`MARGIN_UNITS`].
+        exact: whether joined calls must give the masks of each request alone. Then only masks of SAM in float32 on a
+            CPU are joined, where the difference is bounded by [`MARGIN_UNITS`].
 
     Attributes:
         cache: encodings of pictures.
@@ -176,6 +177,8 @@ class Segmenter:
         # Inside the language model a tie of the last bits would keep another token, which no margin of logits shows.
         is_inside = settings.inside_language_model is not None
         is_bounded = self.model.dtype == torch.float32 and self.model.device.type == "cpu"
+        # SAM 2 chooses between masks, or blanks one, by scores; their ties and signs no margin of logits shows either.
+        is_bounded = is_bounded and isinstance(self.model.mask_decoder, SamMaskDecoder)
         # Text is generated one token after the other, each in a call of its own.
         return not self.model.answers_in_text and (not self.exact or (is_bounded and not is_inside))
 

@@ -193,6 +193,18 @@ def test_a_checkpoint_with_masks_loads_where_the_package_is_not_imported(checkpo
     check_stub(tmp_path / "again")
 
 
+def test_a_chat_model_that_was_saved_alone_makes_no_random_masks(checkpoint, tmp_path):
+    """Its config still has the mask decoder, which the class for text left aside."""
+    AutoModelForImageTextToText.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lack \d+ parameters, the first is mask_model.*: masks would be random"):
+        AutoModelForReferringSegmentation.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="masks would be random"):
+        pipeline("referring-segmentation", model=str(tmp_path))
+    LlavaLiteForReferringSegmentation.from_pretrained(tmp_path).save_pretrained(tmp_path)  # a new one, to be trained
+    assert AutoModelForReferringSegmentation.from_pretrained(tmp_path).mask_model is not None
+
+
 # ---- pipelines ------------------------------------------------------------------------------------------------------
 
 

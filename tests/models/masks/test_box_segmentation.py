@@ -90,6 +90,13 @@ def test_masks_follow_the_boxes(monkeypatch, sam):
     assert output.object_scores is None and 0.5 < output.scores[0].max() <= 1
 
 
+def test_pictures_are_encoded_for_masks_beside_the_language_model(monkeypatch, sam):
+    model = scripted(monkeypatch, sam)
+    asked = (PICTURES, [["the dog"], ["all animals"]])
+    for one, other in zip(segment(model, *asked).masks, segment(model, *asked, overlap_masks=True).masks, strict=True):
+        assert torch.equal(one, other) and one.any()
+
+
 def test_nothing_located_is_an_empty_mask_that_says_why(monkeypatch, sam2):
     model = scripted(monkeypatch, sam2)
     output = segment(model, PICTURES[:1], [["the unicorn", "the riddle", "the dog"]])

@@ -221,6 +221,27 @@ def test_long_video_forgets(golden, sam2):
     assert len(session.output_dict_per_obj[0]["non_cond_frame_outputs"]) == 19
 
 
+def test_gradients_of_followed_frames(golden):
+    """Against difference quotients; the image encoder learns from frames as little as from pictures."""
+    model, tensors = load(Sam2MaskModel, golden).double(), golden[0]
+    video, tokens = Video(tensors["input.frames"][:3].double()), tensors["input.hidden_tokens"][:1].double()
+    direction = torch.randn(tokens.shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+
+    def masks(step):
+        return track_hidden_tokens(model, video, tokens + step * direction)[0].mean((0, 2, 3))
+
+    step = torch.zeros((), dtype=torch.double, requires_grad=True)
+    of_frames = masks(step)
+    gradients = [torch.autograd.grad(of_frame, step, retain_graph=True)[0] for of_frame in of_frames]
+    with torch.no_grad():
+        quotients = (masks(1e-4) - masks(-1e-4)) / 2e-4
+    assert quotients.abs().min() > 1
+    torch.testing.assert_close(torch.stack(gradients), quotients, rtol=2e-2, atol=0.0)
+    of_frames.sum().backward()
+    assert all(parameter.grad is None for parameter in model.vision_encoder.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.memory_encoder.memory_fuser.parameters())
+
+
 @torch.no_grad()
 def test_offloaded(golden, sam2):
     """Weights that wait elsewhere are brought in for images and videos alike."""
@@ -252,6 +273,8 @@ def test_a_checkpoint_without_a_weight_gets_zeros_not_memory(tmp_path, golden):
     [
         ({"num_prompted_frames": 0}, "`mask_config.num_prompted_frames` must be a whole number above 0, got 0"),
         ({"num_prompted_frames": 2.0}, "whole number above 0, got 2.0"),
+        ({"blanks_absent": "no"}, "`mask_config.blanks_absent` must be True or False, got 'no'"),
+        ({"resizes_twice": 1}, "True or False, got 1"),
         ({"pixel_mean": [0.5, 0.5]}, r"`mask_config.pixel_mean` must be three finite numbers, got \[0.5, 0.5\]"),
         ({"pixel_std": [0.5, 0.5, 0.0]}, "`mask_config.pixel_std` must be three finite numbers above 0"),
         ({"pixel_mean": 0.5}, "three finite numbers"),

@@ -119,7 +119,9 @@ def test_templates_that_would_ignore_the_sentence_or_the_mask(family):
         part = EXPRESSION if name == "question_template" else processor.seg_token
         with pytest.raises(ValueError, match=f"`{name}` must contain {re.escape(part)}, got '(Segment it|No).'"):
             call()
-    settings = {"answer_templates": ["Sure."]}, {"question_templates": []}, {"question_templates": "{expression}?"}
+    settings = [{"answer_templates": ["Sure."]}, {"question_templates": []}, {"question_templates": "{expression}?"}]
+    # No template, but silent as well: any text counts as true.
+    settings += [{"one_expression_per_dialogue": text} for text in ("no", "false", 0, None)]
     for setting in settings:
         with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must "):
             type(processor)(processor.image_processor, processor.tokenizer, **setting)

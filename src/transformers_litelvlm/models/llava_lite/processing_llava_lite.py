@@ -17,6 +17,7 @@ from transformers_litelvlm.models.processing.processor import (
     check_return_tensors,
     check_size,
     check_sizes,
+    check_switches,
     load_guidance_tokenizer,
     on_pil,
     read_images,
@@ -105,6 +106,11 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if isinstance(mask_image_processor, dict):  # as saved in processor_config.json
             class_name = mask_image_processor.get("image_processor_type", "SamImageProcessorPil")
             mask_image_processor = getattr(transformers, class_name)(**mask_image_processor)
+        check_switches(
+            lowercase_expressions=lowercase_expressions,
+            one_expression_per_dialogue=one_expression_per_dialogue,
+            knows_scenes_alone=knows_scenes_alone,
+        )
         self.guidance_tokenizer = guidance_tokenizer
         self.mask_image_processor = on_pil(mask_image_processor)
         self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)

@@ -60,11 +60,13 @@ class BoxPrompts:
         self.input_size = input_size
         self.scores_objects = not isinstance(mask_model, SamModel)
 
-    def encode(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+    def encode(self, pixel_values: torch.Tensor, num_frames: None = None) -> list[torch.Tensor]:
         """Features of M pictures, the finest first: (M, C, h, w) each; SAM has one of them."""
         pixels = to_device_of(self.mask_model.vision_encoder, pixel_values.to(self.mask_model.dtype))
         features = self.mask_model.get_image_embeddings(pixels)
         return [features] if isinstance(features, torch.Tensor) else features
+
+    encode_for_one_use = encode
 
     def decode(
         self,

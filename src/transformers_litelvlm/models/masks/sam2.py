@@ -46,8 +46,8 @@ class Sam2MaskConfig(Sam2VideoConfig):
             255; for processors that leave it to the model, which needs a fourth of the memory for a long video.
 
     Raises:
-        ValueError: for a number of frames below 1, or a mean or standard deviation that is not three finite numbers
-            (the latter above 0).
+        ValueError: for a switch that is not `True` or `False`, a number of frames below 1, or a mean or standard
+            deviation that is not three finite numbers (the latter above 0).
     """
 
     model_type = "sam2_masks"
@@ -62,6 +62,8 @@ class Sam2MaskConfig(Sam2VideoConfig):
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "num_prompted_frames" and (type(value) is not int or value < 1):
             raise ValueError(f"`mask_config.{key}` must be a whole number above 0, got {quoted(value)}.")
+        if key in ("blanks_absent", "remembers_in_bfloat16", "resizes_twice") and not isinstance(value, bool):
+            raise ValueError(f"`mask_config.{key}` must be True or False, got {quoted(value)}.")
         if key in ("pixel_mean", "pixel_std") and value is not None:
             numbers = value if isinstance(value, list | tuple) else [value]
             if len(numbers) != 3 or not all(_is_finite(number, key == "pixel_std") for number in numbers):
@@ -87,11 +89,16 @@ class Sam2MaskModel(Sam2VideoModel):
 
     Modifications: upstream rounds what it remembers of a frame to bfloat16, makes the mask of a clicked frame 0 or 1
     first, and blanks the masks of absent objects; which of these a checkpoint does, the config says (the second,
-    none). Works offloaded, too. The weights are upstream's.
+    none). Masks of followed frames have gradients, features of the image encoder never. Works offloaded, too. The
+    weights are upstream's.
     """
 
     config: Sam2MaskConfig
     config_class = Sam2MaskConfig
+    # Without `torch.inference_mode`, under which frames that are followed would teach nothing.
+    forward = Sam2VideoModel.forward.__wrapped__
+    # As in upstream's `get_image_embeddings`: frames of a video are no other case than pictures.
+    get_image_features = torch.no_grad()(Sam2VideoModel.get_image_features)
 
     def __init__(self, config: Sam2VideoConfig) -> None:
         super().__init__(Sam2MaskConfig.of(config))

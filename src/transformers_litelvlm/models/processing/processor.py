@@ -191,6 +191,13 @@ def check_size(name: str, size: Any, limit: int = MAX_SIDE) -> None:
         raise ValueError(f"`{name}` must be a number of pixels from 1 to {limit:,}, got {quoted(size)}.")
 
 
+def check_switches(**switches: Any) -> None:
+    """Raises ValueError for a setting that is not `True` or `False`: the text "no" would count as true."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` must be True or False, got {quoted(value)}.")
+
+
 def in_format_of(features: BatchFeature, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The tensors as what `features` hold: tensors, arrays or lists."""
     like = features["input_ids"] if "input_ids" in features else next(iter(features.values()))

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from transformers_litelvlm.models.processing.grounding_media import FRAMES_PER_SECOND, GroundingMedia
-from transformers_litelvlm.models.processing.processor import check_return_tensors, check_size
+from transformers_litelvlm.models.processing.processor import check_return_tensors, check_size, check_switches
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
     checked_templates,
@@ -71,6 +71,9 @@ class SegmentationInputsMixin:
     ) -> None:
         """Set the attributes. Raises ValueError for what they cannot be."""
         check_size("mask_image_size", mask_image_size)
+        check_switches(
+            normalize_expressions=normalize_expressions, one_expression_per_dialogue=one_expression_per_dialogue
+        )
         GroundingMedia.of(grounding_media)
         self.mask_image_size = mask_image_size
         self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
