@@ -177,7 +177,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
         model_type = config_dict.get("model_type")
         if model_type == cls.stock_model_type():
             config_dict = {**config_dict, "model_type": cls.model_type}
-        elif model_type != cls.model_type:
+        elif model_type not in (None, cls.model_type):
             _refuse_other_family(pretrained_model_name_or_path, model_type)
         return config_dict, kwargs
 
@@ -209,15 +209,17 @@ def _is_setting(name: str) -> bool:
 
 
 def _refuse_other_family(source: Any, model_type: Any) -> None:
-    """Upstream only warns of another `model_type`, and weights that the checkpoint lacks would be random. Raises
-    ValueError if it is that of another family here, or of the stock class of one."""
+    """Raises ValueError: upstream only warns of another `model_type`, and weights that do not fit would be random."""
+    families = {}
     for classes in REMOTE_CLASSES.values():
         config: Any = classes["AutoConfig"]
-        if model_type in (config.model_type, config.stock_model_type()):
-            raise ValueError(
-                f"{quoted(str(source))} is a checkpoint of another family, {model_type!r}: load it with "
-                f"`{classes['AutoModelForImageTextToText'].__name__}`, or with the class of that family for your task."
-            )
+        families |= dict.fromkeys((config.stock_model_type(), config.model_type), classes)
+    if model_type in families:
+        name = families[model_type]["AutoModelForImageTextToText"].__name__
+        way_out = f"load it with `{name}`, or with the class of that family for your task"
+    else:
+        way_out = f"there are classes for {', '.join(name for name in families if not name.endswith('_lite'))}"
+    raise ValueError(f"{quoted(str(source))} is a checkpoint of another family, {model_type!r}: {way_out}.")
 
 
 def _alias(field: str) -> property:
