@@ -59,9 +59,7 @@ def test_checkpoints_of_families_without_a_class_are_refused(family, tmp_path):
     """Upstream warns of another type, and weights that do not fit would be random or left out."""
     Path(tmp_path, "config.json").write_text(json.dumps({"model_type": "llava_next"}))
     for cls in (family.model_class, family.config_class):
-        with pytest.raises(
-            ValueError, match="another family, 'llava_next': there are .*llava, qwen2_5_vl,"
-        ):
+        with pytest.raises(ValueError, match="another family, 'llava_next': there are .*llava, qwen2_5_vl,"):
             cls.from_pretrained(tmp_path)
 
 

@@ -6,12 +6,10 @@ import sys
 import pytest
 
 from tests.support.families import FAMILIES
-from tests.support.matrix import matrix
 
 
-@pytest.mark.parametrize(
-    "family", matrix(FAMILIES, lambda family: family is FAMILIES[0]), ids=lambda family: family.name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_two_processes_compute_what_one_does(family):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [*torchrun, "tests.support.tensor_parallel", family.name]
