@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 from vllm import EngineArgs
 
+from tests.vllm_engines.text import LLAVA, answer_of, answers, chat, ours, questions
 from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_VLLiteConfig
 from transformers_litelvlm.serving.vllm import servable
 
@@ -37,6 +41,24 @@ def model_config(path: str, **overrides):
 def test_refused(checkpoint, name, overrides, message):
     with pytest.raises(ValueError, match=message):
         model_config(checkpoint(name), **overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"model_type": "qwen2"}, "'qwen2'"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "'linear'"),
+    ],
+)
+def test_original_positions_of_other_language_models(checkpoint, tmp_path, text, named):
+    """The class that reads them is vLLM's Llama: it would leave the biases of another model aside, without a sign."""
+    folder = shutil.copytree(checkpoint("talkative"), tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{named}.*'compact'"):
+        model_config(str(folder), pruning_config={"budget": 48, "position_ids": "original"})
+    model_config(str(folder), pruning_config={"budget": 48, "position_ids": "compact"})
 
 
 def test_settings_of_requests_are_none_of_the_server(checkpoint):
@@ -88,3 +110,23 @@ def test_stock_checkpoints(checkpoint, name, stock, ours, config_class):
     assert pruned.hf_config.pruning_config.retention_ratio == 0.25
     assert pruned.hf_text_config is pruned.hf_config.text_config
     assert pruned.uses_mrope and pruned.multimodal_config.is_multimodal_pruning_enabled()
+
+
+def test_too_many_pictures(checkpoint, start_engine):
+    """With original positions they would reach beyond vLLM's table of angles, and end its engine."""
+    path, pruning = checkpoint("talkative"), {**LLAVA, "budget": 4, "position_ids": "original"}
+    engine = start_engine(path, pruning, runner="generate", limit_mm_per_prompt={"image": 99})
+    model, processor = ours(path, pruning)
+    [picture] = questions(path)[0][0]
+    of_numbers = [
+        {
+            "prompt": chat(processor, "Tell me.", count),
+            "multi_modal_data": {"image": [picture] * count},
+            "mm_processor_kwargs": {"expressions": "the red circle"},
+        }
+        for count in (51, 52)
+    ]
+    assert answers(engine, of_numbers[:1]) == [answer_of(model, processor, of_numbers[0])]
+    with pytest.raises(ValueError, match="at most 51"):
+        answers(engine, of_numbers[1:])
+    assert answers(engine, of_numbers[:1]) == [answer_of(model, processor, of_numbers[0])]

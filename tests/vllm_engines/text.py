@@ -276,3 +276,17 @@ def test_refused_settings(served, is_variant):
             answers(engine, [{**asked[0], "mm_processor_kwargs": settings}])
         assert "\n" not in str(raised.value)
     assert answers(engine, asked[:1]) == answered[:1]
+
+
+def test_refused_prompts(served, is_variant):
+    """An image token too many would take the position of a visual token, and one that is missing ends in an error
+    that names none."""
+    engine, asked, answered, (model, processor) = served
+    if is_variant:
+        return
+    token, request = processor.image_token, asked[0]
+    for prompt in (request["prompt"].replace(token, token * 2), request["prompt"].replace(token, "")):
+        with pytest.raises(ValueError, match="one image token for each picture") as raised:
+            answers(engine, [{**request, "prompt": prompt}])
+        assert "\n" not in str(raised.value)
+    assert answers(engine, asked[:1]) == answered[:1]
