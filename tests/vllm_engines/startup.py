@@ -8,7 +8,7 @@ import shutil
 import pytest
 from vllm import EngineArgs
 
-from tests.vllm_engines.text import LLAVA, answer_of, answers, chat, ours, questions
+from tests.vllm_engines.text import LLAVA, NEW_TOKENS, QWEN, answer_of, answers, chat, ours, questions, requests
 from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_VLLiteConfig
 from transformers_litelvlm.serving.vllm import servable
 
@@ -130,3 +130,11 @@ def test_too_many_pictures(checkpoint, start_engine):
     with pytest.raises(ValueError, match="at most 51"):
         answers(engine, of_numbers[1:])
     assert answers(engine, of_numbers[:1]) == [answer_of(model, processor, of_numbers[0])]
+
+
+def test_weights_that_are_made_up(checkpoint, start_engine):
+    """With `--load-format dummy`, no weights are loaded, and guidance has token embeddings nevertheless."""
+    engine = start_engine(checkpoint("qwen2_5_vl"), QWEN, runner="generate", load_format="dummy")
+    _, processor = ours(checkpoint("qwen2_5_vl"), QWEN)
+    [answer] = answers(engine, requests(processor, "qwen2_5_vl")[:1])
+    assert len(answer) == NEW_TOKENS

@@ -33,9 +33,11 @@ class PrunedInfoMixin:
 
     Attributes:
         processor_class: ours.
+        request_keywords: what a request may say besides pruning settings.
     """
 
     processor_class: ClassVar[Any]
+    request_keywords: ClassVar[tuple[str, ...]] = ("expressions",)
     ctx: Any
     get_hf_config: Any
     get_image_size_with_most_features: Any
@@ -109,6 +111,9 @@ class PrunedProcessorMixin:
                     f"The prompt needs one image token for each picture, and has {found} for {num_images} pictures."
                 )
             kwargs = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if not is_setting(k)}
+            if unknown := sorted(set(kwargs).difference(self.info.request_keywords)):
+                names = ", ".join(self.info.request_keywords)
+                raise ValueError(f"Unknown {unknown[0]!r} in `mm_processor_kwargs`: there are {names} and settings.")
             expressions = kwargs.get("expressions") or self._question(inputs.prompt)
             kwargs["expressions"] = nest_expressions(expressions, num_images)
             settings = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if is_setting(k)}
@@ -141,10 +146,14 @@ class PrunedProcessorMixin:
         return kwargs
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, Any]) -> Any:
-        """As upstream, and the settings go along with the pictures."""
+        """As upstream, and the settings go along with the pictures. What our processor says of a bad picture or
+        sentence is raised as it is."""
         kwargs = dict(hf_kwargs)
         pruning = pack(kwargs.pop("pruning"))
-        processed = super()._call_hf_processor(hf_data, kwargs)  # type: ignore[misc]
+        try:
+            processed = super()._call_hf_processor(hf_data, kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from None
         processed["pruning"] = pruning
         return processed
 
