@@ -6,7 +6,10 @@ import json
 import shutil
 
 import pytest
-from vllm import EngineArgs
+import torch
+from safetensors.torch import save_file
+from vllm import EngineArgs, SamplingParams
+from vllm.lora.request import LoRARequest
 
 from tests.vllm_engines.text import LLAVA, NEW_TOKENS, QWEN, answer_of, answers, chat, ours, questions, requests
 from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_VLLiteConfig
@@ -138,3 +141,27 @@ def test_weights_that_are_made_up(checkpoint, start_engine):
     _, processor = ours(checkpoint("qwen2_5_vl"), QWEN)
     [answer] = answers(engine, requests(processor, "qwen2_5_vl")[:1])
     assert len(answer) == NEW_TOKENS
+
+
+def test_lora(checkpoint, start_engine, tmp_path):
+    """An adapter of the language model, for a checkpoint that has masks, too, is the same as merging it."""
+    path, pruning = checkpoint("talkative"), {**LLAVA, "position_ids": "original"}
+    model, processor = ours(path, pruning)
+    asked = requests(processor, path)[:3]
+    expected, weights = [[answer_of(model, processor, each) for each in asked]], {}
+    for name, module in model.model.language_model.named_modules():
+        if name.endswith(("q_proj", "down_proj")):
+            down, up = torch.randn(8, module.in_features) / 8, torch.randn(module.out_features, 8) / 8
+            whole = f"base_model.model.model.language_model.{name}"
+            weights |= {f"{whole}.lora_A.weight": down, f"{whole}.lora_B.weight": up}
+            module.weight.data += up @ down
+    expected.append([answer_of(model, processor, each) for each in asked])
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    engine = start_engine(path, pruning, runner="generate", enable_lora=True, max_lora_rank=8)
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    for lora, tokens in zip([None, LoRARequest("adapter", 1, str(tmp_path))], expected, strict=True):
+        outputs = engine.generate(asked, params, use_tqdm=False, lora_request=lora)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == tokens
+    assert expected[0] != expected[1]
