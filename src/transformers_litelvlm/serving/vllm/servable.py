@@ -13,8 +13,8 @@ from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 
 
-# (vLLM, transformers), minor releases of which everything in tests/vllm_engines ran together; of 0.33, which has no build
-# for CPUs, the Python files, see docs/vllm.md.
+# (vLLM, transformers), minor releases of which everything in tests/vllm_engines ran together. Of 0.33, which has no
+# build for CPUs, the Python files ran: see docs/vllm.md.
 TESTED = (("0.32", "5.24"), ("0.33", "5.24"))
 
 
