@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from vllm import EngineArgs
+import json
+import shutil
 
+import pytest
+import torch
+from safetensors.torch import save_file
+from vllm import EngineArgs, SamplingParams
+from vllm.lora.request import LoRARequest
+
+from tests.vllm_engines.text import LLAVA, NEW_TOKENS, QWEN, answer_of, answers, chat, ours, questions, requests
 from transformers_litelvlm import Qwen2_5_VLLiteConfig, Qwen3_VLLiteConfig
 from transformers_litelvlm.serving.vllm import servable
 
@@ -37,6 +44,24 @@ def model_config(path: str, **overrides):
 def test_refused(checkpoint, name, overrides, message):
     with pytest.raises(ValueError, match=message):
         model_config(checkpoint(name), **overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"model_type": "qwen2"}, "'qwen2'"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "'linear'"),
+    ],
+)
+def test_original_positions_of_other_language_models(checkpoint, tmp_path, text, named):
+    """The class that reads them is vLLM's Llama: it would leave the biases of another model aside, without a sign."""
+    folder = shutil.copytree(checkpoint("talkative"), tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{named}.*'compact'"):
+        model_config(str(folder), pruning_config={"budget": 48, "position_ids": "original"})
+    model_config(str(folder), pruning_config={"budget": 48, "position_ids": "compact"})
 
 
 def test_settings_of_requests_are_none_of_the_server(checkpoint):
@@ -88,3 +113,55 @@ def test_stock_checkpoints(checkpoint, name, stock, ours, config_class):
     assert pruned.hf_config.pruning_config.retention_ratio == 0.25
     assert pruned.hf_text_config is pruned.hf_config.text_config
     assert pruned.uses_mrope and pruned.multimodal_config.is_multimodal_pruning_enabled()
+
+
+def test_too_many_pictures(checkpoint, start_engine):
+    """With original positions they would reach beyond vLLM's table of angles, and end its engine."""
+    path, pruning = checkpoint("talkative"), {**LLAVA, "budget": 4, "position_ids": "original"}
+    engine = start_engine(path, pruning, runner="generate", limit_mm_per_prompt={"image": 99})
+    model, processor = ours(path, pruning)
+    [picture] = questions(path)[0][0]
+    of_numbers = [
+        {
+            "prompt": chat(processor, "Tell me.", count),
+            "multi_modal_data": {"image": [picture] * count},
+            "mm_processor_kwargs": {"expressions": "the red circle"},
+        }
+        for count in (51, 52)
+    ]
+    assert answers(engine, of_numbers[:1]) == [answer_of(model, processor, of_numbers[0])]
+    with pytest.raises(ValueError, match="at most 51"):
+        answers(engine, of_numbers[1:])
+    assert answers(engine, of_numbers[:1]) == [answer_of(model, processor, of_numbers[0])]
+
+
+def test_weights_that_are_made_up(checkpoint, start_engine):
+    """With `--load-format dummy`, no weights are loaded, and guidance has token embeddings nevertheless."""
+    engine = start_engine(checkpoint("qwen2_5_vl"), QWEN, runner="generate", load_format="dummy")
+    _, processor = ours(checkpoint("qwen2_5_vl"), QWEN)
+    [answer] = answers(engine, requests(processor, "qwen2_5_vl")[:1])
+    assert len(answer) == NEW_TOKENS
+
+
+def test_lora(checkpoint, start_engine, tmp_path):
+    """An adapter of the language model, for a checkpoint that has masks, too, is the same as merging it."""
+    path, pruning = checkpoint("talkative"), {**LLAVA, "position_ids": "original"}
+    model, processor = ours(path, pruning)
+    asked = requests(processor, path)[:3]
+    expected, weights = [[answer_of(model, processor, each) for each in asked]], {}
+    for name, module in model.model.language_model.named_modules():
+        if name.endswith(("q_proj", "down_proj")):
+            down, up = torch.randn(8, module.in_features) / 8, torch.randn(module.out_features, 8) / 8
+            whole = f"base_model.model.model.language_model.{name}"
+            weights |= {f"{whole}.lora_A.weight": down, f"{whole}.lora_B.weight": up}
+            module.weight.data += up @ down
+    expected.append([answer_of(model, processor, each) for each in asked])
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    engine = start_engine(path, pruning, runner="generate", enable_lora=True, max_lora_rank=8)
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    for lora, tokens in zip([None, LoRARequest("adapter", 1, str(tmp_path))], expected, strict=True):
+        outputs = engine.generate(asked, params, use_tqdm=False, lora_request=lora)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == tokens
+    assert expected[0] != expected[1]

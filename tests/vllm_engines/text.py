@@ -265,6 +265,8 @@ def test_refused_settings(served, is_variant):
         ({"image_pruning_rate": 1}, "image_pruning_rate"),
         ({"image_pruning_rate": 0.5, "pruning_budget": 5}, "exclude each other"),
         ({"image_pruning_method": "trim", "pruning_method": "trim"}, "exclude each other"),
+        ({"expression": "the red circle"}, "'expression'.*there are expressions"),
+        ({"crop_size": {"height": 32, "width": 32}}, "'crop_size'"),
         ({"pruning_position_ids": other}, "compact" if is_qwen else "start the server with"),
     ]
     if not is_qwen:  # there, the largest picture that may come says how many there can be
@@ -274,5 +276,23 @@ def test_refused_settings(served, is_variant):
     for settings, message in cases:
         with pytest.raises(ValueError, match=message) as raised:
             answers(engine, [{**asked[0], "mm_processor_kwargs": settings}])
+        assert "\n" not in str(raised.value)
+    assert answers(engine, asked[:1]) == answered[:1]
+
+
+def test_refused_prompts_and_pictures(served, is_variant):
+    """An image token too many would take the position of a visual token. What is wrong with a picture is said as our
+    processor says it."""
+    engine, asked, answered, (_, processor) = served
+    if is_variant:
+        return
+    token, request = processor.image_token, asked[0]
+    narrow = {"multi_modal_data": {"image": [Image.new("RGB", (1, 3000))]}}
+    cases = [({"prompt": request["prompt"].replace(token, token * 2)}, "one image token for each picture, and has 2")]
+    cases += [({"prompt": request["prompt"].replace(token, "")}, "one image token for each picture, and has 0")]
+    cases += [(narrow, "1 x 3000 pixels|aspect ratio")]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message) as raised:
+            answers(engine, [{**request, **changes}])
         assert "\n" not in str(raised.value)
     assert answers(engine, asked[:1]) == answered[:1]

@@ -6,6 +6,7 @@ from tests.support.tiny_llava import tiny_config
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL
 from transformers_litelvlm.serving.vllm.servable import (
     TESTED,
+    check_positions,
     check_settings,
     check_versions,
     image_grid,
@@ -67,3 +68,25 @@ def test_placeholders_where_the_size_decides():
     grid = image_grid(config, (1, 12, 8))
     assert grid == (1, 6, 4)
     assert num_placeholders(check_settings(config), grid) == 12
+
+
+@pytest.mark.parametrize(
+    ("pruning", "most"),
+    [
+        ({"budget": 4, "position_ids": "original"}, 7),  # (4 * 30 - 30) // (16 - 4)
+        ({"budget": 4, "position_ids": "compact"}, 1000),
+        ({"budget": 16, "position_ids": "original"}, 1000),
+        ({"budget": None}, 1000),
+    ],
+)
+def test_positions_stay_in_the_table_of_angles(pruning, most):
+    config = tiny_config(pruning_config=pruning)
+    config.text_config.max_position_embeddings = 30
+    settings = check_settings(config)
+    check_positions(config, settings, most, 30)
+    if most < 1000:
+        with pytest.raises(ValueError, match=f"at most {most}") as raised:
+            check_positions(config, settings, most + 1, 30)
+        assert "\n" not in str(raised.value)
+    config = QWEN2_5_VL.tiny_config(pruning_config={"retention_ratio": 0.5})
+    check_positions(config, check_settings(config), 1000, 30)

@@ -76,6 +76,7 @@ class LlavaLiteWithMasks(LlavaLite, VllmModelForPooling):
             self.model_class, self.left_aside = LlavaLiteForReferringSegmentation, ()  # of this object alone
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pooler = None
-        if pooler_config is not None:
+        self.is_pooling_model = pooler_config is not None  # of the class, it says what the model can do
+        if self.is_pooling_model:
             poolers = {"plugin": MaskPooler(self.media), "token_embed": pooler_for_token_embed(pooler_config)}
             self.pooler = DispatchPooler(poolers)

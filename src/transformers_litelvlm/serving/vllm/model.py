@@ -60,6 +60,7 @@ class PrunedModelMixin:
         settings = check_settings(self.config)
         self.has_columns = settings.is_on and settings.keeps_positions
         self.media = media_model(self.model_class, self.config)
+        lend_embeddings(self.media, self.language_model.model.embed_tokens)
         self._offsets: torch.Tensor | None = None
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
@@ -67,7 +68,6 @@ class PrunedModelMixin:
         wanted = ((renamed(name), weight) for name, weight in weights if not name.startswith(self.left_aside))
         loaded = AutoWeightsLoader(self).load_weights(wanted)
         of_media = {name.removeprefix("media.") for name in loaded if name.startswith("media.")}
-        lend_embeddings(self.media, self.language_model.model.embed_tokens)
         return loaded | {f"media.{name}" for name in finish_loading(self.media, of_media)}
 
     def embed_multimodal(self, **kwargs: object) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from transformers_litelvlm.models.guidance.encoded import Grid
 from transformers_litelvlm.models.processing.sentences import last_user_text, nest_expressions
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.serving.vllm.requested import as_key, is_setting, of_key, pack, requested
-from transformers_litelvlm.serving.vllm.servable import check_settings, image_grid, num_placeholders
+from transformers_litelvlm.serving.vllm.servable import check_positions, check_settings, image_grid, num_placeholders
 
 
 __all__ = ["PictureDummyInputs", "PrunedInfoMixin", "PrunedProcessorMixin"]
@@ -33,9 +33,11 @@ class PrunedInfoMixin:
 
     Attributes:
         processor_class: ours.
+        request_keywords: what a request may say besides pruning settings.
     """
 
     processor_class: ClassVar[Any]
+    request_keywords: ClassVar[tuple[str, ...]] = ("expressions",)
     ctx: Any
     get_hf_config: Any
     get_image_size_with_most_features: Any
@@ -103,12 +105,23 @@ class PrunedProcessorMixin:
         num_images = inputs.mm_data_items.get_all_counts().get("image", 0)
         if num_images:
             inputs = replace(inputs, prompt=self._with_beginning(inputs.prompt))
+            config = self.info.get_hf_config()
+            if (found := inputs.prompt.count(config.image_token_id)) != num_images:
+                raise ValueError(
+                    f"The prompt needs one image token for each picture, and has {found} for {num_images} pictures."
+                )
             kwargs = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if not is_setting(k)}
+            if unknown := sorted(set(kwargs).difference(self.info.request_keywords)):
+                names = ", ".join(self.info.request_keywords)
+                raise ValueError(f"Unknown {unknown[0]!r} in `mm_processor_kwargs`: there are {names} and settings.")
             expressions = kwargs.get("expressions") or self._question(inputs.prompt)
             kwargs["expressions"] = nest_expressions(expressions, num_images)
             settings = {k: v for k, v in inputs.hf_processor_mm_kwargs.items() if is_setting(k)}
             # All of them: servers with other ones may share a store of keys and values.
-            kwargs["pruning"] = as_key(requested(self.info.get_hf_config(), settings))
+            pruning = requested(config, settings)
+            longest = self.info.ctx.model_config.max_model_len
+            check_positions(config, PruningSettings.of(config, pruning), num_images, longest)
+            kwargs["pruning"] = as_key(pruning)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
@@ -133,10 +146,14 @@ class PrunedProcessorMixin:
         return kwargs
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, Any]) -> Any:
-        """As upstream, and the settings go along with the pictures."""
+        """As upstream, and the settings go along with the pictures. What our processor says of a bad picture or
+        sentence is raised as it is."""
         kwargs = dict(hf_kwargs)
         pruning = pack(kwargs.pop("pruning"))
-        processed = super()._call_hf_processor(hf_data, kwargs)  # type: ignore[misc]
+        try:
+            processed = super()._call_hf_processor(hf_data, kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from None
         processed["pruning"] = pruning
         return processed
 

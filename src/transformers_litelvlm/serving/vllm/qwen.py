@@ -23,6 +23,7 @@ from transformers_litelvlm.serving.vllm.processing import PictureDummyInputs, Pr
 class QwenInfoMixin(PrunedInfoMixin):
     """For what vLLM asks about a family of Qwen's."""
 
+    request_keywords = ("expressions", "min_pixels", "max_pixels", "size")
     get_max_image_tokens: Any
 
     def largest_grid(self) -> Grid:

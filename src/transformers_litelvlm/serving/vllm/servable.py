@@ -13,8 +13,9 @@ from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 
 
-# (vLLM, transformers), minor releases of which everything in tests/vllm_engines ran together.
-TESTED = (("0.32", "5.24"),)
+# (vLLM, transformers), minor releases of which everything in tests/vllm_engines ran together. Of 0.33, which has no
+# build for CPUs, the Python files ran: see docs/vllm.md.
+TESTED = (("0.32", "5.24"), ("0.33", "5.24"))
 
 
 def installed_vllm() -> str:
@@ -91,6 +92,22 @@ def image_grid(config: Any, grid_thw: Any = None) -> Grid:
     frames, height, width = (int(number) for number in grid_thw)
     merge = config.vision_config.spatial_merge_size
     return frames, height // merge, width // merge
+
+
+def check_positions(config: Any, settings: PruningSettings, num_images: int, max_model_len: int) -> None:
+    """Raises ValueError for so many pictures that positions with gaps go beyond vLLM's table of angles, which would
+    end its engine. Only where pictures have a fixed number of tokens: elsewhere a picture needs few positions."""
+    size = config.num_visual_tokens
+    if size is None or not (settings.is_on and settings.keeps_positions):
+        return
+    gap = size - num_placeholders(settings, image_grid(config))
+    # vLLM's `MRotaryEmbedding` has angles for four times as many positions as the model says.
+    most = 4 * config.get_text_config().max_position_embeddings - max_model_len
+    if num_images * gap > most:
+        raise ValueError(
+            f"{num_images} pictures are too many for original positions, {size} each: give at most {most // gap}, or "
+            "start the server with `pruning_position_ids` 'compact'."
+        )
 
 
 def num_placeholders(settings: PruningSettings, grid: Grid) -> int:

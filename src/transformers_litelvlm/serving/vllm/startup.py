@@ -77,9 +77,19 @@ def apply_vllm_names(config: Any, overrides: Any) -> None:
 
 
 def use_three_rows(model_config: Any) -> None:
-    """Let vLLM take positions from the embeddings, as it does for pruned videos."""
+    """Let vLLM take positions from the embeddings, as it does for pruned videos.
+
+    Raises:
+        ValueError: for a language model that is no Llama, or whose angles vLLM computes from one row alone.
+    """
     text = model_config.hf_text_config
     if "mrope_section" not in text.rope_parameters:  # LLaVA: three equal rows
+        kinds = (text.model_type, text.rope_parameters.get("rope_type", "default"))
+        if kinds != ("llama", "default"):
+            raise ValueError(
+                "Original positions of LLaVA can be served with a language model of type 'llama' and rope type "
+                f"'default', and this one has {kinds[0]!r} and {kinds[1]!r}: set `pruning_position_ids` to 'compact'."
+            )
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         text.rope_parameters = {**text.rope_parameters, "mrope_section": [head_size // 2, 0, 0]}
         text.architectures = ["LitelvlmLlamaForCausalLM"]
