@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def weights_of(block: Any) -> Iterator[None]:
+    """For parts of a block that run alone: `fully_shard` gives a block its weights only while the block runs."""
+    if not hasattr(block, "reshard"):
+        yield
+        return
+    block.unshard()
+    try:
+        yield
+    finally:
+        if not (torch.is_grad_enabled() and any(weight.requires_grad for weight in block.parameters())):
+            block.reshard()  # else after the backward pass
 
 
 def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:

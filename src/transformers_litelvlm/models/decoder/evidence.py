@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
-from transformers_litelvlm.models.devices import to_device_of
+from transformers_litelvlm.models.devices import to_device_of, weights_of
 from transformers_litelvlm.models.prompt.compaction import PromptCounts
 from transformers_litelvlm.models.upstream import rotate_half
 from transformers_litelvlm.pruning.layers import LayerEvidence
@@ -131,7 +131,8 @@ class LayerAttention:
     def values(self) -> torch.Tensor:
         """Value vectors of the prompt, (B, H', L, d) float32, where H' heads have values of their own."""
         attention, norm = self._block.self_attn, self._block.input_layernorm
-        values = _of_all_heads(attention.v_proj, norm(to_device_of(norm, self._prompt.states)))
+        with weights_of(self._block):
+            values = _of_all_heads(attention.v_proj, norm(to_device_of(norm, self._prompt.states)))
         size = self._rotary[0].shape[-1]
         return values.unflatten(-1, (-1, size)).transpose(1, 2).float().to(self._prompt.columns.device)
 
@@ -167,14 +168,15 @@ class LayerAttention:
     def probabilities(self, columns: torch.Tensor) -> torch.Tensor:
         """What the tokens at `columns` (B, R) attend to, (B, H, R, L) float32."""
         attention, norm = self._block.self_attn, self._block.input_layernorm
-        states = norm(to_device_of(norm, self._prompt.states))
-        cos, sin = (table.expand(len(states), -1, -1).to(states.device) for table in self._rotary)
-        columns = columns.to(states.device)
         # Qwen3 normalises each head of queries and keys before it is turned.
         norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
-        tables = gather_tokens(cos, columns), gather_tokens(sin, columns)
-        query = _rotated_heads(_of_all_heads(attention.q_proj, gather_tokens(states, columns)), *tables, norms[0])
-        keys = _rotated_heads(_of_all_heads(attention.k_proj, states), cos, sin, norms[1])
+        with weights_of(self._block):
+            states = norm(to_device_of(norm, self._prompt.states))
+            cos, sin = (table.expand(len(states), -1, -1).to(states.device) for table in self._rotary)
+            columns = columns.to(states.device)
+            tables = gather_tokens(cos, columns), gather_tokens(sin, columns)
+            query = _rotated_heads(_of_all_heads(attention.q_proj, gather_tokens(states, columns)), *tables, norms[0])
+            keys = _rotated_heads(_of_all_heads(attention.k_proj, states), cos, sin, norms[1])
         # Query heads in groups that share a key: (B, H / groups, groups, R, d) with (B, H / groups, 1, L, d).
         query = query.unflatten(1, (keys.shape[1], -1)).float()
         logits = product(query, keys.unsqueeze(2).float().transpose(-1, -2)) * attention.scaling

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
-from transformers_litelvlm.models.devices import check_ids, to_device_of
+from transformers_litelvlm.models.devices import check_ids, to_device_of, weights_of
 from transformers_litelvlm.models.guidance.encoded import NO_SENTENCES, Guidance
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.pruning.base import Between, VisualEvidence
@@ -112,10 +112,11 @@ class ClipTowerEvidence(VisualEvidence):
 
     def class_attention(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         layer = self._states.tower.encoder.layers[self.num_layers]
-        states = layer.layer_norm1(to_device_of(layer.layer_norm1, self._states.features))
         attention, device = layer.self_attn, self.features.device
-        query = attention.q_proj(states[:, 0]).to(device)
-        return query, attention.k_proj(states[:, 1:]).to(device), attention.v_proj(states[:, 1:]).to(device)
+        with weights_of(layer):
+            states = layer.layer_norm1(to_device_of(layer.layer_norm1, self._states.features))
+            query = attention.q_proj(states[:, 0]).to(device)
+            return query, attention.k_proj(states[:, 1:]).to(device), attention.v_proj(states[:, 1:]).to(device)
 
     def class_query_and_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._states.class_query_and_keys(self.num_layers + layer)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from transformers_litelvlm.models.devices import weights_of
 from transformers_litelvlm.models.guidance.clip import SideClipEvidence
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance, rows_of
 from transformers_litelvlm.models.guidance.frames import FrameGroup
@@ -46,7 +47,8 @@ class QwenTowerEvidence(IntrinsicEvidence):
         states, attention = self._states.flatten(1, 2), self._block.attn
         rotary = self._visual.rotary_pos_emb(states, positions)
         # (B, patches, 3, heads, head size)
-        heads = attention.qkv(self._block.norm1(states)).unflatten(-1, (3, attention.num_heads, -1))
+        with weights_of(self._block):
+            heads = attention.qkv(self._block.norm1(states)).unflatten(-1, (3, attention.num_heads, -1))
         query, key, _ = heads.unbind(2)
         query, key = apply_rotary_pos_emb_vision(query, key, *rotary)
         return query.transpose(1, 2), key.transpose(1, 2), attention.scaling

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transformers_litelvlm.models.devices import index_on, to_device_of
+from transformers_litelvlm.models.devices import index_on, to_device_of, weights_of
 from transformers_litelvlm.models.upstream import ALL_ATTENTION_FUNCTIONS, clip_eager_attention
 from transformers_litelvlm.pruning.base import Between
 
@@ -81,13 +81,14 @@ class TowerStates:
             return query[self._places], keys[self._places]
         block: Any = self.tower.encoder.layers[layer]
         states = to_device_of(block.layer_norm1, self.after(layer))
-        normed, head_dim = block.layer_norm1(states), block.self_attn.head_dim
-        query = _split_heads(block.self_attn.q_proj(normed[:, :1]), head_dim)[:, :, 0]
-        # With gradients, upstream's layer may have to be repeated in the backward pass.
-        if layer + 1 != self.num_layers or layer + 1 in self._known or torch.is_grad_enabled():
-            return query, _split_heads(block.self_attn.k_proj(normed), head_dim)
-        self._known[layer + 1], keys = _with_keys(block, states, normed)
-        return query, keys
+        with weights_of(block):
+            normed, head_dim = block.layer_norm1(states), block.self_attn.head_dim
+            query = _split_heads(block.self_attn.q_proj(normed[:, :1]), head_dim)[:, :, 0]
+            # With gradients, upstream's layer may have to be repeated in the backward pass.
+            if layer + 1 != self.num_layers or layer + 1 in self._known or torch.is_grad_enabled():
+                return query, _split_heads(block.self_attn.k_proj(normed), head_dim)
+            self._known[layer + 1], keys = _with_keys(block, states, normed)
+            return query, keys
 
     def after_value_attention(self) -> torch.Tensor:
         """States (M, 1+N, C) if the values of the layer that makes the features were its queries and keys too, and it
@@ -95,28 +96,30 @@ class TowerStates:
         layer = self.tower.encoder.layers[self.num_layers - 1]
         attention, states = layer.self_attn, self.after(self.num_layers - 1)
         states = to_device_of(layer.layer_norm1, states)
-        values = _split_heads(attention.v_proj(layer.layer_norm1(states)), attention.head_dim)
-        mixed = nn.functional.scaled_dot_product_attention(values, values, values, scale=attention.scale)
-        return states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        with weights_of(layer):
+            values = _split_heads(attention.v_proj(layer.layer_norm1(states)), attention.head_dim)
+            mixed = nn.functional.scaled_dot_product_attention(values, values, values, scale=attention.scale)
+            return states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def run_layers(self, between: Between) -> torch.Tensor:
         """See [`VisualEvidence.run_layers`]. Attention is SDPA: FlashAttention takes no bias."""
         states, bias = self._known[0], None
         for layer in self.tower.encoder.layers[: self.num_layers]:
-            attention = layer.self_attn
-            states = to_device_of(layer.layer_norm1, states)
-            normed = layer.layer_norm1(states)
-            query, keys, values = (
-                _split_heads(project(normed), attention.head_dim)
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            mask = None if bias is None else bias[:, None, None, :].to(query.dtype)
-            mixed = nn.functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, scale=attention.scale
-            )
-            states = states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-            states, bias = between(states, keys)
-            states = states + layer.mlp(layer.layer_norm2(states))
+            with weights_of(layer):
+                attention = layer.self_attn
+                states = to_device_of(layer.layer_norm1, states)
+                normed = layer.layer_norm1(states)
+                query, keys, values = (
+                    _split_heads(project(normed), attention.head_dim)
+                    for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+                )
+                mask = None if bias is None else bias[:, None, None, :].to(query.dtype)
+                mixed = nn.functional.scaled_dot_product_attention(
+                    query, keys, values, attn_mask=mask, scale=attention.scale
+                )
+                states = states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+                states, bias = between(states, keys)
+                states = states + layer.mlp(layer.layer_norm2(states))
         return states
 
 

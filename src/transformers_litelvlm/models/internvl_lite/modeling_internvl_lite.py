@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import InternVLForConditionalGeneration, InternVLModel, PreTrainedModel
 
-from transformers_litelvlm.models.devices import index_on
+from transformers_litelvlm.models.devices import index_on, weights_of
 from transformers_litelvlm.models.family import (
     SENTENCE_ARGUMENTS,
     PrunedHeadMixin,
@@ -61,11 +61,12 @@ class TileEvidence(IntrinsicEvidence):
 
     def heads(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         attention = self._layer.attention
-        states = self._layer.layernorm_before(self._states.flatten(1, 2))
-        query, key = (
-            norm(project(states)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-            for project, norm in ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
-        )
+        with weights_of(self._layer):
+            states = self._layer.layernorm_before(self._states.flatten(1, 2))
+            query, key = (
+                norm(project(states)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+                for project, norm in ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
+            )
         return query, key, attention.scale
 
 

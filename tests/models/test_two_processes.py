@@ -1,4 +1,4 @@
-"""Tensor parallelism: processes that have a part of every layer choose the same visual tokens."""
+"""Two processes that share the work choose the same visual tokens as one, with every method."""
 
 import subprocess
 import sys
@@ -10,9 +10,10 @@ from tests.support.families import FAMILIES
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_two_processes_compute_what_one_does(family):
+@pytest.mark.parametrize("how", ["layers_shared", "weights_sharded"])
+def test_two_processes_compute_what_one_does(how, family):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command = [*torchrun, "tests.support.tensor_parallel", family.name]
+    command = [*torchrun, "tests.support.two_processes", how, family.name]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     if "upstream cannot" in result.stdout:
