@@ -256,8 +256,8 @@ class ReferringSegmentationMixin(_Model):
         if settings.is_on:
             counts = {self.mask_modality: count_prompt(placeholder_mask(base, self.mask_modality, inputs), mask)}
         shared = 0
-        may_share = base.can_share_prefix and not recomputes_layers(base.language_model)
-        if may_share and len(set(about)) < len(about) and settings.inside_language_model is None:
+        may_share = base.can_share_prefix and settings.inside_language_model is None
+        if may_share and len(set(about)) < len(about) and not recomputes_layers(base.language_model):
             shared = shared_prefix_length(ids, mask, about, self.config.image_token_id, self.config.seg_token_id)
         if features is None:
             features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
