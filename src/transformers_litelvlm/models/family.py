@@ -23,7 +23,7 @@ from transformers_litelvlm.models.guidance.selection import select
 from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, check_columns, plan_of_kept, prune_prompt
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, plan_of_kept, prune_prompt, wrong_columns
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
@@ -253,7 +253,8 @@ class PrunedHeadMixin:
         if labels is None:
             prompt.wanted = columns
         else:  # the loss needs all logits
-            check_columns("labels", labels, plan.full_length)
+            if labels.shape[-1] != plan.full_length:
+                raise wrong_columns("labels", labels, plan.full_length)
             # What nothing was before is not predicted from padding that pruning put there.
             others["labels"] = plan.apply(labels, -100).masked_fill(plan.index == 0, -100)
             if others.get("shift_labels") is not None:
@@ -274,7 +275,8 @@ class PrunedHeadMixin:
         media = {modality: features for modality, features in media.items() if features is not None}
         plan, logits = plan_of_kept(self.model, arguments, media, settings), output.logits
         if plan is not None:
-            check_columns("labels", labels, plan.full_length)
+            if labels.shape[-1] != plan.full_length:
+                raise wrong_columns("labels", labels, plan.full_length)
             targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
             targets = _shortened_targets(targets, plan).masked_fill(~plan.is_real, -100)  # nothing follows padding
             logits = plan.apply_to_embeddings(logits)
