@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,14 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
     """
     device = next(module.parameters(), tensor).device  # layers of torch's dynamic quantization have no parameters
     return tensor if device.type == "meta" else tensor.to(device)
+
+
+def to_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """`inputs` for `segment` on the device of `model`; numbers that are not whole in its dtype, pixels for masks in
+    that of its mask model, which may be another one beside a chat model."""
+    of_masks = getattr(model.mask_model, "dtype", model.dtype)
+    dtypes = {name: of_masks if name == "mask_pixel_values" else model.dtype for name in inputs}
+    return {n: v.to(model.device, dtypes[n] if v.is_floating_point() else None) for n, v in inputs.items()}
 
 
 def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | None] = ()) -> None:
