@@ -21,9 +21,8 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
 def to_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """`inputs` for `segment` on the device of `model`; numbers that are not whole in its dtype, pixels for masks in
     that of its mask model, which may be another one beside a chat model."""
-    of_masks = getattr(model.mask_model, "dtype", model.dtype)
-    dtypes = {name: of_masks if name == "mask_pixel_values" else model.dtype for name in inputs}
-    return {n: v.to(model.device, dtypes[n] if v.is_floating_point() else None) for n, v in inputs.items()}
+    own, to = {"mask_pixel_values": getattr(model.mask_model, "dtype", model.dtype)}, model.device
+    return {n: v.to(to, own.get(n, model.dtype) if v.is_floating_point() else None) for n, v in inputs.items()}
 
 
 def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | None] = ()) -> None:

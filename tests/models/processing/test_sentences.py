@@ -116,10 +116,10 @@ def test_templates_that_ask_for_more_masks_than_sentences(family):
         ("a", 1, {"question_template": f"Is {{expression}} {seg}?"}),
         (["a", "b"], "1|2", {"answer_template": [seg, seg * 2]}),  # of one dialogue or two
     ):
-        with pytest.raises(ValueError, match=f"`answer_template` one: got . of them for ({num_masks})"):
+        with pytest.raises(ValueError, match=f"`question_template` must have no .* got ., not ({num_masks})"):
             processor.segmentation_inputs(picture(), asked, **templates)
     question = {"question_template": f"Is {{expression}} {seg}?"}
-    with pytest.raises(ValueError, match="got 1 of them for 0"):
+    with pytest.raises(ValueError, match="got 1, not 0"):
         processor.segmentation_inputs(picture(), "a", for_generation=True, **question)
     with pytest.raises(ValueError, match="`question_template` must contain {expression}, got ''"):
         processor.segmentation_inputs(picture(), "a", question_template="")

@@ -129,7 +129,7 @@ def check_masks(dialogue: str, seg_token: str, num_masks: int) -> None:
     """Raises ValueError if a prompt asks for more or fewer masks than it has answered expressions."""
     if (found := dialogue.count(seg_token)) != num_masks:
         raise ValueError(
-            f"`question_template` must have no {seg_token}, `answer_template` one: got {found} of them for {num_masks}."
+            f"`question_template` must have no {seg_token} and `answer_template` one: got {found}, not {num_masks}."
         )
 
 
