@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, pipeline
 
 from tests.support.box_models import answer_with, noise, save_tiny_sam
 from tests.support.families import FAMILIES, family_params, picture
-from tests.support.tiny_llava import save_tiny_checkpoint
+from tests.support.tiny_llava import save_tiny_checkpoint, tiny_grounding_model
 from tests.support.tiny_qwen3_vl import QWEN3_VL
 from tests.support.tiny_unipixel import tiny_checkpoint
-from transformers_litelvlm import DEFAULT_CHECKPOINT, PruningConfig, Qwen3_VLLite
+from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation, PruningConfig, Qwen3_VLLite
 from transformers_litelvlm.data.refshapes import generate_scene
 
 
@@ -257,6 +258,7 @@ def test_a_chat_model_and_a_mask_model(boxes_segmenter):
     inputs = [{"image": picture, "sentences": "the dog"}, {"image": noise(40, 40), "sentences": "the cat"}]
     [first], [second] = boxes_segmenter(inputs, batch_size=2)
     assert same([first], [dog]) and second["says_none"]
+    assert repr(boxes_segmenter) == "ReferringSegmentationPipeline: BoxSegmentation, torch.float32 on cpu"
     with pytest.raises(ValueError, match="two checkpoints"):
         boxes_segmenter.save_pretrained("anywhere")
 
@@ -265,6 +267,24 @@ def test_a_chat_model_needs_a_mask_model(tmp_path):
     QWEN3_VL.save_stock_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="Qwen3_VLLiteForConditionalGeneration answers in text: name a mask model"):
         pipeline("referring-segmentation", model=str(tmp_path))
+    with pytest.raises(ValueError, match="writes no masks. If it answers with boxes, load it as `BoxSegmentation`"):
+        AutoModelForReferringSegmentation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("further", [{}, {"mask_model": "somewhere"}], ids=["masks", "boxes"])
+def test_a_model_in_memory_needs_its_processor(further):
+    model = QWEN3_VL.tiny_model() if further else tiny_grounding_model()
+    with pytest.raises(ValueError, match="pass its `processor`, too"):
+        pipeline("referring-segmentation", model=model, **further)
+
+
+def test_a_mask_decoder_without_weights_is_no_model_that_answers_in_text(tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("mask_model.")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="The mask decoder of .* cannot be loaded: `AutoModelForReferringSegm"):
+        pipeline("referring-segmentation", model=str(folder))
 
 
 def test_a_processor_that_cannot_be_loaded_is_named(tmp_path):

@@ -70,6 +70,8 @@ class ReferringSegmentationPipeline(Pipeline):
         mask_model = kwargs.pop("mask_model", None)
         super().__init__(*args, **kwargs)
         source = self.model.config._name_or_path
+        if self.processor is None and not source:
+            raise ValueError("`model` was not loaded from a checkpoint: pass its `processor`, too.")
         if mask_model is not None:
             place = {"revision": getattr(self.model.config, "_commit_hash", None)}
             if not isinstance(self.processor, GuidedProcessorMixin):
@@ -80,6 +82,9 @@ class ReferringSegmentationPipeline(Pipeline):
             raise ValueError(
                 f"{type(self.model).__name__} answers in text: name a mask model that its boxes prompt, such as "
                 "`mask_model='facebook/sam2.1-hiera-large'`."
+                if getattr(self.model.config, "mask_config", None) is None
+                else f"The mask decoder of {source} cannot be loaded: "
+                "`AutoModelForReferringSegmentation.from_pretrained` says why."
             )
         elif self.processor is None:  # says what is wrong
             self.processor = AutoProcessor.from_pretrained(source)
@@ -103,6 +108,9 @@ class ReferringSegmentationPipeline(Pipeline):
                 image = (row for row in image)
             return super().__call__(image, **kwargs)
         return super().__call__({"image": image, "sentences": sentences}, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {type(self.model).__name__}, {self.model.dtype} on {self.device}"
 
     def _sanitize_parameters(self, **kwargs: Any):
         if unknown := sorted(set(kwargs) - set(PRUNING_KEYWORDS)):

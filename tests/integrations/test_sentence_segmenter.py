@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.tiny_qwen3_vl import QWEN3_VL
 from tests.support.tool_pictures import PICTURE, SENTENCES
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.integrations.sentence_segmenter import SentenceSegmenter, found_masks
@@ -36,6 +37,12 @@ def test_settings_reach_the_model():
     assert SentenceSegmenter(DEFAULT_CHECKPOINT).model.config.pruning_config.retention_ratio is None
     with pytest.raises(ValueError, match="randm"):
         SentenceSegmenter(method="randm")
+
+
+def test_a_checkpoint_without_masks_is_named(tmp_path):
+    QWEN3_VL.save_stock_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="writes no masks: its config has no `mask_config`"):
+        SentenceSegmenter(str(tmp_path), budget=7)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P"])

@@ -78,6 +78,7 @@ def test_tensors_that_do_not_fit(family, model):
         ({"dialogue_images": [0, 0]}, r"`dialogue_images` must name .* 1 dialogues, .* got \[0, 0\]"),
         ({"original_sizes": [[0, 4]]}, r"`original_sizes` must have a positive height .* got \[\[0, 4\]\]"),
         ({"original_sizes": [[4, 4], [4, 4]]}, "`original_sizes` must have a positive height .* for each of 1"),
+        ({"reshaped_input_sizes": None}, "LLaVA's processor returns it. Qwen and InternVL need a SAM 2"),
         ({"reshaped_input_sizes": [[9, -1]]}, "`reshaped_input_sizes` must have a positive height"),
         ({"reshaped_input_sizes": [[9, 33]]}, "`reshaped_input_sizes` must lie inside 32 x 32"),
     ],
@@ -85,7 +86,7 @@ def test_tensors_that_do_not_fit(family, model):
 )
 def test_sizes_that_do_not_fit(change, message):
     model, inputs = tiny_llava.tiny_grounding_model().eval(), masks_inputs()
-    inputs |= {name: torch.tensor(value) for name, value in change.items()}
+    inputs |= {name: None if value is None else torch.tensor(value) for name, value in change.items()}
     with pytest.raises(ValueError, match=message):
         model.segment(**inputs, pruning_config=PRUNED)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import load_image
 
 from tests.support.warm_python import memory_of
@@ -71,9 +72,10 @@ def test_every_mode_becomes_rgb(tmp_path):
     assert load_rgb_image(tmp_path / "p.png").mode == "RGB"
 
 
-def test_transparency_is_dropped_as_transformers_does():
+def test_transparency_is_dropped_as_load_image_does():
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
-    assert load_rgb_image(image).getpixel((0, 0)) == image.convert("RGB").getpixel((0, 0)) == (10, 20, 30)
+    assert load_rgb_image(image).getpixel((0, 0)) == load_image(image).getpixel((0, 0)) == (10, 20, 30)
+    assert convert_to_rgb(image, return_numpy=True)[0, 0].tolist() == [255] * 3  # as the docstring says
 
 
 def test_greyscale_is_repeated():

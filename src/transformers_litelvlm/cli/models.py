@@ -94,7 +94,6 @@ def load_model(args: argparse.Namespace, mask_model: str | None = None) -> tuple
     """
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
-    from transformers_litelvlm.models.pruned_config import PrunedConfigMixin
 
     pruning = _pruning_keywords(args)
     path = args.model or DEFAULT_CHECKPOINT
@@ -111,11 +110,10 @@ def load_model(args: argparse.Namespace, mask_model: str | None = None) -> tuple
     with bad_input(f"--model {path}: "), _quiet_loading():
         # The small file first: what is wrong with the settings is known before gigabytes are read.
         config = config_for_segmentation(path, mask_model)
-        if isinstance(config, PrunedConfigMixin):  # another one is refused below
-            with bad_input():  # not the fault of the checkpoint
-                config.set_pruning(**pruning)
-            if args.method not in (None, "none") and not config.pruning_config.is_on:
-                raise BadInputError(f"--method {args.method} prunes nothing without --budget or --retention-ratio")
+        with bad_input():  # not the fault of the checkpoint
+            config.set_pruning(**pruning)
+        if args.method not in (None, "none") and not config.pruning_config.is_on:
+            raise BadInputError(f"--method {args.method} prunes nothing without --budget or --retention-ratio")
         if args.guidance_model:
             config.guidance_model = args.guidance_model
         model, processor = load_for_segmentation(path, config, args.dtype, mask_model=mask_model)

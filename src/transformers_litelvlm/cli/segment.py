@@ -119,11 +119,12 @@ def _segment(
     import torch
     from PIL import Image
 
+    from transformers_litelvlm.models.devices import to_model
     from transformers_litelvlm.visualization import draw_masks, draw_selections, region_of
 
     with bad_input():
         inputs = processor.segmentation_inputs(images=[image], expressions=[sentences], return_tensors="pt")
-    inputs = inputs.to(model.device, dtype=model.dtype)
+    inputs = to_model(inputs, model)
     tiles, rows, columns = processor.visual_token_grids(inputs)[0]
     total = tiles * rows * columns
     grid, places = processor.grid_on_picture(inputs, image.size) or ((rows, columns), None)

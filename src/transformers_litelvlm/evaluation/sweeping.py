@@ -13,6 +13,7 @@ from PIL import Image
 from transformers_litelvlm.data.samples import ReferringSentence, VideoExpression
 from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import Stopwatch, peak_memory, start_peak_memory
+from transformers_litelvlm.models.devices import to_model
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
@@ -138,19 +139,20 @@ class SweepSegmenter:
         as_written = "is_sentence" in getattr(sentences[0], "details", ())
 
         def inputs(part: slice) -> Part:
-            return self.processor.segmentation_inputs(
+            prepared = self.processor.segmentation_inputs(
                 **{"videos" if is_video else "images": [medium]},
                 expressions=[[sentence.sentence for sentence in sentences[part]]],
                 question_template=[templates[part]],
                 as_written=as_written,
-            ).to(self.model.device, dtype=self.model.dtype)
+            )
+            return to_model(prepared, self.model)
 
         slices = [slice(sum(sizes[:place]), sum(sizes[: place + 1])) for place in range(len(sizes))]
         if self.processor.one_expression_per_dialogue:  # the picture is prepared once
             whole = inputs(slice(None))
             parts = [_dialogues_of(whole, part) for part in slices]
         else:
-            parts = [dict(inputs(part)) for part in slices]
+            parts = [inputs(part) for part in slices]
         watch = Stopwatch()
         with watch.stage("vision"):
             encoded = self.model.encode(parts[0])

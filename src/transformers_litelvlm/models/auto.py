@@ -87,9 +87,15 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
             pruning_position_ids=pruning_position_ids,
         )
         with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **pruning, **kwargs
-        )
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **pruning, **kwargs
+            )
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            way_out = "If it answers with boxes, load it as `BoxSegmentation`."
+            raise ValueError(f"{pretrained_model_name_or_path} writes no masks. {way_out}") from error
         # A chat class that was loaded from such a checkpoint saves its config, too.
         of_masks = (name for name in info["missing_keys"] if not name.startswith(("model.", "lm_head.")))
         if missing := sorted(of_masks):
@@ -130,12 +136,6 @@ def load_for_segmentation(
     """
     check_source(source)
     config = config_for_segmentation(source, mask_model) if config is None else config
-    # A stock config has no such field; and upstream's processors may need what is not installed.
-    if mask_model is None and getattr(config, "mask_config", None) is None:
-        raise ValueError(
-            f"{source} writes no masks: its config has no `mask_config`. If its model answers with boxes, name a mask "
-            "model that they prompt (`mask_model`)."
-        )
     processor = (AutoProcessor if mask_model is None else chat_classes(source)["AutoProcessor"]).from_pretrained(
         source
     )
@@ -173,9 +173,16 @@ def config_for_segmentation(source: str | os.PathLike, mask_model: str | os.Path
     """The config of a checkpoint for [`load_for_segmentation`].
 
     Raises:
-        ValueError: with `mask_model`, if it is not known how models of its kind write boxes.
+        ValueError: if there is no mask decoder; with `mask_model`, if it is not known how models of its kind write
+            boxes.
     """
-    return (AutoConfig if mask_model is None else chat_classes(source)["AutoConfig"]).from_pretrained(source)
+    config = (AutoConfig if mask_model is None else chat_classes(source)["AutoConfig"]).from_pretrained(source)
+    if mask_model is None and getattr(config, "mask_config", None) is None:  # a stock config has no such field
+        raise ValueError(
+            f"{source} writes no masks: its config has no `mask_config`. If its model answers with boxes, name a mask "
+            "model that they prompt (`mask_model`)."
+        )
+    return config
 
 
 def check_seg_token(source: str | os.PathLike, config: Any, processor: Any) -> None:

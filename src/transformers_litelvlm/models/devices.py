@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,13 @@ def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:
     """
     device = next(module.parameters(), tensor).device  # layers of torch's dynamic quantization have no parameters
     return tensor if device.type == "meta" else tensor.to(device)
+
+
+def to_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """`inputs` for `segment` on the device of `model`; numbers that are not whole in its dtype, pixels for masks in
+    that of its mask model, which may be another one beside a chat model."""
+    own, to = {"mask_pixel_values": getattr(model.mask_model, "dtype", model.dtype)}, model.device
+    return {n: v.to(to, own.get(n, model.dtype) if v.is_floating_point() else None) for n, v in inputs.items()}
 
 
 def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | None] = ()) -> None:

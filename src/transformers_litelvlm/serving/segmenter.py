@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.models.devices import to_model
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Guidance
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.sam import SamMaskDecoder
@@ -220,7 +221,7 @@ class Segmenter:
         """Encode, if need be, and select: always for one picture, so that it never depends on other requests."""
         start, misses, model = time.perf_counter(), self.cache.misses, self.model
         settings = model.model.settings(job.pruning)
-        inputs = _on_device(job.inputs, model)
+        inputs = to_model(job.inputs, model)
         with invalid_input():
             encoding = self.cache.get(job.key, lambda: self._encode(inputs))
             features = model.select(encoding.media, inputs, Guidance.of(inputs), settings)
@@ -244,7 +245,7 @@ class Segmenter:
             joined = join_inputs(inputs, padding_id(self.processor.tokenizer))
             features, for_masks = join_features(rows), join_mask_features([each.for_masks for each in part])
         output = self.model.segment(
-            **_on_device(joined, self.model),
+            **to_model(joined, self.model),
             mm_encoder_outputs={self.model.mask_modality: features},
             mask_features=for_masks,
             pruning_config=first.job.pruning,
@@ -303,13 +304,6 @@ def _shared_settings(pruning: PruningConfig, settings: PruningSettings) -> str:
     if settings.inside_language_model is None:
         return "original" if settings.keeps_positions else "compact"
     return json.dumps({**pruning.to_dict(), "presets": None}, sort_keys=True, default=str)
-
-
-def _on_device(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
-    return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in inputs.items()
-    }
 
 
 def _without_pixels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:

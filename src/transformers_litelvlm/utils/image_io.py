@@ -75,8 +75,8 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
     Reads a picture as upright 8-bit RGB. The input is never changed.
 
     The EXIF orientation is applied, so that masks fit what a viewer shows. Transparency is dropped the way
-    `PIL.Image.convert("RGB")` and the image processors of Transformers drop it: the colours stored under transparent
-    pixels become visible (composite the picture on a background of your choice first if that is not wanted).
+    `PIL.Image.convert("RGB")` and `load_image` of Transformers drop it: the colours stored under transparent pixels
+    become visible. Its image processors put a PIL picture on white: to have that, composite the picture first.
     Greyscale is repeated over the three channels; 16-bit greyscale is scaled to 8 bits, not clipped. Of an animation,
     the first frame is taken.
 

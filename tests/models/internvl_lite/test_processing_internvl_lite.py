@@ -65,6 +65,16 @@ def test_a_video_is_a_tile_for_each_frame(processor):
     assert sentences(processor, features) == ["Where is the cup?"]
 
 
+@pytest.mark.parametrize("as_videos_kwargs", [False, True])
+def test_settings_of_a_call_hold_for_frames_too(processor, as_videos_kwargs):
+    settings = {"do_normalize": False, "rescale_factor": 1 / 510}
+    how = {"videos_kwargs": settings} if as_videos_kwargs else settings
+    features = processor(text=VIDEO_TURN, videos=[video(2)], return_tensors="pt", **how)
+    pixels = processor.image_processor([Image.fromarray(each) for each in video(2)], crop_to_patches=False, **settings)
+    assert torch.equal(features["pixel_values"], torch.tensor(np.stack(pixels["pixel_values"])))
+    assert features["pixel_values"].min() >= 0 and features["pixel_values"].max() <= 0.5
+
+
 @pytest.mark.parametrize("frames", [video(3), [Image.fromarray(each) for each in video(3)]], ids=["array", "list"])
 def test_a_video_in_a_chat(processor, frames):
     content = [{"type": "video", "video": frames}, {"type": "text", "text": "Where is the cup?"}]

@@ -6,7 +6,7 @@ import torch
 from tests.support import tiny_internvl
 from tests.support.box_models import answer_with, noise, save_tiny_sam, save_tiny_sam2
 from tests.support.hub_cache import put_into_cache
-from tests.support.tiny_llava import save_tiny_checkpoint
+from tests.support.tiny_llava import save_tiny_checkpoint, tiny_guidance_tokenizer
 from tests.support.tiny_qwen2_5_vl import QWEN2_5_VL, tiny_tokenizer
 from tests.support.tiny_qwen3_5 import QWEN3_5
 from tests.support.tiny_qwen3_vl import QWEN3_VL
@@ -18,6 +18,7 @@ from transformers_litelvlm import (
     Qwen3_VLLite,
 )
 from transformers_litelvlm.models.auto import load_for_segmentation
+from transformers_litelvlm.models.devices import to_model
 from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation
 from transformers_litelvlm.models.masks.boxes import LocatedObject
 from transformers_litelvlm.models.outputs import PrunedGenerateOutput
@@ -95,6 +96,25 @@ def test_pictures_are_encoded_for_masks_beside_the_language_model(monkeypatch, s
     asked = (PICTURES, [["the dog"], ["all animals"]])
     for one, other in zip(segment(model, *asked).masks, segment(model, *asked, overlap_masks=True).masks, strict=True):
         assert torch.equal(one, other) and one.any()
+
+
+def test_pixels_for_masks_keep_the_precision_of_the_mask_model(monkeypatch, sam2):
+    """The chat model is in half precision, the mask model beside it is not."""
+    model = scripted(monkeypatch, sam2)
+    model.chat.to(torch.bfloat16)
+    inputs = model.processor.segmentation_inputs(images=PICTURES[:1], expressions=["the dog"])
+    moved = to_model(inputs, model)
+    assert (moved["pixel_values"].dtype, moved["input_ids"].dtype) == (torch.bfloat16, torch.long)
+    exact, rounded = model.segment(**moved), model.segment(**inputs.to("cpu", dtype=model.dtype))
+    inputs = model.processor.segmentation_inputs(images=PICTURES[:1], expressions=["the dog"])
+    assert torch.equal(exact.mask_logits[0], model.segment(**inputs).mask_logits[0])
+    assert not torch.equal(exact.mask_logits[0], rounded.mask_logits[0])
+
+
+def test_a_processor_of_transformers_is_refused(sam):
+    chat = QWEN3_VL.tiny_model()
+    with pytest.raises(ValueError, match="models of CLIPTokenizer write boxes: .* this package's classes"):
+        BoxSegmentation.join(chat, tiny_guidance_tokenizer(), sam)
 
 
 def test_nothing_located_is_an_empty_mask_that_says_why(monkeypatch, sam2):

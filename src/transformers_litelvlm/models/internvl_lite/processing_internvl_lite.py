@@ -210,7 +210,9 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
             raise ValueError(
                 f"`videos` have {counts} frames: InternVL takes videos of the same number of frames in a call."
             )
-        tiles = [self.image_processor(frames, crop_to_patches=False, return_tensors="pt") for frames in videos]
+        known = self.image_processor.valid_kwargs.__annotations__
+        settings = {n: v for n, v in kwargs.items() if n in known} | {"crop_to_patches": False, "return_tensors": "pt"}
+        tiles = [self.image_processor(frames, **settings) for frames in videos]
         pixels = torch.stack([each["pixel_values"] for each in tiles])
         processed = {"pixel_values_videos": pixels, "num_video_tiles": counts}
         return processed, [self.replace_video_token(processed, index) for index in range(len(videos))]

@@ -25,6 +25,7 @@ from transformers_litelvlm.models.processing.processor import (
 )
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
+    check_masks,
     check_unicode,
     checked_templates,
     match_templates,
@@ -239,6 +240,8 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
         dialogues = [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns]
+        for dialogue, of_dialogue in zip(dialogues, turns, strict=True):
+            check_masks(dialogue, self.seg_token, len(of_dialogue) - for_generation)
         features.update(tokenize(self.tokenizer, dialogues, "left" if for_generation else "right"))
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]

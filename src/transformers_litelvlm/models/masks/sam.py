@@ -50,7 +50,9 @@ class SamMaskDecoder(MaskDecoder):
         geometry: MaskGeometry,
     ) -> DecodedMasks:
         if geometry.resized is None:
-            raise ValueError("`reshaped_input_sizes` is missing; the processor returns it.")
+            raise ValueError(
+                "`reshaped_input_sizes` is missing: LLaVA's processor returns it. Qwen and InternVL need a SAM 2."
+            )
         features = features[index_on(features.device, about)]
         decoded = decode_masks(self.mask_model, features, prompts.to(features).unsqueeze(1))
         pred_masks, iou_scores = (each.squeeze(1) for each in decoded)

@@ -43,10 +43,10 @@ class BoxProcessor:
         mask_image_processor: Any,
         question_templates: list[str] | tuple[str, ...] | None = None,
     ) -> None:
-        if not chat.box_questions:
+        if not getattr(chat, "box_questions", ()):
             raise ValueError(
-                f"It is not known how models of {type(chat).__name__} write boxes: a mask model can be joined to "
-                "Qwen2.5-VL and later models of Qwen, and to InternVL."
+                f"It is not known how models of {type(chat).__name__} write boxes: a mask model can be joined to this "
+                "package's classes for Qwen2.5-VL and later models of Qwen, and for InternVL."
             )
         self.chat: Any = chat
         self.mask_image_processor = mask_image_processor

@@ -17,6 +17,7 @@ from transformers_litelvlm.models.processing.grounding_media import FRAMES_PER_S
 from transformers_litelvlm.models.processing.processor import check_return_tensors, check_size, check_switches
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
+    check_masks,
     checked_templates,
     match_templates,
     nest_expressions,
@@ -148,6 +149,7 @@ class SegmentationInputsMixin:
                     for sentence, (_, question, answer) in zip(written, part, strict=True)
                 ]
                 dialogues.append(self.dialogue(asked, for_generation, len(seen[index])))
+                check_masks(dialogues[-1], self.seg_token, len(part) - for_generation)
                 guiding.append(written)
                 about.append(index)
         self.check_expressions(sentence for of_dialogue in guiding for sentence in of_dialogue)

@@ -125,6 +125,14 @@ def check_template(name: str, template: Any, part: str) -> None:
         raise ValueError(f"`{name}` must contain {part}, got {quoted(template)}.")
 
 
+def check_masks(dialogue: str, seg_token: str, num_masks: int) -> None:
+    """Raises ValueError if a prompt asks for more or fewer masks than it has answered expressions."""
+    if (found := dialogue.count(seg_token)) != num_masks:
+        raise ValueError(
+            f"`question_template` must have no {seg_token} and `answer_template` one: got {found}, not {num_masks}."
+        )
+
+
 def match_templates(
     templates: Any, name: str, expressions: list[list[str]], defaults: Sequence[str], part: str
 ) -> list[list[str]]:
@@ -137,7 +145,8 @@ def match_templates(
     """
     check_unicode(name, templates)
     if templates is None or isinstance(templates, str):
-        templates = [[templates or default] * len(of_image) for of_image, default in zip(expressions, defaults)]
+        own = defaults if templates is None else [templates] * len(expressions)
+        templates = [[template] * len(of_image) for of_image, template in zip(expressions, own)]
     if templates and len(expressions) == 1 and all(isinstance(template, str) for template in templates):
         templates = [templates]
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
