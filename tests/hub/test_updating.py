@@ -196,6 +196,14 @@ def test_output_and_template(checkpoint, tmp_path, capsys):
     assert not (checkpoint / "README.md").exists() and len(ModelCard.load(target).data.eval_results) == 12
 
 
+@pytest.mark.parametrize("name", ["results.json", "refshapes_tiny/config.json"])
+def test_a_card_replaces_no_other_file(checkpoint, tmp_path, capsys, name):
+    results = write_results(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    assert main(["card", str(checkpoint), "--results", results, "--output", str(tmp_path / name)]) == 2
+    assert "ends with .md" in capsys.readouterr().err and (tmp_path / name).read_bytes() == before
+
+
 def test_eval_results_of_a_benchmark(checkpoint, tmp_path, capsys):
     content = sample_results()
     content["dataset"] |= {"source": "jxu124/refcoco-benchmark", "revision": "abc"}
