@@ -264,7 +264,7 @@ class PruningConfig(PreTrainedConfig):
             text = json.dumps(content, indent=2, sort_keys=True) + "\n"
             Path(staging, PRUNING_CONFIG_NAME).write_text(text, encoding="utf-8")
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
 
 
 # Those of this class, in the order of their definition; not what every config of Transformers has.

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         shown,
         wait_for_signal,
     )
-    from transformers_litelvlm.serving.server import bind
+    from transformers_litelvlm.serving.server import bind, in_address
 
     limits = read_limits(args, OPTIONS)
     # Before gigabytes are read; the page is there when the model is.
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         with bound:
             comparer = make_comparer(*load_model(args), args.model, limits)
             page = build_page(comparer, describe_model(comparer), folder)
-        with shown(page, page_options(limits), args.host, port):
-            where = f"on {comparer.segmenter.model.device}, at http://{args.host}:{port}"
+        host = in_address(args.host)
+        with shown(page, page_options(limits), host, port):
+            where = f"on {comparer.segmenter.model.device}, at http://{host}:{port}"
             print(f"litelvlm: {comparer.model}, {where}. Ctrl+C stops it.", file=sys.stderr)
             wait_for_signal()
