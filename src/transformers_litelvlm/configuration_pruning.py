@@ -364,7 +364,10 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
             return int(own) if isinstance(own, Integral) else float(own)
         raise ValueError(f"`{name}` must be what a JSON file can hold (numbers, texts, ...), got {quoted(own)}.")
 
-    return json.loads(json.dumps(_check_keys(name, value), default=number))
+    def refuse(own: str) -> None:
+        raise ValueError(f"`{name}` must be what a JSON file can hold, whose numbers are finite, got {own}.")
+
+    return json.loads(json.dumps(_check_keys(name, value), default=number), parse_constant=refuse)
 
 
 def _check_keys(name: str, value: Any) -> dict[str, Any]:

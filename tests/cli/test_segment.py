@@ -328,8 +328,11 @@ BAD_INPUT = {
     "option": (["PICTURE", "the star", "--method", "random", "--method-option", "sed=1"], "Its options: seed"),
     "option value": (["PICTURE", "the star", "--method-option", "context_share=4"], "in [0, 1], got 4"),
     "option form": (["PICTURE", "the star", "--method-option", "seed"], "NAME=VALUE"),
-    "option of many digits": (["PICTURE", "the star", "--method-option", f"context_share={'1' * 5000}"], "in [0, 1]"),
-    "option of many levels": (["PICTURE", "the star", "--method-option", f"context_share={'[' * 100_000}"], "in [0, 1]"),
+    "option of digits": (["PICTURE", "the star", "--method-option", f"context_share={'1' * 5000}"], "in [0, 1]"),
+    "option of many levels": (
+        ["PICTURE", "the star", "--method-option", f"context_share={'[' * 100_000}"],
+        "in [0, 1]",
+    ),
     "preset": (
         ["PICTURE", "the star", "--preset", "warp"],
         "error: Unknown `pruning_preset` 'warp'. Known presets: accurate, balanced, context, faithful, fast",

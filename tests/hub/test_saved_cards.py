@@ -219,4 +219,6 @@ def test_a_repository_is_named_as_the_folder_however_it_is_written(hub, model, t
     monkeypatch.chdir(tmp_path / "mine" if spelling == "." else tmp_path)
     PruningConfig(budget=3).save_pretrained(spelling, push_to_hub=True)
     model.save_pretrained(spelling, push_to_hub=True)
-    assert {"pruning_config.json", "model.safetensors", "config.json"} <= set(hub.files.pop("me/mine")) and not hub.files
+    assert {"pruning_config.json", "model.safetensors", "config.json"} <= set(
+        hub.files.pop("me/mine")
+    ) and not hub.files
