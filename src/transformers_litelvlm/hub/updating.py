@@ -60,7 +60,7 @@ def update_card(
     folder = Path(folder)
     name = folder.resolve().name if repo_id is None else _checked(repo_id).rpartition("/")[2]
     output = folder / CARD_NAME if output is None else Path(output)
-    if output.suffix != ".md":
+    if output.suffix.lower() != ".md":
         raise CardError(f"`output` {output}: a card is a file that ends with .md, and another would be lost")
     config = read_config(folder)
     num_tokens = config.num_visual_tokens
