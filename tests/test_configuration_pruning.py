@@ -336,7 +336,9 @@ def test_numbers_of_numpy_are_saved(tmp_path):
     assert PruningConfig(method="random", method_options={"seed": np.int64(4)}).build_pruner().seed == 4
 
 
-@pytest.mark.parametrize("value", [np.array([1, 2]), {1}, object(), b"x", 1j, [np.array(1)]])
+@pytest.mark.parametrize(
+    "value", [np.array([1, 2]), {1}, object(), b"x", 1j, [np.array(1)], np.nan, [np.inf], np.float32(-np.inf)]
+)
 def test_what_json_cannot_hold_is_refused_at_once(value):
     message = "`method_options` must be what a JSON file can hold"
     with pytest.raises(ValueError, match=message):

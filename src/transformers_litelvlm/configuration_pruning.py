@@ -264,7 +264,7 @@ class PruningConfig(PreTrainedConfig):
             text = json.dumps(content, indent=2, sort_keys=True) + "\n"
             Path(staging, PRUNING_CONFIG_NAME).write_text(text, encoding="utf-8")
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
 
 
 # Those of this class, in the order of their definition; not what every config of Transformers has.
@@ -364,7 +364,10 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
             return int(own) if isinstance(own, Integral) else float(own)
         raise ValueError(f"`{name}` must be what a JSON file can hold (numbers, texts, ...), got {quoted(own)}.")
 
-    return json.loads(json.dumps(_check_keys(name, value), default=number))
+    def refuse(own: str) -> None:
+        raise ValueError(f"`{name}` must be what a JSON file can hold, whose numbers are finite, got {own}.")
+
+    return json.loads(json.dumps(_check_keys(name, value), default=number), parse_constant=refuse)
 
 
 def _check_keys(name: str, value: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def test_without_the_extra_one_line_says_what_to_install(capsys, monkeypatch):
         (["--model", "absent/folder/here"], "absent/folder/here"),
         (["--max-pixels", "64000001"], "`max_pixels` must be at most 64000000"),
         (["--budget", "4", "--method", "magic"], "magic"),
+        (["--max-pixels", "100"], "refused with these options: `image` has 144 x 144 pixels, more than 100"),
+        (["--budget", "3", "--method", "tome"], "refused with these options: `budget` 3 of 144 visual tokens"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 0: "),
     ],
 )

@@ -328,6 +328,11 @@ BAD_INPUT = {
     "option": (["PICTURE", "the star", "--method", "random", "--method-option", "sed=1"], "Its options: seed"),
     "option value": (["PICTURE", "the star", "--method-option", "context_share=4"], "in [0, 1], got 4"),
     "option form": (["PICTURE", "the star", "--method-option", "seed"], "NAME=VALUE"),
+    "option of digits": (["PICTURE", "the star", "--method-option", f"context_share={'1' * 5000}"], "in [0, 1]"),
+    "option of many levels": (
+        ["PICTURE", "the star", "--method-option", f"context_share={'[' * 100_000}"],
+        "in [0, 1]",
+    ),
     "preset": (
         ["PICTURE", "the star", "--preset", "warp"],
         "error: Unknown `pruning_preset` 'warp'. Known presets: accurate, balanced, context, faithful, fast",
@@ -355,6 +360,16 @@ def test_bad_input_is_one_line_and_leaves_no_file(litelvlm, picture, tmp_path, c
     assert (code, out) == (2, "")
     assert err.startswith("litelvlm: error: ") and err.count("\n") == 1 and message in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["overlay.png", "kept_tokens.png", "mask_0_the-star.png"])
+def test_the_image_is_never_replaced(litelvlm, picture, tmp_path, name):
+    image = Path(picture).rename(tmp_path / name)
+    before = image.read_bytes()
+    code, _, err = litelvlm(image, "the star", "--output", tmp_path)
+    assert code == 2 and f"{image} would be replaced" in err
+    assert image.read_bytes() == before and list(tmp_path.iterdir()) == [image]
+    assert litelvlm(image, "the star", "--output", tmp_path / "out")[0] == 0
 
 
 def test_folders_that_are_no_checkpoint(litelvlm, picture, tmp_path, tiny_checkpoint):

@@ -15,6 +15,7 @@ from transformers_litelvlm.cli.errors import BadInputError
 from transformers_litelvlm.cli.main import build_parser, main
 from transformers_litelvlm.cli.serve import LIMITS, TOKEN_VARIABLE, read_token
 from transformers_litelvlm.serving.limits import Limits
+from transformers_litelvlm.serving.server import in_address
 from transformers_litelvlm.utils.image_io import load_rgb_image
 
 
@@ -90,6 +91,12 @@ def test_an_empty_host_is_not_everybody(capsys, tiny_checkpoint):
     assert main(["serve", "--host", "", "--port", "0", "--model", tiny_checkpoint]) == 2
     err = capsys.readouterr().err
     assert "write 0.0.0.0 if you mean them" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
+def test_a_printed_address_can_be_opened(host):
+    url = httpx.URL(f"http://{in_address(host)}:8000")
+    assert (url.host, url.port) == (host, 8000)
 
 
 @pytest.mark.slow

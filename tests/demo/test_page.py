@@ -12,7 +12,8 @@ import os  # noqa: E402
 import httpx  # noqa: E402
 
 from transformers_litelvlm.demo.page import build_page, page_options  # noqa: E402
-from transformers_litelvlm.demo.running import files_of_gradio  # noqa: E402
+from transformers_litelvlm.demo.running import files_of_gradio, shown  # noqa: E402
+from transformers_litelvlm.serving.server import bind, in_address  # noqa: E402
 
 
 @pytest.fixture
@@ -42,6 +43,16 @@ def test_files_are_deleted_at_the_end():
         (folder / "upload.png").write_bytes(b"x")
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder) and os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert not folder.exists()
+
+
+def test_a_page_at_an_address_of_ipv6(page, comparer):
+    try:
+        with bind("::1", 0) as bound:
+            port = bound.getsockname()[1]
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with shown(page, page_options(comparer.limits), in_address("::1"), port):
+        assert httpx.get(f"http://[::1]:{port}/").status_code == 200
 
 
 def test_the_page_reports_nothing_and_offers_no_api(page, client):

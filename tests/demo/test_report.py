@@ -20,6 +20,12 @@ def test_the_summary_counts(comparison):
     )
 
 
+def test_the_summary_names_a_second_method(comparison):
+    pruning = comparison.job.pruning.replace(then={"method": "fastv", "retention_ratio": 0.5})
+    both = replace(comparison, job=replace(comparison.job, pruning=pruning))
+    assert "(11%) with the method litelvlm and then fastv. Mean" in report.summary(both)
+
+
 def test_nothing_pruned(comparison):
     whole = replace(comparison, pruned=comparison.unpruned, ious=[1.0, 1.0])
     assert "Nothing was pruned: the budget is not below the 144 visual tokens" in report.summary(whole)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoProcessor
 from tests.support.fake_hub import FakeHub
 from tests.support.families import FAMILIES, family_params
 from tests.support.tiny_llava import tiny_grounding_model
-from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm import DEFAULT_CHECKPOINT, AutoModelForReferringSegmentation, PruningConfig
 from transformers_litelvlm.hub.model_card import render_saved_card
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 
@@ -211,3 +211,20 @@ def test_save_and_push_publishes_the_card_of_the_folder(hub, model, tmp_path):
         "model.safetensors",
     ]
     assert hub.files["me/saved"]["README.md"] == MINE
+
+
+@pytest.mark.parametrize("spelling", ["mine/", "."])
+def test_a_repository_is_named_as_the_folder_however_it_is_written(hub, model, tmp_path, monkeypatch, spelling):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine" if spelling == "." else tmp_path)
+    PruningConfig(budget=3).save_pretrained(spelling, push_to_hub=True)
+    model.save_pretrained(spelling, push_to_hub=True)
+    assert {"pruning_config.json", "model.safetensors", "config.json"} <= set(
+        hub.files.pop("me/mine")
+    ) and not hub.files
+
+
+def test_a_picture_of_the_user_is_never_replaced(tmp_path):
+    (tmp_path / "scene.png").write_bytes(b"mine")
+    AutoModelForReferringSegmentation.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").is_file() and (tmp_path / "scene.png").read_bytes() == b"mine"

@@ -1,5 +1,7 @@
 """Calls that requests share: what is joined, what is answered again alone, and another family."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -118,7 +120,25 @@ def test_what_only_a_shared_call_raises_is_nobodys_error(jobs, monkeypatch):
         return call(part)
 
     monkeypatch.setattr(segmenter, "_call", call_of_one)
-    assert [answer.batch_size for answer in segmenter.answer(three)] == [1, 1, 1]
+    assert [answer.batch_size for answer in segmenter.answer(three)] == [1, 1, 1] and segmenter.repeated == 3
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+@pytest.mark.parametrize("where", ["select", "segment"])
+def test_an_error_does_not_keep_the_memory_of_the_call(jobs, monkeypatch, kind, where):
+    segmenter, three = jobs
+    held = []
+
+    def fails(*args, **kwargs):
+        assert all(each() is None for each in held)
+        computed = torch.zeros(1000)
+        held.append(weakref.ref(computed))
+        raise kind("not enough memory")
+
+    monkeypatch.setattr(segmenter.model, where, fails)
+    errors = segmenter.answer(three)
+    assert ["not enough memory"] * 3 == [str(error) for error in errors]
+    assert len(held) == (4 if where == "segment" else 3) and held[-1]() is None
 
 
 @pytest.mark.parametrize("settings", [{"method": "none"}, {"retention_ratio": 0.5}, {"budget": 6}], ids=str)

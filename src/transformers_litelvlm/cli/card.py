@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", metavar="FILE", nargs="+", required=True, help="results.json of an evaluation; several data sets"
     )
-    parser.add_argument("--output", metavar="FILE", help="where the card goes (default: PATH/README.md)")
+    parser.add_argument("--output", metavar="FILE", help="where the card goes, an .md file (default: PATH/README.md)")
     parser.add_argument(
         "--any-name", action="store_true", help="accept results that name another folder or repository (a copy)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from transformers_litelvlm.cli.errors import bad_input
+from transformers_litelvlm.cli.errors import BadInputError, bad_input
 from transformers_litelvlm.cli.importing import import_given
 from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
 from transformers_litelvlm.cli.serve import add_listening, read_limits
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
         shown,
         wait_for_signal,
     )
-    from transformers_litelvlm.serving.server import bind
+    from transformers_litelvlm.serving.errors import ServiceError
+    from transformers_litelvlm.serving.server import bind, in_address
 
     limits = read_limits(args, OPTIONS)
     # Before gigabytes are read; the page is there when the model is.
@@ -63,9 +64,14 @@ def run(args: argparse.Namespace) -> None:
     port = bound.getsockname()[1]
     with files_of_gradio() as folder:
         with bound:
-            comparer = make_comparer(*load_model(args), args.model, limits)
-            page = build_page(comparer, describe_model(comparer), folder)
-        with shown(page, page_options(limits), args.host, port):
-            where = f"on {comparer.segmenter.model.device}, at http://{args.host}:{port}"
+            loaded = load_model(args)
+            try:
+                comparer = make_comparer(*loaded, args.model, limits)
+                page = build_page(comparer, describe_model(comparer), folder)
+            except ServiceError as error:
+                raise BadInputError(f"the drawn examples are refused with these options: {error}") from error
+        host = in_address(args.host)
+        with shown(page, page_options(limits), host, port):
+            where = f"on {comparer.segmenter.model.device}, at http://{host}:{port}"
             print(f"litelvlm: {comparer.model}, {where}. Ctrl+C stops it.", file=sys.stderr)
             wait_for_signal()

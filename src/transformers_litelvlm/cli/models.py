@@ -78,7 +78,7 @@ def _parsed_option(option: str) -> tuple[str, Any]:
         raise BadInputError(f"--method-option {option!r}: write NAME=VALUE")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also numbers of thousands of digits, and thousands of levels
         return name, value
 
 

@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
     sentences = [_checked_sentence(sentence) for sentence in args.sentences]
     names = [*map(mask_file_name, range(len(sentences)), sentences), "overlay.png", "kept_tokens.png"]
     folder = Path(checked_output("--output", args.output, names))
+    replaced = [folder / name for name in names if (folder / name).exists()]
+    if os.path.isfile(args.image) and any(path.samefile(args.image) for path in replaced):
+        raise BadInputError(f"{args.image} would be replaced by a file of the results: choose another --output")
     import_given(args)
     if (mimetypes.guess_type(args.image)[0] or "").startswith("video/"):
         raise BadInputError(

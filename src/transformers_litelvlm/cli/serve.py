@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers_litelvlm.serving.app import create_app
     from transformers_litelvlm.serving.label_studio import LabelStudio
     from transformers_litelvlm.serving.segmenter import Segmenter
-    from transformers_litelvlm.serving.server import bind, make_server
+    from transformers_litelvlm.serving.server import bind, in_address, make_server
     from transformers_litelvlm.serving.service import Service
 
     limits = read_limits(args, LIMITS)
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         _log_to(sys.stdout)
         print(
             f"litelvlm: serving {args.model or 'the bundled model'} on {model.device} at "
-            f"http://{args.host}:{bound.getsockname()[1]}{'' if token else ', without a token'}",
+            f"http://{in_address(args.host)}:{bound.getsockname()[1]}{'' if token else ', without a token'}",
             file=sys.stderr,
         )
         try:

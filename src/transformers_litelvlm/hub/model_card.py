@@ -46,7 +46,7 @@ def write_missing_card(folder: Path, config: Any) -> None:
         return
     write_card(folder, render_saved_card(config, name=folder.resolve().name))
     for example in read_metadata(folder / CARD_NAME).get("widget") or []:
-        if not _is_address(example["src"]):
+        if not _is_address(example["src"]) and not (folder / example["src"]).exists():  # another picture of the user
             shutil.copyfile(Path(config.name_or_path, example["src"]), folder / example["src"])
 
 

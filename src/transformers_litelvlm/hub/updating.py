@@ -55,11 +55,15 @@ def update_card(
 
     Raises:
         CardError: see [`read_results`], [`check_model`], [`replace_region`] and [`eval_result_entries`]; or `repo_id`
-            is not one.
+            is not one, or `output` does not end with .md.
     """
     folder = Path(folder)
     name = folder.resolve().name if repo_id is None else _checked(repo_id).rpartition("/")[2]
     output = folder / CARD_NAME if output is None else Path(output)
+    if output.suffix.lower() != ".md":
+        raise CardError(f"`output` {output}: a card is a file that ends with .md, and another would be lost")
+    if len({Path(path).resolve() for path in results}) < len(results):
+        raise CardError("`results` has a file twice, and so would the card")
     config = read_config(folder)
     num_tokens = config.num_visual_tokens
     measured = [read_results(path) for path in results]

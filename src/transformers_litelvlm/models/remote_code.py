@@ -86,7 +86,7 @@ class RemoteCodeMixin(LocalWeightsMixin, InstalledCodeMixin):
         if is_main_process:
             write_missing_card(Path(save_directory), self.config)
         if is_main_process and push_to_hub:
-            repo_id = hub.pop("repo_id", os.path.basename(os.fspath(save_directory)))
+            repo_id = hub.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self._upload(repo_id, kwargs, Path(save_directory, CARD_NAME), **hub)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **kwargs: Any) -> Any:

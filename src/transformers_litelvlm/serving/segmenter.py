@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -192,7 +194,7 @@ class Segmenter:
             try:
                 selected.append(self._select(place, job))
             except Exception as error:
-                answers[place] = error
+                answers[place] = _released(error)
         for part in parts_of_a_call(selected):
             for each, answer in zip(part, self._answer_together(part), strict=True):
                 answers[each.place] = answer
@@ -201,10 +203,10 @@ class Segmenter:
     def _answer_together(self, part: list[_Selected]) -> list[Answer | Exception]:
         if len(part) < 2:
             return [self._answer_alone(each) for each in part]
-        try:
+        together: list[Answer | None] = [None] * len(part)
+        # Of one of them, or too much memory; each is to get its own, once the error no longer holds what was computed.
+        with suppress(Exception):
             together = self._call(part)
-        except Exception:  # of one of them, or too much memory; and each is to get its own
-            return [self._answer_alone(each) for each in part]
         self.repeated += sum(answer is None for answer in together)
         return [answer or self._answer_alone(each) for each, answer in zip(part, together, strict=True)]
 
@@ -215,7 +217,7 @@ class Segmenter:
                 assert answer is not None
                 return answer
         except Exception as error:
-            return error
+            return _released(error)
 
     def _select(self, place: int, job: Job) -> _Selected:
         """Encode, if need be, and select: always for one picture, so that it never depends on other requests."""
@@ -296,6 +298,13 @@ def is_near_the_border(mask_logits: torch.Tensor) -> bool:
 def milliseconds_since(start: float) -> float:
     """Since a time of `time.perf_counter`."""
     return (time.perf_counter() - start) * 1000
+
+
+def _released(error: Exception) -> Exception:
+    """Without the tensors of the frames that it came through: whoever waits for it would keep their memory."""
+    for each in (error, error.__cause__):
+        clear_frames(getattr(each, "__traceback__", None))
+    return error
 
 
 def _shared_settings(pruning: PruningConfig, settings: PruningSettings) -> str:

@@ -47,6 +47,11 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def in_address(host: str) -> str:
+    """A host as part of an address, where IPv6 is in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def make_server(app: Any, service: Service) -> Server:
     """A server that `run(sockets=[...])` starts, and that SIGINT and SIGTERM stop."""
     config = uvicorn.Config(

@@ -121,7 +121,7 @@ class GuidedProcessorMixin(InstalledCodeMixin):
         # For the file alone: a processor that was loaded from it has none either.
         self.__dict__.pop("auto_map", None)
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.fspath(save_directory))), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
         return files
 
     def apply_chat_template(self, conversation, *args: Any, processor_kwargs: dict | None = None, **kwargs: Any):
