@@ -210,7 +210,7 @@ def _is_setting(name: str) -> bool:
 
 def _refuse_other_family(source: Any, model_type: Any) -> None:
     """Raises ValueError: upstream only warns of another `model_type`, and weights that do not fit would be random."""
-    families = {}
+    families: dict[Any, dict[str, type]] = {}
     for classes in REMOTE_CLASSES.values():
         config: Any = classes["AutoConfig"]
         families |= dict.fromkeys((config.stock_model_type(), config.model_type), classes)
