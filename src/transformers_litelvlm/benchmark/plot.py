@@ -77,7 +77,10 @@ def _draw(figure: Any, result: dict[str, Any]) -> None:
     panels, _ = _panels(result)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
-    figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads")
+    threads = result["threads"]
+    figure.suptitle(
+        f"{result['model']} on {result['device']}, {threads} thread{'s' * (threads > 1)}", parse_math=False
+    )
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
@@ -86,6 +89,8 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
     """A line of measured speed-ups with intervals, and one of bounds, for everything but the budget."""
+    # Of some methods the picture decides how many are kept, whatever the budget.
+    points = [{**point, "budget": point.get("num_kept_mean", point["budget"])} for point in points]
     series: dict[tuple, list[dict[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["budget"]):
         names = ("method", "batch_size", "sentences", "dtype")

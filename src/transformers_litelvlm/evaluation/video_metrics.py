@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -104,13 +105,23 @@ def score_frames(
 
     Raises:
         ValueError: no frame, another number of frames, or of another shape.
+        TypeError: masks that are not boolean.
     """
     region: list[float] = []
     boundary: list[float] = []
-    frames = zip(predictions, targets, strict=True) if voids is None else zip(predictions, targets, voids, strict=True)
-    for prediction, target, *void in frames:
-        if prediction.shape != target.shape:
-            raise ValueError(f"Frame {len(region)}: prediction {prediction.shape}, target {target.shape}.")
+    sequences = {"predictions": predictions, "targets": targets} | ({} if voids is None else {"voids": voids})
+    for frame in zip_longest(*sequences.values()):
+        masks = dict(zip(sequences, frame))
+        if missing := [name for name, mask in masks.items() if mask is None]:
+            raise ValueError(f"`{missing[0]}` has {len(region)} frames, and another one more: give as many of each.")
+        if len({mask.shape for mask in frame}) > 1:
+            shapes = ", ".join(f"`{name}` {mask.shape}" for name, mask in masks.items())
+            raise ValueError(f"The masks of frame {len(region)} differ in shape: {shapes}.")
+        if numbers := {name: mask.dtype for name, mask in masks.items() if mask.dtype != bool}:
+            raise TypeError(
+                f"Masks of frame {len(region)} must be boolean, got {numbers}. Apply your threshold first."
+            )
+        prediction, target, *void = frame
         if void:
             prediction, target = prediction & ~void[0], target & ~void[0]
         region.append(region_similarity(prediction, target))

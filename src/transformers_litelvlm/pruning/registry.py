@@ -89,6 +89,8 @@ def get_pruner(name: str) -> type[Pruner]:
         ValueError: if there is none; the message lists the known names. If it is that of an installed package that
             does not load, the cause is attached.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"The pruning `method` must be a name, one of `list_pruners()`, got {name!r:.80}.")
     if name not in _REGISTRY:
         _load_entry_points(name)
         if name not in _REGISTRY:
