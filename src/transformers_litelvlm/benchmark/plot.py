@@ -77,10 +77,7 @@ def _draw(figure: Any, result: dict[str, Any]) -> None:
     panels, _ = _panels(result)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
-    threads = result["threads"]
-    figure.suptitle(
-        f"{result['model']} on {result['device']}, {threads} thread{'s' * (threads > 1)}", parse_math=False
-    )
+    figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads", parse_math=False)
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,10 +151,9 @@ def load_split(
     if source is None and info.source_needed:
         raise ValueError(f"{name} is not read from the Hub. Give `source`, the folder or file that holds it.")
     try:
-        inspect.signature(info.open).bind(name, source, split, **options)
+        rows, read, notes = info.open(name, source, split, **options)
     except TypeError as error:
-        raise ValueError(f"`options` of {name}: {error}.") from error
-    rows, read, notes = info.open(name, source, split, **options)
+        raise ValueError(f"`options` of {name}: {str(error).rpartition('() ')[2]}.") from error
     shown = os.fspath(source) if isinstance(source, str | os.PathLike) else name
     opened = ReferringSplit(name, split, shown, rows, read, info.splits.get(split, ()), notes)
     if require_official_counts:

@@ -120,8 +120,7 @@ def open_split(args: DataArguments, by_number: bool = False) -> ReferringSplit:
     options: dict[str, Any] = {}
     if by_number:
         return load_split(args.dataset, args.split, args.source)
-    if args.dataset == "refshapes" and args.max_images:
-        # Scenes do not depend on how many there are; a split has no more for that.
+    if args.dataset == "refshapes" and args.max_images:  # scenes do not depend on how many there are
         options["num_scenes"] = min(args.max_images, DEFAULT_NUM_SCENES.get(args.split, args.max_images))
     info = DATASETS.get(args.dataset)
     if info is not None and "streaming" in inspect.signature(info.open).parameters:

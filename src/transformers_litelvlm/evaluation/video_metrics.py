@@ -104,22 +104,17 @@ def score_frames(
         J and F of every frame.
 
     Raises:
-        ValueError: no frame, another number of frames, or of another shape.
-        TypeError: masks that are not boolean.
+        ValueError: no frame, another number of frames, or of another shape, or masks that are not boolean.
     """
     region: list[float] = []
     boundary: list[float] = []
-    sequences = {"predictions": predictions, "targets": targets} | ({} if voids is None else {"voids": voids})
-    for frame in zip_longest(*sequences.values()):
-        masks = dict(zip(sequences, frame))
-        if missing := [name for name, mask in masks.items() if mask is None]:
-            raise ValueError(f"`{missing[0]}` has {len(region)} frames, and another one more: give as many of each.")
-        if len({mask.shape for mask in frame}) > 1:
-            shapes = ", ".join(f"`{name}` {mask.shape}" for name, mask in masks.items())
-            raise ValueError(f"The masks of frame {len(region)} differ in shape: {shapes}.")
-        if numbers := {name: mask.dtype for name, mask in masks.items() if mask.dtype != bool}:
-            raise TypeError(
-                f"Masks of frame {len(region)} must be boolean, got {numbers}. Apply your threshold first."
+    sequences = (predictions, targets) if voids is None else (predictions, targets, voids)
+    for frame in zip_longest(*sequences):
+        if any(mask is None or mask.dtype != bool or mask.shape != frame[0].shape for mask in frame):
+            found = ", ".join("nothing" if mask is None else f"{mask.dtype} {mask.shape}" for mask in frame)
+            raise ValueError(
+                f"Frame {len(region)} must have boolean masks of one shape as `predictions`, `targets` and `voids`,"
+                f" got {found}."
             )
         prediction, target, *void = frame
         if void:
