@@ -288,9 +288,10 @@ def test_our_own_fault_is_no_point_that_is_impossible(monkeypatch):
 
 def test_what_was_kept_is_said_where_the_picture_decides(tmp_path):
     effort = Effort(runs=1, warmup=0, parts=())
-    result = run_benchmark("tiny", Grid(methods=["trim:adaptive=true", "litelvlm"], budgets=[16]), effort=effort)
-    adaptive, fixed = result["points"]
-    assert fixed["num_kept_mean"] == 16 != adaptive["num_kept_mean"]
+    methods = ["trim:adaptive=true", "litelvlm", "sparsevlm"]
+    result = run_benchmark("tiny", Grid(methods=methods, budgets=[16]), effort=effort)
+    adaptive, fixed, inside = result["points"]
+    assert fixed["num_kept_mean"] == inside["num_kept_mean"] == 16 != adaptive["num_kept_mean"]
     lines = render(result).splitlines()
     assert sum(f"16 of 64, kept {adaptive['num_kept_mean']:.4g}" in line for line in lines) == 1
     assert f", kept {adaptive['num_kept_mean']:.4g}, batch 1" in describe(adaptive) and "kept" not in describe(fixed)

@@ -214,13 +214,13 @@ def test_expressions_that_are_not_four_per_object():
 
 def test_bad_input():
     one = box(0, 0, 1, 1)
-    with pytest.raises(ValueError, match=r"Frame 0 must .* got bool \(60, 80\), bool \(8, 9\)"):
+    with pytest.raises(ValueError, match=r"Frame 0: .* got bool \(60, 80\), bool \(8, 9\)"):
         score_frames([one], [box(0, 0, 1, 1, (8, 9))])
     with pytest.raises(ValueError, match=r"bool \(60, 80\), bool \(8, 9\)\."):
         score_frames([one], [one], [box(0, 0, 1, 1, (8, 9))])
     for place, frames in enumerate([(1, 2, 2), (2, 1, 2), (2, 2, 1)]):
         found = ["nothing" if number == place else r"bool \(60, 80\)" for number in range(3)]
-        with pytest.raises(ValueError, match=f"Frame 1 must .* got {', '.join(found)}"):
+        with pytest.raises(ValueError, match=f"Frame 1: .* got {', '.join(found)}"):
             score_frames(*([one] * count for count in frames))
     with pytest.raises(ValueError, match="no frame"):
         score_frames([], [])

@@ -86,7 +86,6 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
     """A line of measured speed-ups with intervals, and one of bounds, for everything but the budget."""
-    # Of some methods the picture decides how many are kept, whatever the budget.
     points = [{**point, "budget": point.get("num_kept_mean", point["budget"])} for point in points]
     series: dict[tuple, list[dict[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["budget"]):
@@ -144,11 +143,12 @@ def _stages(axes: Any, points: list[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds (medians)", title="stages")
-    axes.legend(**LEGEND, ncols=3)
+    axes.legend(**LEGEND, ncols=2)
 
 
 def _unpruned(point: dict[str, Any]) -> str:
-    return describe({**point, "method": "unpruned", "budget": point["num_visual_tokens"]})
+    every = dict.fromkeys(("budget", "num_kept_mean"), point["num_visual_tokens"])
+    return describe({**point, **every, "method": "unpruned"})
 
 
 def _memory(axes: Any, points: list[dict[str, Any]]) -> None:

@@ -197,8 +197,9 @@ class SideBySide:
         self.staged.check_finite(outputs[0])
         self.progress.ran()
         known = self.operations.setdefault(_key(pruning), {})
-        if (indices := getattr(outputs[0], "retained_indices", None)) is not None:
-            known.setdefault("num_kept_mean", float(np.mean([len(row) for row in indices])))
+        indices = getattr(outputs[0], "retained_indices", None)
+        if indices is not None and self.staged.settings.before_language_model is not None:
+            known["num_kept_mean"] = float(np.mean([len(row) for row in indices]))
         if meter is not None:
             known.setdefault("least_seconds", meter.seconds)
         return known.setdefault("end_to_end", flops)

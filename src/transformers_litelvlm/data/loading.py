@@ -153,6 +153,8 @@ def load_split(
     try:
         rows, read, notes = info.open(name, source, split, **options)
     except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
         raise ValueError(f"`options` of {name}: {str(error).rpartition('() ')[2]}.") from error
     shown = os.fspath(source) if isinstance(source, str | os.PathLike) else name
     opened = ReferringSplit(name, split, shown, rows, read, info.splits.get(split, ()), notes)

@@ -20,8 +20,7 @@ from transformers_litelvlm.utils.files import read_json
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 # In jxu124/refcoco-benchmark all three sets are splits of one data set.
 BENCHMARK_SPLITS = {"refcoco": "refcoco_unc_{}", "refcoco+": "refcoco_plus_unc_{}", "refcocog": "refcocog_umd_{}"}
-# In jxu124/refcoco and its like, which have no pictures.
-PLAIN_SPLITS = {"val": "validation", "testA": "test"}
+PLAIN_SPLITS = {"val": "validation", "testA": "test"}  # of jxu124/refcoco and its like, which have no pictures
 # LISA and Seg-Zero; GLaMM and LiteLVLM, whose pictures are beside `Refer_Segm`; everybody else.
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",

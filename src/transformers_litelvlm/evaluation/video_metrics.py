@@ -108,14 +108,10 @@ def score_frames(
     """
     region: list[float] = []
     boundary: list[float] = []
-    sequences = (predictions, targets) if voids is None else (predictions, targets, voids)
-    for frame in zip_longest(*sequences):
+    for frame in zip_longest(predictions, targets, *([] if voids is None else [voids])):
         if any(mask is None or mask.dtype != bool or mask.shape != frame[0].shape for mask in frame):
             found = ", ".join("nothing" if mask is None else f"{mask.dtype} {mask.shape}" for mask in frame)
-            raise ValueError(
-                f"Frame {len(region)} must have boolean masks of one shape as `predictions`, `targets` and `voids`,"
-                f" got {found}."
-            )
+            raise ValueError(f"Frame {len(region)}: all must have boolean masks of one shape, got {found}.")
         prediction, target, *void = frame
         if void:
             prediction, target = prediction & ~void[0], target & ~void[0]

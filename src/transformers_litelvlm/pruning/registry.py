@@ -89,8 +89,6 @@ def get_pruner(name: str) -> type[Pruner]:
         ValueError: if there is none; the message lists the known names. If it is that of an installed package that
             does not load, the cause is attached.
     """
-    if not isinstance(name, str):
-        raise ValueError(f"The pruning `method` must be a name, one of `list_pruners()`, got {name!r:.80}.")
     if name not in _REGISTRY:
         _load_entry_points(name)
         if name not in _REGISTRY:
@@ -235,7 +233,8 @@ def _unknown(name: str) -> ValueError:
     also = "".join(
         f" Not loaded: entry point {entry.name!r:.80} of {entry.distribution}: {entry.reason}" for entry in broken
     )
-    near = "".join(f" Did you mean {match!r}?" for match in difflib.get_close_matches(name, _REGISTRY, 1, cutoff=0.8))
+    close = difflib.get_close_matches(str(name), _REGISTRY, 1, cutoff=0.8)
+    near = "".join(f" Did you mean {match!r}?" for match in close)
     return ValueError(
         f"Unknown pruning `method` {name!r:.80}.{near} Known methods: {', '.join(sorted(_REGISTRY))}; `litelvlm "
         f"methods` describes them. It is not bundled: "
