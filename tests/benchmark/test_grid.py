@@ -288,7 +288,7 @@ def test_our_own_fault_is_no_point_that_is_impossible(monkeypatch):
 
 def test_what_was_kept_is_said_where_the_picture_decides(tmp_path):
     effort = Effort(runs=1, warmup=0, parts=())
-    methods = ["trim:adaptive=true", "litelvlm", "sparsevlm"]
+    methods = ["trim:adaptive=true", "litelvlm", "fastv"]
     result = run_benchmark("tiny", Grid(methods=methods, budgets=[16]), effort=effort)
     adaptive, fixed, inside = result["points"]
     assert fixed["num_kept_mean"] == inside["num_kept_mean"] == 16 != adaptive["num_kept_mean"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -173,12 +173,12 @@ class _Measuring:
         # A roofline counts the bytes of weights, which are not known of quantized ones.
         card = self.card if quantization == "none" else None
         for batch_size, sentences, side_by_side in self._workloads(staged, dtype, card):
-            with _impossible():
+            with _impossible([]):
                 self._expect(side_by_side, batch_size, build_seconds)
             for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
-                with _impossible(lambda reason, point=point: self.skipped.append({**point, "reason": reason})):
+                with _impossible(self.skipped, **point):
                     self.points.append({**point, **weights, **side_by_side.measure(pruning, describe(point))})
                     self.progress.measured(self.points[-1])
                 self.runs_done += self.effort.runs_of_model(sentences, number == 0)
@@ -203,7 +203,7 @@ class _Measuring:
         """Seconds of an unpruned run and one of the first setting, and of the new tokens of one."""
         pruning = self.settings[0][1]
         took = [side_by_side.seconds_of_run(None)]
-        with _impossible():
+        with _impossible([]):
             return [*took, side_by_side.seconds_of_run(pruning)], side_by_side.seconds_of_decoding(pruning)
         return took, side_by_side.seconds_of_decoding(None)
 
@@ -212,7 +212,7 @@ class _Measuring:
         for *_, side_by_side in self._workloads(staged, dtype):
             side_by_side.progress = Progress()  # these runs are not among those that are expected
             for pruning in (None, *(setting for _, setting in self.settings)):
-                with _impossible():
+                with _impossible([]):
                     side_by_side.count(pruning)
 
     def _workloads(
@@ -231,14 +231,14 @@ class _Measuring:
 
 
 @contextmanager
-def _impossible(say: Callable[[str], Any] = lambda reason: None) -> Iterator[None]:
-    """Go on after what a method, the device, or code that is not bundled cannot do. It is said when it is measured."""
+def _impossible(skipped: list[dict[str, Any]], **point: Any) -> Iterator[None]:
+    """Go on after what a method, the device, or code that is not bundled cannot do; said when a point is measured."""
     try:
         yield
     except Exception as error:
         if not isinstance(error, CANNOT) and provider_at_fault(error) is None:
             raise
-        say(explain(error))
+        skipped.append({**point, "reason": explain(error)})
 
 
 def kept(point: dict[str, Any]) -> str:
