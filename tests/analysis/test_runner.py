@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.tiny_llava import save_tiny_checkpoint
+from transformers_litelvlm.analysis import figures
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.analysis.figures import FIGURE_NAMES
 from transformers_litelvlm.analysis.runner import analyze
@@ -207,3 +208,22 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
     assert main(["analyze", "--output-dir", str(tmp_path / "out"), "--coverage", "2"]) == 2
     assert "litelvlm: error: `coverage` must be above 0 and at most 1, got 2.0." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_sentences_may_have_dollars_and_every_line_is_explained(tmp_path):
+    """Two dollars were read as a formula, of which the figure could not be drawn after all was measured."""
+    where = [{"score": "dot", "control": "own", "auroc": {"value": 0.5, "low": 0.4, "high": 0.6}}]
+    found = {"value": 0.5, "low": 0.4, "high": 0.6}
+    ablation = [
+        {"selection": name, "budget": None if name == "unpruned" else "6", "giou": found}
+        for name in ("unpruned", "random")
+    ]
+    results = {"where": where, "agreement": [], "ablation": ablation, "settings": {"coverage": 0.3}}
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 2:5] = True
+    example = {"image": Image.new("RGB", (8, 8)), "sentence": r"the $\frac$ sign", "mask": mask, "grid": [2, 2]}
+    example |= {"region": [0, 0, 8, 8], "maps": {"dot": [0.0, 1.0, 2.0, 3.0]}, "kept": [1]}
+    figures.draw_figures(results, [example], {None: "16", "6": "6"}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(FIGURE_NAMES)
+    [axes] = figures._selections(ablation, {"6": "6"}).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["unpruned"]

@@ -9,12 +9,13 @@ import torch
 from tests.support.matrix import matrix
 from tests.support.tiny_presets import TINY
 from transformers_litelvlm.benchmark import side_by_side, timing
-from transformers_litelvlm.benchmark.grid import Grid, default_budgets, run_benchmark
-from transformers_litelvlm.benchmark.plot import plot
+from transformers_litelvlm.benchmark.grid import Grid, default_budgets, describe, run_benchmark
+from transformers_litelvlm.benchmark.plot import figure_of, plot
 from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.report import number, render, table, write_benchmark
 from transformers_litelvlm.benchmark.side_by_side import Effort
 from transformers_litelvlm.benchmark.subjects import Preset
+from transformers_litelvlm.pruning import UniformPruner, register_pruner, registry
 
 
 QUICK = Effort(runs=2, warmup=0, new_tokens=2)
@@ -262,6 +263,40 @@ def test_what_a_method_cannot_do_is_said():
         result["points"] == [] and "`budget` 1 of 64 visual tokens is not reachable" in result["skipped"][0]["reason"]
     )
     assert "## Not possible" in render(result) and "not reachable" in render(result)
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such thing"), ValueError(), KeyError("x")])
+def test_a_fault_of_somebodys_method_costs_its_points_only(monkeypatch, error):
+    class Faulty(UniformPruner):
+        def select(self, evidence, budget):
+            raise error
+
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    register_pruner("faulty")(Faulty)
+    effort = Effort(runs=1, warmup=0, parts=())
+    result = run_benchmark("tiny", Grid(methods=["faulty", "uniform"], budgets=[16]), effort=effort)
+    assert [point["method"] for point in result["points"]] == ["uniform"] and result["is_complete"]
+    assert [point["reason"] for point in result["skipped"]] == [registry.explain(error)]
+    assert registry.explain(error) in render(result)
+
+
+def test_our_own_fault_is_no_point_that_is_impossible(monkeypatch):
+    monkeypatch.setattr(UniformPruner, "select", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_benchmark("tiny", Grid(methods=["uniform"], budgets=[16]), effort=Effort(runs=1, warmup=0, parts=()))
+
+
+def test_what_was_kept_is_said_where_the_picture_decides(tmp_path):
+    effort = Effort(runs=1, warmup=0, parts=())
+    methods = ["trim:adaptive=true", "litelvlm", "fastv"]
+    result = run_benchmark("tiny", Grid(methods=methods, budgets=[16]), effort=effort)
+    adaptive, fixed, inside = result["points"]
+    assert fixed["num_kept_mean"] == inside["num_kept_mean"] == 16 != adaptive["num_kept_mean"]
+    lines = render(result).splitlines()
+    assert sum(f"16 of 64, kept {adaptive['num_kept_mean']:.4g}" in line for line in lines) == 1
+    assert f", kept {adaptive['num_kept_mean']:.4g}, batch 1" in describe(adaptive) and "kept" not in describe(fixed)
+    lines = figure_of(result).axes[0].get_lines()
+    assert {round(x) for line in lines for x in line.get_xdata() if x > 1} >= {16, round(adaptive["num_kept_mean"])}
 
 
 @pytest.mark.parametrize("kind", ["glamm", "llava"])

@@ -32,6 +32,20 @@ def drawn():
     return figure
 
 
+def test_legends_are_inside_the_picture_and_an_unpruned_model_keeps_all():
+    pytest.importorskip("matplotlib")
+    result = result_of(["float32"], [192])
+    result["points"][0]["num_kept_mean"] = 180.5
+    figure = figure_of(result)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for axes in figure.axes:
+        box = axes.get_legend().get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height
+    unpruned, pruned = (label.get_text() for label in figure.axes[1].get_yticklabels())
+    assert "unpruned, 576 of 576 tokens, batch" in unpruned and "192 of 576 tokens, kept 180.5, batch" in pruned
+
+
 def test_one_unpruned_bar_for_each_number_format(drawn):
     labels = [label.get_text() for label in drawn.axes[1].get_yticklabels()]
     assert [label.split(",")[0] for label in labels] == (["unpruned"] + ["litelvlm"] * 3) * 2

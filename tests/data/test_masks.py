@@ -139,6 +139,7 @@ def test_run_lengths_that_are_none(encoded, message):
         ([[0, 0, 9, 0, 5, "x"]], "must be numbers"),
         ([[0, 0, 9, 0, 5, None]], "must be numbers|outside"),
         ([[0.1, 0.1, 0.9, 0.1, 0.5, 0.8]], "must be in pixels, got fractions"),  # as YOLO writes them
+        ([[0, 0, 1, 1, 0, 0]] * 4, "got fractions of the image, or the rows of a mask of another size"),
         ([[0, 0, 9, 0, 5, 5, 7]], "must be numbers"),
         ([[[0, 0], [9, 0]] * 3], "must be numbers"),
         (7, "A segmentation must be a list, got 7"),

@@ -71,3 +71,9 @@ def test_a_name_of_a_file_that_is_too_long():
 def test_expressions_about_videos_are_texts():
     with pytest.raises(ValueError, match=r"a sentence must be a text, got \['a'\]"):
         VideoExpression("0", ["a"])
+
+
+@pytest.mark.parametrize(("name", "split"), [("refshapes", "test"), ("rows", "x"), ("mevis", "valid_u")])
+def test_options_that_a_reader_does_not_have(name, split):
+    with pytest.raises(ValueError, match=f"`options` of {name}: got an unexpected keyword argument 'nonsense'"):
+        load_split(name, split, None if name == "refshapes" else [], nonsense=1)

@@ -90,6 +90,20 @@ def test_a_folder_laid_out_like_a_hub_repository(tmp_path):
         load_split("refcoco", "testB", tmp_path)
 
 
+def test_a_repository_of_one_set_without_pictures(tmp_path):
+    """It was asked for splits by the names that the benchmark of three sets has."""
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation", "test", "testB"):
+        shutil.copy(HUB / "jxu124_refcoco_schema.parquet", tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    pictures = {"image_root": DATA / "res" / "images"}
+    same_masks(
+        by_sentence(load_split("refcoco", "val", tmp_path, **pictures)),
+        by_sentence(load_split("refcoco", "val", HUB / "jxu124_refcoco_schema.parquet", **pictures)),
+    )
+    with pytest.raises(ValueError, match="no reference of split 'testA'. It has: val"):
+        load_split("refcoco", "testA", tmp_path, **pictures)
+
+
 def test_reason_seg_keeps_ignore_regions_and_the_hub_copy_says_it_lost_them(caplog):
     original = load_split("reasonseg", "val", DATA / "reason_seg")
     copied = load_split("reasonseg", "val", HUB / "reasonseg_schema.parquet")

@@ -14,6 +14,7 @@ from transformers_litelvlm.data.loading import load_split
 from transformers_litelvlm.data.masks import encode_mask
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import score_masks
+from transformers_litelvlm.evaluation.report import _tokens
 from transformers_litelvlm.evaluation.runner import evaluate
 from transformers_litelvlm.evaluation.runs import plan_runs
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
@@ -127,3 +128,11 @@ def test_whole_sentences_have_their_own_question_and_keep_their_words(unipixel, 
     assert question() == "Please segment the Mug in this image."
     assert question(is_sentence=False) == "Please segment the The Mug. in this image."
     assert question(is_sentence=True) == "The Mug. Please provide the segmentation mask."
+
+
+def test_the_table_says_what_was_kept_where_pictures_have_many_sizes():
+    entry = {"budget": 20, "retention_ratio": None, "num_kept_mean": 31.5}
+    assert _tokens(entry, None) == "20, kept 31.5"
+    assert _tokens({**entry, "num_kept_mean": 20.0}, None) == "20"
+    assert _tokens({**entry, "budget": None, "retention_ratio": 0.25}, None) == "1/4"
+    assert _tokens({**entry, "budget": None}, None) == "all"

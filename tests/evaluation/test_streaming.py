@@ -162,3 +162,9 @@ def test_public_schemas_are_the_same_as_streams(name, split, file):
         for first, second in zip(one.sentences, other.sentences, strict=True):
             assert first.sentence_id == second.sentence_id and first.sentence == second.sentence
             assert (first.mask == second.mask).all()
+
+
+def test_more_images_than_a_split_has_are_the_split(tmp_path):
+    """RefShapes made as many scenes as were asked for."""
+    assert len(open_split(options(tmp_path, max_images=2000))) == 1000
+    assert len(open_split(options(tmp_path, max_images=2))) == 2

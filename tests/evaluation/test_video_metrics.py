@@ -213,10 +213,15 @@ def test_expressions_that_are_not_four_per_object():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"Frame 0: prediction \(60, 80\), target \(8, 9\)"):
-        score_frames([box(0, 0, 1, 1)], [box(0, 0, 1, 1, (8, 9))])
-    with pytest.raises(ValueError, match="zip"):
-        score_frames([box(0, 0, 1, 1)], [box(0, 0, 1, 1)] * 2)
+    one = box(0, 0, 1, 1)
+    with pytest.raises(ValueError, match=r"Frame 0: .* got bool \(60, 80\), bool \(8, 9\)"):
+        score_frames([one], [box(0, 0, 1, 1, (8, 9))])
+    with pytest.raises(ValueError, match=r"bool \(60, 80\), bool \(8, 9\)\."):
+        score_frames([one], [one], [box(0, 0, 1, 1, (8, 9))])
+    for place, frames in enumerate([(1, 2, 2), (2, 1, 2), (2, 2, 1)]):
+        found = ["nothing" if number == place else r"bool \(60, 80\)" for number in range(3)]
+        with pytest.raises(ValueError, match=f"Frame 1: .* got {', '.join(found)}"):
+            score_frames(*([one] * count for count in frames))
     with pytest.raises(ValueError, match="no frame"):
         score_frames([], [])
     with pytest.raises(ValueError, match="no object"):
@@ -229,3 +234,13 @@ def test_the_module_of_evaluate():
     masks = [encode_mask(box(5, 5, 25, 25)), encode_mask(box(0, 0, 0, 0))]
     result = load_module("j_and_f").compute(predictions=[masks, masks[1:]], references=[masks[:1] * 2, masks[1:]])
     assert result == {"j": 0.75, "f": 0.75, "j_and_f": 0.75}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.int64])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_masks_of_numbers_are_no_masks(kind, place):
+    """2 and 1 had nothing in common bit by bit, and voids of 0 and 1 removed nothing of a mask of 255."""
+    masks = [box(0, 0, 9, 9)] * 3
+    masks[place] = masks[place].astype(kind)
+    with pytest.raises(ValueError, match=f"must have boolean masks .*{kind.__name__}"):
+        score_frames(*([mask] for mask in masks))

@@ -158,6 +158,14 @@ def test_several_data_sets(checkpoint, tmp_path):
     assert [dataset["type"] for dataset in datasets] == ["RefShapes", "somebody/other"]
 
 
+def test_a_file_that_is_given_twice_counts_once(checkpoint, tmp_path):
+    file = write_results(tmp_path)
+    assert main(["card", str(checkpoint), "--results", file]) == 0
+    once = card_of(checkpoint)
+    assert main(["card", str(checkpoint), "--results", file, str(Path(file).parent / "." / Path(file).name)]) == 0
+    assert card_of(checkpoint) == once
+
+
 def test_a_public_card_has_no_folders_of_this_machine(checkpoint, tmp_path):
     results = sample_results()
     results["settings"] = {"model": "/home/ann/work/finetuned/merged/", "output_dir": "/home/ann/out", "budgets": [4]}

@@ -177,3 +177,9 @@ def test_a_third_party_can_register_and_a_taken_name_is_refused():
         _REGISTRY.pop("first_tokens", None)
     with pytest.raises(ValueError, match="lower-case identifier, got 'Not A Name'"):
         register_pruner("Not A Name")
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_method_is_named_by_a_text(name):
+    with pytest.raises(ValueError, match=f"Unknown pruning `method` {name}. Known methods: anchorprune"):
+        get_pruner(name)

@@ -83,6 +83,17 @@ def test_a_point_is_at_what_was_kept_where_the_image_decides_that(tmp_path):
     assert [line.points[0][0] for line in panel.lines] == [31.5, inside["budget"]]
 
 
+def test_seeds_that_were_chosen_are_lines_of_their_own(tmp_path):
+    """Both were `random`, and their scores contradicted each other."""
+    content = sample_results()
+    groups = [group for group in content["groups"] if group["method"] == "random"][:1]
+    score = {"metrics": {"giou": 0.1, "ciou": 0.1}, "intervals": {"giou": [0.0, 0.2], "ciou": [0.0, 0.2]}}
+    groups.append({**groups[0], **score, "method_options": {"seed": 5}})
+    content["groups"] = groups
+    [panel] = panels(tmp_path, content)
+    assert [line.name for line in panel.lines] == ["random", "random:seed=5"]
+
+
 def test_files_without_what_is_asked(tmp_path):
     content = sample_results()
     content["groups"] = content["groups"][:1]

@@ -94,6 +94,7 @@ def _selections(rows: list[dict[str, Any]], tokens: dict[str | None, str]) -> Fi
         axes.set_yticks(range(len(of_size)), [row["selection"] for row in of_size])
         axes.set_title(f"{tokens[size]} tokens")
         axes.set_xlabel("gIoU")
+        axes.legend(fontsize=8, loc="lower right")
     return figure
 
 
@@ -108,7 +109,7 @@ def _examples(examples: list[dict[str, Any]]) -> Figure:
         left, top, right, bottom = example["region"]
         of_example[0].imshow(image)
         of_example[0].contour(example["mask"], levels=[0.5], colors="red")
-        of_example[0].set_title(f"{example['sentence']:.40}", fontsize=8)
+        of_example[0].set_title(f"{example['sentence']:.40}", fontsize=8, parse_math=False)  # it may have dollars
         for axes, name in zip(of_example[1:], names):
             if name not in example["maps"]:
                 continue

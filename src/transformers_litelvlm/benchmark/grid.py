@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.evaluation.provenance import third_party_methods
 from transformers_litelvlm.evaluation.runs import parse_method
 from transformers_litelvlm.models.quantization import quantization_config, quantize, weight_bytes
+from transformers_litelvlm.pruning.registry import explain, provider_at_fault
 
 
 FORMAT = 1
@@ -172,16 +173,14 @@ class _Measuring:
         # A roofline counts the bytes of weights, which are not known of quantized ones.
         card = self.card if quantization == "none" else None
         for batch_size, sentences, side_by_side in self._workloads(staged, dtype, card):
-            with suppress(*CANNOT):  # said when it is measured
+            with _impossible([]):
                 self._expect(side_by_side, batch_size, build_seconds)
             for number, (method, pruning) in enumerate(self.settings):
                 point = {"method": method, "budget": pruning.budget, "num_visual_tokens": self.num_tokens}
                 point |= {"batch_size": batch_size, "sentences": sentences, "dtype": dtype, **more}
-                try:
+                with _impossible(self.skipped, **point):
                     self.points.append({**point, **weights, **side_by_side.measure(pruning, describe(point))})
                     self.progress.measured(self.points[-1])
-                except CANNOT as error:
-                    self.skipped.append({**point, "reason": str(error)})
                 self.runs_done += self.effort.runs_of_model(sentences, number == 0)
                 self.progress.reached(self.runs_done)
 
@@ -204,17 +203,16 @@ class _Measuring:
         """Seconds of an unpruned run and one of the first setting, and of the new tokens of one."""
         pruning = self.settings[0][1]
         took = [side_by_side.seconds_of_run(None)]
-        try:
+        with _impossible([]):
             return [*took, side_by_side.seconds_of_run(pruning)], side_by_side.seconds_of_decoding(pruning)
-        except CANNOT:  # said when it is measured
-            return took, side_by_side.seconds_of_decoding(None)
+        return took, side_by_side.seconds_of_decoding(None)
 
     def _count(self, staged: StagedModel, dtype: str) -> None:
         """Operations of the model that is about to be quantized."""
         for *_, side_by_side in self._workloads(staged, dtype):
             side_by_side.progress = Progress()  # these runs are not among those that are expected
             for pruning in (None, *(setting for _, setting in self.settings)):
-                with suppress(*CANNOT):  # said when it is measured
+                with _impossible([]):
                     side_by_side.count(pruning)
 
     def _workloads(
@@ -232,11 +230,29 @@ class _Measuring:
             )
 
 
+@contextmanager
+def _impossible(skipped: list[dict[str, Any]], **point: Any) -> Iterator[None]:
+    """Go on after what a method, the device, or code that is not bundled cannot do; said when a point is measured."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, CANNOT) and provider_at_fault(error) is None:
+            raise
+        skipped.append({**point, "reason": explain(error)})
+
+
+def kept(point: dict[str, Any]) -> str:
+    """What a point kept, where that is not its budget: the picture may decide it."""
+    mean = point.get("num_kept_mean", point["budget"])
+    return "" if mean == point["budget"] else f", kept {mean:.4g}"
+
+
 def describe(point: dict[str, Any]) -> str:
     """A point in words."""
     quantization = point.get("quantization", "none")
     return (
-        f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens, batch {point['batch_size']},"
+        f"{point['method']}, {point['budget']} of {point['num_visual_tokens']} tokens{kept(point)},"
+        f" batch {point['batch_size']},"
         f" {point['sentences']} sentence{'s' * (point['sentences'] > 1)}, {point['dtype']}"
         + ("" if quantization == "none" else f", {quantization}")
     )

@@ -77,7 +77,7 @@ def _draw(figure: Any, result: dict[str, Any]) -> None:
     panels, _ = _panels(result)
     for axes, (draw, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw(axes, points)
-    figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads")
+    figure.suptitle(f"{result['model']} on {result['device']}, {result['threads']} threads", parse_math=False)
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
@@ -86,6 +86,7 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 
 def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
     """A line of measured speed-ups with intervals, and one of bounds, for everything but the budget."""
+    points = [{**point, "budget": point.get("num_kept_mean", point["budget"])} for point in points]
     series: dict[tuple, list[dict[str, Any]]] = {}
     for point in sorted(points, key=lambda point: point["budget"]):
         names = ("method", "batch_size", "sentences", "dtype")
@@ -142,11 +143,12 @@ def _stages(axes: Any, points: list[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds (medians)", title="stages")
-    axes.legend(**LEGEND, ncols=3)
+    axes.legend(**LEGEND, ncols=2)
 
 
 def _unpruned(point: dict[str, Any]) -> str:
-    return describe({**point, "method": "unpruned", "budget": point["num_visual_tokens"]})
+    every = dict.fromkeys(("budget", "num_kept_mean"), point["num_visual_tokens"])
+    return describe({**point, **every, "method": "unpruned"})
 
 
 def _memory(axes: Any, points: list[dict[str, Any]]) -> None:

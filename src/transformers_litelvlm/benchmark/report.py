@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from transformers_litelvlm.benchmark.grid import apart, describe, sides
+from transformers_litelvlm.benchmark.grid import apart, describe, kept, sides
 from transformers_litelvlm.benchmark.plot import plot
 from transformers_litelvlm.benchmark.stages import SELECTOR, STAGES
 from transformers_litelvlm.benchmark.timing import machine_line
@@ -118,7 +118,7 @@ def overview(points: list[dict[str, Any]]) -> str:
         times, flops = point["end_to_end"], point["flops"]
         row = {
             "method": point["method"],
-            "tokens": f"{point['budget']} of {point['num_visual_tokens']}",
+            "tokens": f"{point['budget']} of {point['num_visual_tokens']}{kept(point)}",
             "batch": str(point["batch_size"]),
             "sentences": str(point["sentences"]),
             "dtype": point["dtype"],

@@ -108,6 +108,7 @@ class SideBySide:
         """
         self.progress.says(f"{name}: floating-point operations")
         result: dict[str, Any] = {"flops": self._flops(pruning)}
+        result["num_kept_mean"] = self.operations[_key(pruning)].get("num_kept_mean", pruning.budget)
         self.progress.says(f"{name}: end to end")
         sides = partial(self._end_to_end, None), partial(self._end_to_end, pruning)
         times = self._time(*sides, warmup=self.effort.more_warmup)
@@ -196,6 +197,9 @@ class SideBySide:
         self.staged.check_finite(outputs[0])
         self.progress.ran()
         known = self.operations.setdefault(_key(pruning), {})
+        indices = getattr(outputs[0], "retained_indices", None)
+        if indices is not None and self.staged.settings.before_language_model is not None:
+            known["num_kept_mean"] = float(np.mean([len(row) for row in indices]))
         if meter is not None:
             known.setdefault("least_seconds", meter.seconds)
         return known.setdefault("end_to_end", flops)

@@ -150,7 +150,12 @@ def load_split(
     source = info.source if source is None else source
     if source is None and info.source_needed:
         raise ValueError(f"{name} is not read from the Hub. Give `source`, the folder or file that holds it.")
-    rows, read, notes = info.open(name, source, split, **options)
+    try:
+        rows, read, notes = info.open(name, source, split, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(f"`options` of {name}: {str(error).rpartition('() ')[2]}.") from error
     shown = os.fspath(source) if isinstance(source, str | os.PathLike) else name
     opened = ReferringSplit(name, split, shown, rows, read, info.splits.get(split, ()), notes)
     if require_official_counts:

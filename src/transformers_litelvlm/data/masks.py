@@ -118,8 +118,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         numbers = np.concatenate(polygons)
-        if (numbers % 1).any() and numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
-            raise ValueError(f"A polygon must be in pixels, got fractions of the image: {quoted(segmentation)}.")
+        if numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
+            wrong = "fractions of the image, or the rows of a mask of another size"
+            raise ValueError(f"A polygon must be in pixels, got {wrong}: {quoted(segmentation)}.")
         encoded = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width)
         mask = coco_mask.decode(coco_mask.merge(encoded)).astype(bool)
     if mask.shape != (height, width):

@@ -20,6 +20,7 @@ from transformers_litelvlm.utils.files import read_json
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 # In jxu124/refcoco-benchmark all three sets are splits of one data set.
 BENCHMARK_SPLITS = {"refcoco": "refcoco_unc_{}", "refcoco+": "refcoco_plus_unc_{}", "refcocog": "refcocog_umd_{}"}
+PLAIN_SPLITS = {"val": "validation", "testA": "test"}  # of jxu124/refcoco and its like, which have no pictures
 # LISA and Seg-Zero; GLaMM and LiteLVLM, whose pictures are beside `Refer_Segm`; everybody else.
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",
@@ -63,7 +64,8 @@ def open_refcoco(
         return _open_refer(name, Path(source), split, image_root, split_by or SPLIT_BY[name])
     if split_by is not None:
         raise ValueError(f"`split_by` is for the original `refer` layout, which {source} does not have.")
-    rows = open_rows(source, BENCHMARK_SPLITS[name].format(split), streaming, revision)
+    named = BENCHMARK_SPLITS[name].format(split) if image_root is None else PLAIN_SPLITS.get(split, split)
+    rows = open_rows(source, named, streaming, revision)
     columns = set(getattr(rows, "column_names", None) or ())
     if "raw_anns" in columns:
         if image_root is None:

@@ -238,7 +238,8 @@ def _tokens(entry: dict[str, Any], num_tokens: int | None) -> str:
     """Visual tokens that a group or comparison keeps; of a group also the mean, where it is not what was asked for."""
     budget, ratio, kept = entry["budget"], entry["retention_ratio"], entry.get("num_kept_mean")
     text = describe_size(budget or ratio, num_tokens)
-    if not kept or not num_tokens or kept == resolve_budget(num_tokens, budget, ratio):
+    asked = resolve_budget(num_tokens, budget, ratio) if num_tokens else budget
+    if not kept or asked in (None, kept):
         return text
     return f"{text}, kept {kept:.4g}"
 

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT
 from transformers_litelvlm.data.loading import DATASETS, load_split
+from transformers_litelvlm.data.refshapes import DEFAULT_NUM_SCENES
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import DataArguments, EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
@@ -119,8 +120,8 @@ def open_split(args: DataArguments, by_number: bool = False) -> ReferringSplit:
     options: dict[str, Any] = {}
     if by_number:
         return load_split(args.dataset, args.split, args.source)
-    if args.dataset == "refshapes" and args.max_images:
-        options["num_scenes"] = args.max_images  # scenes do not depend on how many there are
+    if args.dataset == "refshapes" and args.max_images:  # scenes do not depend on how many there are
+        options["num_scenes"] = min(args.max_images, DEFAULT_NUM_SCENES.get(args.split, args.max_images))
     info = DATASETS.get(args.dataset)
     if info is not None and "streaming" in inspect.signature(info.open).parameters:
         source = Path(args.source or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -103,14 +104,15 @@ def score_frames(
         J and F of every frame.
 
     Raises:
-        ValueError: no frame, another number of frames, or of another shape.
+        ValueError: no frame, another number of frames, or of another shape, or masks that are not boolean.
     """
     region: list[float] = []
     boundary: list[float] = []
-    frames = zip(predictions, targets, strict=True) if voids is None else zip(predictions, targets, voids, strict=True)
-    for prediction, target, *void in frames:
-        if prediction.shape != target.shape:
-            raise ValueError(f"Frame {len(region)}: prediction {prediction.shape}, target {target.shape}.")
+    for frame in zip_longest(predictions, targets, *([] if voids is None else [voids])):
+        if any(mask is None or mask.dtype != bool or mask.shape != frame[0].shape for mask in frame):
+            found = ", ".join("nothing" if mask is None else f"{mask.dtype} {mask.shape}" for mask in frame)
+            raise ValueError(f"Frame {len(region)}: all must have boolean masks of one shape, got {found}.")
+        prediction, target, *void = frame
         if void:
             prediction, target = prediction & ~void[0], target & ~void[0]
         region.append(region_similarity(prediction, target))

@@ -66,7 +66,7 @@ def update_card(
         raise CardError("`results` has a file twice, and so would the card")
     config = read_config(folder)
     num_tokens = config.num_visual_tokens
-    measured = [read_results(path) for path in results]
+    measured = [read_results(path) for path in {Path(path).resolve(): path for path in results}.values()]
     for one in measured:
         check_model(one, folder, config, num_tokens, any_name)
     text, done = existing_card(folder, output, config)

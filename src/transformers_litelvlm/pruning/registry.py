@@ -233,7 +233,8 @@ def _unknown(name: str) -> ValueError:
     also = "".join(
         f" Not loaded: entry point {entry.name!r:.80} of {entry.distribution}: {entry.reason}" for entry in broken
     )
-    near = "".join(f" Did you mean {match!r}?" for match in difflib.get_close_matches(name, _REGISTRY, 1, cutoff=0.8))
+    close = difflib.get_close_matches(str(name), _REGISTRY, 1, cutoff=0.8)
+    near = "".join(f" Did you mean {match!r}?" for match in close)
     return ValueError(
         f"Unknown pruning `method` {name!r:.80}.{near} Known methods: {', '.join(sorted(_REGISTRY))}; `litelvlm "
         f"methods` describes them. It is not bundled: "

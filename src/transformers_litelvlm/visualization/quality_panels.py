@@ -111,7 +111,7 @@ def _size(group: MeasuredGroup, num_tokens: int | None) -> float | None:
 
 def _name(group: MeasuredGroup, measured: Sequence[MeasuredResults]) -> str:
     """Method and options as they are written on the command line; the layout where it tells lines apart."""
-    options = {name: value for name, value in group.method_options.items() if value is not None and name != "seed"}
+    options = {name: value for name, value in group.method_options.items() if value is not None}
     layouts = {
         (other.token_order, other.position_ids)
         for _, other in _groups(measured)
