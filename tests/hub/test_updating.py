@@ -1,7 +1,6 @@
 """`litelvlm card`: measured results into cards, for people and for machines, and what is refused."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -203,13 +202,6 @@ def test_output_and_template(checkpoint, tmp_path, capsys):
     text = target.read_text()
     assert text.count(BEGIN) == 1 and "Nothing was measured" not in text and "| `accurate` | 48 of 144 | 0.148" in text
     assert not (checkpoint / "README.md").exists() and len(ModelCard.load(target).data.eval_results) == 12
-
-
-def test_a_file_that_is_given_twice(checkpoint, tmp_path, capsys):
-    before, results = card_of(checkpoint), write_results(tmp_path)
-    same = os.path.join(tmp_path, "refshapes_tiny", "..", "results.json")
-    assert main(["card", str(checkpoint), "--results", results, same]) == 2
-    assert "has a file twice" in capsys.readouterr().err and card_of(checkpoint) == before
 
 
 @pytest.mark.parametrize("name", ["results.json", "refshapes_tiny/config.json"])

@@ -62,8 +62,6 @@ def update_card(
     output = folder / CARD_NAME if output is None else Path(output)
     if output.suffix.lower() != ".md":
         raise CardError(f"`output` {output}: a card is a file that ends with .md, and another would be lost")
-    if len({Path(path).resolve() for path in results}) < len(results):
-        raise CardError("`results` has a file twice, and so would the card")
     config = read_config(folder)
     num_tokens = config.num_visual_tokens
     measured = [read_results(path) for path in {Path(path).resolve(): path for path in results}.values()]
