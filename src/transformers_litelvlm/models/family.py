@@ -182,15 +182,21 @@ class PrunedModelMixin:
         needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
         if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:
             raise ValueError(
-                f"`cache` holds rows that pruning made unequal and padded again, so new tokens need `{missing[0]}`, "
-                f"which covers {'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call "
-                "`generate`, or `forward` for one row at a time."
+                f"`cache` holds a prompt whose padding pruning changed, so new tokens need `{missing[0]}`, which covers "
+                f"{'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call `generate` "
+                "without `cache`, or `forward` for one row at a time."
+            )
+        new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        mask, length = inputs.get("attention_mask"), int(cache.get_seq_length()) + new.shape[1]
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] != length:
+            raise ValueError(
+                f"`cache` holds {length - new.shape[1]} tokens, with a prompt that pruning shortened, and "
+                f"{new.shape[1]} are new: `attention_mask` must have {length} columns, got {mask.shape[1]}."
             )
         count = sum(prompt.left_out for prompt in prompts)
         if count and inputs.get("position_ids") is None:
-            new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
-            places = torch.arange(new.shape[1], device=new.device) + cache.get_seq_length() + count
-            inputs["position_ids"] = places.unsqueeze(0)
+            places = torch.arange(length - new.shape[1], length, device=new.device) + count
+            inputs["position_ids"] = places.expand(len(new), -1)
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         pruning_config, prompt = arguments.pop("pruning_config", None), arguments.pop("pruned", None)
@@ -217,7 +223,8 @@ class PrunedModelMixin:
         if prompt.plan is None:
             return output
         if output.cache is not None:
-            prompt.note_in(output.cache, past, self.counts_positions, prompt.inputs.get("position_ids") is not None)
+            is_numbered = prompt.inputs.get("position_ids") is not None and not prompt.settings.keeps_positions
+            prompt.note_in(output.cache, past, self.counts_positions, is_numbered)
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:

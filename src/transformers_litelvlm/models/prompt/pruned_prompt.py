@@ -56,11 +56,14 @@ class PrunedPrompt:
 
         Args:
             counts_positions: of the base model.
-            is_numbered: whether renumbered positions count the tokens of a row, without its padding.
+            is_numbered: whether positions count the tokens of a row, without its padding.
         """
         keeps, plan = self.settings.keeps_positions, self.plan
         left_out = plan.num_left_out if counts_positions and keeps else 0
-        needs_positions = plan.is_ragged and (not counts_positions or (is_numbered and not keeps))
+        if counts_positions and keeps:  # `left_out` counts padding that is gone, too
+            needs_positions = is_numbered and any(any(counts.masked) for counts in self.counts.values())
+        else:
+            needs_positions = plan.is_ragged and (is_numbered or not counts_positions)
         end = past + plan.index.shape[1]
         note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions, plan.index))
 
