@@ -395,3 +395,20 @@ def test_the_loss_of_ragged_rows_is_that_of_rows_alone(family, positions):
     together = model(**both, labels=labels(both["input_ids"]), num_items_in_batch=count).loss
     alone = [model(**each, labels=labels(each["input_ids"]), num_items_in_batch=count).loss for each in rows]
     torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-4)
+
+
+TWO_MODALITIES = [family for family in MODELS if len(family.modalities) > 1]
+
+
+@pytest.mark.parametrize("masked", ["image", "video"])
+@pytest.mark.parametrize("family", TWO_MODALITIES, ids=lambda each: each.name)
+@torch.no_grad()
+def test_a_masked_medium_at_an_end_of_a_row_is_no_padding(family, masked):
+    """Other rows read their own images, whatever modality is planned first."""
+    model, inputs = pruned(family, "original"), family.unguided_inputs("right")
+    inputs["position_ids"] = family.shape_positions(family.full_positions(family.stock(model), inputs))
+    expected, mask = model(**inputs).logits[1:], inputs["attention_mask"].clone()
+    places = (inputs["input_ids"][0] == getattr(model.config, f"{masked}_token_id")).nonzero()
+    mask[0, slice(int(places.max()) + 1) if masked == "image" else slice(int(places.min()), None)] = 0
+    found = model(**{**inputs, "attention_mask": mask}).logits[1:]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

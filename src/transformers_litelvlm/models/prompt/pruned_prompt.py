@@ -135,7 +135,7 @@ def prune_prompt(
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
     if counts is None:
-        counts = {name: count_prompt(is_placeholder, mask) for name, is_placeholder in masks.items()}
+        counts = {name: count_prompt(each, mask, _any_of(masks)) for name, each in masks.items()}
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
@@ -161,8 +161,12 @@ def plan_of_kept(
     """
     mask = arguments.get("attention_mask")
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
-    counts = {modality: count_prompt(each, mask) for modality, each in masks.items()}
+    counts = {modality: count_prompt(each, mask, _any_of(masks)) for modality, each in masks.items()}
     return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, mask)
+
+
+def _any_of(masks: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(masks.values())).any(dim=0)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -213,6 +217,7 @@ def _plan(
     plan = None
     for modality, mask in masks.items():
         features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
+        is_media = _any_of(masks)
         if features is None:  # nothing of it was cut
             num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
             if sum(counts.placeholders) != num_tokens:
@@ -222,9 +227,11 @@ def _plan(
                 )
             continue
         if plan is not None:
-            mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
+            mask, is_media = plan.apply(mask, False), plan.apply(is_media, False)
+            attended = plan.attention_mask(attention_mask)
             counts = plan.counts(counts)._replace(placeholders=counts.placeholders)
-        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality, counts)
+        sizes = features.num_visual_tokens
+        step = plan_compaction(mask, features.retained_indices, sizes, attended, modality, counts, is_media)
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan
