@@ -263,6 +263,9 @@ def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):
     new = torch.full((len(family.rows), 1), 7)
     with pytest.raises(ValueError, match="a prompt whose padding pruning changed"):
         model(input_ids=new, cache=cache)
+    with pytest.raises(ValueError, match="a prompt whose padding pruning changed"):  # nor by further images
+        rows = {n: v for n, v in family.lite_inputs().items() if n != "attention_mask"}
+        model(**rows, position_ids=torch.arange(rows["input_ids"].shape[1])[None], cache=cache)
     if model.model.counts_positions:  # else upstream's `forward` takes no mask longer than its tokens
         assert model(input_ids=new, cache=cache, attention_mask=new.new_ones(len(new), cache.get_seq_length() + 1))
 
@@ -412,3 +415,18 @@ def test_a_masked_medium_at_an_end_of_a_row_is_no_padding(family, masked):
     mask[0, slice(int(places.max()) + 1) if masked == "image" else slice(int(places.min()), None)] = 0
     found = model(**{**inputs, "attention_mask": mask}).logits[1:]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", TWO_MODALITIES, ids=lambda each: each.name)
+@torch.no_grad()
+def test_positions_of_text_alone_go_on_where_the_whole_prompt_ends(family):
+    """What an earlier prompt left on the model does not matter; four rows are no four axes."""
+    model, row = pruned(family, "original"), family.row(1)
+    row = {name: torch.cat([value] * 4) for name, value in row.items() if name != "attention_mask"}
+    places = torch.arange(row["input_ids"].shape[1]).expand(4, -1)
+    new, after = torch.full((4, 2), 7), (places[:, -1:] + 1 + torch.arange(2)).expand(3, -1, -1)
+    model(**family.lite_inputs())
+    first, second = (model(**row, position_ids=places, use_cache=True).cache for _ in range(2))
+    found = model(input_ids=new, cache=first).logits
+    expected = model(input_ids=new, position_ids=after, cache=second).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,12 @@ from typing import Any, ClassVar
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, holds_pruned_prompt, shortened_prompts
+from transformers_litelvlm.models.decoder.cache import (
+    ShortenedPrompt,
+    check_padding_is_known,
+    holds_pruned_prompt,
+    shortened_prompts,
+)
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
@@ -176,16 +181,9 @@ class PrunedModelMixin:
         """Give new tokens after pruned prompts their positions, which upstream would count by the tokens in `cache`.
 
         Raises:
-            ValueError: if padding that pruning made would be read or counted.
+            ValueError: as [`~decoder.cache.check_padding_is_known`]; for a mask of another length.
         """
-        needed = {"attention_mask": any(prompt.is_padded for prompt in prompts)}
-        needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
-        if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:
-            raise ValueError(
-                f"`cache` holds a prompt whose padding pruning changed, so new tokens need `{missing[0]}`, which covers "
-                f"{'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call `generate` "
-                "without `cache`, or `forward` for one row at a time."
-            )
+        check_padding_is_known(inputs, prompts)
         new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         mask, length = inputs.get("attention_mask"), int(cache.get_seq_length()) + new.shape[1]
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] != length:
