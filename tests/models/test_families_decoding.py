@@ -194,9 +194,9 @@ def test_generate_goes_on_with_new_tokens_alone(family, positions):
     new, cache = first(**row)
     length = cache.get_seq_length() + 3
     for mask in ({}, {"attention_mask": new.new_ones(1, row["input_ids"].shape[1] + 5)}):
-        with pytest.raises(ValueError, match="with a prompt that pruning shortened.*`attention_mask`"):
+        with pytest.raises(ValueError, match="shortened.* `attention_mask`"):
             model.generate(input_ids=new, cache=cache, **mask, max_new_tokens=2)
-    with pytest.raises(ValueError, match="with a prompt that pruning shortened"):
+    with pytest.raises(ValueError, match="a prompt that pruning shortened"):
         whole = model.get_input_embeddings()(torch.cat((row["input_ids"], new), dim=1))
         model.generate(inputs_embeds=whole, cache=cache, max_new_tokens=2)
     output = model.generate(

@@ -17,9 +17,9 @@ import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import (
-    ShortenedPrompt,
-    check_padding_is_known,
+    check_rows,
     holds_pruned_prompt,
+    positions_left_out,
     shortened_prompts,
 )
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
@@ -177,22 +177,20 @@ class PrunedModelMixin:
             return self.features_of_all_tokens(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
-    def _continue_after(self, inputs: dict[str, Any], cache: Any, prompts: list[ShortenedPrompt]) -> None:
+    def _continue_after(self, inputs: dict[str, Any], cache: Any) -> None:
         """Give new tokens after pruned prompts their positions, which upstream would count by the tokens in `cache`.
 
         Raises:
-            ValueError: as [`~decoder.cache.check_padding_is_known`]; for a mask of another length.
+            ValueError: if padding that pruning made would be read or counted, or for a mask of another length.
         """
-        check_padding_is_known(inputs, prompts)
+        check_rows(cache, inputs)
         new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         mask, length = inputs.get("attention_mask"), int(cache.get_seq_length()) + new.shape[1]
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] != length:
             raise ValueError(
-                f"`cache` holds {length - new.shape[1]} tokens, with a prompt that pruning shortened, and "
-                f"{new.shape[1]} are new: `attention_mask` must have {length} columns, got {mask.shape[1]}."
+                f"With the shortened prompt in `cache`, `attention_mask` needs {length} columns, got {mask.shape[1]}."
             )
-        count = sum(prompt.left_out for prompt in prompts)
-        if count and inputs.get("position_ids") is None:
+        if (count := positions_left_out(cache)) and inputs.get("position_ids") is None:
             places = torch.arange(length - new.shape[1], length, device=new.device) + count
             inputs["position_ids"] = places.expand(len(new), -1)
 
@@ -204,14 +202,13 @@ class PrunedModelMixin:
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
-        before = [] if cache is None else shortened_prompts(cache)
         # A number: a static cache counts in a tensor, which grows. That of `generate_batch` cannot say it.
         past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
-            if before:
-                self._continue_after(prompt.inputs, cache, before)
+            if cache is not None and shortened_prompts(cache):
+                self._continue_after(prompt.inputs, cache)
             inputs = prompt.inputs_with_one_tensor() if self.takes_one_tensor else prompt.inputs
             output = upstream(self, **inputs, return_dict=True, **others)
         elif output is None:

@@ -216,9 +216,7 @@ def plan_compaction(
     )
 
 
-def _end_padding(
-    attention_mask: torch.Tensor | None, is_media: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _end_padding(attention_mask: torch.Tensor | None, is_media: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Masked tokens before the first and after the last token of each row that is attended or a placeholder, bool
     (B, L) each: an image may be masked, too."""
     if attention_mask is None:

@@ -78,7 +78,7 @@ class PrunedGenerationMixin:
         Images are encoded and pruned once, and decoding runs on the shortened prompt. The result is that of upstream:
         sequences start with the prompt as it was given, so `out[:, input_ids.shape[1]:]` are the new tokens; logits
         processors, stopping criteria and streamers see that prompt, and `max_length` counts it in full.
-        `hidden_states` and `attentions` of the first step have the columns of the shortened prompt.
+        `hidden_states` and `attentions` of the first step have the columns of what entered the language model.
 
         Args:
             pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
@@ -232,14 +232,13 @@ class PrunedGenerationMixin:
                 "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`) from the "
                 "first turn on."
             )
+        if prompts and (ids is None or arguments.get("attention_mask") is None):
+            raise ValueError(
+                f"`cache` holds {length} tokens of a prompt that pruning shortened. Call `generate` without it, or "
+                "with the `input_ids` of new tokens alone and an `attention_mask` over the tokens in it and these."
+            )
         if prompts:
-            if ids is None or arguments.get("attention_mask") is None:
-                raise ValueError(
-                    f"`cache` holds {length} tokens, with a prompt that pruning shortened. Call `generate` without "
-                    "`cache`, or with the `input_ids` of new tokens alone and an `attention_mask` that covers the "
-                    "tokens in `cache` and these."
-                )
-            self.model._continue_after(arguments, cache, prompts)
+            self.model._continue_after(arguments, cache)
 
     def _refuse_moved_beginning(self, prompt: PrunedPrompt, cache: Any) -> None:
         """Rows that get shorter by different numbers are padded again, and the beginning that `cache` holds moves.

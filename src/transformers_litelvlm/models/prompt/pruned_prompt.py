@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder.cache import (
-    ShortenedPrompt,
-    check_padding_is_known,
-    note_shortened,
-    positions_left_out,
-    shortened_prompts,
-)
+from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, check_rows, note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import (
@@ -134,7 +128,7 @@ def prune_prompt(
     # A method inside the language model refuses a cache with anything in it, later.
     after = None if settings.inside_language_model is not None else after
     past = 0 if after is None else int(after.get_seq_length())
-    check_padding_is_known(inputs, [] if after is None else shortened_prompts(after))
+    check_rows(after, inputs)
     _check_shapes(model, inputs, with_pixels, past)
     mask = inputs.get("attention_mask")
     mask = mask if mask is None else mask[:, past:]
