@@ -66,6 +66,8 @@ def changes(inputs):
 
 def test_tensors_that_do_not_fit(family, model):
     inputs = family.lite_inputs()
+    with pytest.raises(RuntimeError, match="Long"):  # torch's own message, of the type
+        model(**{**inputs, "input_ids": inputs["input_ids"].to(torch.uint8)}, pruning_config=PRUNED)
     for change, message in changes(inputs):
         with pytest.raises(ValueError, match=message):
             model(**{**inputs, **change}, pruning_config=PRUNED)

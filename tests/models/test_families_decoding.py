@@ -178,6 +178,46 @@ def test_forward_by_hand_continues_as_generate_does(family, positions):
         torch.testing.assert_close(further, expected, rtol=1e-5, atol=1e-5)
 
 
+@BY_POLICY
+@torch.no_grad()
+def test_generate_goes_on_with_new_tokens_alone(family, positions):
+    """Or says what it needs: a mask over the shortened prompt, not the one that was passed, and no embeddings."""
+    model, row = pruned(family, positions), family.row(1)
+    steps = {"do_sample": False, "eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
+
+    def first(**row):
+        output = model.generate(**row, **steps, max_new_tokens=3)
+        return torch.nn.functional.pad(output.sequences[:, -1:], (0, 2), value=7), output.cache
+
+    new, cache = first(**row)
+    expected = [model(input_ids=new, cache=cache).logits[:, -1]]
+    new, cache = first(**row)
+    length = cache.get_seq_length() + 3
+    for mask in ({}, {"attention_mask": new.new_ones(1, row["input_ids"].shape[1] + 5)}):
+        with pytest.raises(ValueError, match="shortened.* `attention_mask`"):
+            model.generate(input_ids=new, cache=cache, **mask, max_new_tokens=2)
+    with pytest.raises(ValueError, match="a prompt that pruning shortened"):
+        whole = model.get_input_embeddings()(torch.cat((row["input_ids"], new), dim=1))
+        model.generate(inputs_embeds=whole, cache=cache, max_new_tokens=2)
+    output = model.generate(
+        input_ids=new, attention_mask=new.new_ones(1, length), cache=cache, **steps, max_new_tokens=2
+    )
+    second = first(**row)[1]
+    expected.append(model(input_ids=torch.cat((new, output.sequences[:, 3:4]), dim=1), cache=second).logits[:, -1])
+    torch.testing.assert_close(torch.stack(output.logits), torch.stack(expected), rtol=1e-5, atol=1e-5)
+    # The position after padding that is gone is that of the row alone, or it is asked for.
+    if model.model.counts_positions:
+        padded = {n: torch.nn.functional.pad(row[n], (2, 0)) for n in ("input_ids", "attention_mask")}
+        cache = first(**{**row, **padded})[1]
+        if positions == "original":
+            with pytest.raises(ValueError, match="a prompt whose padding pruning changed.* `position_ids`"):
+                model(input_ids=new, cache=cache)
+        else:
+            torch.testing.assert_close(
+                model(input_ids=new, cache=cache).logits[:, -1], expected[0], rtol=1e-5, atol=1e-5
+            )
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "family", [family for family in MODELS if not family.is_recurrent], ids=lambda each: each.name
@@ -221,8 +261,11 @@ def test_rows_that_were_padded_again_are_not_continued_without_a_mask(family):
     model = pruned(family, "original")
     cache = model(**family.lite_inputs(), use_cache=True).cache
     new = torch.full((len(family.rows), 1), 7)
-    with pytest.raises(ValueError, match="rows that pruning made unequal"):
+    with pytest.raises(ValueError, match="a prompt whose padding pruning changed"):
         model(input_ids=new, cache=cache)
+    with pytest.raises(ValueError, match="a prompt whose padding pruning changed"):  # nor by further images
+        rows = {n: v for n, v in family.lite_inputs().items() if n != "attention_mask"}
+        model(**rows, position_ids=torch.arange(rows["input_ids"].shape[1])[None], cache=cache)
     if model.model.counts_positions:  # else upstream's `forward` takes no mask longer than its tokens
         assert model(input_ids=new, cache=cache, attention_mask=new.new_ones(len(new), cache.get_seq_length() + 1))
 
@@ -355,3 +398,35 @@ def test_the_loss_of_ragged_rows_is_that_of_rows_alone(family, positions):
     together = model(**both, labels=labels(both["input_ids"]), num_items_in_batch=count).loss
     alone = [model(**each, labels=labels(each["input_ids"]), num_items_in_batch=count).loss for each in rows]
     torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-4)
+
+
+TWO_MODALITIES = [family for family in MODELS if len(family.modalities) > 1]
+
+
+@pytest.mark.parametrize("masked", ["image", "video"])
+@pytest.mark.parametrize("family", TWO_MODALITIES, ids=lambda each: each.name)
+@torch.no_grad()
+def test_a_masked_medium_at_an_end_of_a_row_is_no_padding(family, masked):
+    """Other rows read their own images, whatever modality is planned first."""
+    model, inputs = pruned(family, "original"), family.unguided_inputs("right")
+    inputs["position_ids"] = family.shape_positions(family.full_positions(family.stock(model), inputs))
+    expected, mask = model(**inputs).logits[1:], inputs["attention_mask"].clone()
+    places = (inputs["input_ids"][0] == getattr(model.config, f"{masked}_token_id")).nonzero()
+    mask[0, slice(int(places.max()) + 1) if masked == "image" else slice(int(places.min()), None)] = 0
+    found = model(**{**inputs, "attention_mask": mask}).logits[1:]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", TWO_MODALITIES, ids=lambda each: each.name)
+@torch.no_grad()
+def test_positions_of_text_alone_go_on_where_the_whole_prompt_ends(family):
+    """What an earlier prompt left on the model does not matter; four rows are no four axes."""
+    model, row = pruned(family, "original"), family.row(1)
+    row = {name: torch.cat([value] * 4) for name, value in row.items() if name != "attention_mask"}
+    places = torch.arange(row["input_ids"].shape[1]).expand(4, -1)
+    new, after = torch.full((4, 2), 7), (places[:, -1:] + 1 + torch.arange(2)).expand(3, -1, -1)
+    model(**family.lite_inputs())
+    first, second = (model(**row, position_ids=places, use_cache=True).cache for _ in range(2))
+    found = model(input_ids=new, cache=first).logits
+    expected = model(input_ids=new, position_ids=after, cache=second).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -47,7 +47,7 @@ def check_ids(name: str, ids: torch.Tensor, size: int, further: Iterable[int | N
     """
     if not ids.is_cpu or torch.compiler.is_compiling():
         return
-    wrong = [id for id in ids[(ids < 0) | (ids >= size)].tolist() if id not in further]
+    wrong = [id for id in ids[(ids < 0) | (ids.long() >= size)].tolist() if id not in further]
     if wrong:
         raise ValueError(f"`{name}` must be from 0 to {size - 1}, got {wrong[0]}: are they of another tokenizer?")
 

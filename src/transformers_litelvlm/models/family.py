@@ -16,7 +16,12 @@ from typing import Any, ClassVar
 import torch
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, holds_pruned_prompt, shortened_prompts
+from transformers_litelvlm.models.decoder.cache import (
+    check_rows,
+    holds_pruned_prompt,
+    positions_left_out,
+    shortened_prompts,
+)
 from transformers_litelvlm.models.decoder.forward import forward_in_decoder
 from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Guidance
 from transformers_litelvlm.models.guidance.selection import select
@@ -172,25 +177,22 @@ class PrunedModelMixin:
             return self.features_of_all_tokens(modality, arguments)
         return self.select(self.encode(modality, arguments | guidance), Guidance.of(guidance), settings)
 
-    def _continue_after(self, inputs: dict[str, Any], cache: Any, prompts: list[ShortenedPrompt]) -> None:
+    def _continue_after(self, inputs: dict[str, Any], cache: Any) -> None:
         """Give new tokens after pruned prompts their positions, which upstream would count by the tokens in `cache`.
 
         Raises:
-            ValueError: if padding that pruning made would be read or counted.
+            ValueError: if padding that pruning made would be read or counted, or for a mask of another length.
         """
-        needed = {"attention_mask": any(prompt.is_padded for prompt in prompts)}
-        needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
-        if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:
+        check_rows(cache, inputs)
+        new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        mask, length = inputs.get("attention_mask"), int(cache.get_seq_length()) + new.shape[1]
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] != length:
             raise ValueError(
-                f"`cache` holds rows that pruning made unequal and padded again, so new tokens need `{missing[0]}`, "
-                f"which covers {'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call "
-                "`generate`, or `forward` for one row at a time."
+                f"With the shortened prompt in `cache`, `attention_mask` needs {length} columns, got {mask.shape[1]}."
             )
-        count = sum(prompt.left_out for prompt in prompts)
-        if count and inputs.get("position_ids") is None:
-            new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
-            places = torch.arange(new.shape[1], device=new.device) + cache.get_seq_length() + count
-            inputs["position_ids"] = places.unsqueeze(0)
+        if (count := positions_left_out(cache)) and inputs.get("position_ids") is None:
+            places = torch.arange(length - new.shape[1], length, device=new.device) + count
+            inputs["position_ids"] = places.expand(len(new), -1)
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         pruning_config, prompt = arguments.pop("pruning_config", None), arguments.pop("pruned", None)
@@ -200,14 +202,13 @@ class PrunedModelMixin:
         ours = {*self.prompt_arguments, *self.guidance_arguments}
         others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
-        before = [] if cache is None else shortened_prompts(cache)
         # A number: a static cache counts in a tensor, which grows. That of `generate_batch` cannot say it.
         past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
         if prompt.settings.inside_language_model is not None or (cache is not None and holds_pruned_prompt(cache)):
             output = forward_in_decoder(self, prompt, **others)
         if output is None and prompt.plan is None:
-            if before:
-                self._continue_after(prompt.inputs, cache, before)
+            if cache is not None and shortened_prompts(cache):
+                self._continue_after(prompt.inputs, cache)
             inputs = prompt.inputs_with_one_tensor() if self.takes_one_tensor else prompt.inputs
             output = upstream(self, **inputs, return_dict=True, **others)
         elif output is None:
@@ -217,7 +218,8 @@ class PrunedModelMixin:
         if prompt.plan is None:
             return output
         if output.cache is not None:
-            prompt.note_in(output.cache, past, self.counts_positions, prompt.inputs.get("position_ids") is not None)
+            is_numbered = prompt.inputs.get("position_ids") is not None and not prompt.settings.keeps_positions
+            prompt.note_in(output.cache, past, self.counts_positions, is_numbered)
         if not is_for_head:
             return _expanded(output, prompt)
         if prompt.wanted is not None:

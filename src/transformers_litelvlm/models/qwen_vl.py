@@ -200,13 +200,12 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
         return self.compute_3d_position_ids(inputs_embeds=embeds, cache=cache, **given)
 
     def continue_after(self, prompt: PrunedPrompt, full_positions: torch.Tensor) -> None:
-        if full_positions.ndim < 3:
-            return
+        places = full_positions[-3:] if full_positions.ndim == 3 else full_positions.unsqueeze(0)
         # New positions are `rope_deltas` plus the number of tokens before, as in upstream's `get_rope_index`; the mask
         # covers those in a cache, too.
         before = prompt.inputs["attention_mask"].long().sum(dim=1)
-        self.rope_deltas = (full_positions[-3:].amax(dim=(0, 2)) + 1 - before).unsqueeze(1)
-        if len(full_positions) == 4:
+        self.rope_deltas = (places.amax(dim=(0, 2)) + 1 - before).unsqueeze(1)
+        if full_positions.ndim == 3 and len(full_positions) == 4:
             # Row 0 numbers the tokens for the attention mask: there, a gap would mean another, packed sequence.
             numbers = (prompt.plan.is_real.long().cumsum(dim=-1) - 1).clamp(min=0)
             positions = prompt.inputs["position_ids"]

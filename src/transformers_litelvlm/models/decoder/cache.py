@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache, DynamicCache
@@ -65,6 +65,19 @@ def shortened_prompts(cache: Cache) -> list[ShortenedPrompt]:
 def positions_left_out(cache: Cache) -> int:
     """How much larger than the number of tokens in a cache the position after them is."""
     return sum(prompt.left_out for prompt in shortened_prompts(cache))
+
+
+def check_rows(cache: Cache | None, inputs: dict[str, Any]) -> None:
+    """Raises ValueError if padding that pruning changed in a cache would be read or counted by what comes after it."""
+    prompts = [] if cache is None else shortened_prompts(cache)
+    needed = {"attention_mask": any(prompt.is_padded for prompt in prompts)}
+    needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
+    if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:
+        raise ValueError(
+            f"`cache` holds a prompt whose padding pruning changed, so new tokens need `{missing[0]}`, which covers "
+            f"{'the tokens in it' if missing[0] == 'attention_mask' else 'each row as it is'}. Call `generate` "
+            "without `cache`, or `forward` for one row at a time."
+        )
 
 
 class PrunedPromptLayer(DynamicLayer):

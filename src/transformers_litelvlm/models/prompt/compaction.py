@@ -125,13 +125,15 @@ def at_columns_of_full(short: torch.Tensor, columns: torch.Tensor, full_length: 
     return full.scatter(1, columns.to(short.device).unsqueeze(-1).expand_as(short), short)[:, :-1]
 
 
-def count_prompt(is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None) -> PromptCounts:
+def count_prompt(
+    is_placeholder: torch.Tensor, attention_mask: torch.Tensor | None = None, is_media: torch.Tensor | None = None
+) -> PromptCounts:
     """What pruning has to know on the host. This asks the device: best before it has much to do.
 
     Args:
-        is_placeholder, attention_mask: see [`plan_compaction`].
+        is_placeholder, attention_mask, is_media: see [`plan_compaction`].
     """
-    left, right = _end_padding(attention_mask, is_placeholder)
+    left, right = _end_padding(attention_mask, is_placeholder if is_media is None else is_media)
     masked = torch.zeros_like(is_placeholder) if attention_mask is None else attention_mask == 0
     text = text_after_images(is_placeholder, attention_mask)
     columns = torch.arange(is_placeholder.shape[1], device=is_placeholder.device)
@@ -153,6 +155,7 @@ def plan_compaction(
     attention_mask: torch.Tensor | None = None,
     modality: str = "image",
     counts: PromptCounts | None = None,
+    is_media: torch.Tensor | None = None,
 ) -> CompactionPlan | None:
     """Plan the removal of the placeholders of pruned visual tokens.
 
@@ -166,6 +169,7 @@ def plan_compaction(
         attention_mask: (B, L), as given with the prompt.
         modality: what the placeholders stand for, `"image"` or `"video"`, for the message of an error.
         counts: of [`count_prompt`], if they are known. Then nothing here asks the device.
+        is_media: (B, L) bool, the placeholders of all modalities, none of which is padding; default: there is one.
 
     Returns:
         The plan, or `None` if the prompt already holds exactly the K_i placeholders of the kept tokens.
@@ -174,8 +178,9 @@ def plan_compaction(
         ValueError: for any other number of placeholders; the message names the numbers.
     """
     length = is_placeholder.shape[1]
-    padding_left, padding_right = _end_padding(attention_mask, is_placeholder)
-    counts = count_prompt(is_placeholder, attention_mask) if counts is None else counts
+    is_media = is_placeholder if is_media is None else is_media
+    padding_left, padding_right = _end_padding(attention_mask, is_media)
+    counts = count_prompt(is_placeholder, attention_mask, is_media) if counts is None else counts
 
     num_kept = [len(indices) for indices in retained_indices]
     images_of_rows = _images_of_rows(counts.placeholders, num_tokens, num_kept, modality)
@@ -211,15 +216,13 @@ def plan_compaction(
     )
 
 
-def _end_padding(
-    attention_mask: torch.Tensor | None, is_placeholder: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _end_padding(attention_mask: torch.Tensor | None, is_media: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Masked tokens before the first and after the last token of each row that is attended or a placeholder, bool
     (B, L) each: an image may be masked, too."""
     if attention_mask is None:
-        nothing = torch.zeros_like(is_placeholder)
+        nothing = torch.zeros_like(is_media)
         return nothing, nothing
-    attended = (attention_mask.bool() | is_placeholder).long()
+    attended = (attention_mask.bool() | is_media).long()
     left = attended.cumsum(1) == 0
     return left, (attended.flip(1).cumsum(1) == 0).flip(1) & ~left
 

@@ -78,7 +78,7 @@ class PrunedGenerationMixin:
         Images are encoded and pruned once, and decoding runs on the shortened prompt. The result is that of upstream:
         sequences start with the prompt as it was given, so `out[:, input_ids.shape[1]:]` are the new tokens; logits
         processors, stopping criteria and streamers see that prompt, and `max_length` counts it in full.
-        `hidden_states` and `attentions` of the first step have the columns of the shortened prompt.
+        `hidden_states` and `attentions` of the first step have the columns of what entered the language model.
 
         Args:
             pruning_config: pruning settings of this call alone; a dict changes the fields that it has.
@@ -102,7 +102,7 @@ class PrunedGenerationMixin:
             arguments["input_ids"] = input_ids
         if kwargs.get("cache") is not None:
             shortened_prompts(kwargs["cache"])  # forgets what was reset, which no step has to find out
-        self._refuse_a_second_turn(arguments, settings, kwargs.get("cache"))
+        self._check_second_turn(arguments, settings, kwargs.get("cache"))
         prompt = prune_prompt(
             base,
             arguments,
@@ -213,14 +213,15 @@ class PrunedGenerationMixin:
         given = {"attention_mask": torch.ones(shape, dtype=torch.long, device=device), **arguments}
         return self._prepare_position_ids_for_generation(given.pop(name), given)
 
-    def _refuse_a_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
-        """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one. Raises
-        ValueError."""
+    def _check_second_turn(self, arguments: dict[str, Any], settings: PruningSettings, cache: Any) -> None:
+        """A cache with visual tokens in it may hold a pruned prompt, which does not fit the full one; new tokens
+        alone get their positions. Raises ValueError."""
         if cache is None or cache.get_seq_length() == 0:
             return
         encoded = (arguments.get("mm_encoder_outputs") or {}).values()
         was_short = any(not isinstance(output, PrunedImageFeatures) for output in encoded)  # as in assisted decoding
-        if not shortened_prompts(cache) and (was_short or not settings.is_on):
+        prompts = shortened_prompts(cache)
+        if not prompts and (was_short or not settings.is_on):
             return
         placeholders = [getattr(self.config, f"{modality}_token_id") for modality in self.model.modalities]
         ids, length = arguments.get("input_ids"), cache.get_seq_length()
@@ -231,6 +232,13 @@ class PrunedGenerationMixin:
                 "`generate` without `cache`, or switch pruning off (`model.config.pruning_budget = None`) from the "
                 "first turn on."
             )
+        if prompts and (ids is None or arguments.get("attention_mask") is None):
+            raise ValueError(
+                f"`cache` holds {length} tokens of a prompt that pruning shortened. Call `generate` without it, or "
+                "with the `input_ids` of new tokens alone and an `attention_mask` over the tokens in it and these."
+            )
+        if prompts:
+            self.model._continue_after(arguments, cache)
 
     def _refuse_moved_beginning(self, prompt: PrunedPrompt, cache: Any) -> None:
         """Rows that get shorter by different numbers are padded again, and the beginning that `cache` holds moves.

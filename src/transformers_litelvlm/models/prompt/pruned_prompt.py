@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, note_shortened, positions_left_out
+from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, check_rows, note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import (
@@ -56,11 +56,14 @@ class PrunedPrompt:
 
         Args:
             counts_positions: of the base model.
-            is_numbered: whether renumbered positions count the tokens of a row, without its padding.
+            is_numbered: whether positions count the tokens of a row, without its padding.
         """
         keeps, plan = self.settings.keeps_positions, self.plan
         left_out = plan.num_left_out if counts_positions and keeps else 0
-        needs_positions = plan.is_ragged and (not counts_positions or (is_numbered and not keeps))
+        if counts_positions and keeps:  # `left_out` counts padding that is gone, too
+            needs_positions = is_numbered and any(any(counts.masked) for counts in self.counts.values())
+        else:
+            needs_positions = plan.is_ragged and (is_numbered or not counts_positions)
         end = past + plan.index.shape[1]
         note_shortened(cache, past, ShortenedPrompt(end, left_out, plan.is_ragged, needs_positions, plan.index))
 
@@ -125,6 +128,7 @@ def prune_prompt(
     # A method inside the language model refuses a cache with anything in it, later.
     after = None if settings.inside_language_model is not None else after
     past = 0 if after is None else int(after.get_seq_length())
+    check_rows(after, inputs)
     _check_shapes(model, inputs, with_pixels, past)
     mask = inputs.get("attention_mask")
     mask = mask if mask is None else mask[:, past:]
@@ -132,7 +136,7 @@ def prune_prompt(
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
     if counts is None:
-        counts = {name: count_prompt(is_placeholder, mask) for name, is_placeholder in masks.items()}
+        counts = {name: count_prompt(each, mask, _any_of(masks)) for name, each in masks.items()}
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
@@ -158,8 +162,12 @@ def plan_of_kept(
     """
     mask = arguments.get("attention_mask")
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
-    counts = {modality: count_prompt(each, mask) for modality, each in masks.items()}
+    counts = {modality: count_prompt(each, mask, _any_of(masks)) for modality, each in masks.items()}
     return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, mask)
+
+
+def _any_of(masks: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(masks.values())).any(dim=0)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -209,6 +217,7 @@ def _plan(
     plan = None
     for modality, mask in masks.items():
         features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
+        is_media = _any_of(masks)
         if features is None:  # nothing of it was cut
             num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
             if sum(counts.placeholders) != num_tokens:
@@ -218,9 +227,11 @@ def _plan(
                 )
             continue
         if plan is not None:
-            mask, attended = plan.apply(mask, False), plan.attention_mask(attention_mask)
+            mask, is_media = plan.apply(mask, False), plan.apply(is_media, False)
+            attended = plan.attention_mask(attention_mask)
             counts = plan.counts(counts)._replace(placeholders=counts.placeholders)
-        step = plan_compaction(mask, features.retained_indices, features.num_visual_tokens, attended, modality, counts)
+        sizes = features.num_visual_tokens
+        step = plan_compaction(mask, features.retained_indices, sizes, attended, modality, counts, is_media)
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan
