@@ -118,7 +118,8 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         numbers = np.concatenate(polygons)
-        if numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
+        is_odd = (numbers % 1).any() or len(polygons) > 1  # one part may be the pixel in the corner
+        if is_odd and numbers.min() >= 0 and numbers.max() <= 1 < max(height, width):
             wrong = "fractions of the image, or the rows of a mask of another size"
             raise ValueError(f"A polygon must be in pixels, got {wrong}: {quoted(segmentation)}.")
         encoded = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width)

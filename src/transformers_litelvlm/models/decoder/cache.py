@@ -67,9 +67,9 @@ def positions_left_out(cache: Cache) -> int:
     return sum(prompt.left_out for prompt in shortened_prompts(cache))
 
 
-def check_rows(cache: Cache | None, inputs: dict[str, Any]) -> None:
+def check_rows(cache: Cache, inputs: dict[str, Any]) -> None:
     """Raises ValueError if padding that pruning changed in a cache would be read or counted by what comes after it."""
-    prompts = [] if cache is None else shortened_prompts(cache)
+    prompts = shortened_prompts(cache)
     needed = {"attention_mask": any(prompt.is_padded for prompt in prompts)}
     needed["position_ids"] = any(prompt.needs_positions for prompt in prompts)
     if missing := [name for name, is_needed in needed.items() if is_needed and inputs.get(name) is None]:

@@ -25,7 +25,6 @@ from transformers_litelvlm.models.processing.processor import (
 )
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
-    check_masks,
     check_unicode,
     checked_templates,
     match_templates,
@@ -218,7 +217,9 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         if for_generation and any(len(of_image) > 1 for of_image in sentences):
             raise ValueError("`for_generation` takes one expression per picture; ask about the others separately.")
         defaults = [[templates[0]] * len(images) for templates in (self.question_templates, self.answer_templates)]
-        questions = match_templates(question_template, "question_template", sentences, defaults[0], EXPRESSION)
+        questions = match_templates(
+            question_template, "question_template", sentences, defaults[0], EXPRESSION, self.seg_token
+        )
         answers = match_templates(answer_template, "answer_template", sentences, defaults[1], self.seg_token)
         turns = [
             [
@@ -240,8 +241,6 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
         _, rows, columns = self.visual_token_grids(features)[0]
         placeholders = self.image_token * (rows * columns)
         dialogues = [self.dialogue(of_, for_generation).replace(self.image_token, placeholders) for of_ in turns]
-        for dialogue, of_dialogue in zip(dialogues, turns, strict=True):
-            check_masks(dialogue, self.seg_token, len(of_dialogue) - for_generation)
         features.update(tokenize(self.tokenizer, dialogues, "left" if for_generation else "right"))
         if self.guidance_tokenizer is not None:
             guiding = [[question for question, _ in turn] for turn in (of_pictures if share_selection else turns)]

@@ -17,7 +17,6 @@ from transformers_litelvlm.models.processing.grounding_media import FRAMES_PER_S
 from transformers_litelvlm.models.processing.processor import check_return_tensors, check_size, check_switches
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
-    check_masks,
     checked_templates,
     match_templates,
     nest_expressions,
@@ -135,7 +134,9 @@ class SegmentationInputsMixin:
         settings = GroundingMedia.of(self.grounding_media)
         sentences = nest_expressions(expressions, len(media))
         defaults = [self.question_templates[0]] * num_pictures + [self.video_question_template] * len(media)
-        questions = match_templates(question_template, "question_template", sentences, defaults, EXPRESSION)
+        questions = match_templates(
+            question_template, "question_template", sentences, defaults, EXPRESSION, self.seg_token
+        )
         defaults = [self.answer_templates[0]] * len(media)
         answers = match_templates(answer_template, "answer_template", sentences, defaults, self.seg_token)
         seen = [[frames[index] for index in settings.seen(len(frames))] for frames in media]
@@ -149,7 +150,6 @@ class SegmentationInputsMixin:
                     for sentence, (_, question, answer) in zip(written, part, strict=True)
                 ]
                 dialogues.append(self.dialogue(asked, for_generation, len(seen[index])))
-                check_masks(dialogues[-1], self.seg_token, len(part) - for_generation)
                 guiding.append(written)
                 about.append(index)
         self.check_expressions(sentence for of_dialogue in guiding for sentence in of_dialogue)

@@ -125,23 +125,20 @@ def check_template(name: str, template: Any, part: str) -> None:
         raise ValueError(f"`{name}` must contain {part}, got {quoted(template)}.")
 
 
-def check_masks(dialogue: str, seg_token: str, num_masks: int) -> None:
-    """Raises ValueError if a prompt asks for more or fewer masks than it has answered expressions."""
-    if (found := dialogue.count(seg_token)) != num_masks:
-        raise ValueError(
-            f"`question_template` must have no {seg_token} and `answer_template` one: got {found}, not {num_masks}."
-        )
-
-
 def match_templates(
-    templates: Any, name: str, expressions: list[list[str]], defaults: Sequence[str], part: str
+    templates: Any,
+    name: str,
+    expressions: list[list[str]],
+    defaults: Sequence[str],
+    part: str,
+    without: str | None = None,
 ) -> list[list[str]]:
     """One template for each of the nested `expressions`: that of `defaults` for its picture, the one given, or those
     given in the same shape.
 
     Raises:
         ValueError: if the templates, the argument `name`, do not have the shape of the expressions, or one lacks
-            `part`.
+            `part` or has what it must be `without`.
     """
     check_unicode(name, templates)
     if templates is None or isinstance(templates, str):
@@ -158,6 +155,8 @@ def match_templates(
     for of_image in nested:
         for template in of_image:
             check_template(name, template, part)
+            if without is not None and without in template:
+                raise ValueError(f"`{name}` must not contain {without}, got {quoted(template)}: it asks for no mask.")
     return nested
 
 

@@ -128,7 +128,8 @@ def prune_prompt(
     # A method inside the language model refuses a cache with anything in it, later.
     after = None if settings.inside_language_model is not None else after
     past = 0 if after is None else int(after.get_seq_length())
-    check_rows(after, inputs)
+    if after is not None:
+        check_rows(after, inputs)
     _check_shapes(model, inputs, with_pixels, past)
     mask = inputs.get("attention_mask")
     mask = mask if mask is None else mask[:, past:]
@@ -136,7 +137,8 @@ def prune_prompt(
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
     if counts is None:
-        counts = {name: count_prompt(each, mask, _any_of(masks)) for name, each in masks.items()}
+        is_media = torch.stack(list(masks.values())).any(dim=0)
+        counts = {name: count_prompt(each, mask, is_media) for name, each in masks.items()}
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
@@ -162,12 +164,9 @@ def plan_of_kept(
     """
     mask = arguments.get("attention_mask")
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
-    counts = {modality: count_prompt(each, mask, _any_of(masks)) for modality, each in masks.items()}
+    is_media = torch.stack(list(masks.values())).any(dim=0) if masks else None
+    counts = {modality: count_prompt(each, mask, is_media) for modality, each in masks.items()}
     return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, mask)
-
-
-def _any_of(masks: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(masks.values())).any(dim=0)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -217,7 +216,7 @@ def _plan(
     plan = None
     for modality, mask in masks.items():
         features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
-        is_media = _any_of(masks)
+        is_media = torch.stack(list(masks.values())).any(dim=0)
         if features is None:  # nothing of it was cut
             num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
             if sum(counts.placeholders) != num_tokens:
