@@ -200,6 +200,11 @@ class PruningConfig(PreTrainedConfig):
         return built
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the methods: of one, or of the first and of that of `then`."""
+        return [self.method] if self.then is None else [self.method, self.then["method"]]
+
+    @property
     def resolved_token_order(self) -> str:
         return self.token_order or get_pruner(self.method).official_token_order
 

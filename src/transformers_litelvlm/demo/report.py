@@ -21,11 +21,9 @@ def summary(comparison: Comparison) -> str:
         return message(f"Nothing was pruned: the budget is not below the {total} visual tokens of this image.")
     counts = sorted({len(kept) for kept in comparison.pruned.kept})
     mean = sum(comparison.ious) / len(comparison.ious)
-    pruning = comparison.job.pruning
-    methods = " and then ".join([pruning.method, *([pruning.then["method"]] if pruning.then else [])])
     return message(
         f"Kept {' or '.join(map(str, counts))} of {total} visual tokens ({counts[-1] / total:.0%}) with the method "
-        f"{methods}. Mean IoU with the unpruned masks: {mean:.3f}."
+        f"{' and then '.join(comparison.job.pruning.methods)}. Mean IoU with the unpruned masks: {mean:.3f}."
     )
 
 

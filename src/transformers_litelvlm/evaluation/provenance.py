@@ -75,9 +75,8 @@ def describe_model(args: DataArguments, model: Any) -> dict[str, Any]:
 
 def used_methods(args: DataArguments, model: Any) -> list[str]:
     """Names of the pruning methods of the options and of the checkpoint's own setting."""
-    pruning = model.config.pruning_config
     names = [parse_method(text)[0] for text in getattr(args, "methods", [])]
-    return [*names, pruning.method] if pruning.then is None else [*names, pruning.method, pruning.then["method"]]
+    return [*names, *model.config.pruning_config.methods]
 
 
 def third_party_methods(names: Iterable[str]) -> dict[str, dict[str, str]]:

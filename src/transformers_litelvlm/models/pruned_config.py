@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.remote_code import REMOTE_CLASSES, InstalledCodeMixin
+from transformers_litelvlm.models.remote_code import InstalledCodeMixin, classes_by_type
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import SubConfigSpec
 from transformers_litelvlm.pruning.layers import LayerPruner
@@ -145,9 +145,9 @@ class PrunedConfigMixin(InstalledCodeMixin):
 
     def check_pruning(self, pruning: Any) -> None:
         """Refuse settings that a family cannot follow. Raises ValueError."""
-        methods = (pruning.method, (pruning.then or {}).get("method"))
-        inside = [name for name in methods if name is not None and issubclass(get_pruner(name), LayerPruner)]
-        if inside and self.why_none_inside is not None:
+        if self.why_none_inside is None:
+            return
+        if inside := [name for name in pruning.methods if issubclass(get_pruner(name), LayerPruner)]:
             raise ValueError(
                 f"The method {inside[0]!r} takes tokens out inside the language model, which is not defined for "
                 f"{self.family_title}: {self.why_none_inside} Choose a `pruning_method` that works before the "
@@ -210,10 +210,7 @@ def _is_setting(name: str) -> bool:
 
 def _refuse_other_family(source: Any, model_type: Any) -> None:
     """Raises ValueError: upstream only warns of another `model_type`, and weights that do not fit would be random."""
-    families: dict[Any, dict[str, type]] = {}
-    for classes in REMOTE_CLASSES.values():
-        config: Any = classes["AutoConfig"]
-        families |= dict.fromkeys((config.stock_model_type(), config.model_type), classes)
+    families = classes_by_type()
     if model_type in families:
         name = families[model_type]["AutoModelForImageTextToText"].__name__
         way_out = f"load it with `{name}`, or with the class of that family for your task"

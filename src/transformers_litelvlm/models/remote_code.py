@@ -37,6 +37,14 @@ _HUB_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "create_pr", 
 REMOTE_CLASSES: dict[str, dict[str, type]] = {}
 
 
+def classes_by_type() -> dict[str, dict[str, Any]]:
+    """The classes of each family, by the `model_type` of the stock config that it extends, and by its own."""
+    known: dict[str, dict[str, Any]] = {}
+    for model_type, classes in dict[str, dict[str, Any]](REMOTE_CLASSES).items():
+        known |= {classes["AutoConfig"].stock_model_type(): classes, model_type: classes}
+    return known
+
+
 def write_stub(folder: str | os.PathLike, model_type: str) -> dict[str, str]:
     """Write the stub of a family into `folder`; returns the `auto_map` that names its classes."""
     classes = REMOTE_CLASSES[model_type]

@@ -246,9 +246,7 @@ def _of_all_heads(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
     if heads.shape[-1] == getattr(projection, "out_features", heads.shape[-1]):
         return heads
     if not isinstance(weight, DTensor):
-        raise ValueError(
-            "With tensor parallelism, methods inside the language model need weights without quantization."
-        )
+        raise ValueError("With tensor parallelism, methods inside the language model need unquantized weights.")
     return DTensor.from_local(heads, weight.device_mesh, [Shard(-1)], run_check=False).full_tensor()
 
 

@@ -25,7 +25,7 @@ from transformers_litelvlm.models.masks.segmentation import (
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.boxes import BoxProcessor
 from transformers_litelvlm.models.processing.processor import GuidedProcessorMixin
-from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
+from transformers_litelvlm.models.remote_code import classes_by_type
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE
 from transformers_litelvlm.utils.hub_names import check_loadable
@@ -276,10 +276,7 @@ def chat_classes(source: str | os.PathLike, **place: Any) -> dict[str, Any]:
     """
     check_loadable(source, **place)
     found = PreTrainedConfig.get_config_dict(source, **place)[0].get("model_type")
-    known: dict[str, dict[str, Any]] = {}
-    for model_type, classes in dict[str, dict[str, Any]](REMOTE_CLASSES).items():
-        if classes["AutoProcessor"].box_questions:
-            known |= {model_type: classes, classes["AutoConfig"].stock_model_type(): classes}
+    known = {name: of for name, of in classes_by_type().items() if of["AutoProcessor"].box_questions}
     if found not in known:
         raise ValueError(
             f"{source} is of type {found!r}, and it is not known how such models write boxes. A mask model can be "

@@ -20,6 +20,7 @@ from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession,
 from transformers_litelvlm.models.devices import index_on, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.seg_tokens import by_image
+from transformers_litelvlm.models.processing.processor import check_switches
 from transformers_litelvlm.models.upstream import NO_OBJ_SCORE, Sam2VideoImageSegmentationOutput, init
 from transformers_litelvlm.utils.messages import quoted
 
@@ -62,8 +63,8 @@ class Sam2MaskConfig(Sam2VideoConfig):
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "num_prompted_frames" and (type(value) is not int or value < 1):
             raise ValueError(f"`mask_config.{key}` must be a whole number above 0, got {quoted(value)}.")
-        if key in ("blanks_absent", "remembers_in_bfloat16", "resizes_twice") and not isinstance(value, bool):
-            raise ValueError(f"`mask_config.{key}` must be True or False, got {quoted(value)}.")
+        if key in ("blanks_absent", "remembers_in_bfloat16", "resizes_twice"):
+            check_switches(**{f"mask_config.{key}": value})
         if key in ("pixel_mean", "pixel_std") and value is not None:
             numbers = value if isinstance(value, list | tuple) else [value]
             if len(numbers) != 3 or not all(_is_finite(number, key == "pixel_std") for number in numbers):

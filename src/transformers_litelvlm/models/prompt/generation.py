@@ -255,12 +255,9 @@ class PrunedGenerationMixin:
         """Assisted decoding puts guesses after the prompt, and chunks are part of one; methods inside the language
         model would choose by what they get. Raises ValueError."""
         config = kwargs.get("generation_config") or self.generation_config
-        ways = dict.fromkeys(
-            ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"),
-            "puts guessed tokens after the prompt",
-        )
-        for name, what in {**ways, "prefill_chunk_size": "divides the prompt"}.items():
+        for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "prefill_chunk_size"):
             if kwargs.get(name, getattr(config, name, None)) is not None:
+                what = "divides the prompt" if name == "prefill_chunk_size" else "puts guessed tokens after the prompt"
                 raise ValueError(
                     f"`{name}` {what}, and the method {settings.inside_language_model.name!r}, inside the language "
                     "model, chooses by the prompt as a whole. Leave it out, or choose a `pruning_method` that works "

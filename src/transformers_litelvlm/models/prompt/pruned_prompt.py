@@ -136,15 +136,15 @@ def prune_prompt(
     # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
+    is_media = torch.stack(list(masks.values())).any(dim=0)
     if counts is None:
-        is_media = torch.stack(list(masks.values())).any(dim=0)
         counts = {name: count_prompt(each, mask, is_media) for name, each in masks.items()}
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
     inputs["mm_encoder_outputs"] = encoded
     prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
-    prompt.plan = _plan(prompt, masks, mask)
+    prompt.plan = _plan(prompt, masks, is_media, mask)
     if prompt.plan is None:
         model.check_short_prompt(prompt)
         return prompt
@@ -164,9 +164,11 @@ def plan_of_kept(
     """
     mask = arguments.get("attention_mask")
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
-    is_media = torch.stack(list(masks.values())).any(dim=0) if masks else None
+    if not masks:
+        return None
+    is_media = torch.stack(list(masks.values())).any(dim=0)
     counts = {modality: count_prompt(each, mask, is_media) for modality, each in masks.items()}
-    return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, mask)
+    return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, is_media, mask)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -210,13 +212,15 @@ def wrong_columns(name: str, value: torch.Tensor, length: int) -> ValueError:
 
 
 def _plan(
-    prompt: PrunedPrompt, masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+    prompt: PrunedPrompt,
+    masks: dict[str, torch.Tensor],
+    is_media: torch.Tensor,
+    attention_mask: torch.Tensor | None,
 ) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
     plan = None
     for modality, mask in masks.items():
-        features, attended, counts = prompt.kept(modality), attention_mask, prompt.counts[modality]
-        is_media = torch.stack(list(masks.values())).any(dim=0)
+        features, counts, attended, of_any = prompt.kept(modality), prompt.counts[modality], attention_mask, is_media
         if features is None:  # nothing of it was cut
             num_tokens = sum(map(len, prompt.encoded[modality].pooler_output))
             if sum(counts.placeholders) != num_tokens:
@@ -226,11 +230,11 @@ def _plan(
                 )
             continue
         if plan is not None:
-            mask, is_media = plan.apply(mask, False), plan.apply(is_media, False)
+            mask, of_any = plan.apply(mask, False), plan.apply(is_media, False)
             attended = plan.attention_mask(attention_mask)
             counts = plan.counts(counts)._replace(placeholders=counts.placeholders)
         sizes = features.num_visual_tokens
-        step = plan_compaction(mask, features.retained_indices, sizes, attended, modality, counts, is_media)
+        step = plan_compaction(mask, features.retained_indices, sizes, attended, modality, counts, of_any)
         if step is not None:
             plan = step if plan is None else plan.then(step)
     return plan
