@@ -75,8 +75,7 @@ def describe_model(args: DataArguments, model: Any) -> dict[str, Any]:
 
 def used_methods(args: DataArguments, model: Any) -> list[str]:
     """Names of the pruning methods of the options and of the checkpoint's own setting."""
-    names = [parse_method(text)[0] for text in getattr(args, "methods", [])]
-    return [*names, *model.config.pruning_config.methods]
+    return [parse_method(text)[0] for text in getattr(args, "methods", [])] + model.config.pruning_config.methods
 
 
 def third_party_methods(names: Iterable[str]) -> dict[str, dict[str, str]]:
