@@ -189,6 +189,7 @@ def main() -> None:
         processor.save_pretrained(merged)
     trainer.accelerator.wait_for_everyone()
     report(before, measure(args, merged, "after"))
+    trainer.accelerator.end_training()  # a process group that is left open may abort its process at the end
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def main() -> None:
     train_scenes = scene_cache(folder, "train", args.num_scenes, args.seed, objects)
     validation = scene_cache(folder, "validation", args.num_validation_scenes, args.seed, objects)
     STAGES[args.stage](args, accelerator, train_scenes, validation)
+    accelerator.end_training()  # a process group that is left open may abort its process at the end
 
 
 def draw(args: argparse.Namespace, step: int, scenes: int) -> tuple[np.ndarray, np.random.Generator]:

@@ -69,8 +69,12 @@ def main(how: str, name: str) -> None:
         PruningConfig(method=method, budget=BUDGET, method_options=options)
         for method, options in [("none", {}), *every_case(family)]
     ]
-    globals()[how](family, family.model(NUM_LAYERS).eval(), cases)
-    print(len(cases), "cases", flush=True)
+    try:
+        globals()[how](family, family.model(NUM_LAYERS).eval(), cases)
+        print(len(cases), "cases", flush=True)
+    finally:
+        # The threads of a group that is left open may abort its process at the end.
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
