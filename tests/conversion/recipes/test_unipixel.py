@@ -442,7 +442,7 @@ def test_pictures_and_videos_in_one_batch(model, processor):
     alone = model.segment(**processor.segmentation_inputs(images=[image], expressions=[["cat", "mug"]]))
     assert together.masks[0].shape == (2, 40, 56) and close(together.mask_logits[0], alone.mask_logits[0])
     alone = model.segment(**processor.segmentation_inputs(videos=[video], expressions=[["dog"]]))
-    assert together.masks[1].shape == (1, 3, 30, 36) and close(together.mask_logits[1], alone.mask_logits[0])
+    assert together.masks[1].shape == (1, 3, 30, 36) and close(together.mask_logits[1], alone.mask_logits[0], 5e-3)
     # Encoded before, as a sweep does.
     again = model.segment(**inputs, mask_features=model.encode_for_masks(inputs))
     assert torch.equal(again.masks[0], together.masks[0]) and torch.equal(again.masks[1], together.masks[1])
