@@ -46,19 +46,17 @@ def finished(model, tmp_path_factory):
     return folder, analyze(options(folder, model), "the command")
 
 
-def same_but_for_time(first, second):
-    """Whether two folders hold the same results; dates, hardware and commands are those of a launch.
+def without_launch(folder):
+    """The results in a folder, without dates, hardware and commands, which are those of a launch."""
+    results = json.loads((folder / "analysis.json").read_text())
+    del results["environment"], results["settings"]["output_dir"]
+    return results | {"measurements": pq.read_table(folder / "measurements.parquet").to_pylist()}
 
-    A process with another number of threads may add numbers in another order.
-    """
-    contents, numbers = [], []
-    for folder in (first, second):
-        results = json.loads((folder / "analysis.json").read_text())
-        del results["environment"], results["settings"]["output_dir"]
-        results["measurements"] = pq.read_table(folder / "measurements.parquet").to_pylist()
-        numbers.append([])
-        contents.append(json.loads(json.dumps(results), parse_float=lambda text: numbers[-1].append(float(text))))
-    return contents[0] == contents[1] and numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-6)
+
+def split_numbers(results):
+    """The results with None for each float, and the floats."""
+    numbers = []
+    return json.loads(json.dumps(results), parse_float=lambda text: numbers.append(float(text))), numbers
 
 
 def test_files_and_statements(finished, model):
@@ -113,7 +111,7 @@ def test_going_on_after_an_interruption(finished, model, tmp_path, monkeypatch):
     assert not (tmp_path / "analysis" / "analysis.json").exists()
     analyze(options(tmp_path / "analysis", model))
     assert calls == [0, 1, 1, 2]  # the first image is not measured again
-    assert same_but_for_time(finished[0], tmp_path / "analysis")
+    assert without_launch(finished[0]) == without_launch(tmp_path / "analysis")
     with pytest.raises(ValueError, match="coverage: there 0.3, now 0.5"):
         analyze(options(tmp_path / "analysis", model, coverage=0.5))
 
@@ -141,7 +139,10 @@ def test_two_processes_give_the_same(finished, model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "analysis" / "report.md").read_text()
-    assert same_but_for_time(finished[0], tmp_path / "analysis")
+    # On some processors, another process adds numbers in another order: correlations differed by 1e-7.
+    contents, numbers = split_numbers(without_launch(tmp_path / "analysis"))
+    expected, expected_numbers = split_numbers(without_launch(finished[0]))
+    assert contents == expected and numbers == pytest.approx(expected_numbers, rel=1e-6, abs=1e-6)
 
 
 def test_masks_of_nothing_are_left_out(model, tmp_path):

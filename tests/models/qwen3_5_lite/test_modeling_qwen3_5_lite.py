@@ -110,7 +110,7 @@ def test_the_recurrent_state_is_that_of_the_kept_tokens_alone(model, stock, medi
         torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4)
         if side == "left":  # behind the text, padding lets the state fade, as upstream
             for own, theirs in zip(states_of(output.cache, row), states_of(expected.cache, 0), strict=True):
-                torch.testing.assert_close(own, theirs, atol=5e-5, rtol=1e-4)
+                torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
