@@ -43,6 +43,12 @@ _NUM_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // _NUM_WORKERS)))
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures, whose models may be random
+def pytest_runtest_setup() -> None:
+    """Random numbers of a test do not depend on the tests that ran before."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_finish() -> None:
     """What the imports left is not garbage: to look it through took a quarter of the time of some folders."""
     gc.collect()
