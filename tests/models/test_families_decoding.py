@@ -359,6 +359,20 @@ def test_ragged_rows_continued_by_hand_are_rows_alone(family, positions):
         torch.testing.assert_close(model(**arguments).logits[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", dict.fromkeys(family for family, _ in COUNTING), ids=lambda each: each.name)
+@torch.no_grad()
+def test_renumbered_tokens_begin_after_what_an_earlier_prompt_left_out(family):
+    model = pruned(family, "original")
+    row = {name: value for name, value in family.row(1).items() if name != "attention_mask"}
+    length, compact = row["input_ids"].shape[1], {"position_ids": "compact"}
+    places = torch.arange(length, 2 * length).unsqueeze(0)
+    expected, found = (
+        model(**row, **given, cache=model(**row, use_cache=True).cache, pruning_config=compact).logits
+        for given in ({"position_ids": places}, {})
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", [case for case in MODELS if case.is_recurrent], ids=lambda each: each.name)
 @torch.no_grad()
 def test_recurrent_layers_read_no_padding_after_a_beginning(family):

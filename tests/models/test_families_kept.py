@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.support.families import MODELS, family_params
-from tests.support.family_cases import NUM_LAYERS, need_methods_inside
+from tests.support.family_cases import BUDGET, NUM_LAYERS, need_methods_inside
 from transformers_litelvlm import PrunedGenerateBeamOutput, PrunedGenerateOutput, PruningConfig
+from transformers_litelvlm.models.outputs import PrunedImageFeatures, deepstack_of
 
 
 SETTINGS = {
@@ -91,6 +92,33 @@ def test_features_that_were_encoded_before(family, model):
     given = {name: value for name, value in inputs.items() if name not in base.pixels_of.values()}
     output = generate(model, {**given, "mm_encoder_outputs": features}, pruning_config=pruning, num_beams=2)
     assert listed(output.retained_indices) == listed(expected.retained_indices)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("then", [None, "ivc_prune"])
+@pytest.mark.parametrize("left_out", [None, 2])
+def test_what_is_kept_whole_beside_what_is_merged(family, model, left_out, then):
+    """Images, and parts of a video: weights say so, and what DeepStack adds is merged as the visual tokens are."""
+    budget = BUDGET if left_out is None else family.largest_budget - left_out
+    pruning, inputs, merged = PruningConfig(method="trim", budget=budget), family.lite_inputs(), 0
+    if then is not None:
+        need_methods_inside(family)
+        pruning.then = {"method": then, "method_options": {"layer": 2}, "retention_ratio": 0.5}
+    output = model(**inputs, pruning_config=pruning)
+    for modality in model.model.modalities:
+        kept = getattr(output, f"{modality}_outputs")
+        if not isinstance(kept, PrunedImageFeatures) or max(kept.num_visual_tokens) <= budget:
+            continue
+        parts = zip(kept.merge_weights, kept.retained_indices, kept.num_visual_tokens, strict=True)
+        for weights, indices, number in parts:
+            assert weights.shape == (len(indices), number)
+            torch.testing.assert_close(weights.sum(1), torch.ones(len(indices)))
+            merged += int((weights.count_nonzero(1) > 1).sum())
+        everything = model.model.media_features(modality, inputs, model.model.settings({"budget": None}))
+        for layer, found in zip(deepstack_of(everything), deepstack_of(kept) if then is None else []):
+            for rows, weights, added in zip(layer, kept.merge_weights, found, strict=True):
+                torch.testing.assert_close(added, weights @ rows, atol=1e-5, rtol=1e-4)
+    assert merged or then is not None
 
 
 # ---- a budget that cuts nothing -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from transformers_litelvlm.models.outputs import MediaFeatures, NotFiniteError, 
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.base import Selection, VisualEvidence
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
-from transformers_litelvlm.pruning.selection import gather_tokens, merge_tokens
+from transformers_litelvlm.pruning.selection import gather_tokens, merge_tokens, one_hot
 
 
 class Chosen(NamedTuple):
@@ -158,22 +159,25 @@ def _tokens_of(chosen: Chosen, encoded: EncodedMedia) -> Iterator[torch.Tensor]:
 
 def _join_frames(encoded: EncodedMedia, chosen: list[Chosen]) -> PrunedImageFeatures:
     """The tokens of each image or video, frame after frame."""
-    grids = encoded.grids
-    num_frames = sum(t for t, _, _ in grids)
-    selections: list[Selection | None] = [None] * num_frames
-    tokens: list[torch.Tensor | None] = [None] * num_frames
+    counts = [t for t, _, _ in encoded.grids]
+    sizes = [height * width for t, height, width in encoded.grids for _ in range(t)]
+    selections: list[Selection | None] = [None] * len(sizes)
+    tokens: list[torch.Tensor | None] = [None] * len(sizes)
     for group in chosen:
         own = [row for part in _tokens_of(group, encoded) for row in part.split(1)]
         for frame, selection, kept in zip(group.group.frames, _one_by_one(group.parts), own, strict=True):
             selections[frame], tokens[frame] = selection, kept
-    counts = [t for t, _, _ in grids]
-    offsets = [index * height * width for t, height, width in grids for index in range(t)]
+    offsets = [index * height * width for t, height, width in encoded.grids for index in range(t)]
+    weights = [part.weights for part in selections]
+    if any(own is not None for own in weights):  # a frame that is kept whole, beside merged ones, is as it was
+        frames = zip(selections, sizes)
+        weights = [one_hot(part.indices, size) if part.weights is None else part.weights for part, size in frames]
     return PrunedImageFeatures(
         pooler_output=_join(tokens, counts, partial(torch.cat, dim=0)),
         retained_indices=_join([part.indices + offset for part, offset in zip(selections, offsets)], counts),
         similarity=_join([part.similarity for part in selections], counts),
         context_scores=_join([part.context for part in selections], counts),
-        merge_weights=_join([part.weights for part in selections], counts, lambda parts: torch.block_diag(*parts)),
+        merge_weights=_join(weights, counts, lambda parts: torch.block_diag(*parts)),
     )
 
 
@@ -194,9 +198,6 @@ def _join(of_frames: list, counts: Sequence[int], join: Callable[[list], torch.T
     """
     if all(part is None for part in of_frames):
         return None
-    joined, start = [], 0
-    for count in counts:
-        parts = of_frames[start : start + count]
-        joined.append(None if any(part is None for part in parts) else join([part[0] for part in parts]))
-        start += count
-    return joined
+    frames = iter(of_frames)
+    media = [list(islice(frames, count)) for count in counts]
+    return [None if any(part is None for part in parts) else join([part[0] for part in parts]) for parts in media]

@@ -251,10 +251,9 @@ def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions,
     start = 0 if after is None else past + positions_left_out(after)
     if full_positions is None and settings.keeps_positions:
         full_positions = positions()
-    # Renumbered tokens of ragged rows are padded after what the cache holds, and their numbers must not count that.
-    if full_positions is None and (settings.keeps_positions or (past and plan.is_ragged)):
-        full_positions = torch.arange(start, start + plan.full_length, device=plan.index.device)
-        full_positions = full_positions.expand(len(plan.index), -1)
+    # Numbers count what earlier prompts left out, and not the padding of ragged rows after what the cache holds.
+    if full_positions is None and (settings.keeps_positions or start > past or (past and plan.is_ragged)):
+        full_positions = start + torch.arange(plan.full_length, device=plan.index.device).expand(len(plan.index), -1)
     own = mask if mask is None else mask[:, past:]
     short_mask = plan.attention_mask(own)
     if short_mask is None and settings.keeps_positions:
