@@ -252,6 +252,3 @@ class InternVLLiteForConditionalGeneration(
         self.model = InternVLLiteModel(config)
         self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-
-__all__ = ["InternVLLiteForConditionalGeneration", "InternVLLiteModel"]

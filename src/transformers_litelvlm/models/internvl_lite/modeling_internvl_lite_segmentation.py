@@ -11,6 +11,3 @@ class InternVLLiteForReferringSegmentation(GroundedMixin, InternVLLiteForConditi
     """
 
     without_masks = InternVLLiteForConditionalGeneration.__name__
-
-
-__all__ = ["InternVLLiteForReferringSegmentation"]

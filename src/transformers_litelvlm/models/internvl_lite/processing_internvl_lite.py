@@ -244,6 +244,3 @@ def _is_list_of_videos(videos: Any) -> bool:
     """Whether it is one, not a video: a list of frames."""
     first = videos[0] if isinstance(videos, list | tuple) and videos else None
     return isinstance(first, list | tuple) or getattr(first, "ndim", 0) == 4
-
-
-__all__ = ["InternVLLiteProcessor"]

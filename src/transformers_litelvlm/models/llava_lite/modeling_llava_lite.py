@@ -214,6 +214,3 @@ class LlavaLiteForConditionalGeneration(
         self.model = LlavaLiteModel(config)
         self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-
-__all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

@@ -330,6 +330,3 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, is_needed)
         processor.guidance_tokenizer = guidance_tokenizer
         return processor
-
-
-__all__ = ["LlavaLiteProcessor"]

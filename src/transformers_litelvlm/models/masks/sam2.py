@@ -520,5 +520,3 @@ def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
 
 
 AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig, exist_ok=True)
-
-__all__ = ["Sam2MaskConfig", "Sam2MaskModel"]

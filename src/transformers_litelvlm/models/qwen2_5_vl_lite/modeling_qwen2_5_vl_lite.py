@@ -83,5 +83,3 @@ class Qwen2_5_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Q
 
 
 Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration
-
-__all__ = ["Qwen2_5_VLLite", "Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"]

@@ -14,6 +14,3 @@ class Qwen2_5_VLLiteForReferringSegmentation(GroundedMixin, Qwen2_5_VLLiteForCon
     """
 
     without_masks = Qwen2_5_VLLiteForConditionalGeneration.__name__
-
-
-__all__ = ["Qwen2_5_VLLiteForReferringSegmentation"]

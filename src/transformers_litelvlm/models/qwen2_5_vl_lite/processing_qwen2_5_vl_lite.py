@@ -80,6 +80,3 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         # Pixels of the picture as it was resized for the model.
         patch = self.image_processor.patch_size
         return [(float(w * patch), float(h * patch)) for _, h, w in features["image_grid_thw"].tolist()]
-
-
-__all__ = ["Qwen2_5_VLLiteProcessor"]

@@ -88,12 +88,3 @@ class Qwen3_5MoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Q
 
 Qwen3_5Lite = Qwen3_5LiteForConditionalGeneration
 Qwen3_5MoeLite = Qwen3_5MoeLiteForConditionalGeneration
-
-__all__ = [
-    "Qwen3_5Lite",
-    "Qwen3_5LiteForConditionalGeneration",
-    "Qwen3_5LiteModel",
-    "Qwen3_5MoeLite",
-    "Qwen3_5MoeLiteForConditionalGeneration",
-    "Qwen3_5MoeLiteModel",
-]

@@ -96,12 +96,3 @@ class Qwen3_VLMoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, 
 
 Qwen3_VLLite = Qwen3_VLLiteForConditionalGeneration
 Qwen3_VLMoeLite = Qwen3_VLMoeLiteForConditionalGeneration
-
-__all__ = [
-    "Qwen3_VLLite",
-    "Qwen3_VLLiteForConditionalGeneration",
-    "Qwen3_VLLiteModel",
-    "Qwen3_VLMoeLite",
-    "Qwen3_VLMoeLiteForConditionalGeneration",
-    "Qwen3_VLMoeLiteModel",
-]

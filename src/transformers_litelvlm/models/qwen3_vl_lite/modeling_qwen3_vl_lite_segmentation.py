@@ -11,6 +11,3 @@ class Qwen3_VLLiteForReferringSegmentation(GroundedMixin, Qwen3_VLLiteForConditi
     """
 
     without_masks = Qwen3_VLLiteForConditionalGeneration.__name__
-
-
-__all__ = ["Qwen3_VLLiteForReferringSegmentation"]

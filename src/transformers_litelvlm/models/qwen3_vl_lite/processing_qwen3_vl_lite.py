@@ -120,6 +120,3 @@ class Qwen3_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen3
             grounding_media or {"pictures_as": "image"},
         )
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-
-
-__all__ = ["Qwen3_VLLiteProcessor", "Qwen3_VLLiteVideoProcessor"]
