@@ -75,17 +75,7 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
                 for masks for the checkpoint, or its folder holds the chat model alone.
         """
         check_loadable(pretrained_model_name_or_path, **kwargs)  # upstream reads its config first
-        pruning = given(
-            pruning_config=pruning_config,
-            pruning_preset=pruning_preset,
-            pruning_method=pruning_method,
-            pruning_budget=pruning_budget,
-            pruning_retention_ratio=pruning_retention_ratio,
-            pruning_method_options=pruning_method_options,
-            pruning_then=pruning_then,
-            pruning_token_order=pruning_token_order,
-            pruning_position_ids=pruning_position_ids,
-        )
+        pruning = given(locals())
         with_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(

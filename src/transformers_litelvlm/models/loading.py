@@ -29,9 +29,9 @@ class _AsSaved:
 AS_SAVED: Any = _AsSaved()
 
 
-def given(**keywords: Any) -> dict[str, Any]:
-    """Those that are not [`AS_SAVED`]."""
-    return {name: value for name, value in keywords.items() if value is not AS_SAVED}
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a function, its `locals()`, the pruning settings that are not [`AS_SAVED`]."""
+    return {name: own for name, own in arguments.items() if name.startswith("pruning_") and own is not AS_SAVED}
 
 
 def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -98,17 +98,7 @@ class GuidedLoadingMixin(LocalWeightsMixin):
             ValueError: for settings that do not exist, are out of range or contradict each other; if guidance is
                 missing, and the CLIP that the config names cannot be loaded or does not fit.
         """
-        pruning = given(
-            pruning_config=pruning_config,
-            pruning_preset=pruning_preset,
-            pruning_method=pruning_method,
-            pruning_budget=pruning_budget,
-            pruning_retention_ratio=pruning_retention_ratio,
-            pruning_method_options=pruning_method_options,
-            pruning_then=pruning_then,
-            pruning_token_order=pruning_token_order,
-            pruning_position_ids=pruning_position_ids,
-        )
+        pruning = given(locals())
         if pruning and isinstance(kwargs.get("config"), PreTrainedConfig):
             kwargs["config"] = copy.deepcopy(kwargs["config"])
             kwargs["config"].set_pruning(**pruning)
