@@ -18,7 +18,6 @@ from transformers_litelvlm.models.masks.output import ReferringSegmentationOutpu
 from transformers_litelvlm.models.masks.segmentation import (
     ReferringSegmentationMixin,
     for_mask_decoder,
-    foreground_confidence,
     mask_geometry,
     on_host,
 )
@@ -171,10 +170,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
             settings: of this call; default: those of the config.
         """
         inputs, settings = on_host(inputs), settings or self.model.settings()
-        if features is None:
-            features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
-        if features is None:
-            features = self.features_of(inputs, settings)
+        features = self.features_of(inputs, settings) if features is None else features
         prompts, own = self.prompts_of(inputs, features), self.chat.generation_config.max_new_tokens
         generated = self.chat.generate(
             **prompts,
@@ -213,25 +209,16 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
             [self._union([level[image : image + 1] for level in features], answer, geometry, image) for answer in row]
             for image, row in enumerate(answers)
         ]
-        logits = [torch.stack([union.logits for union in row]) for row in unions]
-        kept = read.kept
-        output = BoxSegmentationOutput(
-            masks=[of_image > 0 for of_image in logits],
-            mask_logits=logits,
-            scores=[foreground_confidence(of_image) for of_image in logits],
+        return BoxSegmentationOutput.of(
+            [torch.stack([union.logits for union in row]) for row in unions],
+            read.kept,
             iou_scores=[torch.stack([union.iou_score for union in row]) for row in unions],
             object_scores=[torch.stack([union.object_score for union in row]) for row in unions]
             if self.prompts.scores_objects
             else None,
-            retained_indices=None if kept is None else kept.retained_indices,
-            similarity=None if kept is None else kept.similarity,
-            context_scores=None if kept is None else kept.context_scores,
-            merge_weights=None if kept is None else kept.merge_weights,
             answers=answers,
             object_masks=[[union.objects for union in row] for row in unions],
         )
-        # Elsewhere this would wait for the device; who brings masks to the host asks then.
-        return output.require_finite() if logits[0].is_cpu else output
 
     def _union(self, features: list[torch.Tensor], answer: BoxAnswer, geometry: MaskGeometry, image: int) -> _Union:
         """The masks of the objects of an answer about one picture, of which `features` are."""
