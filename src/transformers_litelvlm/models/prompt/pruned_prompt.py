@@ -186,8 +186,8 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
         placeholders = [getattr(model.config, f"{modality}_token_id", None) for modality in model.modalities]
         check_ids("input_ids", ids, model.config.get_text_config().vocab_size, placeholders)
     positions = inputs.get("position_ids")
-    if positions is not None and needed is not None and positions.shape[-1] != ids.shape[1]:
-        raise wrong_columns("position_ids", positions, ids.shape[1])
+    if needed is not None:
+        check_columns("position_ids", positions, ids.shape[1])
     if positions is not None and positions.ndim == 3:  # of M-RoPE: with four rows, the first is for the mask
         positions = positions[0] if len(positions) == 4 else None
     if with_pixels and mask is None and positions is not None and (positions.diff() < 0).any():
@@ -203,12 +203,13 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             )
 
 
-def wrong_columns(name: str, value: torch.Tensor, length: int) -> ValueError:
-    """That `value` (..., L) has not one column for each token of a prompt of this length."""
-    return ValueError(
-        f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one "
-        "for each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
-    )
+def check_columns(name: str, value: torch.Tensor | None, length: int) -> None:
+    """Raises ValueError if `value` (..., L) has not one column for each token of a prompt of this length."""
+    if value is not None and value.shape[-1] != length:
+        raise ValueError(
+            f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one "
+            "for each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
+        )
 
 
 def _plan(
@@ -243,9 +244,7 @@ def _plan(
 def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, after: Cache | None) -> None:
     """Apply the plan to everything in the inputs that has a column for each token of the prompt."""
     inputs, plan, settings = prompt.inputs, prompt.plan, prompt.settings
-    types = inputs.get("mm_token_type_ids")
-    if types is not None and types.shape[-1] != plan.full_length:
-        raise wrong_columns("mm_token_type_ids", types, plan.full_length)
+    check_columns("mm_token_type_ids", inputs.get("mm_token_type_ids"), plan.full_length)
     full_positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     past = 0 if after is None else int(after.get_seq_length())
     start = 0 if after is None else past + positions_left_out(after)
