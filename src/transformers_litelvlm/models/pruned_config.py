@@ -73,6 +73,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     model_type: str
     pruning_config: Any
     vision_config: Any
+    vision_feature_layer: Any
 
     # Of each class, what it adds to those of the classes before it.
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
@@ -117,7 +118,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
     @property
     def num_tower_layers(self) -> int:
         """Layers of the vision tower that make the visual tokens."""
-        raise NotImplementedError
+        layer = self.vision_feature_layer
+        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in list(kwargs) if _is_setting(name)}

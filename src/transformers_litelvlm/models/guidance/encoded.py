@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -79,10 +79,6 @@ class Guidance:
 
         return Guidance(select(self.input_ids), select(self.attention_mask), select(self.text_embeds))
 
-    def with_text_embeds(self, text_embeds: torch.Tensor) -> Guidance:
-        """The same sentences, with their embeddings."""
-        return replace(self, text_embeds=text_embeds)
-
 
 NO_SENTENCES = Guidance()
 
@@ -113,8 +109,7 @@ class EncodedMedia(ABC):
     @abstractmethod
     def __getitem__(self, places: Sequence[int]) -> EncodedMedia: ...
 
-    @abstractmethod
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (most towers have run)
         """Run what is left of the tower, if it is lazy: for who measures it."""
 
     @property
@@ -131,9 +126,10 @@ class EncodedMedia(ABC):
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         """What a method may ask about the frames of a group; `guidance` has the sentences of all media."""
 
-    @abstractmethod
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Visual tokens (B, K, C) as the language model reads them, (B, K, D)."""
+        """Visual tokens (B, K, C) as the language model reads them, (B, K, D); the same if the tower ends with the
+        projector."""
+        return tokens
 
     @abstractmethod
     def all_tokens(self) -> list[torch.Tensor]:

@@ -104,9 +104,6 @@ class EncodedTiles(EncodedMedia):
         tokens, tower, states = (part[tiles] for part in (self.tokens, self._tower, self._states))
         return EncodedTiles(self.model, tokens, [self.grids[place] for place in places], tower, states, self._layer)
 
-    def finish(self) -> None:
-        """Nothing is left: the whole tower has run."""
-
     @property
     def tower_features(self) -> torch.Tensor:
         return self._tower
@@ -115,9 +112,6 @@ class EncodedTiles(EncodedMedia):
         tiles = index_on(self.tokens.device, group.frames)
         shared = (self.model.get_input_embeddings(), self.tokens[tiles], group.grid, guidance.rows(group.media))
         return TileEvidence(self._layer, self._patches[tiles.to(self._patches.device)], *shared)
-
-    def project(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens
 
     def all_tokens(self) -> list[torch.Tensor]:
         return by_image(self.tokens, [tiles for tiles, _, _ in self.grids])
