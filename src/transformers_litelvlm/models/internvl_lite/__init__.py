@@ -10,10 +10,6 @@ from transformers_litelvlm.models.internvl_lite.modeling_internvl_lite_segmentat
     InternVLLiteForReferringSegmentation,
 )
 from transformers_litelvlm.models.internvl_lite.processing_internvl_lite import InternVLLiteProcessor
-from transformers_litelvlm.models.upstream import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 
 register_family(
@@ -22,14 +18,8 @@ register_family(
     InternVLLiteModel,
     InternVLLiteForConditionalGeneration,
     InternVLLiteForReferringSegmentation,
+    renamed_as={"InternVLLiteForConditionalGeneration": "internvl", "InternVLLiteModel": "InternVLModel"},
 )
-
-# Names of stock checkpoints are translated by class name, and ours is not upstream's.
-for _ours, _upstream in (
-    ("InternVLLiteForConditionalGeneration", "internvl"),
-    ("InternVLLiteModel", "InternVLModel"),
-):
-    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_upstream), overwrite=True)
 
 __all__ = [
     "InternVLLiteConfig",

@@ -109,8 +109,8 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
             return features
         self.add_guidance(features, text, expressions, self.guidance_tokenizer or self.tokenizer)
         if self.guidance_image_processor is not None:
-            pictures = [*_flat(images), *frames]
-            features.update(in_format_of(features, _for_clip(self.guidance_image_processor, pictures)))
+            pictures = self.guidance_image_processor([*_flat(images), *frames], return_tensors="pt")
+            features.update(in_format_of(features, {"guidance_pixel_values": pictures["pixel_values"]}))
         return features
 
     @property
@@ -171,10 +171,6 @@ def without_cropping(source, **access: Any) -> CLIPImageProcessorPil:
     settings = processor.to_dict()
     side = dict(settings["crop_size"])
     return CLIPImageProcessorPil(**{**settings, "size": side, "do_center_crop": False})
-
-
-def _for_clip(image_processor, pictures: list) -> dict[str, Any]:
-    return {"guidance_pixel_values": image_processor(pictures, return_tensors="pt")["pixel_values"]}
 
 
 def _flat(images) -> list:
