@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import (
@@ -235,14 +236,23 @@ class PrunedHeadMixin:
     """For a family's model with a language-modeling head, in front of upstream's.
 
     Attributes:
+        base_class: of `model`.
         output_class: of `forward`.
     """
 
+    base_class: ClassVar[Callable[..., Any]]
     output_class: ClassVar[type]
 
-    model: Any
     config: Any
     loss_function: Callable[..., torch.Tensor]
+
+    def __init__(self, config: Any) -> None:
+        # Upstream's constructor would build a stock base model only to throw it away.
+        PreTrainedModel.__init__(self, config)
+        self.model = type(self).base_class(config)
+        text = config.text_config
+        self.lm_head = torch.nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         base = self.model

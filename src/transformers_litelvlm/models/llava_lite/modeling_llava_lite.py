@@ -25,7 +25,6 @@ from transformers_litelvlm.models.loading import GuidedLoadingMixin
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 
@@ -92,7 +91,7 @@ class EncodedImages(EncodedMedia):
         return list(self.project(self.states.features[:, 1:]))
 
 
-class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, LlavaModel):
+class LlavaLiteModel(LlavaLiteLoadingMixin, PrunedModelMixin, LlavaModel):
     """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens a pruning method selects.
 
     Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds the CLIP text
@@ -196,7 +195,7 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
 
 
 class LlavaLiteForConditionalGeneration(
-    RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
+    LlavaLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
 ):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 
@@ -207,13 +206,7 @@ class LlavaLiteForConditionalGeneration(
     config: LlavaLiteConfig
     # The same folder may hold the mask decoder of `LlavaLiteForReferringSegmentation`.
     _keys_to_ignore_on_load_unexpected = MASK_KEYS
+    base_class = LlavaLiteModel
     output_class = LlavaLiteCausalLMOutputWithPast
 
     forward = pruned_forward(LlavaForConditionalGeneration, *SENTENCE_ARGUMENTS)
-
-    def __init__(self, config: LlavaLiteConfig) -> None:
-        # Upstream's constructor would build a stock LlavaModel only to throw it away.
-        super(LlavaForConditionalGeneration, self).__init__(config)
-        self.model = LlavaLiteModel(config)
-        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()

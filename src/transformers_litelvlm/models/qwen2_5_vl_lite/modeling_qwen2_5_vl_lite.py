@@ -15,11 +15,10 @@ from transformers_litelvlm.models.qwen_vl import (
     QwenVLModelMixin,
     QwenVLModelOutputWithPast,
 )
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import get_vision_window_index
 
 
-class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
+class Qwen2_5_VLLiteModel(QwenVLModelMixin, Qwen2_5_VLModel):
     """[`~transformers.Qwen2_5_VLModel`] whose `get_image_features` and `get_video_features` keep selected tokens.
 
     Modifications: both and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds a CLIP if `config.guidance` is
@@ -66,7 +65,7 @@ def last_full_attention_block(vision_config: Any) -> int:
     return max(full)
 
 
-class Qwen2_5_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
+class Qwen2_5_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
     """[`~transformers.Qwen2_5_VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen2_5_VLLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`]

@@ -22,10 +22,9 @@ from transformers_litelvlm.models.qwen_vl import (
     QwenVLMoeModelOutputWithPast,
     TimestampedVideosMixin,
 )
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 
 
-class Qwen3_VLModelMixin(RemoteCodeMixin, TimestampedVideosMixin):
+class Qwen3_VLModelMixin(TimestampedVideosMixin):
     """For base models with DeepStack, in front of upstream's."""
 
     # The same folder may hold the heads of the classes built on this one.
@@ -53,7 +52,7 @@ class Qwen3_VLLiteModel(Qwen3_VLModelMixin, Qwen3VLModel):
     get_video_features = pruned_features(Qwen3VLModel, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3VLForConditionalGeneration):
+class Qwen3_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3VLForConditionalGeneration):
     """[`~transformers.Qwen3VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen3_VLLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`] and
@@ -80,7 +79,7 @@ class Qwen3_VLMoeLiteModel(Qwen3_VLModelMixin, Qwen3VLMoeModel):
     get_video_features = pruned_features(Qwen3VLMoeModel, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_VLMoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3VLMoeForConditionalGeneration):
+class Qwen3_VLMoeLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3VLMoeForConditionalGeneration):
     """[`~transformers.Qwen3VLMoeForConditionalGeneration`], modified as [`Qwen3_VLLite`] is.
 
     `output_router_logits`, and the loss that balances the experts, are of the tokens that are kept; with a method
