@@ -136,15 +136,13 @@ def prune_prompt(
     # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
-    is_media = torch.stack(list(masks.values())).any(dim=0)
-    if counts is None:
-        counts = {name: count_prompt(each, mask, is_media) for name, each in masks.items()}
+    counts = _count(masks, mask) if counts is None else counts
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
     inputs["mm_encoder_outputs"] = encoded
     prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
-    prompt.plan = _plan(prompt, masks, is_media, mask)
+    prompt.plan = _plan(prompt, masks, mask)
     if prompt.plan is None:
         model.check_short_prompt(prompt)
         return prompt
@@ -166,9 +164,7 @@ def plan_of_kept(
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
     if not masks:
         return None
-    is_media = torch.stack(list(masks.values())).any(dim=0)
-    counts = {modality: count_prompt(each, mask, is_media) for modality, each in masks.items()}
-    return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, is_media, mask)
+    return _plan(PrunedPrompt({}, settings, encoded, counts=_count(masks, mask)), masks, mask)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -212,14 +208,21 @@ def check_columns(name: str, value: torch.Tensor | None, length: int) -> None:
         )
 
 
+def in_any(masks: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Where a token of any modality is, of the masks (B, L) of each."""
+    return torch.stack(list(masks.values())).any(dim=0)
+
+
+def _count(masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None) -> dict[str, PromptCounts]:
+    is_media = in_any(masks)
+    return {modality: count_prompt(mask, attention_mask, is_media) for modality, mask in masks.items()}
+
+
 def _plan(
-    prompt: PrunedPrompt,
-    masks: dict[str, torch.Tensor],
-    is_media: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    prompt: PrunedPrompt, masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
 ) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
-    plan = None
+    plan, is_media = None, in_any(masks)
     for modality, mask in masks.items():
         features, counts, attended, of_any = prompt.kept(modality), prompt.counts[modality], attention_mask, is_media
         if features is None:  # nothing of it was cut
