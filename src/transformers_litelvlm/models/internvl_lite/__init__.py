@@ -4,10 +4,8 @@ from transformers_litelvlm.models.auto import register_family
 from transformers_litelvlm.models.internvl_lite.configuration_internvl_lite import InternVLLiteConfig
 from transformers_litelvlm.models.internvl_lite.modeling_internvl_lite import (
     InternVLLiteForConditionalGeneration,
-    InternVLLiteModel,
-)
-from transformers_litelvlm.models.internvl_lite.modeling_internvl_lite_segmentation import (
     InternVLLiteForReferringSegmentation,
+    InternVLLiteModel,
 )
 from transformers_litelvlm.models.internvl_lite.processing_internvl_lite import InternVLLiteProcessor
 

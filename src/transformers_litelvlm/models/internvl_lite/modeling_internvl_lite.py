@@ -21,7 +21,7 @@ from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.internvl_lite.configuration_internvl_lite import InternVLLiteConfig
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.upstream import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
@@ -234,3 +234,12 @@ class InternVLLiteForConditionalGeneration(
     output_class = InternVLLiteCausalLMOutputWithPast
 
     forward = pruned_forward(InternVLForConditionalGeneration, "num_tiles", *SENTENCE_ARGUMENTS)
+
+
+class InternVLLiteForReferringSegmentation(GroundedMixin, InternVLLiteForConditionalGeneration):
+    """[`InternVLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (Sa2VA).
+
+    Modifications: those of [`Qwen2_5_VLLiteForReferringSegmentation`].
+    """
+
+    without_masks = InternVLLiteForConditionalGeneration.__name__

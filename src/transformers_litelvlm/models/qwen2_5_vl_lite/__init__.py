@@ -5,10 +5,8 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite 
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteForConditionalGeneration,
-    Qwen2_5_VLLiteModel,
-)
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
     Qwen2_5_VLLiteForReferringSegmentation,
+    Qwen2_5_VLLiteModel,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (

@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
@@ -79,6 +79,16 @@ class Qwen2_5_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen2_5_VLForCondi
     output_class = QwenVLCausalLMOutputWithPast
 
     forward = pruned_forward(Qwen2_5_VLForConditionalGeneration, *GUIDANCE_ARGUMENTS)
+
+
+class Qwen2_5_VLLiteForReferringSegmentation(GroundedMixin, Qwen2_5_VLLiteForConditionalGeneration):
+    """[`Qwen2_5_VLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (UniPixel, Sa2VA).
+
+    Modifications: `seg_head` turns the state of each [SEG] into prompt tokens of `mask_model`, see [`GroundedMixin`];
+    [`segment`] and [`generate_masks`] return masks at the original size, see [`ReferringSegmentationMixin`].
+    """
+
+    without_masks = Qwen2_5_VLLiteForConditionalGeneration.__name__
 
 
 Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration

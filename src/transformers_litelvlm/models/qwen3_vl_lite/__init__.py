@@ -8,13 +8,11 @@ from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite impo
 from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite import (
     Qwen3_VLLite,
     Qwen3_VLLiteForConditionalGeneration,
+    Qwen3_VLLiteForReferringSegmentation,
     Qwen3_VLLiteModel,
     Qwen3_VLMoeLite,
     Qwen3_VLMoeLiteForConditionalGeneration,
     Qwen3_VLMoeLiteModel,
-)
-from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite_segmentation import (
-    Qwen3_VLLiteForReferringSegmentation,
 )
 from transformers_litelvlm.models.qwen3_vl_lite.processing_qwen3_vl_lite import (
     Qwen3_VLLiteProcessor,

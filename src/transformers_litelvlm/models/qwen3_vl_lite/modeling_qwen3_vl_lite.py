@@ -8,7 +8,7 @@ from transformers import (
 )
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import (
     Qwen3_VLLiteConfig,
     Qwen3_VLMoeLiteConfig,
@@ -66,6 +66,15 @@ class Qwen3_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3VLForConditiona
     output_class = QwenVLCausalLMOutputWithPast
 
     forward = pruned_forward(Qwen3VLForConditionalGeneration, *GUIDANCE_ARGUMENTS)
+
+
+class Qwen3_VLLiteForReferringSegmentation(GroundedMixin, Qwen3_VLLiteForConditionalGeneration):
+    """[`Qwen3_VLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (Sa2VA).
+
+    Modifications: those of [`Qwen2_5_VLLiteForReferringSegmentation`].
+    """
+
+    without_masks = Qwen3_VLLiteForConditionalGeneration.__name__
 
 
 class Qwen3_VLMoeLiteModel(Qwen3_VLModelMixin, Qwen3VLMoeModel):
