@@ -17,7 +17,6 @@ from transformers_litelvlm.models.masks.decoder import MaskGeometry
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
 from transformers_litelvlm.models.masks.segmentation import (
     ReferringSegmentationMixin,
-    for_mask_decoder,
     mask_geometry,
     on_host,
 )
@@ -182,11 +181,6 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         kept = generated.get(f"{self.mask_modality}_outputs")
         new_ids = generated.sequences[:, prompts["input_ids"].shape[1] :]
         return DialogueAnswers(new_ids, kept if isinstance(kept, PrunedImageFeatures) else None)
-
-    def encode_for_masks(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
-        """The mask model's features of the pictures; the sentences play no part."""
-        pixels, _ = for_mask_decoder(on_host(inputs))
-        return self.prompts.encode(pixels)
 
     @torch.no_grad()
     def decode(  # type: ignore[override]
