@@ -102,11 +102,7 @@ def quantize(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if not loading:
         return model
     quantized = type(model).from_pretrained(
-        None,
-        config=copy.deepcopy(model.config),
-        state_dict=model.state_dict(),
-        dtype=model.dtype,
-        **loading,
+        None, config=copy.deepcopy(model.config), state_dict=model.state_dict(), dtype=model.dtype, **loading
     )
     quantized.generation_config = copy.deepcopy(model.generation_config)
     return quantized.eval()

@@ -13,13 +13,7 @@ from transformers import BatchFeature, InternVLProcessor
 
 from transformers_litelvlm.models.loading import hub_arguments
 from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
-from transformers_litelvlm.models.processing.processor import (
-    MAX_SIDE,
-    check_sizes,
-    in_format_of,
-    on_pil,
-    read_images,
-)
+from transformers_litelvlm.models.processing.processor import MAX_SIDE, check_sizes, in_format_of, on_pil, read_images
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
 from transformers_litelvlm.models.processing.sentences import check_unicode
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas

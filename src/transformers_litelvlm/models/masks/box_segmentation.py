@@ -15,11 +15,7 @@ from transformers_litelvlm.models.masks.box_prompts import BoxPrompts, load_box_
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.decoder import MaskGeometry
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
-from transformers_litelvlm.models.masks.segmentation import (
-    ReferringSegmentationMixin,
-    mask_geometry,
-    on_host,
-)
+from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin, mask_geometry, on_host
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.boxes import BoxProcessor
 from transformers_litelvlm.models.processing.processor import GuidedProcessorMixin

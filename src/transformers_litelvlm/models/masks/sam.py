@@ -41,11 +41,7 @@ class SamMaskDecoder(MaskDecoder):
         return self.mask_model.get_image_embeddings(pixel_values)
 
     def decode(
-        self,
-        features: torch.Tensor,
-        prompts: torch.Tensor,
-        about: list[int],
-        geometry: MaskGeometry,
+        self, features: torch.Tensor, prompts: torch.Tensor, about: list[int], geometry: MaskGeometry
     ) -> DecodedMasks:
         if geometry.resized is None:
             raise ValueError(

@@ -196,13 +196,7 @@ class Sam2MaskDecoder(MaskDecoder):
         parts = pixel_values.split([max(count, 1) for count in num_frames])
         return [Video(part, is_picture=count == 0) for part, count in zip(parts, num_frames, strict=True)]
 
-    def decode(
-        self,
-        features: list,
-        prompts: torch.Tensor,
-        about: list[int],
-        geometry: MaskGeometry,
-    ) -> DecodedMasks:
+    def decode(self, features: list, prompts: torch.Tensor, about: list[int], geometry: MaskGeometry) -> DecodedMasks:
         side = (self.mask_model.image_size, self.mask_model.image_size)
         through = side if self.mask_model.config.resizes_twice else None
         sizes = [((height, width), through) for height, width in geometry.original]
@@ -210,11 +204,7 @@ class Sam2MaskDecoder(MaskDecoder):
         return decode(features, prompts, about, sizes)
 
     def _decode_images(
-        self,
-        features: list[torch.Tensor],
-        prompts: torch.Tensor,
-        about: list[int],
-        sizes: list[tuple],
+        self, features: list[torch.Tensor], prompts: torch.Tensor, about: list[int], sizes: list[tuple]
     ) -> DecodedMasks:
         """Masks of all prompts at once."""
         levels = [level[index_on(level.device, about)] for level in features]
@@ -225,11 +215,7 @@ class Sam2MaskDecoder(MaskDecoder):
         return DecodedMasks(decoded.pred_masks.squeeze(1), logits, iou_scores, object_scores)
 
     def _decode_videos(
-        self,
-        videos: Sequence[Video],
-        prompts: torch.Tensor,
-        about: list[int],
-        sizes: list[tuple],
+        self, videos: Sequence[Video], prompts: torch.Tensor, about: list[int], sizes: list[tuple]
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
         of_videos = by_image(to_device_of(self.mask_model.vision_encoder, prompts), about, len(sizes))

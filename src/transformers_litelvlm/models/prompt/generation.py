@@ -14,11 +14,7 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import shortened_prompts
 from transformers_litelvlm.models.decoder.forward import kept_in_decoder
 from transformers_litelvlm.models.decoder.image_groups import Stage
-from transformers_litelvlm.models.outputs import (
-    PrunedGenerateBeamOutput,
-    PrunedGenerateOutput,
-    PrunedImageFeatures,
-)
+from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
 from transformers_litelvlm.models.prompt.full_prompt import (
     RUNNING,
     CriteriaOnFullPrompt,
@@ -89,12 +85,7 @@ class PrunedGenerationMixin:
         if kwargs.get("cache") is not None:
             shortened_prompts(kwargs["cache"])  # forgets what was reset, which no step has to find out
         self._check_second_turn(arguments, settings, kwargs.get("cache"))
-        prompt = prune_prompt(
-            base,
-            arguments,
-            settings,
-            positions=lambda: self._full_positions(arguments),
-        )
+        prompt = prune_prompt(base, arguments, settings, positions=lambda: self._full_positions(arguments))
         given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded

@@ -12,12 +12,7 @@ from transformers import Cache, PreTrainedModel
 from transformers_litelvlm.models.decoder.cache import ShortenedPrompt, check_rows, note_shortened, positions_left_out
 from transformers_litelvlm.models.devices import check_ids
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedImageFeatures, token_lists
-from transformers_litelvlm.models.prompt.compaction import (
-    CompactionPlan,
-    PromptCounts,
-    count_prompt,
-    plan_compaction,
-)
+from transformers_litelvlm.models.prompt.compaction import CompactionPlan, PromptCounts, count_prompt, plan_compaction
 from transformers_litelvlm.models.settings import PruningSettings
 
 

@@ -9,9 +9,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite impor
     Qwen2_5_VLLiteModel,
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 register_family(

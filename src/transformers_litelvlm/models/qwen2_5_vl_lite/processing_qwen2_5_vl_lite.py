@@ -12,9 +12,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     QUESTION_TEMPLATES,
     SEG_TOKEN,
 )
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen2_5_VLProcessor):
