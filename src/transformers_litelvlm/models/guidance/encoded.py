@@ -69,13 +69,13 @@ class Guidance:
                 "by sentences needs one for each. Pass `expressions` for them, or choose another `pruning_method`."
             )
 
-    def rows(self, media: slice | Sequence[int]) -> Guidance:
+    def rows(self, media: Sequence[int]) -> Guidance:
         """The sentences about some of the images or videos."""
 
         def select(values: torch.Tensor | None) -> torch.Tensor | None:
-            if values is None or isinstance(media, slice):
-                return values if values is None else values[media]
-            return values if list(media) == list(range(len(values))) else values[index_on(values.device, media)]
+            if values is None or list(media) == list(range(len(values))):
+                return values
+            return values[index_on(values.device, media)]
 
         return Guidance(select(self.input_ids), select(self.attention_mask), select(self.text_embeds))
 

@@ -183,9 +183,12 @@ class Sam2MaskDecoder(MaskDecoder):
     def encode(
         self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None
     ) -> list[torch.Tensor] | list[Video]:
-        """Of pictures see [`encode_images`], of videos [`encode_video`]."""
+        """Of pictures the features, finest first: (M, C / 8, S / 4, S / 4), (M, C / 4, S / 8, S / 8), and
+        (M, C, S / 16, S / 16), which includes the embedding for "nothing remembered". Of videos see [`encode_video`].
+        """
         if num_frames is None:
-            return encode_images(self.mask_model, normalized(self.mask_model, pixel_values))
+            with parameters_at_hand(self.mask_model):
+                return self.mask_model.get_image_embeddings(normalized(self.mask_model, pixel_values))
         videos = self.encode_for_one_use(pixel_values, num_frames)
         return [encode_video(self.mask_model, video) for video in videos]
 
@@ -251,13 +254,6 @@ class HiddenTokenMasks(NamedTuple):
     object_pointers: torch.Tensor
     candidates: torch.Tensor
     candidate_scores: torch.Tensor
-
-
-def encode_images(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-    """Image features of `pixel_values` (B, 3, S, S): finest first, (B, C / 8, S / 4, S / 4), (B, C / 4, S / 8, S / 8),
-    and (B, C, S / 16, S / 16), which includes the embedding for "nothing remembered"."""
-    with parameters_at_hand(mask_model):
-        return mask_model.get_image_embeddings(pixel_values)
 
 
 class Video(NamedTuple):
@@ -337,7 +333,7 @@ def decode_hidden_tokens(
     """Run SAM 2's decoder with n hidden tokens per mask, for all masks of all images at once.
 
     Args:
-        image_features: as [`encode_images`] returns them, for B images.
+        image_features: as [`Sam2MaskDecoder.encode`] returns them, for B images.
         hidden_tokens: (B, T, n, C); n = 0 where an object is only followed.
     """
     batch_size, num_masks, _, channels = hidden_tokens.shape

@@ -1,6 +1,6 @@
 """Qwen2.5-VL with visual-token pruning of images and videos: the stock model, told which visual tokens to keep."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
@@ -39,7 +39,15 @@ class Qwen2_5_VLLiteModel(QwenVLModelMixin, Qwen2_5_VLModel):
 
     @property
     def context_block(self) -> int:
-        return last_full_attention_block(self.config.vision_config)
+        """The last vision block that attends over whole frames, not windows. Raises ValueError if there is none."""
+        config = self.config.vision_config
+        full = [index for index in config.fullatt_block_indexes if index < config.depth]
+        if not full:
+            raise ValueError(
+                "`guidance='intrinsic'` reads a vision block with full attention, and `fullatt_block_indexes` "
+                f"{list(config.fullatt_block_indexes)} names none of the {config.depth} blocks."
+            )
+        return max(full)
 
     def in_raster_order(self, states: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         # Inside this tower, patches are kept window by window.
@@ -48,21 +56,6 @@ class Qwen2_5_VLLiteModel(QwenVLModelMixin, Qwen2_5_VLModel):
             grid_thw, visual.spatial_merge_size, visual.window_size, visual.patch_size
         )
         return states[window_index.to(states.device).argsort()]
-
-
-def last_full_attention_block(vision_config: Any) -> int:
-    """Index of the last vision block that attends over whole frames, not windows.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    full = [index for index in vision_config.fullatt_block_indexes if index < vision_config.depth]
-    if not full:
-        raise ValueError(
-            "`guidance='intrinsic'` reads a vision block with full attention, and `fullatt_block_indexes` "
-            f"{list(vision_config.fullatt_block_indexes)} names none of the {vision_config.depth} blocks."
-        )
-    return max(full)
 
 
 class Qwen2_5_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
