@@ -93,20 +93,22 @@ class ToMePruner(TokenPruner):
         return [budget] * num_layers
 
 
-def match_tokens(metric: torch.Tensor, num_merged: int) -> torch.Tensor:
+def match_tokens(metric: torch.Tensor, num_merged: int, class_token: bool = True) -> torch.Tensor:
     """One step of bipartite soft matching: where each of the tokens goes, (B, n), among n - `num_merged`.
 
     Args:
-        metric: (B, n, d) float32, what similarity is measured on. The first is the class token, which is never merged
-            and stays first.
-        num_merged: at most half of the other tokens.
+        metric: (B, n, d) float32, what similarity is measured on.
+        num_merged: at most half of the tokens without the class token.
+        class_token: the first token is never merged and stays first.
     """
     metric = torch.nn.functional.normalize(metric, dim=-1)
     similarity = product(metric[:, ::2], metric[:, 1::2].transpose(1, 2))
-    similarity[:, 0] = -torch.inf
+    if class_token:
+        similarity[:, 0] = -torch.inf
     best, partner = similarity.max(dim=-1)
     order = descending(best)
-    merged, alone = order[:, :num_merged], order[:, num_merged:].sort(dim=-1).values
+    merged, alone = order[:, :num_merged], order[:, num_merged:]
+    alone = alone.sort(dim=-1).values if class_token else alone
     num_alone = alone.shape[1]
     place = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)
     order = order.scatter(1, alone, place[:, :num_alone])
