@@ -274,7 +274,9 @@ class PruningConfig(PreTrainedConfig):
 
 # Those of this class, in the order of their definition; not what every config of Transformers has.
 FIELDS = tuple(PruningConfig.__annotations__)
-THEN_FIELDS = ("method", "budget", "retention_ratio", "method_options", "token_order", "position_ids")
+# What a call or a second method may change.
+SETTINGS = tuple(name for name in FIELDS if name not in ("presets", "litelvlm_version"))
+THEN_FIELDS = tuple(name for name in SETTINGS if name != "then")
 
 
 def _refuse_unknown(names: set[str]) -> None:

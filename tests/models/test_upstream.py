@@ -50,6 +50,13 @@ def test_insides_of_transformers_are_imported_in_one_module():
     assert len(list(imports_of(SOURCE / "models" / "upstream.py"))) > 20  # the parser does see them
 
 
+def test_all_that_is_imported_from_the_insides_of_transformers_is_used():
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")}
+    used = {node.id for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imports = [node for node in trees[Path(upstream.__file__)].body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname or alias.name for node in imports for alias in node.names} - used == set()
+
+
 def test_no_old_names_of_upstream_are_left():
     # `takes_old_cache_name` is for callers who still say `past_key_values`.
     text = {path: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "upstream.py"}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLModel, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
@@ -79,15 +78,9 @@ class EncodedByToy(EncodedMedia):
     def __getitem__(self, places):
         return EncodedByToy(self.model, self.tokens[list(places)])
 
-    def finish(self):
-        pass
-
     def evidence(self, group, guidance):
         embed_tokens = self.model.get_input_embeddings()
         return TokenEvidence(self.tokens[group.media], group.grid, embed_tokens, guidance.rows(group.media))
-
-    def project(self, tokens):
-        return tokens
 
     def all_tokens(self):
         return list(self.tokens)
@@ -125,14 +118,9 @@ class ToyModel(PrunedModelMixin, InternVLModel):
 
 class ToyForConditionalGeneration(PrunedGenerationMixin, PrunedHeadMixin, InternVLForConditionalGeneration):
     config_class = ToyConfig
+    base_class = ToyModel
     output_class = ToyCausalOutput
     forward = pruned_forward(InternVLForConditionalGeneration, *SENTENCE_ARGUMENTS)
-
-    def __init__(self, config):
-        super(InternVLForConditionalGeneration, self).__init__(config)
-        self.model = ToyModel(config)
-        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
 
 
 def tiny_config(**kwargs) -> ToyConfig:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +27,13 @@ from transformers_litelvlm.models.masks.box_segmentation import BoxSegmentation,
 from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin
 from transformers_litelvlm.models.quantization import quantized_loading
 from transformers_litelvlm.models.remote_code import REMOTE_CLASSES
-from transformers_litelvlm.models.upstream import CONFIG_MAPPING_NAMES, _BaseAutoModelClass, _LazyAutoMapping
+from transformers_litelvlm.models.upstream import (
+    CONFIG_MAPPING_NAMES,
+    _BaseAutoModelClass,
+    _LazyAutoMapping,
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers_litelvlm.utils.hub_names import check_loadable, check_source
 
 
@@ -75,17 +83,7 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
                 for masks for the checkpoint, or its folder holds the chat model alone.
         """
         check_loadable(pretrained_model_name_or_path, **kwargs)  # upstream reads its config first
-        pruning = given(
-            pruning_config=pruning_config,
-            pruning_preset=pruning_preset,
-            pruning_method=pruning_method,
-            pruning_budget=pruning_budget,
-            pruning_retention_ratio=pruning_retention_ratio,
-            pruning_method_options=pruning_method_options,
-            pruning_then=pruning_then,
-            pruning_token_order=pruning_token_order,
-            pruning_position_ids=pruning_position_ids,
-        )
+        pruning = given(locals())
         with_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(
@@ -206,12 +204,15 @@ def register_family(
     model: type[PreTrainedModel],
     generation: type[PreTrainedModel],
     segmentation: type[PreTrainedModel] | None = None,
+    renamed_as: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Register a family's classes with the Auto classes, and have its checkpoints name them.
 
     Args:
         config, processor: its configuration and processor.
         model, generation, segmentation: its base model, and the models that answer in text and in masks, if any.
+        renamed_as: where weights of stock checkpoints are renamed or transposed: names of its classes, or its
+            `model_type`, and what upstream knows these weights by. It looks for either, and ours are not its own.
     """
     AutoConfig.register(config.model_type, config, exist_ok=True)
     chat = dict.fromkeys((AutoModelForImageTextToText, AutoModelForMultimodalLM), generation)
@@ -223,3 +224,5 @@ def register_family(
     REMOTE_CLASSES[config.model_type] = {
         auto_class.__name__: registered for auto_class, registered in {AutoConfig: config, **classes}.items()
     }
+    for ours, upstreams in renamed_as.items():
+        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(upstreams), overwrite=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,23 @@ def weights_of(block: Any) -> Iterator[None]:
     finally:
         if not (torch.is_grad_enabled() and any(weight.requires_grad for weight in block.parameters())):
             block.reshard()  # else after the backward pass
+
+
+@contextmanager
+def parameters_at_hand(*modules: Any) -> Iterator[None]:
+    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone; those
+    that are there already stay.
+
+    Accelerate's `align_module_device` is for modules with one hook; the first of those on a device has two.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            hook = getattr(module, "_hf_hook", None)
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            if hook is not None and any(tensor.is_meta for tensor in own):
+                hook.pre_forward(module)
+                stack.callback(hook.post_forward, module, None)
+        yield
 
 
 def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:

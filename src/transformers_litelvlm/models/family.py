@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import (
@@ -28,7 +29,7 @@ from transformers_litelvlm.models.guidance.selection import select
 from transformers_litelvlm.models.outputs import MediaFeatures
 from transformers_litelvlm.models.prompt.compaction import CompactionPlan
 from transformers_litelvlm.models.prompt.embedding import embed_prompt
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, plan_of_kept, prune_prompt, wrong_columns
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, check_columns, plan_of_kept, prune_prompt
 from transformers_litelvlm.models.pruned_config import PRUNING_KEYWORDS
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import can_return_tuple, takes_old_cache_name
@@ -158,6 +159,11 @@ class PrunedModelMixin:
         own |= self._guidance_of(modality, arguments)
         return self.features_by_medium(self._features(modality, own, settings), modality, own)
 
+    def beside_prompt(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those arguments of `forward` that neither make the prompt nor guide the selection."""
+        ours = {*self.prompt_arguments, *self.guidance_arguments}
+        return {name: value for name, value in arguments.items() if name not in ours}
+
     def _guidance_of(self, modality: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Guidance has rows for the images, then for the videos."""
         guidance = {n: arguments[n] for n in self.guidance_arguments if arguments.get(n) is not None}
@@ -199,8 +205,7 @@ class PrunedModelMixin:
         is_for_head = prompt is not None
         if prompt is None:
             prompt = prune_prompt(self, arguments, self.settings(pruning_config), after=arguments.get("cache"))
-        ours = {*self.prompt_arguments, *self.guidance_arguments}
-        others = {name: value for name, value in arguments.items() if name not in ours}
+        others = self.beside_prompt(arguments)
         cache, output = others.get("cache"), None
         # A number: a static cache counts in a tensor, which grows. That of `generate_batch` cannot say it.
         past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
@@ -231,14 +236,23 @@ class PrunedHeadMixin:
     """For a family's model with a language-modeling head, in front of upstream's.
 
     Attributes:
+        base_class: of `model`.
         output_class: of `forward`.
     """
 
+    base_class: ClassVar[Callable[..., Any]]
     output_class: ClassVar[type]
 
-    model: Any
     config: Any
     loss_function: Callable[..., torch.Tensor]
+
+    def __init__(self, config: Any) -> None:
+        # Upstream's constructor would build a stock base model only to throw it away.
+        PreTrainedModel.__init__(self, config)
+        self.model = type(self).base_class(config)
+        text = config.text_config
+        self.lm_head = torch.nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]
 
     def _forward(self, upstream: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         base = self.model
@@ -246,8 +260,7 @@ class PrunedHeadMixin:
         if settings.inside_language_model is not None and arguments.get("labels") is not None:
             return self._with_loss(upstream, arguments, settings)
         prompt = prune_prompt(base, arguments, settings, after=arguments.get("cache"))
-        ours = {*base.prompt_arguments, *base.guidance_arguments}
-        others = {name: value for name, value in arguments.items() if name not in ours}
+        others = base.beside_prompt(arguments)
         if prompt.plan is None:
             return self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))
         plan, labels = prompt.plan, others.pop("labels", None)
@@ -255,8 +268,7 @@ class PrunedHeadMixin:
         if labels is None:
             prompt.wanted = columns
         else:  # the loss needs all logits
-            if labels.shape[-1] != plan.full_length:
-                raise wrong_columns("labels", labels, plan.full_length)
+            check_columns("labels", labels, plan.full_length)
             # What nothing was before is not predicted from padding that pruning put there.
             others["labels"] = plan.apply(labels, -100).masked_fill(plan.index == 0, -100)
             if others.get("shift_labels") is not None:
@@ -277,8 +289,7 @@ class PrunedHeadMixin:
         media = {modality: features for modality, features in media.items() if features is not None}
         plan, logits = plan_of_kept(self.model, arguments, media, settings), output.logits
         if plan is not None:
-            if labels.shape[-1] != plan.full_length:
-                raise wrong_columns("labels", labels, plan.full_length)
+            check_columns("labels", labels, plan.full_length)
             targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
             targets = _shortened_targets(targets, plan).masked_fill(~plan.is_real, -100)  # nothing follows padding
             logits = plan.apply_to_embeddings(logits)

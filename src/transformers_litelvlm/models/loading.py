@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 from transformers import PreTrainedConfig
 
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.models.local_weights import LocalWeightsMixin
 from transformers_litelvlm.models.quantization import keep_unquantized
+from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import resolve_revision
 from transformers_litelvlm.utils.hub_names import check_loadable
 
@@ -29,9 +29,9 @@ class _AsSaved:
 AS_SAVED: Any = _AsSaved()
 
 
-def given(**keywords: Any) -> dict[str, Any]:
-    """Those that are not [`AS_SAVED`]."""
-    return {name: value for name, value in keywords.items() if value is not AS_SAVED}
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a function, its `locals()`, the pruning settings that are not [`AS_SAVED`]."""
+    return {name: own for name, own in arguments.items() if name.startswith("pruning_") and own is not AS_SAVED}
 
 
 def hub_arguments(source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -48,14 +48,15 @@ def access_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in _ACCESS if name in kwargs}
 
 
-class GuidedLoadingMixin(LocalWeightsMixin):
+class GuidedLoadingMixin(RemoteCodeMixin):
     """For the model classes: `from_pretrained` takes pruning settings, and a checkpoint without guidance gets it from
     `config.guidance_model`, if it needs one.
 
     Their base model has `load_missing_guidance(**access)`, which does so.
 
     Attributes:
-        unquantized_parts: names of modules that a `quantization_config` leaves as they are.
+        unquantized_parts: names of modules that a `quantization_config` leaves as they are; of base models, and of
+            those with a `base_class` for both.
     """
 
     unquantized_parts: ClassVar[tuple[str, ...]]
@@ -98,24 +99,15 @@ class GuidedLoadingMixin(LocalWeightsMixin):
             ValueError: for settings that do not exist, are out of range or contradict each other; if guidance is
                 missing, and the CLIP that the config names cannot be loaded or does not fit.
         """
-        pruning = given(
-            pruning_config=pruning_config,
-            pruning_preset=pruning_preset,
-            pruning_method=pruning_method,
-            pruning_budget=pruning_budget,
-            pruning_retention_ratio=pruning_retention_ratio,
-            pruning_method_options=pruning_method_options,
-            pruning_then=pruning_then,
-            pruning_token_order=pruning_token_order,
-            pruning_position_ids=pruning_position_ids,
-        )
+        pruning = given(locals())
         if pruning and isinstance(kwargs.get("config"), PreTrainedConfig):
             kwargs["config"] = copy.deepcopy(kwargs["config"])
             kwargs["config"].set_pruning(**pruning)
         else:
             kwargs |= pruning
         if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], cls.unquantized_parts)
+            parts = getattr(cls, "base_class", cls).unquantized_parts
+            kwargs["quantization_config"] = keep_unquantized(kwargs["quantization_config"], parts)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )

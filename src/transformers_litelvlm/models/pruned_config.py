@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers_litelvlm.configuration_pruning import PruningConfig
+from transformers_litelvlm.configuration_pruning import SETTINGS, PruningConfig
 from transformers_litelvlm.models.remote_code import InstalledCodeMixin, classes_by_type
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.models.upstream import SubConfigSpec
@@ -15,15 +15,7 @@ from transformers_litelvlm.utils.messages import did_you_mean, quoted
 
 
 # Keyword of from_pretrained -> field of PruningConfig it sets.
-PRUNING_ALIASES = {
-    "pruning_method": "method",
-    "pruning_budget": "budget",
-    "pruning_retention_ratio": "retention_ratio",
-    "pruning_method_options": "method_options",
-    "pruning_then": "then",
-    "pruning_token_order": "token_order",
-    "pruning_position_ids": "position_ids",
-}
+PRUNING_ALIASES = {f"pruning_{field}": field for field in SETTINGS}
 # All that `from_pretrained` and the pipeline take.
 PRUNING_KEYWORDS = ("pruning_config", "pruning_preset", *PRUNING_ALIASES)
 
@@ -73,6 +65,7 @@ class PrunedConfigMixin(InstalledCodeMixin):
     model_type: str
     pruning_config: Any
     vision_config: Any
+    vision_feature_layer: Any
 
     # Of each class, what it adds to those of the classes before it.
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
@@ -117,7 +110,8 @@ class PrunedConfigMixin(InstalledCodeMixin):
     @property
     def num_tower_layers(self) -> int:
         """Layers of the vision tower that make the visual tokens."""
-        raise NotImplementedError
+        layer = self.vision_feature_layer
+        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
     def __post_init__(self, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in list(kwargs) if _is_setting(name)}

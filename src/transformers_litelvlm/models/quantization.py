@@ -47,13 +47,6 @@ def keep_unquantized(quantization_config: Any, parts: Iterable[str]) -> Any:
     )
 
 
-def check_quantization(name: Any) -> str:
-    """`name`, if it is one of `QUANTIZATIONS`. Raises ValueError if not."""
-    if name not in QUANTIZATIONS:
-        raise ValueError(f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, got {quoted(name)}.")
-    return name
-
-
 def quantization_config(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """The quantization config of Transformers for one of `QUANTIZATIONS`; `None` for `"none"`.
 
@@ -69,7 +62,9 @@ def quantization_config(name: str, device: torch.device, dtype: torch.dtype) -> 
         ValueError: an unknown name, or a device that has none of them.
         ImportError: the library is not installed.
     """
-    if check_quantization(name) == "none":
+    if name not in QUANTIZATIONS:
+        raise ValueError(f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, got {quoted(name)}.")
+    if name == "none":
         return None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"`quantization` {name!r} is for CPUs and CUDA, the device is {device.type!r}. Use 'none'.")
@@ -107,11 +102,7 @@ def quantize(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if not loading:
         return model
     quantized = type(model).from_pretrained(
-        None,
-        config=copy.deepcopy(model.config),
-        state_dict=model.state_dict(),
-        dtype=model.dtype,
-        **loading,
+        None, config=copy.deepcopy(model.config), state_dict=model.state_dict(), dtype=model.dtype, **loading
     )
     quantized.generation_config = copy.deepcopy(model.generation_config)
     return quantized.eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import CLIPConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPConfig, PreTrainedConfig
 
 from transformers_litelvlm.models.family import SENTENCE_ARGUMENTS, PrunedHeadMixin, PrunedModelMixin
 from transformers_litelvlm.models.guidance.clip import SideClip, load_side_clip
@@ -103,14 +103,7 @@ class QwenVLMoeCausalLMOutputWithPast(PrunedOutputMixin, MultimodalMoeCausalLMOu
     """Upstream's, further as [`QwenVLMoeModelOutputWithPast`]."""
 
 
-class QwenVLLoadingMixin(GuidedLoadingMixin):
-    """For the model classes: what quantization leaves as it is."""
-
-    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
-    unquantized_parts = ("visual", "guidance", "seg_head", "mask_model")
-
-
-class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
+class QwenVLModelMixin(GuidedLoadingMixin, PrunedModelMixin):
     """For base models of images and videos, in front of upstream's.
 
     Attributes:
@@ -123,6 +116,8 @@ class QwenVLModelMixin(QwenVLLoadingMixin, PrunedModelMixin):
     device: torch.device
     compute_3d_position_ids: Callable[..., torch.Tensor | None]
 
+    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
+    unquantized_parts = ("visual", "guidance", "seg_head", "mask_model")
     media_arguments: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_grid_thw"),
         "video": ("pixel_values_videos", "video_grid_thw"),
@@ -230,19 +225,5 @@ class TimestampedVideosMixin(QwenVLModelMixin):
         return super().upstream_features("image", arguments)
 
 
-class QwenVLHeadMixin(QwenVLLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin):
-    """For models that answer in text, in front of upstream's.
-
-    Attributes:
-        base_class: of `model`.
-    """
-
-    base_class: ClassVar[Callable[..., Any]]
-
-    def __init__(self, config: Any) -> None:
-        # Upstream's constructor would build a stock base model only to throw it away.
-        PreTrainedModel.__init__(self, config)
-        self.model = type(self).base_class(config)
-        text = config.text_config
-        self.lm_head = torch.nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()  # type: ignore[attr-defined]
+class QwenVLHeadMixin(GuidedLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin):
+    """For models that answer in text, in front of upstream's."""

@@ -31,7 +31,7 @@ def warn_outside_window(version: str) -> None:
 # Before the imports below, which may fail where names are gone.
 warn_outside_window(transformers.__version__)
 
-# ruff: noqa: E402
+# ruff: noqa: E402, F401
 from transformers import initialization as init
 from transformers.activations import QuickGELUActivation
 from transformers.cache_utils import DynamicLayer
@@ -93,72 +93,3 @@ def quantization_config_of(settings: dict) -> object:
     from transformers.quantizers.auto import AutoQuantizationConfig
 
     return AutoQuantizationConfig.from_dict(settings)
-
-
-__all__ = [
-    "ALL_ATTENTION_FUNCTIONS",
-    "CONFIG_MAPPING_NAMES",
-    "FIRST_TESTED",
-    "FIRST_UNTESTED",
-    "IMAGENET_DEFAULT_MEAN",
-    "IMAGENET_DEFAULT_STD",
-    "IMAGENET_STANDARD_MEAN",
-    "IMAGENET_STANDARD_STD",
-    "NO_OBJ_SCORE",
-    "init",
-    "SAFE_WEIGHTS_INDEX_NAME",
-    "SAFE_WEIGHTS_NAME",
-    "WEIGHTS_INDEX_NAME",
-    "WEIGHTS_NAME",
-    "CLIPMLP",
-    "BaseStreamer",
-    "DynamicLayer",
-    "GenerateBeamDecoderOnlyOutput",
-    "GenerateDecoderOnlyOutput",
-    "LlavaCausalLMOutputWithPast",
-    "LlavaModelOutputWithPast",
-    "MultimodalBaseModelOutputWithPast",
-    "MultimodalCausalLMOutputWithPast",
-    "MultimodalMoeBaseModelOutputWithPast",
-    "MultimodalMoeCausalLMOutputWithPast",
-    "Qwen2_5_VLRMSNorm",
-    "QuickGELUActivation",
-    "Qwen3VLVideoProcessor",
-    "Sam2VideoImageSegmentationOutput",
-    "SamMLPBlock",
-    "SamPatchEmbeddings",
-    "SamVisionSdpaAttention",
-    "SizeDict",
-    "SubConfigSpec",
-    "VideoMetadata",
-    "VideoProcessorMixin",
-    "VideosKwargs",
-    "_BaseAutoModelClass",
-    "_LazyAutoMapping",
-    "_MARKED_RE",
-    "apply_rotary_pos_emb_vision",
-    "cached_file",
-    "can_return_tuple",
-    "clip_eager_attention",
-    "create_causal_mask",
-    "deprecate_kwarg",
-    "extract_commit_hash",
-    "get_checkpoint_conversion_mapping",
-    "get_optimal_tiled_canvas",
-    "get_vision_position_ids",
-    "get_vision_window_index",
-    "make_batched_metadata",
-    "make_batched_videos",
-    "no_init_weights",
-    "quantization_config_of",
-    "register_checkpoint_conversion_mapping",
-    "resolve_hidden_states_indices",
-    "resolve_revision",
-    "rotate_half",
-    "selected_hidden_states",
-    "smart_resize",
-    "smart_resize_video",
-    "str_to_torch_dtype",
-    "takes_old_cache_name",
-    "warn_outside_window",
-]

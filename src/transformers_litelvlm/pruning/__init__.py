@@ -1,12 +1,7 @@
 """Which visual tokens are kept. Pure tensors: this package imports torch and the standard library alone."""
 
 from transformers_litelvlm.pruning.anchorprune import AnchorPruner
-from transformers_litelvlm.pruning.base import (
-    Pruner,
-    Selection,
-    TokenPruner,
-    VisualEvidence,
-)
+from transformers_litelvlm.pruning.base import Pruner, Selection, TokenPruner, VisualEvidence
 from transformers_litelvlm.pruning.cdpruner import CDPruner
 from transformers_litelvlm.pruning.cls_attention import ClassAttentionPruner
 from transformers_litelvlm.pruning.divprune import DivPrunePruner

@@ -233,6 +233,8 @@ class Pruner(ABC):
 class TokenPruner(Pruner):
     """A method that selects or merges what the vision tower gives. A subclass implements [`select`]."""
 
+    adaptive: bool = False  # whether the image decides how many tokens are kept
+
     @abstractmethod
     def select(self, evidence: VisualEvidence, budget: int) -> Selection | list[Selection]:
         """Choose `budget` of the N visual tokens of every image.
@@ -252,4 +254,4 @@ class TokenPruner(Pruner):
     def tokens_per_layer(
         self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
     ) -> list[int] | None:
-        return [budget] * num_layers
+        return None if self.adaptive else [budget] * num_layers

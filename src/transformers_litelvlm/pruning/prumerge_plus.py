@@ -130,11 +130,6 @@ class PruMergePlusPruner(TokenPruner):
             place = torch.cat((place, free_index(place, num_tokens, last=True)), dim=1)
         return Selection(place, context=scores, features=merge_tokens(weights, features), weights=weights)
 
-    def tokens_per_layer(
-        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
-    ) -> list[int] | None:
-        return None if self.adaptive else [budget] * num_layers
-
 
 def _place_repeats(kept: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
     """`kept` (B, K), where each token that came before takes the next place of `free` (B, N)."""

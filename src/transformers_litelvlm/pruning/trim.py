@@ -65,8 +65,3 @@ class TRIMPruner(TokenPruner):
         weights = torch.cat((rows, mean), dim=1)
         indices = torch.cat((kept, free_index(kept, num_tokens, last=True)), dim=1)
         return Selection(indices, similarity, scores, merge_tokens(weights, features), weights)
-
-    def tokens_per_layer(
-        self, num_tokens: int, budget: int, *, num_layers: int, num_tower_layers: int
-    ) -> list[int] | None:
-        return None if self.adaptive else [budget] * num_layers

@@ -37,18 +37,14 @@ _LONGEST_NAME = 255  # of a file, in bytes, on all common file systems
 
 
 def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) -> Image.Image:
-    """
-    Opens a file of one of PICTURE_FORMATS, as it is. Its pixels are decoded when they are first asked for.
+    """The picture in a file of one of PICTURE_FORMATS, as it is. Its pixels are decoded when they are first asked for.
 
     Args:
-        source (`str`, `os.PathLike` or `BinaryIO`): The file.
-        name (`str` or `os.PathLike`): What to call it in an error.
-
-    Returns:
-        `PIL.Image.Image`: The picture.
+        source: the file.
+        name: what to call it in an error.
 
     Raises:
-        ValueError: It is no such file, or not there. The message names it and the formats.
+        ValueError: it is no such file, or not there; the message names it and the formats.
     """
     if isinstance(source, str | os.PathLike) and os.path.exists(source) and not os.path.isfile(source):
         raise ValueError(f"`image` {name} is not a regular file. Give a picture file.")  # a pipe would never end
@@ -71,8 +67,7 @@ def open_picture(source: str | os.PathLike | BinaryIO, name: str | os.PathLike) 
 
 
 def load_rgb_image(image: ImageInput) -> Image.Image:
-    """
-    Reads a picture as upright 8-bit RGB. The input is never changed.
+    """A picture as upright 8-bit RGB (mode "RGB"). The input is never changed.
 
     The EXIF orientation is applied, so that masks fit what a viewer shows. Transparency is dropped the way
     `PIL.Image.convert("RGB")` and `load_image` of Transformers drop it: the colours stored under transparent pixels
@@ -81,17 +76,13 @@ def load_rgb_image(image: ImageInput) -> Image.Image:
     the first frame is taken.
 
     Args:
-        image (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`):
-            A path or an `http(s)://` address of a file in one of PICTURE_FORMATS, its content in base64, alone or in
-            a `data:image/...` address, a picture, or an array of shape (height, width), (height, width, 1),
+        image: a path or an `http(s)://` address of a file in one of PICTURE_FORMATS, its content in base64, alone or
+            in a `data:image/...` address, a picture, or an array of shape (height, width), (height, width, 1),
             (height, width, 3) or (height, width, 4) and type uint8.
 
-    Returns:
-        `PIL.Image.Image`: The picture in mode "RGB".
-
     Raises:
-        ValueError: The picture does not exist, is truncated, cannot be understood, is in another format, or has one
-            side more than MAX_ASPECT_RATIO times the other. The message names it.
+        ValueError: the picture does not exist, is truncated, cannot be understood, is in another format, or has one
+            side more than MAX_ASPECT_RATIO times the other; the message names it.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)

@@ -47,7 +47,6 @@ from transformers_litelvlm.conversion.weight_files import TensorInfo
 from transformers_litelvlm.models.guidance.encoded import Guidance
 from transformers_litelvlm.models.guidance.frames import group_frames
 from transformers_litelvlm.models.guidance.selection import Chosen, project
-from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 
 
 HAS_TOKENIZER = TOKENIZER_MODEL.exists()
@@ -207,7 +206,10 @@ def test_golden_glamm_language_model_head(glamm_model, golden, largest, case):
 def test_lisa_is_configuration(lisa):
     model, info = AutoModelForMaskGeneration.from_pretrained(lisa, dtype=torch.float32, output_loading_info=True)
     assert type(model) is LlavaLiteForReferringSegmentation and not any(info.values()), info
-    assert type(model.model.multi_modal_projector) is LinearProjector
+    assert {name: tuple(part.shape) for name, part in model.model.multi_modal_projector.named_parameters()} == {
+        "linear_1.weight": (model.config.text_config.hidden_size, model.config.vision_config.hidden_size),
+        "linear_1.bias": (model.config.text_config.hidden_size,),
+    }
     assert model.config.text_config.vocab_size == 32004 and model.config.image_token_id == 32004
     assert model.config.seg_token_id == 32003
     assert model.config.text_config.rms_norm_eps == 1e-6

@@ -38,7 +38,7 @@ from transformers_litelvlm.conversion.renaming import Part, plan_renaming
 from transformers_litelvlm.conversion.source import CheckpointSource
 from transformers_litelvlm.conversion.weight_files import TensorInfo
 from transformers_litelvlm.models.masks.sam2 import Video, track_hidden_tokens
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
+from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
     Qwen2_5_VLLiteForReferringSegmentation,
 )
 

@@ -30,7 +30,8 @@ def inputs(count):
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7), (2, 2), (9, 1)])
 def test_maps_are_resampled_to_the_grid(clip, grid):
     pixels, ids, mask = inputs(2)
-    evidence = SideClipEvidence(clip, pixels, torch.zeros(2, grid[0] * grid[1], 5), grid, Guidance(ids, mask))
+    tokens = torch.zeros(2, grid[0] * grid[1], 5)
+    evidence = SideClipEvidence(clip, clip.encode_pictures(pixels), tokens, grid, Guidance(ids, mask))
     # CLIP's own maps on its 4 x 4 patches, from what its last layer of three reads.
     own = ClipTowerEvidence(TowerStates.of(clip.vision_model, pixels, 2), clip, None, Guidance(ids, mask))
     text, is_real = own.text_embeds()
@@ -71,7 +72,7 @@ def test_tokens_are_ranked_by_the_resampled_maps(clip):
     for image, (height, width) in enumerate([(4, 6), (2, 3), (4, 6)]):
         evidence = SideClipEvidence(
             clip,
-            pictures[image : image + 1],
+            clip.encode_pictures(pictures[image : image + 1]),
             torch.zeros(1, height * width, 5),
             (height, width),
             Guidance(ids[image : image + 1], mask[image : image + 1]),

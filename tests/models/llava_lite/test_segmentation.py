@@ -7,9 +7,9 @@ from PIL import Image
 
 from tests.support.tiny_llava import SPECIAL, tiny_config, tiny_grounding_model, tiny_processor
 from transformers_litelvlm import LlavaLiteForReferringSegmentation, PruningConfig
+from transformers_litelvlm.models.masks.output import foreground_confidence
 from transformers_litelvlm.models.masks.sam import resize_masks
 from transformers_litelvlm.models.masks.seg_tokens import states_of_seg
-from transformers_litelvlm.models.masks.segmentation import foreground_confidence
 
 
 SEG = SPECIAL.index("[SEG]")
@@ -226,7 +226,7 @@ def test_foreground_confidence_by_hand():
 def test_foreground_confidence_of_large_masks_is_computed_in_parts(monkeypatch):
     logits = torch.randn(3, 2, 11, 13)
     whole = foreground_confidence(logits)
-    monkeypatch.setattr("transformers_litelvlm.models.masks.segmentation.PIXELS_AT_ONCE", 10)
+    monkeypatch.setattr("transformers_litelvlm.models.masks.output.PIXELS_AT_ONCE", 10)
     torch.testing.assert_close(foreground_confidence(logits), whole)
     inside = logits > 0
     torch.testing.assert_close(whole, (logits.sigmoid() * inside).sum((-1, -2)) / inside.sum((-1, -2)))

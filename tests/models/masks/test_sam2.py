@@ -26,7 +26,6 @@ from transformers_litelvlm.models.masks.sam2 import (
     _prompt_frame,
     _Session,
     decode_hidden_tokens,
-    encode_images,
     normalized,
     resize_masks,
     track_hidden_tokens,
@@ -100,7 +99,7 @@ def test_original_sam2_names_the_layer_scale_gamma():
 @torch.no_grad()
 def test_images(golden, sam2):
     tensors, about = golden
-    features = encode_images(sam2, tensors["input.image"])
+    features = Sam2MaskDecoder(sam2).encode(tensors["input.image"])
     for index, name in enumerate(("features_high_res_0", "features_high_res_1", "features")):
         assert_close(name, features[index], tensors[f"output.image.{name}"], 1e-3)
     decoded = decode_hidden_tokens(sam2, features, tensors["input.hidden_tokens"][None])
@@ -123,7 +122,7 @@ def test_dialogues_with_different_numbers_of_masks(golden, sam2):
     """Of two dialogues about one picture, with one mask and three, and of one about another."""
     tensors, _ = golden
     pixels = torch.cat((tensors["input.image"], tensors["input.frames"][2:3]))
-    decoder, features = Sam2MaskDecoder(sam2), encode_images(sam2, pixels)
+    decoder, features = Sam2MaskDecoder(sam2), Sam2MaskDecoder(sam2).encode(pixels)
     tokens = torch.stack([tensors["input.hidden_tokens"].roll(n, dims=0)[:3] for n in range(3)])
     counts, about, sizes = [1, 3, 2], [0, 0, 1], [(40, 60), (50, 30)]
     prompts = torch.cat([row[:count] for row, count in zip(tokens, counts)])
@@ -145,10 +144,10 @@ def test_batch_of_images_is_one_by_one(golden, sam2):
     tensors, _ = golden
     pixels = torch.cat((tensors["input.image"], tensors["input.frames"][2:]))
     tokens = torch.stack([tensors["input.hidden_tokens"].roll(n, dims=0)[:3] for n in range(3)])
-    together = decode_hidden_tokens(sam2, encode_images(sam2, pixels), tokens)
+    together = decode_hidden_tokens(sam2, Sam2MaskDecoder(sam2).encode(pixels), tokens)
     for index in range(3):
         one = slice(index, index + 1)
-        alone = decode_hidden_tokens(sam2, encode_images(sam2, pixels[one]), tokens[one])
+        alone = decode_hidden_tokens(sam2, Sam2MaskDecoder(sam2).encode(pixels[one]), tokens[one])
         for name in together._fields:
             assert_close(name, getattr(together, name)[one], getattr(alone, name), 1e-3)
 
@@ -157,7 +156,7 @@ def test_batch_of_images_is_one_by_one(golden, sam2):
 def test_no_prompts(golden, sam2):
     tensors, about = golden
     none = tensors["input.hidden_tokens"][:0]
-    decoded = decode_hidden_tokens(sam2, encode_images(sam2, tensors["input.image"]), none[None])
+    decoded = decode_hidden_tokens(sam2, Sam2MaskDecoder(sam2).encode(tensors["input.image"]), none[None])
     assert decoded.pred_masks.shape == (1, 0, 32, 32) and decoded.candidate_scores.shape == (1, 0, 3)
     assert resize_masks(decoded.pred_masks[0], about["original_size"]).shape == (0, 63, 84)
     masks, scores, _ = track_hidden_tokens(sam2, Video(tensors["input.frames"]), none)
@@ -252,7 +251,7 @@ def test_offloaded(golden, sam2):
     assert offloaded.no_memory_embedding.device.type == "meta"
     there, *_ = track_hidden_tokens(offloaded, Video(pixels), tokens)
     assert torch.equal(here, there)
-    decoded = decode_hidden_tokens(offloaded, encode_images(offloaded, pixels[:1]), tokens[None])
+    decoded = decode_hidden_tokens(offloaded, Sam2MaskDecoder(offloaded).encode(pixels[:1]), tokens[None])
     assert_close("offloaded", decoded.pred_masks[0], here[:, 0], 1e-3)
 
 

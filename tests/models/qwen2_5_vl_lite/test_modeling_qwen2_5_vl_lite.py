@@ -219,7 +219,7 @@ def test_every_method_runs_or_says_which_do(model, method):
         assert len(rows) == len(set(rows.tolist())) == 5 and 0 <= int(rows.min()) and int(rows.max()) < num_tokens
     # What is merged is what the weights say.
     encoded = model.model.encode("image", {name: inputs[name] for name in ("pixel_values", "image_grid_thw")})
-    features = model.model.select(encoded, Guidance.of(inputs).rows(slice(2)))
+    features = model.model.select(encoded, Guidance.of(inputs).rows(range(2)))
     if getattr(features, "merge_weights", None) is not None:
         for kept, weights, tokens in zip(features.pooler_output, features.merge_weights, encoded.all_tokens()):
             torch.testing.assert_close(kept, weights @ tokens, atol=1e-5, rtol=1e-5)

@@ -198,11 +198,7 @@ class DecoderLayerEvidence(LayerEvidence):
     """
 
     def __init__(
-        self,
-        attention: LayerAttention,
-        prompt: PromptInDecoder,
-        images: Sequence[int],
-        embeddings: PromptEmbeddings,
+        self, attention: LayerAttention, prompt: PromptInDecoder, images: Sequence[int], embeddings: PromptEmbeddings
     ) -> None:
         self.layer, self.num_layers = attention.layer, attention.num_layers
         self.num_tokens = embeddings.visual.shape[1]

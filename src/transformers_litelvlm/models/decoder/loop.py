@@ -113,12 +113,7 @@ def prefill(
         hidden_states.add(prompt.states, prompt)  # as upstream, without what DeepStack adds
         prompt = prompt.with_deepstack() if index else prompt
         output = layer(
-            prompt.states,
-            attention_mask=mask,
-            position_embeddings=rotary,
-            cache=cache,
-            use_cache=use_cache,
-            **kwargs,
+            prompt.states, attention_mask=mask, position_embeddings=rotary, cache=cache, use_cache=use_cache, **kwargs
         )
         attention = LayerAttention(language_model, index, prompt, rotary, num_text)
         prompt = replace(prompt, states=output)
@@ -175,12 +170,7 @@ def decode(
                 positions = held.positions(padding, position_ids)
             mask, rotary = _mask_and_rotary(language_model, states, padding, positions, cache, index)
         states = layer(
-            states,
-            attention_mask=mask,
-            position_embeddings=rotary,
-            cache=cache,
-            use_cache=use_cache,
-            **kwargs,
+            states, attention_mask=mask, position_embeddings=rotary, cache=cache, use_cache=use_cache, **kwargs
         )
     normalised = language_model.norm(states)
     return DecoderOutput(normalised, cache, hidden_states.result(states, normalised), [])

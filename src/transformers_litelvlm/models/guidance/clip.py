@@ -154,7 +154,7 @@ class SideClipEvidence(VisualEvidence):
 
     Args:
         clip: the side CLIP.
-        pictures: (B, 3, S, S) for CLIP, or its states of them; `None` for methods that ask nothing of it.
+        pictures: CLIP's states of B pictures; `None` for methods that ask nothing of it.
         features: (B, h * w, D) the visual tokens.
         grid: (h, w).
         sentences: in CLIP's tokens.
@@ -165,7 +165,7 @@ class SideClipEvidence(VisualEvidence):
     def __init__(
         self,
         clip: SideClip,
-        pictures: torch.Tensor | TowerStates | None,
+        pictures: TowerStates | None,
         features: torch.Tensor,
         grid: tuple[int, int],
         sentences: Guidance = NO_SENTENCES,
@@ -181,10 +181,7 @@ class SideClipEvidence(VisualEvidence):
                 "With `guidance='clip'` the model needs `guidance_pixel_values`: load the processor with "
                 "`guidance_model=` (a CLIP checkpoint) and pass its whole output to the model."
             )
-        states = (
-            self._pictures if isinstance(self._pictures, TowerStates) else self._clip.encode_pictures(self._pictures)
-        )
-        return ClipTowerEvidence(states, self._clip, None, self._sentences)
+        return ClipTowerEvidence(self._pictures, self._clip, None, self._sentences)
 
     def _resample(self, on_patches: torch.Tensor) -> torch.Tensor:
         """(B, P * P, C) on CLIP's square grid -> (B, h * w, C) float32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -69,19 +69,15 @@ class Guidance:
                 "by sentences needs one for each. Pass `expressions` for them, or choose another `pruning_method`."
             )
 
-    def rows(self, media: slice | Sequence[int]) -> Guidance:
+    def rows(self, media: Sequence[int]) -> Guidance:
         """The sentences about some of the images or videos."""
 
         def select(values: torch.Tensor | None) -> torch.Tensor | None:
-            if values is None or isinstance(media, slice):
-                return values if values is None else values[media]
-            return values if list(media) == list(range(len(values))) else values[index_on(values.device, media)]
+            if values is None or list(media) == list(range(len(values))):
+                return values
+            return values[index_on(values.device, media)]
 
         return Guidance(select(self.input_ids), select(self.attention_mask), select(self.text_embeds))
-
-    def with_text_embeds(self, text_embeds: torch.Tensor) -> Guidance:
-        """The same sentences, with their embeddings."""
-        return replace(self, text_embeds=text_embeds)
 
 
 NO_SENTENCES = Guidance()
@@ -113,8 +109,7 @@ class EncodedMedia(ABC):
     @abstractmethod
     def __getitem__(self, places: Sequence[int]) -> EncodedMedia: ...
 
-    @abstractmethod
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (most towers have run)
         """Run what is left of the tower, if it is lazy: for who measures it."""
 
     @property
@@ -131,9 +126,10 @@ class EncodedMedia(ABC):
     def evidence(self, group: FrameGroup, guidance: Guidance) -> VisualEvidence:
         """What a method may ask about the frames of a group; `guidance` has the sentences of all media."""
 
-    @abstractmethod
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Visual tokens (B, K, C) as the language model reads them, (B, K, D)."""
+        """Visual tokens (B, K, C) as the language model reads them, (B, K, D); the same if the tower ends with the
+        projector."""
+        return tokens
 
     @abstractmethod
     def all_tokens(self) -> list[torch.Tensor]:

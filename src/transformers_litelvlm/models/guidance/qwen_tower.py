@@ -88,15 +88,9 @@ class EncodedByQwen(EncodedMedia):
     def deepstack(self) -> list[list[torch.Tensor]]:
         return deepstack_of(self.tower)
 
-    def finish(self) -> None:
-        """Nothing is left: the whole tower has run."""
-
     @property
     def tower_features(self) -> torch.Tensor | None:
         return self.tower.last_hidden_state
-
-    def project(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens
 
     def all_tokens(self) -> list[torch.Tensor]:
         return list(self.tower.pooler_output)

@@ -109,10 +109,7 @@ class TowerStates:
                 attention = layer.self_attn
                 states = to_device_of(layer.layer_norm1, states)
                 normed = layer.layer_norm1(states)
-                query, keys, values = (
-                    _split_heads(project(normed), attention.head_dim)
-                    for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-                )
+                query, keys, values = _heads(attention, normed)
                 mask = None if bias is None else bias[:, None, None, :].to(query.dtype)
                 mixed = nn.functional.scaled_dot_product_attention(
                     query, keys, values, attn_mask=mask, scale=attention.scale
@@ -126,14 +123,17 @@ class TowerStates:
 def _with_keys(block: Any, states: torch.Tensor, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What upstream's layer makes of states (M, 1+N, C), bit for bit, and its keys (M, H, 1+N, d)."""
     attention = block.self_attn
-    heads = [
-        _split_heads(part(normed), attention.head_dim)
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-    ]
+    heads = _heads(attention, normed)
     kind = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, clip_eager_attention)
     mixed, _ = kind(attention, *heads, None, scaling=attention.scale, dropout=0.0)
     states = states + attention.out_proj(mixed.flatten(2).contiguous())
     return states + block.mlp(block.layer_norm2(states)), heads[1]
+
+
+def _heads(attention: Any, normed: torch.Tensor) -> list[torch.Tensor]:
+    """Queries, keys and values (M, H, t, d) of normalised states (M, t, C)."""
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return [_split_heads(part(normed), attention.head_dim) for part in parts]
 
 
 def _split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -30,8 +30,3 @@ class InternVLLiteConfig(GroundedConfigMixin, PrunedConfigMixin, InternVLConfig)
     family_title: ClassVar[str] = "InternVL"
 
     pruning_config: dict | PreTrainedConfig | None = None
-
-    @property
-    def num_tower_layers(self) -> int:
-        layer = self.vision_feature_layer
-        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from transformers import InternVLForConditionalGeneration, InternVLModel, PreTrainedModel
+from transformers import InternVLForConditionalGeneration, InternVLModel
 
 from transformers_litelvlm.models.devices import index_on, weights_of
 from transformers_litelvlm.models.family import (
@@ -21,10 +21,9 @@ from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.intrinsic import IntrinsicEvidence
 from transformers_litelvlm.models.internvl_lite.configuration_internvl_lite import InternVLLiteConfig
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
 from transformers_litelvlm.utils.messages import quoted
 
@@ -37,13 +36,6 @@ class InternVLLiteModelOutputWithPast(PrunedOutputMixin, MultimodalBaseModelOutp
 @dataclass
 class InternVLLiteCausalLMOutputWithPast(PrunedOutputMixin, MultimodalCausalLMOutputWithPast):
     """Upstream's, further as [`InternVLLiteModelOutputWithPast`]."""
-
-
-class InternVLLiteLoadingMixin(GuidedLoadingMixin):
-    """For the model classes: what quantization leaves as it is."""
-
-    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
-    unquantized_parts = ("vision_tower", "seg_head", "mask_model")
 
 
 class TileEvidence(IntrinsicEvidence):
@@ -104,9 +96,6 @@ class EncodedTiles(EncodedMedia):
         tokens, tower, states = (part[tiles] for part in (self.tokens, self._tower, self._states))
         return EncodedTiles(self.model, tokens, [self.grids[place] for place in places], tower, states, self._layer)
 
-    def finish(self) -> None:
-        """Nothing is left: the whole tower has run."""
-
     @property
     def tower_features(self) -> torch.Tensor:
         return self._tower
@@ -115,9 +104,6 @@ class EncodedTiles(EncodedMedia):
         tiles = index_on(self.tokens.device, group.frames)
         shared = (self.model.get_input_embeddings(), self.tokens[tiles], group.grid, guidance.rows(group.media))
         return TileEvidence(self._layer, self._patches[tiles.to(self._patches.device)], *shared)
-
-    def project(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens
 
     def all_tokens(self) -> list[torch.Tensor]:
         return by_image(self.tokens, [tiles for tiles, _, _ in self.grids])
@@ -146,7 +132,7 @@ def _counts(num_tiles: Any, total: int) -> list[int]:
     return counts
 
 
-class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMixin, InternVLModel):
+class InternVLLiteModel(GuidedLoadingMixin, PrunedModelMixin, InternVLModel):
     """[`~transformers.InternVLModel`] whose `get_image_features` keeps the visual tokens a pruning method selects.
 
     Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]. They take `num_tiles` (M,), the
@@ -163,6 +149,8 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
         "image": ("pixel_values", "num_tiles", "vision_feature_layer", "vision_feature_select_strategy")
     }
     own_media_arguments = ("num_tiles",)
+    # Small beside the language model, and what they compute decides which tokens are kept and where a mask ends.
+    unquantized_parts = ("vision_tower", "seg_head", "mask_model")
     output_class = InternVLLiteModelOutputWithPast
     takes_one_tensor = True
 
@@ -231,7 +219,7 @@ class InternVLLiteModel(RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedModelMi
 
 
 class InternVLLiteForConditionalGeneration(
-    RemoteCodeMixin, InternVLLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, InternVLForConditionalGeneration
+    GuidedLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, InternVLForConditionalGeneration
 ):
     """[`~transformers.InternVLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
@@ -242,16 +230,16 @@ class InternVLLiteForConditionalGeneration(
     config: InternVLLiteConfig
     # The same folder may hold the mask decoder of `InternVLLiteForReferringSegmentation`.
     _keys_to_ignore_on_load_unexpected = MASK_KEYS
+    base_class = InternVLLiteModel
     output_class = InternVLLiteCausalLMOutputWithPast
 
     forward = pruned_forward(InternVLForConditionalGeneration, "num_tiles", *SENTENCE_ARGUMENTS)
 
-    def __init__(self, config: InternVLLiteConfig) -> None:
-        # Upstream's constructor would build a stock base model only to throw it away.
-        PreTrainedModel.__init__(self, config)
-        self.model = InternVLLiteModel(config)
-        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
 
+class InternVLLiteForReferringSegmentation(GroundedMixin, InternVLLiteForConditionalGeneration):
+    """[`InternVLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (Sa2VA).
 
-__all__ = ["InternVLLiteForConditionalGeneration", "InternVLLiteModel"]
+    Modifications: those of [`Qwen2_5_VLLiteForReferringSegmentation`].
+    """
+
+    without_masks = InternVLLiteForConditionalGeneration.__name__

@@ -13,14 +13,7 @@ from transformers import BatchFeature, InternVLProcessor
 
 from transformers_litelvlm.models.loading import hub_arguments
 from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
-from transformers_litelvlm.models.processing.processor import (
-    MAX_SIDE,
-    GuidedProcessorMixin,
-    check_sizes,
-    in_format_of,
-    on_pil,
-    read_images,
-)
+from transformers_litelvlm.models.processing.processor import MAX_SIDE, check_sizes, in_format_of, on_pil, read_images
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
 from transformers_litelvlm.models.processing.sentences import check_unicode
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
@@ -30,7 +23,7 @@ from transformers_litelvlm.utils.messages import quoted
 MOST_TILES = 100  # of an image: upstream looks through the square of this number of layouts
 
 
-class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, InternVLProcessor):
+class InternVLLiteProcessor(SegmentationInputsMixin, InternVLProcessor):
     """[`~transformers.InternVLProcessor`] that also prepares the sentences that guide pruning.
 
     Modifications: `processor(images, text, videos, expressions=...)` adds `guidance_input_ids` and
@@ -79,15 +72,8 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
         self.video_processor = None
-        self.set_segmentation(
-            mask_image_size,
-            question_templates,
-            answer_templates,
-            seg_token,
-            normalize_expressions,
-            one_expression_per_dialogue,
-            grounding_media or {"pictures_as": "image"},
-        )
+        grounding_media = grounding_media or {"pictures_as": "image"}
+        self.set_segmentation(locals())
         super().__init__(
             on_pil(image_processor),
             tokenizer,
@@ -244,6 +230,3 @@ def _is_list_of_videos(videos: Any) -> bool:
     """Whether it is one, not a video: a list of frames."""
     first = videos[0] if isinstance(videos, list | tuple) and videos else None
     return isinstance(first, list | tuple) or getattr(first, "ndim", 0) == 4
-
-
-__all__ = ["InternVLLiteProcessor"]

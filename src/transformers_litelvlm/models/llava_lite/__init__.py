@@ -8,10 +8,6 @@ from transformers_litelvlm.models.llava_lite.modeling_llava_lite import (
 )
 from transformers_litelvlm.models.llava_lite.modeling_llava_lite_segmentation import LlavaLiteForReferringSegmentation
 from transformers_litelvlm.models.llava_lite.processing_llava_lite import LlavaLiteProcessor
-from transformers_litelvlm.models.upstream import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 
 register_family(
@@ -20,11 +16,8 @@ register_family(
     LlavaLiteModel,
     LlavaLiteForConditionalGeneration,
     LlavaLiteForReferringSegmentation,
+    renamed_as={"LlavaLiteForConditionalGeneration": "llava", "LlavaLiteModel": "LlavaModel"},
 )
-
-# Names of stock checkpoints are translated by class name, and ours is not upstream's.
-for _ours, _upstream in (("LlavaLiteForConditionalGeneration", "llava"), ("LlavaLiteModel", "LlavaModel")):
-    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_upstream), overwrite=True)
 
 __all__ = [
     "LlavaLiteConfig",

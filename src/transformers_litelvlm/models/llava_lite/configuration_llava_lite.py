@@ -73,11 +73,6 @@ class LlavaLiteConfig(PrunedConfigMixin, LlavaConfig):
     def num_visual_tokens(self) -> int:
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
-    @property
-    def num_tower_layers(self) -> int:
-        layer = self.vision_feature_layer
-        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
-
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """As upstream, but refuses the config of a checkpoint in the layout of the original LLaVA code."""

@@ -1,7 +1,8 @@
 """LLaVA with visual-token pruning: the stock model, told which visual tokens to keep."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,12 +21,10 @@ from transformers_litelvlm.models.guidance.encoded import EncodedMedia, Grid, Gu
 from transformers_litelvlm.models.guidance.frames import FrameGroup
 from transformers_litelvlm.models.guidance.vision_tower import TowerStates
 from transformers_litelvlm.models.llava_lite.configuration_llava_lite import LlavaLiteConfig
-from transformers_litelvlm.models.llava_lite.linear_projector import LinearProjector
 from transformers_litelvlm.models.loading import GuidedLoadingMixin
 from transformers_litelvlm.models.outputs import MediaFeatures, PrunedOutputMixin
 from transformers_litelvlm.models.prompt.generation import PrunedGenerationMixin
 from transformers_litelvlm.models.prompt.placeholder_embedding import PlaceholderEmbedding
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
 
@@ -92,7 +91,7 @@ class EncodedImages(EncodedMedia):
         return list(self.project(self.states.features[:, 1:]))
 
 
-class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, LlavaModel):
+class LlavaLiteModel(LlavaLiteLoadingMixin, PrunedModelMixin, LlavaModel):
     """[`~transformers.LlavaModel`] whose `get_image_features` keeps the visual tokens a pruning method selects.
 
     Modifications: `get_image_features` and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds the CLIP text
@@ -116,7 +115,10 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
         super().__init__(config)
         activate_in_place(self.vision_tower)
         if config.projector_type == "linear":
-            self.multi_modal_projector = LinearProjector(config)
+            widths = (config.vision_config.hidden_size, config.text_config.hidden_size)
+            layer = torch.nn.Linear(*widths, bias=config.multimodal_projector_bias)
+            # Under the name of the first of upstream's two.
+            self.multi_modal_projector = torch.nn.Sequential(OrderedDict(linear_1=layer))
         if config.image_token_id >= config.text_config.vocab_size:
             embedding = PlaceholderEmbedding.in_place_of(self.get_input_embeddings())
             self.set_input_embeddings(embedding)
@@ -169,7 +171,7 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
     def embed_sentences(self, guidance: Guidance) -> Guidance:
         if guidance.input_ids is None:
             return guidance
-        return guidance.with_text_embeds(self.guidance.encode_text(guidance.input_ids))
+        return replace(guidance, text_embeds=self.guidance.encode_text(guidance.input_ids))
 
     def _feature_layer_index(self, layer: int | list[int] | None, strategy: str | None) -> int:
         """How many tower layers make the features; that number is also the index of the layer that reads them."""
@@ -193,7 +195,7 @@ class LlavaLiteModel(RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedModelMixin, L
 
 
 class LlavaLiteForConditionalGeneration(
-    RemoteCodeMixin, LlavaLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
+    LlavaLiteLoadingMixin, PrunedGenerationMixin, PrunedHeadMixin, LlavaForConditionalGeneration
 ):
     """[`~transformers.LlavaForConditionalGeneration`] that generates from the visual tokens a pruning method keeps.
 
@@ -204,16 +206,7 @@ class LlavaLiteForConditionalGeneration(
     config: LlavaLiteConfig
     # The same folder may hold the mask decoder of `LlavaLiteForReferringSegmentation`.
     _keys_to_ignore_on_load_unexpected = MASK_KEYS
+    base_class = LlavaLiteModel
     output_class = LlavaLiteCausalLMOutputWithPast
 
     forward = pruned_forward(LlavaForConditionalGeneration, *SENTENCE_ARGUMENTS)
-
-    def __init__(self, config: LlavaLiteConfig) -> None:
-        # Upstream's constructor would build a stock LlavaModel only to throw it away.
-        super(LlavaForConditionalGeneration, self).__init__(config)
-        self.model = LlavaLiteModel(config)
-        self.lm_head = torch.nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-
-__all__ = ["LlavaLiteForConditionalGeneration", "LlavaLiteModel"]

@@ -36,6 +36,3 @@ class LlavaLiteForReferringSegmentation(ReferringSegmentationMixin, LlavaLiteFor
 
     def prompts_of_seg(self, states: torch.Tensor) -> torch.Tensor:
         return self.text_hidden_fcs(states).unsqueeze(2)
-
-
-__all__ = ["LlavaLiteForReferringSegmentation"]

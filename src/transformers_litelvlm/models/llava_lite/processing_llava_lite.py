@@ -28,6 +28,7 @@ from transformers_litelvlm.models.processing.sentences import (
     check_unicode,
     checked_templates,
     match_templates,
+    messages_of,
     nest_expressions,
     tokenize_guidance,
 )
@@ -282,12 +283,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
 
     def dialogue(self, turns: list[tuple[str, str]], for_generation: bool = False) -> str:
         """The prompt that asks about one picture: (question, answer) pairs, the last answer left open or not."""
-        messages: list[dict[str, Any]] = []
-        for question, answer in turns:
-            image = [] if messages else [{"type": "image"}]
-            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        messages = messages[:-1] if for_generation else messages
+        messages = messages_of(turns, [{"type": "image"}], for_generation)
         return super().apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
     @property
@@ -330,6 +326,3 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             guidance_tokenizer = load_guidance_tokenizer(pretrained_model_name_or_path, place, is_needed)
         processor.guidance_tokenizer = guidance_tokenizer
         return processor
-
-
-__all__ = ["LlavaLiteProcessor"]

@@ -21,10 +21,7 @@ from transformers_litelvlm.utils.hub_names import check_loadable
 # which is all that ViT's does. Upstream's own for SAM 2 and 3 need torchvision.
 IMAGE_PROCESSORS: dict[str, Any] = {
     "sam": SamImageProcessorPil,
-    "sam2": ViTImageProcessorPil,
-    "sam2_video": ViTImageProcessorPil,
-    "sam3_tracker": ViTImageProcessorPil,
-    "sam3_video": ViTImageProcessorPil,
+    **dict.fromkeys(("sam2", "sam2_video", "sam3_tracker", "sam3_video"), ViTImageProcessorPil),
 }
 
 

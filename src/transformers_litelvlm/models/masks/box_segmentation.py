@@ -15,13 +15,7 @@ from transformers_litelvlm.models.masks.box_prompts import BoxPrompts, load_box_
 from transformers_litelvlm.models.masks.boxes import BoxAnswer
 from transformers_litelvlm.models.masks.decoder import MaskGeometry
 from transformers_litelvlm.models.masks.output import ReferringSegmentationOutput
-from transformers_litelvlm.models.masks.segmentation import (
-    ReferringSegmentationMixin,
-    for_mask_decoder,
-    foreground_confidence,
-    mask_geometry,
-    on_host,
-)
+from transformers_litelvlm.models.masks.segmentation import ReferringSegmentationMixin, mask_geometry, on_host
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.models.processing.boxes import BoxProcessor
 from transformers_litelvlm.models.processing.processor import GuidedProcessorMixin
@@ -171,10 +165,7 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
             settings: of this call; default: those of the config.
         """
         inputs, settings = on_host(inputs), settings or self.model.settings()
-        if features is None:
-            features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
-        if features is None:
-            features = self.features_of(inputs, settings)
+        features = self.features_of(inputs, settings) if features is None else features
         prompts, own = self.prompts_of(inputs, features), self.chat.generation_config.max_new_tokens
         generated = self.chat.generate(
             **prompts,
@@ -186,11 +177,6 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
         kept = generated.get(f"{self.mask_modality}_outputs")
         new_ids = generated.sequences[:, prompts["input_ids"].shape[1] :]
         return DialogueAnswers(new_ids, kept if isinstance(kept, PrunedImageFeatures) else None)
-
-    def encode_for_masks(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
-        """The mask model's features of the pictures; the sentences play no part."""
-        pixels, _ = for_mask_decoder(on_host(inputs))
-        return self.prompts.encode(pixels)
 
     @torch.no_grad()
     def decode(  # type: ignore[override]
@@ -213,25 +199,16 @@ class BoxSegmentation(ReferringSegmentationMixin, nn.Module):
             [self._union([level[image : image + 1] for level in features], answer, geometry, image) for answer in row]
             for image, row in enumerate(answers)
         ]
-        logits = [torch.stack([union.logits for union in row]) for row in unions]
-        kept = read.kept
-        output = BoxSegmentationOutput(
-            masks=[of_image > 0 for of_image in logits],
-            mask_logits=logits,
-            scores=[foreground_confidence(of_image) for of_image in logits],
+        return BoxSegmentationOutput.of(
+            [torch.stack([union.logits for union in row]) for row in unions],
+            read.kept,
             iou_scores=[torch.stack([union.iou_score for union in row]) for row in unions],
             object_scores=[torch.stack([union.object_score for union in row]) for row in unions]
             if self.prompts.scores_objects
             else None,
-            retained_indices=None if kept is None else kept.retained_indices,
-            similarity=None if kept is None else kept.similarity,
-            context_scores=None if kept is None else kept.context_scores,
-            merge_weights=None if kept is None else kept.merge_weights,
             answers=answers,
             object_masks=[[union.objects for union in row] for row in unions],
         )
-        # Elsewhere this would wait for the device; who brings masks to the host asks then.
-        return output.require_finite() if logits[0].is_cpu else output
 
     def _union(self, features: list[torch.Tensor], answer: BoxAnswer, geometry: MaskGeometry, image: int) -> _Union:
         """The masks of the objects of an answer about one picture, of which `features` are."""

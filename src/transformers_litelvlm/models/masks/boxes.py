@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -320,8 +320,5 @@ def box_iou(first: Box | None, second: Box | None) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     common = max(width, 0.0) * max(height, 0.0)
-    return min(common / (_area((first, second)) - common), 1.0)
-
-
-def _area(boxes: Iterable[Box]) -> float:
-    return sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    both = sum((right - left) * (bottom - top) for left, top, right, bottom in (first, second))
+    return min(common / (both - common), 1.0)

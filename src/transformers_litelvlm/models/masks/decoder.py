@@ -83,13 +83,7 @@ class MaskDecoder(ABC):
         return self.encode(pixel_values, num_frames)
 
     @abstractmethod
-    def decode(
-        self,
-        features: Any,
-        prompts: torch.Tensor,
-        about: list[int],
-        geometry: MaskGeometry,
-    ) -> DecodedMasks:
+    def decode(self, features: Any, prompts: torch.Tensor, about: list[int], geometry: MaskGeometry) -> DecodedMasks:
         """Masks for N prompts about M pictures or videos.
 
         Args:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from transformers.utils import ModelOutput, logging
 
-from transformers_litelvlm.models.outputs import NotFiniteError, RetainedIndices
+from transformers_litelvlm.models.outputs import NotFiniteError, PrunedImageFeatures, RetainedIndices
 from transformers_litelvlm.models.processing.known_pictures import UNLIKE
 from transformers_litelvlm.utils.messages import SAID, is_first
 
 
 logger = logging.get_logger(__name__)
 
+# Of a mask whose confidence is computed: a large picture is not copied as a whole.
+PIXELS_AT_ONCE = 1 << 22
 MORE_TOKENS = 'more visual tokens (the preset "accurate", a larger budget), or no pruning (the method "none")'
 
 
@@ -54,7 +57,24 @@ class ReferringSegmentationOutput(ModelOutput):
     merge_weights: torch.Tensor | list[torch.Tensor] | None = None
     sequences: torch.Tensor | None = None
 
-    def require_finite(self) -> ReferringSegmentationOutput:
+    @classmethod
+    def of(cls, mask_logits: list[torch.Tensor], kept: PrunedImageFeatures | None, **fields: Any) -> Self:
+        """From the logits of each image, and what was kept of it. On a CPU as [`require_finite`]: elsewhere this would
+        wait for the device; who brings masks to the host asks then."""
+        kept = kept or PrunedImageFeatures()
+        output = cls(
+            masks=[logits > 0 for logits in mask_logits],
+            mask_logits=mask_logits,
+            scores=[foreground_confidence(logits) for logits in mask_logits],
+            retained_indices=kept.retained_indices,
+            similarity=kept.similarity,
+            context_scores=kept.context_scores,
+            merge_weights=kept.merge_weights,
+            **fields,
+        )
+        return output.require_finite() if mask_logits[0].is_cpu else output
+
+    def require_finite(self) -> Self:
         """The same, if all masks are made of finite numbers. Waits for the device.
 
         Raises:
@@ -70,7 +90,7 @@ class ReferringSegmentationOutput(ModelOutput):
                     )
         return self
 
-    def warn_if_empty(self) -> ReferringSegmentationOutput:
+    def warn_if_empty(self) -> Self:
         """The same; logs, once per process, that a mask is empty, and what to try. Waits for the device."""
         found = [masks.flatten(1).any(1).tolist() for masks in self.masks]
         empty = [(image, of_image.index(False)) for image, of_image in enumerate(found) if not all(of_image)]
@@ -83,3 +103,13 @@ class ReferringSegmentationOutput(ModelOutput):
                 + (f" Try {', '.join(tips)}." if tips else "")
             )
         return self
+
+
+def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Mean probability of the pixels of each mask of (..., H, W) that are inside it, (...); 0 for an empty mask."""
+    total: Any = 0.0
+    count: Any = 0
+    for part in mask_logits.flatten(-2).split(PIXELS_AT_ONCE, dim=-1):
+        inside = part > 0
+        total, count = total + (part.sigmoid() * inside).sum(-1), count + inside.sum(-1)
+    return total / count.clamp(min=1)

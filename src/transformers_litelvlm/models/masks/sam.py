@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import torch
-from accelerate.utils import align_module_device
 from torch import nn
 from transformers import AutoModel, SamConfig, SamModel
 
-from transformers_litelvlm.models.devices import index_on, to_device_of
+from transformers_litelvlm.models.devices import index_on, parameters_at_hand, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.sam_in_chunks import run_in_chunks
 from transformers_litelvlm.models.masks.seg_tokens import by_image
@@ -43,11 +41,7 @@ class SamMaskDecoder(MaskDecoder):
         return self.mask_model.get_image_embeddings(pixel_values)
 
     def decode(
-        self,
-        features: torch.Tensor,
-        prompts: torch.Tensor,
-        about: list[int],
-        geometry: MaskGeometry,
+        self, features: torch.Tensor, prompts: torch.Tensor, about: list[int], geometry: MaskGeometry
     ) -> DecodedMasks:
         if geometry.resized is None:
             raise ValueError(
@@ -86,29 +80,19 @@ def decode_masks(
     if 0 in prompts.shape[:2]:  # no answer had a [SEG]
         empty = image_embeddings.new_zeros(*prompts.shape[:2], 4 * height, 4 * width)
         return empty, empty[..., 0, 0]
-    prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
-    with ExitStack() as stack:
-        # These tables are read, not called, so an offloaded model would not bring them in by itself.
-        for table in (prompt_encoder.no_mask_embed, decoder.iou_token, decoder.mask_tokens):
-            stack.enter_context(align_module_device(table))
-        no_mask = prompt_encoder.no_mask_embed.weight.reshape(1, channels, 1, 1)
+    table, decoder = mask_model.prompt_encoder.no_mask_embed, mask_model.mask_decoder
+    # Read, not called, so an offloaded model would not bring them in by itself.
+    with parameters_at_hand(table, decoder.iou_token, decoder.mask_tokens, mask_model.shared_image_embedding):
+        no_mask = table.weight.reshape(1, channels, 1, 1)
+        positions = mask_model.get_image_wide_positional_embeddings()
         masks, iou_scores = decoder(
             image_embeddings=image_embeddings,
-            image_positional_embeddings=_positional_encoding(mask_model, image_embeddings),
+            image_positional_embeddings=positions.expand(batch_size, -1, -1, -1),
             sparse_prompt_embeddings=prompts,
             dense_prompt_embeddings=no_mask.expand(batch_size, -1, height, width),
             multimask_output=False,
         )
     return masks[:, :, 0], iou_scores[:, :, 0]
-
-
-def _positional_encoding(mask_model: SamModel, image_embeddings: torch.Tensor) -> torch.Tensor:
-    """SAM's encoding of the centre of every cell of its grid, shaped as `image_embeddings` (B, C, h, w)."""
-    batch_size, _, height, width = image_embeddings.shape
-    rows = torch.arange(height, device=image_embeddings.device, dtype=image_embeddings.dtype) + 0.5
-    columns = torch.arange(width, device=image_embeddings.device, dtype=image_embeddings.dtype) + 0.5
-    grid = torch.stack(torch.meshgrid(columns / width, rows / height, indexing="xy"), dim=-1)  # (h, w, 2)
-    return mask_model.shared_image_embedding(grid).permute(2, 0, 1).expand(batch_size, -1, -1, -1)
 
 
 def resize_masks(

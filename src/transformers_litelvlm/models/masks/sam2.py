@@ -8,8 +8,8 @@ IoU is taken. Images are decoded as the first frame of a video is. Where the two
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
-from transformers_litelvlm.models.devices import index_on, to_device_of
+from transformers_litelvlm.models.devices import index_on, parameters_at_hand, to_device_of
 from transformers_litelvlm.models.masks.decoder import DecodedMasks, MaskDecoder, MaskGeometry, register_mask_decoder
 from transformers_litelvlm.models.masks.seg_tokens import by_image
 from transformers_litelvlm.models.processing.processor import check_switches
@@ -111,7 +111,7 @@ class Sam2MaskModel(Sam2VideoModel):
 
     def get_image_wide_positional_embeddings(self) -> torch.Tensor:
         """(1, C, h, w), also of an offloaded model: upstream reads the device of a matrix that may be elsewhere."""
-        with _parameters_at_hand(self.shared_image_embedding):
+        with parameters_at_hand(self.shared_image_embedding):
             return super().get_image_wide_positional_embeddings()
 
     def _encode_new_memory(
@@ -183,9 +183,12 @@ class Sam2MaskDecoder(MaskDecoder):
     def encode(
         self, pixel_values: torch.Tensor, num_frames: Sequence[int] | None = None
     ) -> list[torch.Tensor] | list[Video]:
-        """Of pictures see [`encode_images`], of videos [`encode_video`]."""
+        """Of pictures the features, finest first: (M, C / 8, S / 4, S / 4), (M, C / 4, S / 8, S / 8), and
+        (M, C, S / 16, S / 16), which includes the embedding for "nothing remembered". Of videos see [`encode_video`].
+        """
         if num_frames is None:
-            return encode_images(self.mask_model, normalized(self.mask_model, pixel_values))
+            with parameters_at_hand(self.mask_model):
+                return self.mask_model.get_image_embeddings(normalized(self.mask_model, pixel_values))
         videos = self.encode_for_one_use(pixel_values, num_frames)
         return [encode_video(self.mask_model, video) for video in videos]
 
@@ -196,13 +199,7 @@ class Sam2MaskDecoder(MaskDecoder):
         parts = pixel_values.split([max(count, 1) for count in num_frames])
         return [Video(part, is_picture=count == 0) for part, count in zip(parts, num_frames, strict=True)]
 
-    def decode(
-        self,
-        features: list,
-        prompts: torch.Tensor,
-        about: list[int],
-        geometry: MaskGeometry,
-    ) -> DecodedMasks:
+    def decode(self, features: list, prompts: torch.Tensor, about: list[int], geometry: MaskGeometry) -> DecodedMasks:
         side = (self.mask_model.image_size, self.mask_model.image_size)
         through = side if self.mask_model.config.resizes_twice else None
         sizes = [((height, width), through) for height, width in geometry.original]
@@ -210,11 +207,7 @@ class Sam2MaskDecoder(MaskDecoder):
         return decode(features, prompts, about, sizes)
 
     def _decode_images(
-        self,
-        features: list[torch.Tensor],
-        prompts: torch.Tensor,
-        about: list[int],
-        sizes: list[tuple],
+        self, features: list[torch.Tensor], prompts: torch.Tensor, about: list[int], sizes: list[tuple]
     ) -> DecodedMasks:
         """Masks of all prompts at once."""
         levels = [level[index_on(level.device, about)] for level in features]
@@ -225,11 +218,7 @@ class Sam2MaskDecoder(MaskDecoder):
         return DecodedMasks(decoded.pred_masks.squeeze(1), logits, iou_scores, object_scores)
 
     def _decode_videos(
-        self,
-        videos: Sequence[Video],
-        prompts: torch.Tensor,
-        about: list[int],
-        sizes: list[tuple],
+        self, videos: Sequence[Video], prompts: torch.Tensor, about: list[int], sizes: list[tuple]
     ) -> DecodedMasks:
         """Masks of each video, frame after frame."""
         of_videos = by_image(to_device_of(self.mask_model.vision_encoder, prompts), about, len(sizes))
@@ -265,13 +254,6 @@ class HiddenTokenMasks(NamedTuple):
     object_pointers: torch.Tensor
     candidates: torch.Tensor
     candidate_scores: torch.Tensor
-
-
-def encode_images(mask_model: Sam2VideoModel, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-    """Image features of `pixel_values` (B, 3, S, S): finest first, (B, C / 8, S / 4, S / 4), (B, C / 4, S / 8, S / 8),
-    and (B, C, S / 16, S / 16), which includes the embedding for "nothing remembered"."""
-    with _parameters_at_hand(mask_model):
-        return mask_model.get_image_embeddings(pixel_values)
 
 
 class Video(NamedTuple):
@@ -313,7 +295,7 @@ def encode_video(mask_model: Sam2VideoModel, video: Video) -> Video:
     They take 17 MB per frame in float32 where S is 1024.
     """
     features: list[dict[str, list[torch.Tensor]]] = []
-    with _parameters_at_hand(mask_model):
+    with parameters_at_hand(mask_model):
         for frame in video.pixel_values[:KEPT_FRAMES].split(1):  # one by one, as upstream does
             output = mask_model.get_image_features(normalized(mask_model, frame), return_dict=True)
             # Encodings of the positions are the same for all frames, and larger than the features.
@@ -351,7 +333,7 @@ def decode_hidden_tokens(
     """Run SAM 2's decoder with n hidden tokens per mask, for all masks of all images at once.
 
     Args:
-        image_features: as [`encode_images`] returns them, for B images.
+        image_features: as [`Sam2MaskDecoder.encode`] returns them, for B images.
         hidden_tokens: (B, T, n, C); n = 0 where an object is only followed.
     """
     batch_size, num_masks, _, channels = hidden_tokens.shape
@@ -379,7 +361,7 @@ def decode_hidden_tokens(
     best = candidate_scores.argmax(dim=-1, keepdim=True)  # (B, T, 1)
     is_present = object_scores > 0
     masks = candidates.take_along_dim(best[..., None, None], dim=2).squeeze(2)
-    with _parameters_at_hand(mask_model):
+    with parameters_at_hand(mask_model):
         pointers = mask_model.object_pointer_proj(output_tokens.take_along_dim(best[..., None], dim=2).squeeze(2))
         pointers = torch.where(is_present, pointers, mask_model.no_object_pointer)
     if mask_model.config.blanks_absent:
@@ -438,7 +420,7 @@ def _prompt_frame(
 ) -> HiddenTokenMasks:
     """Decode a frame for all T objects at once, without memory, and put into `session` what upstream's frames after
     it look up, if there are any."""
-    with _parameters_at_hand(mask_model):
+    with parameters_at_hand(mask_model):
         # Leaves the features in the session, which the memory is made of, too.
         *fine, coarse = mask_model._prepare_vision_features(session, frame, 1)[0]
         feature_maps = [*fine, coarse + mask_model.no_memory_embedding]
@@ -463,7 +445,7 @@ def _prompt_frame(
                 "object_score_logits": decoded.object_scores[:, one, None],
             },
         )
-    with _parameters_at_hand(mask_model):
+    with parameters_at_hand(mask_model):
         mask_model._batch_encode_memories(
             session,
             frame,
@@ -490,27 +472,10 @@ def resize_masks(
     return F.interpolate(pred_masks.float().unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
-@contextmanager
-def _parameters_at_hand(*modules: nn.Module) -> Iterator[None]:
-    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone; those
-    that are there already stay.
-
-    Accelerate's `align_module_device` is for modules with one hook; the first of those on a device has two.
-    """
-    with ExitStack() as stack:
-        for module in modules:
-            hook = getattr(module, "_hf_hook", None)
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            if hook is not None and any(tensor.is_meta for tensor in own):
-                hook.pre_forward(module)
-                stack.callback(hook.post_forward, module, None)
-        yield
-
-
 def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
     """Embeddings that are read, not called: an offloaded model would not bring them in by itself."""
     prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
-    return _parameters_at_hand(
+    return parameters_at_hand(
         prompt_encoder.no_mask_embed,
         prompt_encoder.not_a_point_embed,
         decoder.obj_score_token,
@@ -520,5 +485,3 @@ def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
 
 
 AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig, exist_ok=True)
-
-__all__ = ["Sam2MaskConfig", "Sam2MaskModel"]

@@ -36,8 +36,6 @@ PER_DIALOGUE = (
     ("guidance_input_ids", "guidance_attention_mask"),
     ("dialogue_images",),
 )
-# Of a mask whose confidence is computed: a large picture is not copied as a whole.
-PIXELS_AT_ONCE = 1 << 22
 # Read on the host: shapes depend on them.
 _ON_HOST = (
     *("original_sizes", "reshaped_input_sizes", "mask_num_frames", "num_prompt_images", "dialogue_images"),
@@ -201,11 +199,7 @@ class ReferringSegmentationMixin(_Model):
         given = on_host({"input_ids": inputs, **kwargs}) if kwargs.get("dialogue_images") is not None else None
         kwargs = {name: value for name, value in kwargs.items() if name not in (*MASK_INPUTS, "dialogue_images")}
         if given is not None:
-            features = (kwargs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
-            if features is not None:
-                features = self.model.features_by_medium(features, self.mask_modality, kwargs)
-            else:
-                features = self.features_of(given, self.model.settings(kwargs.get("pruning_config")))
+            features = self.features_of(given, self.model.settings(kwargs.get("pruning_config")))
             kwargs |= self._media_by_dialogue(given)
             kwargs[self.model.pixels_of[self.mask_modality]] = None
             kwargs["mm_encoder_outputs"] = {self.mask_modality: by_dialogue(features, given["shown"])}
@@ -259,12 +253,7 @@ class ReferringSegmentationMixin(_Model):
         may_share = base.can_share_prefix and settings.inside_language_model is None
         if may_share and len(set(about)) < len(about) and not recomputes_layers(base.language_model):
             shared = shared_prefix_length(ids, mask, about, self.config.image_token_id, self.config.seg_token_id)
-        if features is None:
-            features = (inputs.get("mm_encoder_outputs") or {}).get(self.mask_modality)
-            if features is not None:
-                features = base.features_by_medium(features, self.mask_modality, inputs)
-        if features is None:
-            features = self.features_of(inputs, settings)
+        features = self.features_of(inputs, settings) if features is None else features
         _refuse_too_long(ids.shape[1], features, settings, self.config.get_text_config())
         if shared and len(features.pooler_output) != len(about):
             ids, states, kept = read_after_shared_prefix(base, ids, mask, features, about, shared, settings, counts)
@@ -300,11 +289,9 @@ class ReferringSegmentationMixin(_Model):
         inputs = on_host(inputs)
         given = {n: inputs[n] for n in self.model.prompt_arguments if inputs.get(n) is not None}
         given.pop(self.model.pixels_of[self.mask_modality], None)
-        if len(features.pooler_output) != len(inputs["shown"]):
-            features = by_dialogue(features, inputs["shown"])
         if len(set(inputs["about"])) < len(inputs["about"]):
             given |= self._media_by_dialogue(inputs)
-        given["mm_encoder_outputs"] = {self.mask_modality: features}
+        given["mm_encoder_outputs"] = {self.mask_modality: by_dialogue(features, inputs["shown"])}
         return given
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:
@@ -339,30 +326,26 @@ class ReferringSegmentationMixin(_Model):
         prompts = torch.cat([row[:count] for row, count in zip(self.prompts_of_seg(states), counts, strict=True)])
         about = [image for image, count in zip(inputs["about"], counts, strict=True) for _ in range(count)]
         decoded = decoder.decode(mask_features, prompts, about, geometry)
-        pred_masks, kept = decoded.pred_masks, read.kept
+        pred_masks = decoded.pred_masks
         if isinstance(pred_masks, torch.Tensor):  # not of videos
             pred_masks = pad_sequence(pred_masks.split(counts), batch_first=True)
-        output = ReferringSegmentationOutput(
-            masks=[logits > 0 for logits in decoded.mask_logits],
-            mask_logits=decoded.mask_logits,
-            scores=[foreground_confidence(logits) for logits in decoded.mask_logits],
+        return ReferringSegmentationOutput.of(
+            decoded.mask_logits,
+            read.kept,
             iou_scores=decoded.iou_scores,
             object_scores=decoded.object_scores,
             pred_masks=pred_masks,
             seg_embeddings=pad_sequence(prompts.split(counts), batch_first=True),
-            retained_indices=None if kept is None else kept.retained_indices,
-            similarity=None if kept is None else kept.similarity,
-            context_scores=None if kept is None else kept.context_scores,
-            merge_weights=None if kept is None else kept.merge_weights,
         )
-        # Elsewhere this would wait for the device; who brings masks to the host asks then.
-        return output.require_finite() if decoded.mask_logits[0].is_cpu else output
 
     # ---- how dialogues and pictures belong together -----------------------------------------------------------------
 
     def features_of(self, inputs: dict[str, Any], settings: PruningSettings) -> Any:
-        """Encode and select, for `inputs` of [`on_host`] with pixels of each picture or video once."""
+        """Those of `mm_encoder_outputs`, or else encode and select; for `inputs` of [`on_host`] with pixels of each
+        picture or video once."""
         modality, base = self.mask_modality, self.model
+        if (given := (inputs.get("mm_encoder_outputs") or {}).get(modality)) is not None:
+            return base.features_by_medium(given, modality, inputs)
         media, pixels = self._media_of(inputs), base.pixels_of[modality]
         if media.get(pixels) is None:
             raise ValueError(f"`{pixels}` is missing: pass pictures to `processor.segmentation_inputs`.")
@@ -393,16 +376,6 @@ class ReferringSegmentationMixin(_Model):
             and len(inputs[name]) == of_dialogues[-1] + 1
             and len(of_dialogues) != of_dialogues[-1] + 1
         }
-
-
-def foreground_confidence(mask_logits: torch.Tensor) -> torch.Tensor:
-    """Mean probability of the pixels of each mask of (..., H, W) that are inside it, (...); 0 for an empty mask."""
-    total: Any = 0.0
-    count: Any = 0
-    for part in mask_logits.flatten(-2).split(PIXELS_AT_ONCE, dim=-1):
-        inside = part > 0
-        total, count = total + (part.sigmoid() * inside).sum(-1), count + inside.sum(-1)
-    return total / count.clamp(min=1)
 
 
 def require_mask_parts(config: Any, class_name: str, without_masks: str) -> None:

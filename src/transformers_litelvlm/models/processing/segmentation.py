@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -14,11 +14,17 @@ from PIL import Image
 from transformers import BatchFeature
 
 from transformers_litelvlm.models.processing.grounding_media import FRAMES_PER_SECOND, GroundingMedia
-from transformers_litelvlm.models.processing.processor import check_return_tensors, check_size, check_switches
+from transformers_litelvlm.models.processing.processor import (
+    GuidedProcessorMixin,
+    check_return_tensors,
+    check_size,
+    check_switches,
+)
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
     checked_templates,
     match_templates,
+    messages_of,
     nest_expressions,
     tokenize_guidance,
     without_article,
@@ -29,7 +35,7 @@ from transformers_litelvlm.utils.image_io import load_rgb_image
 from transformers_litelvlm.utils.messages import quoted
 
 
-class SegmentationInputsMixin:
+class SegmentationInputsMixin(GuidedProcessorMixin):
     """Adds [`segmentation_inputs`] to a processor.
 
     Attributes:
@@ -47,41 +53,26 @@ class SegmentationInputsMixin:
 
     # What the processor has.
     __call__: Callable[..., Any]
-    apply_chat_template: Callable[..., Any]
-    check_expressions: Callable[[Iterable[str]], None]
     return_mm_token_type_ids: bool
     create_mm_token_type_ids: Callable[[list[list[int]]], list[list[int]]]
-    visual_token_grids: Callable[[BatchFeature], list[tuple[int, int, int]]]
     video_token: str
     image_token: str
-    tokenizer: Any
-    guidance_tokenizer: Any
     image_processor: Any
     video_processor: Any
 
-    def set_segmentation(
-        self,
-        mask_image_size: int | None,
-        question_templates: Sequence[str],
-        answer_templates: Sequence[str],
-        seg_token: str,
-        normalize_expressions: bool,
-        one_expression_per_dialogue: bool,
-        grounding_media: dict[str, Any],
-    ) -> None:
-        """Set the attributes. Raises ValueError for what they cannot be."""
-        check_size("mask_image_size", mask_image_size)
-        check_switches(
-            normalize_expressions=normalize_expressions, one_expression_per_dialogue=one_expression_per_dialogue
-        )
-        GroundingMedia.of(grounding_media)
-        self.mask_image_size = mask_image_size
-        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
-        self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
-        self.seg_token = seg_token
-        self.normalize_expressions = normalize_expressions
-        self.one_expression_per_dialogue = one_expression_per_dialogue
-        self.grounding_media = dict(grounding_media)
+    def set_segmentation(self, arguments: dict[str, Any]) -> None:
+        """Set the attributes, from the arguments of a constructor (its `locals()`). Raises ValueError for what they
+        cannot be."""
+        check_size("mask_image_size", arguments["mask_image_size"])
+        check_switches(**{n: arguments[n] for n in ("normalize_expressions", "one_expression_per_dialogue")})
+        GroundingMedia.of(arguments["grounding_media"])
+        self.mask_image_size, self.seg_token = arguments["mask_image_size"], arguments["seg_token"]
+        questions, answers = arguments["question_templates"], arguments["answer_templates"]
+        self.question_templates = checked_templates("question_templates", questions, EXPRESSION)
+        self.answer_templates = checked_templates("answer_templates", answers, self.seg_token)
+        self.normalize_expressions = arguments["normalize_expressions"]
+        self.one_expression_per_dialogue = arguments["one_expression_per_dialogue"]
+        self.grounding_media = dict(arguments["grounding_media"])
 
     def segmentation_inputs(
         self,
@@ -214,14 +205,9 @@ class SegmentationInputsMixin:
         """
         media = GroundingMedia.of(self.grounding_media)
         medium = [{"type": "video"}] if media.pictures_as == "video" else [{"type": "image"}] * num_frames
-        messages: list[dict[str, Any]] = []
+        messages = messages_of(turns, medium, for_generation)
         if media.system_prompt is not None:
-            messages.append({"role": "system", "content": [{"type": "text", "text": media.system_prompt}]})
-        for question, answer in turns:
-            messages.append({"role": "user", "content": [*medium, {"type": "text", "text": question}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-            medium = []
-        messages = messages[:-1] if for_generation else messages
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": media.system_prompt}]})
         return self.apply_chat_template(messages, add_generation_prompt=for_generation, tokenize=False)
 
     def placeholders(self, token: str, count: int) -> str:

@@ -160,6 +160,19 @@ def match_templates(
     return nested
 
 
+def messages_of(
+    turns: Iterable[tuple[str, str]], media: list[dict[str, str]], for_generation: bool
+) -> list[dict[str, Any]]:
+    """A conversation of (question, answer) pairs in the format of chat templates: with `media` before the first
+    question, and without the last answer if that is left to the model."""
+    messages: list[dict[str, Any]] = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": [*media, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        media = []
+    return messages[:-1] if for_generation else messages
+
+
 def last_user_turn(conversation: list[dict[str, Any]]) -> str:
     """Text of the last user message of a conversation in the format of chat templates."""
     for message in reversed(conversation):

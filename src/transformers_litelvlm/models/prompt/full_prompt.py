@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -41,45 +42,56 @@ class FullPrompt(NamedTuple):
         return torch.cat((prompt, sequences[:, self.short_length :]), dim=1)
 
 
+@dataclass
+class GenerateCall:
+    """A call of `generate` that is running.
+
+    Attributes:
+        prompt: that it shows; `None` if it decodes the prompt that was passed.
+        first_media: `image_outputs` and `video_outputs` of its first step, which has the prompt, once it is done.
+    """
+
+    prompt: FullPrompt | None
+    first_media: dict[str, Any] | None = None
+
+
 # A variable of the context: several threads may generate with one model.
-_CURRENT: ContextVar[FullPrompt | None] = ContextVar("full_prompt", default=None)
+RUNNING: ContextVar[GenerateCall | None] = ContextVar("generate_call", default=None)
 
 
 def current_full_prompt() -> FullPrompt | None:
     """The prompt of the pruned call of `generate` that is running here; `None` if there is none."""
-    return _CURRENT.get()
+    return None if RUNNING.get() is None else RUNNING.get().prompt
 
 
 @contextmanager
-def showing(prompt: FullPrompt | None) -> Iterator[None]:
+def showing(prompt: FullPrompt | None) -> Iterator[GenerateCall]:
     """Have what is built inside show `prompt`."""
-    token = _CURRENT.set(prompt)
+    call = GenerateCall(prompt)
+    token = RUNNING.set(call)
     try:
-        yield
+        yield call
     finally:
-        _CURRENT.reset(token)
+        RUNNING.reset(token)
 
 
-class ProcessorsOnFullPrompt(LogitsProcessorList):
+class _OnFullPrompt(list):
+    """For lists of functions of ids and scores, which get the ids with the full prompt."""
+
+    def __init__(self, functions: list, prompt: FullPrompt) -> None:
+        super().__init__(functions)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return super().__call__(self.prompt.restore(input_ids), scores, **kwargs)  # type: ignore[misc]
+
+
+class ProcessorsOnFullPrompt(_OnFullPrompt, LogitsProcessorList):
     """Logits processors that get the ids with the full prompt."""
 
-    def __init__(self, processors: LogitsProcessorList, prompt: FullPrompt) -> None:
-        super().__init__(processors)
-        self.prompt = prompt
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return super().__call__(self.prompt.restore(input_ids), scores, **kwargs)
-
-
-class CriteriaOnFullPrompt(StoppingCriteriaList):
+class CriteriaOnFullPrompt(_OnFullPrompt, StoppingCriteriaList):
     """Stopping criteria that get the ids with the full prompt."""
-
-    def __init__(self, criteria: StoppingCriteriaList, prompt: FullPrompt) -> None:
-        super().__init__(criteria)
-        self.prompt = prompt
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return super().__call__(self.prompt.restore(input_ids), scores, **kwargs)
 
     @property
     def max_length(self) -> int | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,12 +14,9 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 from transformers_litelvlm.models.decoder.cache import shortened_prompts
 from transformers_litelvlm.models.decoder.forward import kept_in_decoder
 from transformers_litelvlm.models.decoder.image_groups import Stage
-from transformers_litelvlm.models.outputs import (
-    PrunedGenerateBeamOutput,
-    PrunedGenerateOutput,
-    PrunedImageFeatures,
-)
+from transformers_litelvlm.models.outputs import PrunedGenerateBeamOutput, PrunedGenerateOutput, PrunedImageFeatures
 from transformers_litelvlm.models.prompt.full_prompt import (
+    RUNNING,
     CriteriaOnFullPrompt,
     FullPrompt,
     ProcessorsOnFullPrompt,
@@ -42,19 +37,6 @@ OUTPUTS = {
     GenerateDecoderOnlyOutput: PrunedGenerateOutput,
     GenerateBeamDecoderOnlyOutput: PrunedGenerateBeamOutput,
 }
-
-# Of the call of `generate` that is running in this context: the output of its first step, which has the prompt.
-_FIRST_STEP: ContextVar[list[Any] | None] = ContextVar("first_step", default=None)
-
-
-@contextmanager
-def _noting_first_step() -> Iterator[list[Any]]:
-    noted: list[Any] = []
-    token = _FIRST_STEP.set(noted)
-    try:
-        yield noted
-    finally:
-        _FIRST_STEP.reset(token)
 
 
 class PrunedGenerationMixin:
@@ -103,12 +85,7 @@ class PrunedGenerationMixin:
         if kwargs.get("cache") is not None:
             shortened_prompts(kwargs["cache"])  # forgets what was reset, which no step has to find out
         self._check_second_turn(arguments, settings, kwargs.get("cache"))
-        prompt = prune_prompt(
-            base,
-            arguments,
-            settings,
-            positions=lambda: self._full_positions(arguments),
-        )
+        prompt = prune_prompt(base, arguments, settings, positions=lambda: self._full_positions(arguments))
         given = {name: value for name, value in prompt.plain_inputs().items() if value is not None}
         self._refuse_moved_beginning(prompt, kwargs.get("cache"))
         is_inside = settings.inside_language_model is not None and prompt.encoded
@@ -121,7 +98,7 @@ class PrunedGenerationMixin:
             full = FullPrompt(input_ids, prompt.plan.index.shape[1], prompt.plan.num_left_out)
             if kwargs.get("streamer") is not None:
                 kwargs["streamer"] = StreamerOnFullPrompt(kwargs["streamer"], full)
-        with showing(full), _noting_first_step() as noted:  # also inside another call, as of assisted decoding
+        with showing(full) as call:  # also inside another call, as of assisted decoding
             result = super().generate(*args, **given, **kwargs)
         is_tensor = isinstance(result, torch.Tensor)
         filled = kwargs.get("cache") if is_tensor else result.get("cache")
@@ -134,18 +111,17 @@ class PrunedGenerationMixin:
         if type(result) not in OUTPUTS:
             return result
         kept = {modality: prompt.kept(modality) for modality in base.modalities}
-        if is_inside and noted:
+        if is_inside and call.first_media is not None:
             for modality, encoded in prompt.encoded.items():
                 counts = partial(_num_placeholders, base, modality, arguments)
-                kept[modality] = _of_passed_media(noted[0].get(f"{modality}_outputs"), encoded, prompt, counts)
+                kept[modality] = _of_passed_media(call.first_media[f"{modality}_outputs"], encoded, prompt, counts)
         return OUTPUTS[type(result)](**result, **{f"{modality}_outputs": of for modality, of in kept.items()})
 
     def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As upstream. Methods inside the language model say in the first step what they kept."""
-        first_step = _FIRST_STEP.get()
-        if first_step is not None and not first_step:
-            media = {name: getattr(outputs, name, None) for name in ("image_outputs", "video_outputs")}
-            first_step.append(media)  # not the states, which are large
+        call = RUNNING.get()
+        if call is not None and call.first_media is None:  # not its states, which are large
+            call.first_media = {name: getattr(outputs, name, None) for name in ("image_outputs", "video_outputs")}
         return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:

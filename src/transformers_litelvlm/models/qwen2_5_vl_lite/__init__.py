@@ -5,19 +5,11 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite 
 from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite import (
     Qwen2_5_VLLite,
     Qwen2_5_VLLiteForConditionalGeneration,
+    Qwen2_5_VLLiteForReferringSegmentation,
     Qwen2_5_VLLiteModel,
 )
-from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segmentation import (
-    Qwen2_5_VLLiteForReferringSegmentation,
-)
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
-from transformers_litelvlm.models.upstream import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 register_family(
@@ -26,13 +18,11 @@ register_family(
     Qwen2_5_VLLiteModel,
     Qwen2_5_VLLiteForConditionalGeneration,
     Qwen2_5_VLLiteForReferringSegmentation,
+    # For both what knows the names of old and new checkpoints; upstream's own for the base model takes both for new.
+    renamed_as=dict.fromkeys(
+        ("Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"), "Qwen2_5_VLForConditionalGeneration"
+    ),
 )
-
-# Names of stock checkpoints are translated by class name, and ours is not upstream's. The base model gets the same
-# translation, which knows the names of old and new checkpoints; upstream's own for it takes both for new ones.
-for _name in ("Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"):
-    _mapping = get_checkpoint_conversion_mapping("Qwen2_5_VLForConditionalGeneration")
-    register_checkpoint_conversion_mapping(_name, _mapping, overwrite=True)
 
 __all__ = [
     "Qwen2_5_VLLite",

@@ -1,12 +1,12 @@
 """Qwen2.5-VL with visual-token pruning of images and videos: the stock model, told which visual tokens to keep."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.qwen2_5_vl_lite.configuration_qwen2_5_vl_lite import Qwen2_5_VLLiteConfig
 from transformers_litelvlm.models.qwen_vl import (
     GUIDANCE_ARGUMENTS,
@@ -15,11 +15,10 @@ from transformers_litelvlm.models.qwen_vl import (
     QwenVLModelMixin,
     QwenVLModelOutputWithPast,
 )
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 from transformers_litelvlm.models.upstream import get_vision_window_index
 
 
-class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
+class Qwen2_5_VLLiteModel(QwenVLModelMixin, Qwen2_5_VLModel):
     """[`~transformers.Qwen2_5_VLModel`] whose `get_image_features` and `get_video_features` keep selected tokens.
 
     Modifications: both and `forward` prune, see [`PrunedModelMixin`]; `guidance` holds a CLIP if `config.guidance` is
@@ -40,7 +39,15 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
 
     @property
     def context_block(self) -> int:
-        return last_full_attention_block(self.config.vision_config)
+        """The last vision block that attends over whole frames, not windows. Raises ValueError if there is none."""
+        config = self.config.vision_config
+        full = [index for index in config.fullatt_block_indexes if index < config.depth]
+        if not full:
+            raise ValueError(
+                "`guidance='intrinsic'` reads a vision block with full attention, and `fullatt_block_indexes` "
+                f"{list(config.fullatt_block_indexes)} names none of the {config.depth} blocks."
+            )
+        return max(full)
 
     def in_raster_order(self, states: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         # Inside this tower, patches are kept window by window.
@@ -51,22 +58,7 @@ class Qwen2_5_VLLiteModel(RemoteCodeMixin, QwenVLModelMixin, Qwen2_5_VLModel):
         return states[window_index.to(states.device).argsort()]
 
 
-def last_full_attention_block(vision_config: Any) -> int:
-    """Index of the last vision block that attends over whole frames, not windows.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    full = [index for index in vision_config.fullatt_block_indexes if index < vision_config.depth]
-    if not full:
-        raise ValueError(
-            "`guidance='intrinsic'` reads a vision block with full attention, and `fullatt_block_indexes` "
-            f"{list(vision_config.fullatt_block_indexes)} names none of the {vision_config.depth} blocks."
-        )
-    return max(full)
-
-
-class Qwen2_5_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
+class Qwen2_5_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen2_5_VLForConditionalGeneration):
     """[`~transformers.Qwen2_5_VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen2_5_VLLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`]
@@ -82,6 +74,14 @@ class Qwen2_5_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Q
     forward = pruned_forward(Qwen2_5_VLForConditionalGeneration, *GUIDANCE_ARGUMENTS)
 
 
-Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration
+class Qwen2_5_VLLiteForReferringSegmentation(GroundedMixin, Qwen2_5_VLLiteForConditionalGeneration):
+    """[`Qwen2_5_VLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (UniPixel, Sa2VA).
 
-__all__ = ["Qwen2_5_VLLite", "Qwen2_5_VLLiteForConditionalGeneration", "Qwen2_5_VLLiteModel"]
+    Modifications: `seg_head` turns the state of each [SEG] into prompt tokens of `mask_model`, see [`GroundedMixin`];
+    [`segment`] and [`generate_masks`] return masks at the original size, see [`ReferringSegmentationMixin`].
+    """
+
+    without_masks = Qwen2_5_VLLiteForConditionalGeneration.__name__
+
+
+Qwen2_5_VLLite = Qwen2_5_VLLiteForConditionalGeneration

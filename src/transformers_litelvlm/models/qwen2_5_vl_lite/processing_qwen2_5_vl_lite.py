@@ -12,9 +12,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import (
     QUESTION_TEMPLATES,
     SEG_TOKEN,
 )
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen2_5_VLProcessor):
@@ -63,23 +61,11 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         grounding_media=GROUNDING_MEDIA,
         **kwargs,
     ):
-        guidance = (guidance_tokenizer, guidance_image_processor)
-        image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
-        self.set_segmentation(
-            mask_image_size,
-            question_templates,
-            answer_templates,
-            seg_token,
-            normalize_expressions,
-            one_expression_per_dialogue,
-            grounding_media,
-        )
+        image_processor = self.set_parts(locals())
+        self.set_segmentation(locals())
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:
         # Pixels of the picture as it was resized for the model.
         patch = self.image_processor.patch_size
         return [(float(w * patch), float(h * patch)) for _, h, w in features["image_grid_thw"].tolist()]
-
-
-__all__ = ["Qwen2_5_VLLiteProcessor"]

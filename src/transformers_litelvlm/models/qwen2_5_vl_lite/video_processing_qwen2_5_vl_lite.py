@@ -187,6 +187,3 @@ def _check_number_of_frames(number: int, metadata: VideoMetadata, is_sampled: bo
             f"`frames_indices` in `video_metadata` has {len(indices)} numbers, but the video has {number} frames: "
             "give one for each, or leave it out."
         )
-
-
-__all__ = ["Qwen2_5_VLLiteVideoProcessor"]

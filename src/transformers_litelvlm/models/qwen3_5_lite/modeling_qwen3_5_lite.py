@@ -21,10 +21,9 @@ from transformers_litelvlm.models.qwen_vl import (
     QwenVLMoeModelOutputWithPast,
     TimestampedVideosMixin,
 )
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 
 
-class Qwen3_5ModelMixin(RemoteCodeMixin, TimestampedVideosMixin):
+class Qwen3_5ModelMixin(TimestampedVideosMixin):
     """For base models of the Qwen3.5 families, in front of upstream's."""
 
     # The same folder may hold the head of the class built on this one; upstream leaves out what predicts more tokens.
@@ -48,7 +47,7 @@ class Qwen3_5LiteModel(Qwen3_5ModelMixin, Qwen3_5Model):
     get_video_features = pruned_features(Qwen3_5Model, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_5LiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3_5ForConditionalGeneration):
+class Qwen3_5LiteForConditionalGeneration(QwenVLHeadMixin, Qwen3_5ForConditionalGeneration):
     """[`~transformers.Qwen3_5ForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen3_5LiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`] and
@@ -73,7 +72,7 @@ class Qwen3_5MoeLiteModel(Qwen3_5ModelMixin, Qwen3_5MoeModel):
     get_video_features = pruned_features(Qwen3_5MoeModel, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_5MoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3_5MoeForConditionalGeneration):
+class Qwen3_5MoeLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3_5MoeForConditionalGeneration):
     """[`~transformers.Qwen3_5MoeForConditionalGeneration`], modified as [`Qwen3_5Lite`] is.
 
     `output_router_logits`, and the loss that balances the experts, are of the tokens that are kept.
@@ -88,12 +87,3 @@ class Qwen3_5MoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Q
 
 Qwen3_5Lite = Qwen3_5LiteForConditionalGeneration
 Qwen3_5MoeLite = Qwen3_5MoeLiteForConditionalGeneration
-
-__all__ = [
-    "Qwen3_5Lite",
-    "Qwen3_5LiteForConditionalGeneration",
-    "Qwen3_5LiteModel",
-    "Qwen3_5MoeLite",
-    "Qwen3_5MoeLiteForConditionalGeneration",
-    "Qwen3_5MoeLiteModel",
-]

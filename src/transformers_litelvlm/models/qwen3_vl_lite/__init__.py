@@ -8,21 +8,15 @@ from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite impo
 from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite import (
     Qwen3_VLLite,
     Qwen3_VLLiteForConditionalGeneration,
+    Qwen3_VLLiteForReferringSegmentation,
     Qwen3_VLLiteModel,
     Qwen3_VLMoeLite,
     Qwen3_VLMoeLiteForConditionalGeneration,
     Qwen3_VLMoeLiteModel,
 )
-from transformers_litelvlm.models.qwen3_vl_lite.modeling_qwen3_vl_lite_segmentation import (
-    Qwen3_VLLiteForReferringSegmentation,
-)
 from transformers_litelvlm.models.qwen3_vl_lite.processing_qwen3_vl_lite import (
     Qwen3_VLLiteProcessor,
     Qwen3_VLLiteVideoProcessor,
-)
-from transformers_litelvlm.models.upstream import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
 )
 
 
@@ -34,12 +28,11 @@ register_family(
     Qwen3_VLLiteForReferringSegmentation,
 )
 register_family(
-    Qwen3_VLMoeLiteConfig, Qwen3_VLLiteProcessor, Qwen3_VLMoeLiteModel, Qwen3_VLMoeLiteForConditionalGeneration
-)
-
-# Stock checkpoints have the weights of experts transposed, which upstream knows by `model_type`.
-register_checkpoint_conversion_mapping(
-    Qwen3_VLMoeLiteConfig.model_type, get_checkpoint_conversion_mapping("qwen3_vl_moe"), overwrite=True
+    Qwen3_VLMoeLiteConfig,
+    Qwen3_VLLiteProcessor,
+    Qwen3_VLMoeLiteModel,
+    Qwen3_VLMoeLiteForConditionalGeneration,
+    renamed_as={Qwen3_VLMoeLiteConfig.model_type: "qwen3_vl_moe"},  # experts are transposed
 )
 
 __all__ = [

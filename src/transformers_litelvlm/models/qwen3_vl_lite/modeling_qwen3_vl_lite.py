@@ -8,7 +8,7 @@ from transformers import (
 )
 
 from transformers_litelvlm.models.family import pruned_features, pruned_forward
-from transformers_litelvlm.models.masks.grounding import MASK_KEYS
+from transformers_litelvlm.models.masks.grounding import MASK_KEYS, GroundedMixin
 from transformers_litelvlm.models.qwen3_vl_lite.configuration_qwen3_vl_lite import (
     Qwen3_VLLiteConfig,
     Qwen3_VLMoeLiteConfig,
@@ -22,10 +22,9 @@ from transformers_litelvlm.models.qwen_vl import (
     QwenVLMoeModelOutputWithPast,
     TimestampedVideosMixin,
 )
-from transformers_litelvlm.models.remote_code import RemoteCodeMixin
 
 
-class Qwen3_VLModelMixin(RemoteCodeMixin, TimestampedVideosMixin):
+class Qwen3_VLModelMixin(TimestampedVideosMixin):
     """For base models with DeepStack, in front of upstream's."""
 
     # The same folder may hold the heads of the classes built on this one.
@@ -53,7 +52,7 @@ class Qwen3_VLLiteModel(Qwen3_VLModelMixin, Qwen3VLModel):
     get_video_features = pruned_features(Qwen3VLModel, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3VLForConditionalGeneration):
+class Qwen3_VLLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3VLForConditionalGeneration):
     """[`~transformers.Qwen3VLForConditionalGeneration`] on the visual tokens that a pruning method keeps.
 
     Modifications: `model` is a [`Qwen3_VLLiteModel`]; `forward` and `generate` prune once, see [`PrunedHeadMixin`] and
@@ -69,6 +68,15 @@ class Qwen3_VLLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwe
     forward = pruned_forward(Qwen3VLForConditionalGeneration, *GUIDANCE_ARGUMENTS)
 
 
+class Qwen3_VLLiteForReferringSegmentation(GroundedMixin, Qwen3_VLLiteForConditionalGeneration):
+    """[`Qwen3_VLLiteForConditionalGeneration`] with a [SEG] head and a mask decoder, SAM 2 (Sa2VA).
+
+    Modifications: those of [`Qwen2_5_VLLiteForReferringSegmentation`].
+    """
+
+    without_masks = Qwen3_VLLiteForConditionalGeneration.__name__
+
+
 class Qwen3_VLMoeLiteModel(Qwen3_VLModelMixin, Qwen3VLMoeModel):
     """[`~transformers.Qwen3VLMoeModel`], a mixture of experts, modified as [`Qwen3_VLLiteModel`] is."""
 
@@ -80,7 +88,7 @@ class Qwen3_VLMoeLiteModel(Qwen3_VLModelMixin, Qwen3VLMoeModel):
     get_video_features = pruned_features(Qwen3VLMoeModel, "video", *GUIDANCE_ARGUMENTS)
 
 
-class Qwen3_VLMoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, Qwen3VLMoeForConditionalGeneration):
+class Qwen3_VLMoeLiteForConditionalGeneration(QwenVLHeadMixin, Qwen3VLMoeForConditionalGeneration):
     """[`~transformers.Qwen3VLMoeForConditionalGeneration`], modified as [`Qwen3_VLLite`] is.
 
     `output_router_logits`, and the loss that balances the experts, are of the tokens that are kept; with a method
@@ -96,12 +104,3 @@ class Qwen3_VLMoeLiteForConditionalGeneration(RemoteCodeMixin, QwenVLHeadMixin, 
 
 Qwen3_VLLite = Qwen3_VLLiteForConditionalGeneration
 Qwen3_VLMoeLite = Qwen3_VLMoeLiteForConditionalGeneration
-
-__all__ = [
-    "Qwen3_VLLite",
-    "Qwen3_VLLiteForConditionalGeneration",
-    "Qwen3_VLLiteModel",
-    "Qwen3_VLMoeLite",
-    "Qwen3_VLMoeLiteForConditionalGeneration",
-    "Qwen3_VLMoeLiteModel",
-]
