@@ -72,8 +72,15 @@ class InternVLLiteProcessor(SegmentationInputsMixin, InternVLProcessor):
         self.user_marker = user_marker
         self.assistant_marker = assistant_marker
         self.video_processor = None
-        grounding_media = grounding_media or {"pictures_as": "image"}
-        self.set_segmentation(locals())
+        self.set_segmentation(
+            mask_image_size,
+            question_templates,
+            answer_templates,
+            seg_token,
+            normalize_expressions,
+            one_expression_per_dialogue,
+            grounding_media or {"pictures_as": "image"},
+        )
         super().__init__(
             on_pil(image_processor),
             tokenizer,

@@ -45,16 +45,20 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
     video_token: str
     image_processor: Any
 
-    def set_parts(self, arguments: dict[str, Any]) -> Any:
-        """Set what upstream's constructor does not, from the arguments of ours (its `locals()`). Returns the image
-        processor for it.
+    def set_parts(
+        self,
+        image_processor: Any,
+        video_processor: Any,
+        guidance_tokenizer: Any,
+        guidance_image_processor: Any,
+        user_marker: str,
+        assistant_marker: str,
+    ) -> Any:
+        """Set what upstream's constructor does not. Returns the image processor for it.
 
         Raises:
             ValueError: for sizes that leave nothing of a picture or fill the memory.
         """
-        video_processor, guidance_image_processor = (
-            arguments[name] for name in ("video_processor", "guidance_image_processor")
-        )
         if isinstance(guidance_image_processor, dict):  # as saved in processor_config.json
             guidance_image_processor = CLIPImageProcessorPil(**guidance_image_processor)
         if not isinstance(video_processor, self.video_processor_type):
@@ -62,10 +66,11 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
             settings = settings if isinstance(settings, dict) else settings.to_dict()
             video_processor = self.video_processor_type(**settings)
         self.video_processor = video_processor
-        self.guidance_tokenizer = arguments["guidance_tokenizer"]
+        self.guidance_tokenizer = guidance_tokenizer
         self.guidance_image_processor = guidance_image_processor
-        self.user_marker, self.assistant_marker = arguments["user_marker"], arguments["assistant_marker"]
-        image_processor = on_pil(arguments["image_processor"])
+        self.user_marker = user_marker
+        self.assistant_marker = assistant_marker
+        image_processor = on_pil(image_processor)
         check_sizes("guidance_image_processor", guidance_image_processor)
         check_sizes("image_processor", image_processor, MAX_PIXELS)
         check_sizes("video_processor", video_processor, MAX_PIXELS)

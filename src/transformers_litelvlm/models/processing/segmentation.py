@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -60,19 +60,29 @@ class SegmentationInputsMixin(GuidedProcessorMixin):
     image_processor: Any
     video_processor: Any
 
-    def set_segmentation(self, arguments: dict[str, Any]) -> None:
-        """Set the attributes, from the arguments of a constructor (its `locals()`). Raises ValueError for what they
-        cannot be."""
-        check_size("mask_image_size", arguments["mask_image_size"])
-        check_switches(**{n: arguments[n] for n in ("normalize_expressions", "one_expression_per_dialogue")})
-        GroundingMedia.of(arguments["grounding_media"])
-        self.mask_image_size, self.seg_token = arguments["mask_image_size"], arguments["seg_token"]
-        questions, answers = arguments["question_templates"], arguments["answer_templates"]
-        self.question_templates = checked_templates("question_templates", questions, EXPRESSION)
-        self.answer_templates = checked_templates("answer_templates", answers, self.seg_token)
-        self.normalize_expressions = arguments["normalize_expressions"]
-        self.one_expression_per_dialogue = arguments["one_expression_per_dialogue"]
-        self.grounding_media = dict(arguments["grounding_media"])
+    def set_segmentation(
+        self,
+        mask_image_size: int | None,
+        question_templates: Sequence[str],
+        answer_templates: Sequence[str],
+        seg_token: str,
+        normalize_expressions: bool,
+        one_expression_per_dialogue: bool,
+        grounding_media: dict[str, Any],
+    ) -> None:
+        """Set the attributes. Raises ValueError for what they cannot be."""
+        check_size("mask_image_size", mask_image_size)
+        check_switches(
+            normalize_expressions=normalize_expressions, one_expression_per_dialogue=one_expression_per_dialogue
+        )
+        GroundingMedia.of(grounding_media)
+        self.mask_image_size = mask_image_size
+        self.question_templates = checked_templates("question_templates", question_templates, EXPRESSION)
+        self.answer_templates = checked_templates("answer_templates", answer_templates, seg_token)
+        self.seg_token = seg_token
+        self.normalize_expressions = normalize_expressions
+        self.one_expression_per_dialogue = one_expression_per_dialogue
+        self.grounding_media = dict(grounding_media)
 
     def segmentation_inputs(
         self,

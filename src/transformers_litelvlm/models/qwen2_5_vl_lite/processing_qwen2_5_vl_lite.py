@@ -61,8 +61,17 @@ class Qwen2_5_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwe
         grounding_media=GROUNDING_MEDIA,
         **kwargs,
     ):
-        image_processor = self.set_parts(locals())
-        self.set_segmentation(locals())
+        guidance = (guidance_tokenizer, guidance_image_processor)
+        image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
+        self.set_segmentation(
+            mask_image_size,
+            question_templates,
+            answer_templates,
+            seg_token,
+            normalize_expressions,
+            one_expression_per_dialogue,
+            grounding_media,
+        )
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def units_of_boxes(self, features: BatchFeature) -> list[tuple[float, float]]:

@@ -108,7 +108,15 @@ class Qwen3_VLLiteProcessor(SegmentationInputsMixin, QwenVLProcessorMixin, Qwen3
         grounding_media=None,
         **kwargs,
     ):
-        grounding_media = grounding_media or {"pictures_as": "image"}
-        image_processor = self.set_parts(locals())
-        self.set_segmentation(locals())
+        guidance = (guidance_tokenizer, guidance_image_processor)
+        image_processor = self.set_parts(image_processor, video_processor, *guidance, user_marker, assistant_marker)
+        self.set_segmentation(
+            mask_image_size,
+            question_templates,
+            answer_templates,
+            seg_token,
+            normalize_expressions,
+            one_expression_per_dialogue,
+            grounding_media or {"pictures_as": "image"},
+        )
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
