@@ -377,7 +377,9 @@ def test_labels_and_columns_are_those_of_the_whole_prompt(family, model, name, o
     assert model.model.language_model.layers[0].self_attn.v_proj.weight.grad.abs().sum() > 0
     model.zero_grad()
     columns = torch.tensor([-2, -1])
-    torch.testing.assert_close(model(**inputs, logits_to_keep=columns).logits, output.logits[:, columns])
+    for further in ({}, {"labels": labels}):
+        some = model(**inputs, **further, logits_to_keep=columns).logits
+        torch.testing.assert_close(some, output.logits[:, columns])
 
 
 @METHOD

@@ -282,8 +282,9 @@ class PrunedHeadMixin:
     def _with_loss(self, upstream: Callable[..., Any], arguments: dict[str, Any], settings: PruningSettings) -> Any:
         """`_forward` with labels, if tokens leave inside the language model: the loss is that of the tokens that
         remain, so the last of an image, not the last in the prompt, stands before the text after it."""
-        names = ("labels", "shift_labels", "num_items_in_batch", "logits_to_keep")
-        labels, targets, num_items, kept_columns = (arguments.pop(name, None) for name in names)
+        names = ("labels", "shift_labels", "num_items_in_batch")
+        labels, targets, num_items = (arguments.pop(name, None) for name in names)
+        kept_columns = arguments.pop("logits_to_keep", 0)
         output = self._forward(upstream, {**arguments, "pruning_config": settings})
         media = {modality: output.get(f"{modality}_outputs") for modality in self.model.modalities}
         media = {modality: features for modality, features in media.items() if features is not None}
@@ -296,7 +297,7 @@ class PrunedHeadMixin:
         vocab_size = self.config.get_text_config().vocab_size
         further = {"num_items_in_batch": num_items, "shift_labels": targets}
         loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **further)
-        columns = _columns(kept_columns or 0, output.logits.shape[1], output.logits.device)
+        columns = _columns(kept_columns, output.logits.shape[1], output.logits.device)
         logits = output.logits if columns is None else output.logits[:, columns]
         return self.output_class(**{**output, "loss": loss, "logits": logits})
 

@@ -137,7 +137,8 @@ def test_a_batch_is_its_pictures_one_by_one(monkeypatch, request, kind):
     for index, (picture, of_picture) in enumerate(zip(PICTURES, expressions, strict=True)):
         alone = segment(model, [picture], [of_picture])
         assert alone.answers[0] == together.answers[index]
-        torch.testing.assert_close(alone.mask_logits[0], together.mask_logits[index], rtol=1e-5, atol=1e-4)
+        # With two threads on a processor with AVX-512, 2.3e-4 was seen.
+        torch.testing.assert_close(alone.mask_logits[0], together.mask_logits[index], rtol=1e-5, atol=1e-3)
 
 
 def test_boxes_of_internvl_are_on_the_whole_picture(monkeypatch, sam):
