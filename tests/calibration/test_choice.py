@@ -101,6 +101,14 @@ def test_a_difference_that_was_seen_needs_fewer_images_than_a_smaller_one():
     assert choice.images_needed < chosen({**means, "random": 0.52}, 33, 0.4, smallest=0.01).images_needed
 
 
+def test_two_images_cannot_show_the_largest_difference():
+    """Of a precision: all right, and all wrong at random. Six coins fall so in one of 32 cases, two in one of two."""
+    found = level("clever", rounds=1)
+    found.judge(scores_of({"clever": np.ones(2), "random": np.zeros(2)}, 2))
+    choice = choose(found, SIMPLICITY, 0.02, 0.95)
+    assert choice.chosen is None and (choice.difference, choice.images_needed) == (1, 6)
+
+
 def test_a_choice_that_other_images_would_change_says_so():
     """Of two settings with a difference that these images show just so: on others of the kind the simple one is chosen
     as often as the choice is made on images that are truly others."""

@@ -90,6 +90,30 @@ def test_a_batch_equals_its_images_one_by_one(name, options, budget):
         assert_same(Selection(together.indices[image : image + 1], None, None, *rows), alone)
 
 
+def of_images(selection):
+    """The selection of each image alone."""
+    if isinstance(selection, list):
+        return selection
+    return [Selection(*rows) for rows in zip(*([None] * 3 if part is None else part.split(1) for part in selection))]
+
+
+@pytest.mark.parametrize("name, options", METHODS + RAGGED)
+@pytest.mark.parametrize("budget", [1, 3, 7])
+def test_a_token_that_is_not_finite_is_seen_or_changes_nothing(name, options, budget):
+    """One is enough, out of the range of float16. Else other tokens are kept, and all that comes out is finite."""
+    clean = of_images(select(name, options, RandomEvidence([2, 1, 1]), budget))
+    for place in (3, 18, 24):
+        evidence = RandomEvidence([2, 1, 1])
+        evidence.features[1, place, 0] = evidence.projected[1, place, 0] = torch.inf
+        found = of_images(select(name, options, evidence, budget))
+        for image in (0, 2):
+            assert torch.equal(found[image].indices, clean[image].indices)
+        [kept], features = found[1].indices.tolist(), found[1].features
+        is_refused = len(set(kept)) < len(kept) or min(kept) < 0  # by `Selection.checked`
+        is_seen = place in kept if features is None else not features.isfinite().all()
+        assert is_refused or is_seen or kept == clean[1].indices[0].tolist(), place
+
+
 @pytest.mark.parametrize("name, options", METHODS)
 def test_raster_order_is_the_same_tokens_sorted(name, options):
     selection = select(name, options, RandomEvidence(NUM_REAL), 7)

@@ -248,7 +248,7 @@ def images_needed(
     Args:
         first: score of one method.
         second: score of the other, on the same images.
-        difference: that is to be shown, in the unit of the score, above 0.
+        difference: that is to be shown, in the unit of the score, above 0 and at most 1.
         significance: the two-sided p-value that counts.
         power: how often the images would show it.
 
@@ -257,7 +257,7 @@ def images_needed(
     """
     _require_same_images(first, second)
     for name, value in (("difference", difference), ("significance", significance), ("power", power)):
-        if not 0 < value < 1:
+        if not 0 < value < 1 and (name, value) != ("difference", 1):  # all right against all wrong
             raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
     difference_by_image = first.shares - second.shares
     deviation = float(np.std(difference_by_image, ddof=1)) if len(first.images) > 1 else float("nan")

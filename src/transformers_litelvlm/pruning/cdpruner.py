@@ -64,7 +64,7 @@ def greedy_map(tokens: torch.Tensor, relevance: torch.Tensor, budget: int) -> to
     gain = kernel.diagonal(dim1=1, dim2=2).clone()
     # Below this a gain is rounding: what remains depends linearly on what was chosen.
     noise = num_tokens * torch.finfo(kernel.dtype).eps * gain.amax(dim=-1, keepdim=True)
-    fallback = relevance.clone()
+    fallback = relevance.masked_fill(tokens.isnan().any(dim=-1), torch.inf)  # what is not finite is to be seen
     factors = kernel.new_zeros(len(kernel), budget, num_tokens)  # rows of the Cholesky factor, (B, K, N)
     chosen = []
     for step in range(budget):

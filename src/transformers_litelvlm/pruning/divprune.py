@@ -47,7 +47,7 @@ class DivPrunePruner(TokenPruner):
 
     def select(self, evidence: VisualEvidence, budget: int) -> Selection:
         tokens = torch.nn.functional.normalize(evidence.projected_features().float(), dim=-1)
-        distance = 1 - product(tokens, tokens.transpose(1, 2))
+        distance = 1 - product(tokens, tokens.transpose(1, 2)).nan_to_num(nan=-torch.inf)  # the furthest: it is seen
         if self.coordinate_weight:
             distance = distance + self.coordinate_weight / 2 * _squared_grid_distance(evidence)
         return Selection(farthest_first(distance, budget).sort(dim=-1).values)

@@ -42,7 +42,7 @@ class IVCPrunePruner(LayerPruner):
         layer: K of the paper, the first layer that computes on fewer tokens. Default 16, as released for LLaVA 1.5 7B
             and Qwen2.5-VL 7B; 22 for Qwen2.5-VL 3B.
         position_share: part of the budget for the largest cosines, and as much for the largest sines,
-            floor(share * K + 1/2) each. Default 0.2; 5/31 as in Llama.
+            floor(share * K + 1/2) each, at most K // 2. Default 0.2; 5/31 as in Llama.
         seed_share: seeds as a part of N, max(1, round(share * N)). Default 0.01.
         foreground: `"separate"` (default, Qwen) the mean of what the question and what the seeds are similar to,
             `"joint"` (Llama) the mean over all of them alike.

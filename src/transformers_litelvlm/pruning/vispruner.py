@@ -75,4 +75,4 @@ def remove_duplicates(features: torch.Tensor, places: torch.Tensor, count: int, 
         closest = rows.gather(2, odd[:, None].expand(-1, even.shape[1], -1)).amax(dim=-1)
         num_dropped = min(drop_per_round, places.shape[1] - count, even.shape[1])
         places = torch.cat((even.gather(1, descending(closest)[:, num_dropped:]), odd), dim=1)
-    return places
+    return places.masked_fill(tokens.isnan().any(-1).any(-1, keepdim=True), -1)  # of NaN no place, which is seen
