@@ -44,18 +44,14 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("preset", nargs="?", help="a model by name (default: tiny), see --list-presets")
-    parser.add_argument(
-        "--checkpoint", metavar="PATH", help="instead of a preset: a folder or Hub id, with its processor"
-    )
+    parser.add_argument("--checkpoint", metavar="PATH", help="instead of a preset: folder or Hub id, with processor")
     parser.add_argument("--image", metavar="FILE", help="image for --checkpoint (default: a generated scene)")
     parser.add_argument("--expressions", nargs="+", metavar="TEXT", help="sentences for --checkpoint (default: three)")
     parser.add_argument("--list-presets", action="store_true", help="list the models that are known, and stop")
     _add_grid(parser)
     _add_effort(parser)
     _add_engine(parser)
-    parser.add_argument(
-        "--output-dir", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png there"
-    )
+    parser.add_argument("--output-dir", metavar="DIR", help="write benchmark.json, benchmark.md, benchmark.png there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--check", action="store_true", help="exit with 1 if pruned is slower than unpruned anywhere")
 
@@ -76,9 +72,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="visual tokens kept of each image (default: 1/3, 2/9 and 1/9 of them: 192, 128 and 64 of 576)",
     )
-    parser.add_argument(
-        "--batch-sizes", nargs="+", type=positive_int, default=[1], metavar="B", help="images in a call"
-    )
+    parser.add_argument("--batch-sizes", nargs="+", type=positive_int, default=[1], metavar="B", help="images a call")
     parser.add_argument(
         "--sentences",
         nargs="+",
@@ -101,12 +95,8 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="threads of torch on the CPU; 1 if others use it"
-    )
-    parser.add_argument(
-        "--runs", type=positive_int, default=5, metavar="N", help="timed runs of each side (default: 5)"
-    )
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads on the CPU; 1 if others use it")
+    parser.add_argument("--runs", type=positive_int, default=5, metavar="N", help="timed runs per side (default: 5)")
     parser.add_argument(
         "--warmup",
         type=_count,

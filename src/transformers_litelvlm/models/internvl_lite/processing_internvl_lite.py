@@ -22,7 +22,7 @@ from transformers_litelvlm.models.processing.processor import (
     read_images,
 )
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
-from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.models.processing.sentences import check_call
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
 from transformers_litelvlm.utils.messages import quoted
 
@@ -123,7 +123,7 @@ class InternVLLiteProcessor(SegmentationInputsMixin, GuidedProcessorMixin, Inter
             ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
                 not fit; for videos of different length.
         """
-        check_unicode("text", text)
+        check_call(text, kwargs)
         prompts = [text] if isinstance(text, str) else list(text or [])
         if isinstance(videos, list | tuple) and all(map(_is_list_of_videos, videos)):  # by prompt
             videos = [video for of_prompt in videos for video in of_prompt]
