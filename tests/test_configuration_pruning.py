@@ -104,6 +104,20 @@ def test_replace_drops_the_options_of_another_method():
         config.replace(bugdet=3)
 
 
+@pytest.mark.parametrize(
+    "wrong, hint",
+    [
+        ({"pruning_budget": 3}, "Did you mean 'budget'"),
+        ({"preset": "fast"}, r"`apply_preset\(name\)` uses a preset"),
+        ({"pruning_preset": "fast"}, r"`apply_preset\(name\)` uses a preset"),
+    ],
+)
+def test_keywords_of_other_places_are_no_fields(wrong, hint):
+    """What `from_pretrained` and requests of a server take."""
+    with pytest.raises(ValueError, match=hint):
+        PruningConfig().changed_by(wrong)
+
+
 @pytest.mark.parametrize("name, kept", [("fast", 64), ("balanced", 128), ("accurate", 192)])
 def test_presets_are_the_budgets_of_the_paper_at_576_tokens(name, kept):
     assert PruningConfig().apply_preset(name).resolve(576) == kept

@@ -93,12 +93,17 @@ def test_pictures_without_sentences(segmenter, inputs, got):
     assert len(str(error.value)) < 260
 
 
+def test_several_pictures_with_sentences(segmenter):
+    """They would be one picture, and the sentences too many: the message says how to ask about several."""
+    for sentences in ("a circle", ["a circle", "a star"], [["a circle"], ["a star"]]):
+        with pytest.raises(ValueError, match="for several pictures, a list of dicts .*; got 2 pictures with `sent"):
+            segmenter([picture(), picture()], sentences)
+
+
 def test_sentences_that_are_none(segmenter):
     for wrong in ([], "", ["a", 3], 5):
         with pytest.raises(ValueError, match="`expressions"):
             segmenter(picture(), wrong)
-    with pytest.raises(ValueError, match="`image` must be a path"):
-        segmenter([picture(), picture()], "a dog")
 
 
 def test_pictures_as_text(segmenter):

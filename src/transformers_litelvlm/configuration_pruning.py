@@ -285,7 +285,9 @@ def _refuse_unknown(names: set[str]) -> None:
 
 
 def _no_field(names: list[str], shown: str) -> str:
-    return f"PruningConfig has no field {shown}.{did_you_mean(names, FIELDS)} Its fields: {', '.join(FIELDS)}."
+    fields = [name.removeprefix("pruning_") for name in names]
+    hint = " `apply_preset(name)` uses a preset." if "preset" in fields else did_you_mean(fields, FIELDS)
+    return f"PruningConfig has no field {shown}.{hint} Its fields: {', '.join(FIELDS)}."
 
 
 def _build(fields: dict[str, Any]) -> Built:

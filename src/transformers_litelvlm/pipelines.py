@@ -121,19 +121,19 @@ class ReferringSegmentationPipeline(Pipeline):
             )
         config = self.model.config
         if not isinstance(config, PrunedConfigMixin):
-            raise ValueError(
-                f"{type(self.model).__name__} is no model of this package: give the name of a checkpoint."
-            )
+            raise ValueError(f"{type(self.model).__name__} is no model of this package: pass a checkpoint.")
         pruning = change_pruning(change_pruning(config.pruning_config, self._pruning), kwargs)
         config.check_pruning(pruning)
         return {}, {"pruning_config": pruning}, {}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(inputs, Mapping) or not {"image", "sentences"} <= inputs.keys():
+        is_pair = isinstance(inputs, Mapping) and {"image", "sentences"} <= inputs.keys()
+        if not is_pair or isinstance(inputs["image"], list | tuple):
             got = f"a dict of {sorted(inputs)}" if isinstance(inputs, Mapping) else quoted(inputs)
+            got = f"{len(inputs['image'])} pictures with `sentences`" if is_pair else got
             raise ValueError(
-                "The referring-segmentation pipeline needs a picture and what to find in it: pass `sentences`, or "
-                f'dicts {{"image": ..., "sentences": ...}}; got {got}.'
+                "The referring-segmentation pipeline needs a picture and what to find in it: pass `sentences`, or for "
+                f'several pictures, a list of dicts {{"image": ..., "sentences": ...}}; got {got}.'
             )
         [sentences] = nest_expressions(inputs["sentences"], num_images=1)
         return {"image": load_rgb_image(inputs["image"]), "sentences": sentences}

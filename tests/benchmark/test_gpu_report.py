@@ -254,6 +254,7 @@ def test_bad_input(tmp_path, capsys):
     for arguments, message in (
         (["--presets", "glamm-70b"], "Unknown preset 'glamm-70b'"),
         (["--from", str(tmp_path / "x.json")], "is no GPU report"),
+        (["--from", str(tmp_path / "y.json")], "y.json: no such file; `litelvlm gpu-report` writes"),
         (["--device", "cuda:7"], "cuda"),
     ):
         assert main(["gpu-report", *arguments, "--output-dir", out]) == 2

@@ -35,6 +35,8 @@ def write_report(result: dict[str, Any], folder: str | os.PathLike) -> None:
 
 def read_report(path: str | os.PathLike) -> dict[str, Any]:
     """A result that [`write_report`] wrote. Raises ValueError if the file holds none."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; `litelvlm gpu-report` writes {FILES[0]}")
     result = read_json(Path(path))
     if not isinstance(result, dict) or result.get("benchmark") != "GPU report":
         raise ValueError(f"{path} is no GPU report: give the {FILES[0]} of `litelvlm gpu-report`.")

@@ -294,5 +294,5 @@ def test_a_chat_model_whose_boxes_are_not_known_is_refused(tmp_path, sam):
 
 def test_unknown_inputs_are_refused(sam):
     model = joined(sam)
-    with pytest.raises(ValueError, match=r"does not know the arguments \['budget'\]"):
+    with pytest.raises(ValueError, match=r"does not know the arguments \['budget'\].*`pruning_config`, such as"):
         segment(model, PICTURES[:1], [["the dog"]], budget=3)

@@ -91,6 +91,14 @@ def test_texts_that_are_no_unicode(family):
     assert len(processor.segmentation_inputs(picture(), "café 😀")["input_ids"]) == 1
 
 
+def test_settings_of_the_model_are_not_ignored(family):
+    """As when a pipeline of Transformers gets them, which passes to the processor what it does not know itself."""
+    processor = processor_of(family)
+    message = "`pruning_budget` is no argument of a processor.*`model_kwargs={'pruning_budget': 4}`"
+    with pytest.raises(ValueError, match=message):
+        processor(images=picture(), text=family.prompt("Where?"), pruning_budget=4)
+
+
 def test_messages_quote_the_beginning_and_the_end(family):
     with pytest.raises(ValueError) as caught:
         processor_of(family).segmentation_inputs(picture(), f"a {'dog ' * 10_000}<|endoftext|>")

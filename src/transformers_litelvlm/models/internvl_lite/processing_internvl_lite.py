@@ -15,7 +15,7 @@ from transformers_litelvlm.models.loading import hub_arguments
 from transformers_litelvlm.models.processing.grounding_media import GroundingMedia
 from transformers_litelvlm.models.processing.processor import MAX_SIDE, check_sizes, in_format_of, on_pil, read_images
 from transformers_litelvlm.models.processing.segmentation import SegmentationInputsMixin, read_videos
-from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.models.processing.sentences import check_call
 from transformers_litelvlm.models.upstream import get_optimal_tiled_canvas
 from transformers_litelvlm.utils.messages import quoted
 
@@ -116,7 +116,7 @@ class InternVLLiteProcessor(SegmentationInputsMixin, InternVLProcessor):
             ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
                 not fit; for videos of different length.
         """
-        check_unicode("text", text)
+        check_call(text, kwargs)
         prompts = [text] if isinstance(text, str) else list(text or [])
         if isinstance(videos, list | tuple) and all(map(_is_list_of_videos, videos)):  # by prompt
             videos = [video for of_prompt in videos for video in of_prompt]

@@ -25,7 +25,7 @@ from transformers_litelvlm.models.processing.processor import (
 )
 from transformers_litelvlm.models.processing.sentences import (
     EXPRESSION,
-    check_unicode,
+    check_call,
     checked_templates,
     match_templates,
     messages_of,
@@ -160,7 +160,7 @@ class LlavaLiteProcessor(GuidedProcessorMixin, LlavaProcessor):
             ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
                 not fit the pictures.
         """
-        check_unicode("text", text)
+        check_call(text, kwargs)
         images = read_images(images)
         features = super().__call__(images=images, text=text, **kwargs)
         if images is not None and self.guidance_tokenizer is not None:

@@ -147,7 +147,7 @@ class ReferringSegmentationMixin(_Model):
         if unknown := sorted(set(inputs) - known):
             raise ValueError(
                 f"`segment` does not know the arguments {unknown}. It takes what `processor.segmentation_inputs` "
-                f"returns: {', '.join(sorted(known))}."
+                f"returns: {', '.join(sorted(known))}; and `pruning_config`, such as {{'budget': 64}}."
             )
         inputs = on_host({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         settings = self.model.settings(pruning_config)

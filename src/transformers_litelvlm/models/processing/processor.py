@@ -228,10 +228,8 @@ def load_guidance_tokenizer(source: Any, arguments: dict[str, Any], is_needed: b
         try:
             # With a config, upstream does not look for one in the sub-folder, which has none: offline, it would fail.
             tokenizer = AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **arguments)
-            if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
-                raise OSError(
-                    "It has no vocabulary beside special tokens."
-                )  # what upstream makes of no tokenizer.json
+            if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what upstream makes of no tokenizer.json
+                raise OSError("It has no vocabulary beside special tokens.")
             return tokenizer
         except Exception as error:  # the libraries for tokenizers raise all kinds
             raise ValueError(

@@ -16,7 +16,7 @@ from transformers_litelvlm.models.processing.processor import (
     read_frames,
     read_images,
 )
-from transformers_litelvlm.models.processing.sentences import check_unicode
+from transformers_litelvlm.models.processing.sentences import check_call
 from transformers_litelvlm.utils.hub_names import check_loadable
 from transformers_litelvlm.utils.image_io import MAX_PIXELS
 
@@ -101,7 +101,7 @@ class QwenVLProcessorMixin(GuidedProcessorMixin):
             ValueError: for an empty sentence, one that contains a special token, or a number of sentences that does
                 not fit.
         """
-        check_unicode("text", text)
+        check_call(text, kwargs)
         images, videos = read_images(images), read_frames(videos)
         features = super().__call__(images=images, text=text, videos=videos, **kwargs)  # type: ignore[misc]
         frames = features.pop("first_frames", [])

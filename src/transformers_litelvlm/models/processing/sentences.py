@@ -76,6 +76,16 @@ def check_unicode(name: str, text: Any) -> None:
             raise ValueError(f"`{name}` must be valid Unicode, got {around!r}: it was no UTF-8 where it was read.")
 
 
+def check_call(text: Any, kwargs: dict[str, Any]) -> None:
+    """Raises ValueError for `text` that is none, and for settings of the model, which upstream would ignore."""
+    check_unicode("text", text)
+    if name := next((name for name in kwargs if name.startswith("pruning_")), None):
+        raise ValueError(
+            f"`{name}` is no argument of a processor, but a setting of the model: pass it to `from_pretrained`, or "
+            f"to a pipeline as `model_kwargs={{{name!r}: {quoted(kwargs[name])}}}`."
+        )
+
+
 def check_special_tokens(
     sentences: Iterable[str], tokenizers: Iterable[Any], placeholders: Iterable[str] = ()
 ) -> None:
@@ -149,9 +159,7 @@ def match_templates(
     nested = [[of_image] if isinstance(of_image, str) else list(of_image) for of_image in templates]
     are_texts = all(isinstance(template, str) for of_image in nested for template in of_image)
     if not are_texts or [len(of_image) for of_image in nested] != [len(of_image) for of_image in expressions]:
-        raise ValueError(
-            f"`{name}` must be one template, or one for each of the expressions, got {quoted(templates)}."
-        )
+        raise ValueError(f"`{name}` must be one template, or one for each expression, got {quoted(templates)}.")
     for of_image in nested:
         for template in of_image:
             check_template(name, template, part)
