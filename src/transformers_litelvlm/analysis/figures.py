@@ -13,7 +13,6 @@ from transformers_litelvlm.utils.extras import needs_extra
 
 
 with needs_extra("benchmark", "An analysis"):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -42,9 +41,7 @@ def draw_figures(
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _where(rows: list[dict[str, Any]], coverage: float) -> Figure:
