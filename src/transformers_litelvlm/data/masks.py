@@ -29,6 +29,11 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of a mask (H, W), the last two excluded; `None` for an empty one."""
+    return Image.fromarray(mask).getbbox()
+
+
 def decode_mask(encoded: dict) -> np.ndarray:
     """The mask of a COCO run-length encoding.
 

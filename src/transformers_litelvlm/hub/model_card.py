@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, constants
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
 from transformers_litelvlm.hub.markdown import code, plain
 from transformers_litelvlm.hub.measured import TEMPLATES, render_measured
 from transformers_litelvlm.hub.results import kept_tokens
 from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.hub_names import is_cached
 from transformers_litelvlm.version import __version__
 
 
@@ -205,7 +205,7 @@ def _is_from_hub(source: str) -> bool:
     if not source or Path(source).exists():
         return False
     try:
-        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir()
+        return is_cached(source)
     except HFValidationError:
         return False
 

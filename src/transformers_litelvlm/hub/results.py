@@ -137,8 +137,7 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
 def check_model(results: MeasuredResults, folder: Path, config: Any, num_tokens: int | None, any_name: bool) -> None:
     """Refuse results of another model than the checkpoint in `folder`: class, visual tokens and name must agree.
 
-    Args:
-        any_name: accept another name of folder or repository (a copy, a renamed upload).
+    With `any_name`, another name of folder or repository is accepted (a copy, a renamed upload).
 
     Raises:
         CardError: naming what differs.

@@ -133,10 +133,7 @@ def with_results(
     """A card with measured results in their region and in `model-index`, with line breaks of one character.
 
     Args:
-        text: the card.
-        measured: all results of the checkpoint.
-        config: of it.
-        name: of it.
+        measured: all results of the checkpoint with this `config` and `name`.
         former: names in `model-index` that become `name`; any other stays.
 
     Raises:

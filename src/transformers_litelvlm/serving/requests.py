@@ -31,17 +31,11 @@ _JSON_FIELDS = ("budget", "retention_ratio", "method_options", "then")
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """What a client asks.
+    """What a client asks."""
 
-    Attributes:
-        image: the file of a picture.
-        sentences: what to find in it.
-        pruning: keywords of [`change_pruning`], for this request alone.
-    """
-
-    image: bytes
-    sentences: list[str]
-    pruning: dict[str, Any] = field(default_factory=dict)
+    image: bytes  # the file of a picture
+    sentences: list[str]  # what to find in it
+    pruning: dict[str, Any] = field(default_factory=dict)  # keywords of `change_pruning`, for this request alone
 
 
 class _TooLargeError(Exception):

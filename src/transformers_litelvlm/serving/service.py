@@ -83,13 +83,11 @@ class Service:
     async def answer(
         self, asked: SegmentRequest, request: Request, facts: dict[str, Any], times: dict[str, float]
     ) -> tuple[Job, Answer]:
-        """The masks for what was asked, inside [`admitted`].
+        """The masks for what was asked, inside [`admitted`]. `facts`, for the log, and `times`, milliseconds by stage,
+        are filled in.
 
         Args:
-            asked: what the body of the request asks.
             request: whose body was read.
-            facts: for the log; is filled in.
-            times: milliseconds by stage; is filled in.
 
         Raises:
             ServiceError, ClientDisconnect: as [`segment`] does.
