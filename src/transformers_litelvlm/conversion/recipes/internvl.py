@@ -75,10 +75,7 @@ _VISION_FIELDS = (
 
 
 def internvl_config(source: CheckpointSource, published: dict[str, Any], tokenizer: Any, **more: Any) -> Any:
-    """[`InternVLLiteConfig`] of a published config.json.
-
-    Args:
-        more: further fields.
+    """[`InternVLLiteConfig`] of a published config.json, with `more` fields.
 
     Raises:
         ConversionError: for a language model or a layout that is not known.
@@ -128,11 +125,7 @@ def internvl_tokenizer(source: CheckpointSource) -> Any:
 
 
 def internvl_processor(published: dict[str, Any], config: Any, tokenizer: Any, **more: Any) -> InternVLLiteProcessor:
-    """Processor of a published InternVL.
-
-    Args:
-        more: further arguments.
-    """
+    """Processor of a published InternVL, with `more` arguments."""
     height, width = config.vision_config.image_size
     return InternVLLiteProcessor(
         image_processor=GotOcr2ImageProcessorPil(

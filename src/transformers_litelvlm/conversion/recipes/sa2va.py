@@ -231,12 +231,7 @@ def sa2va_config(source: CheckpointSource, published: dict[str, Any], seg_token_
 
 
 def mask_parts(sizes: dict[str, Any], before_norm: bool, seg_token_id: int) -> dict[str, Any]:
-    """Fields of a config that make a model a Sa2VA.
-
-    Args:
-        sizes: of its SAM 2.
-        before_norm: see [`Variant`].
-    """
+    """Fields of a config that make a model a Sa2VA, with the sizes of its SAM 2; `before_norm` as in [`Variant`]."""
     return {
         # Unlike in the base models, the head is stored, and is not the table of embeddings.
         "tie_word_embeddings": False,

@@ -107,7 +107,6 @@ def make_conversion(
 
     Args:
         title: what the kind of checkpoint is called in the model card.
-        model_class: of the result.
         config, processor, generation: of the result.
         parts: the sources with their rules; the first one is the published model, and names the kind in the report.
         must_equal: tensors that show whether the sources belong together.
@@ -147,12 +146,8 @@ def make_conversion(
 def qwen_conversion(
     title: str, model_class: type[PreTrainedModel], config: Any, processor: Any, part: Part, clip: str | None
 ) -> Conversion:
-    """The conversion of a checkpoint with a Qwen model, see [`make_conversion`].
-
-    Args:
-        part: the published model.
-        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning; `None` for none.
-    """
+    """The conversion of a checkpoint with a Qwen model, see [`make_conversion`]. `clip` is the folder or Hub id of a
+    CLIP that becomes part of the checkpoint and guides pruning; `None` for none."""
     parts = [part]
     if clip is not None:
         parts.append(_add_side_clip(open_clip(clip), config, processor))

@@ -31,9 +31,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite_segme
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TOKEN
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 SAM2_CONFIG = "sam2.1_hiera_b+"
