@@ -54,12 +54,8 @@ class Effort:
         return max(0, self.warmup - 1)
 
     def runs_of_model(self, sentences: int, is_first: bool) -> int:
-        """Calls of the model at one setting, about.
-
-        Args:
-            sentences (`int`): In a call.
-            is_first (`bool`): Of the settings with these inputs: what is measured once of the unpruned model is, too.
-        """
+        """Calls of the model at one setting, about. The first of the settings with these inputs has more: what is
+        measured once of the unpruned model."""
         pairs, once = self.warmup + self.runs, 1 + is_first
         of_parts = {
             "stages": 2 * (self.more_warmup + self.runs) + once,
@@ -95,11 +91,9 @@ class SideBySide:
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
     def measure(self, pruning: PruningConfig, name: str = "") -> dict[str, Any]:
-        """
-        Everything about one setting; see docs/performance.md for what each entry means.
+        """Everything about one setting; see docs/performance.md for what each entry means.
 
         Args:
-            pruning (`PruningConfig`): The setting.
             name (`str`): What `progress` is told that is measured.
 
         Raises:
@@ -167,11 +161,7 @@ class SideBySide:
         return [self.staged.end_to_end(inputs) for inputs in self.workload.one_by_one]
 
     def _time(
-        self,
-        first: Callable[[], Any],
-        second: Callable[[], Any],
-        runs_of_first: int = 1,
-        warmup: int | None = None,
+        self, first: Callable[[], Any], second: Callable[[], Any], runs_of_first: int = 1, warmup: int | None = None
     ) -> PairedTimes:
         """As [`time_pairs`]; the first function is so many runs of the model."""
 
