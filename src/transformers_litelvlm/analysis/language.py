@@ -34,9 +34,7 @@ def whole_features(tokens: torch.Tensor) -> BaseModelOutputWithPooling:
 def kept_features(tokens: torch.Tensor, indices: torch.Tensor) -> PrunedImageFeatures:
     """Those of the projected visual tokens (N, D) at `indices` (B, K), as features of B dialogues."""
     return PrunedImageFeatures(
-        pooler_output=list(tokens[indices]),
-        retained_indices=indices,
-        num_visual_tokens=[len(tokens)] * len(indices),
+        pooler_output=list(tokens[indices]), retained_indices=indices, num_visual_tokens=[len(tokens)] * len(indices)
     )
 
 
@@ -156,12 +154,7 @@ def gradient_times_input(
 
 
 def leave_one_out(
-    model: Any,
-    part: dict[str, Any],
-    tokens: torch.Tensor,
-    settings: PruningSettings,
-    for_masks: Any,
-    row: int,
+    model: Any, part: dict[str, Any], tokens: torch.Tensor, settings: PruningSettings, for_masks: Any, row: int
 ) -> Iterator[torch.Tensor]:
     """Mask logits (n, H, W) of a dialogue without one visual token, for all N tokens in order, in portions.
 

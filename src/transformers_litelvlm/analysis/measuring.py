@@ -51,15 +51,8 @@ class Analyst:
     of_others: list[tuple[str, str]]
 
     def measure(self, index: int, sample: ImageSample) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Rows of an image, and for the first images the scores of its first sentence, to be drawn.
-
-        Args:
-            index: number of the image in its split.
-            sample: the image.
-
-        Raises:
-            UnreadableImageError: the image or a mask is missing or damaged.
-        """
+        """Rows of an image, by its number in the split; and for the first images the scores of its first sentence, to
+        be drawn. Raises UnreadableImageError if the image or a mask is missing or damaged."""
         image = AnalysedImage(self.segmenter, self.args, self.of_others, sample)
         rows: list[Row] = [
             (sample.image_id, image.sentences[number].sentence_id, quantity, of, against, value)
@@ -169,10 +162,7 @@ def to_draw(image: AnalysedImage, index: int) -> dict[str, Any]:
     }
 
 
-def sentences_of_others(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
+def sentences_of_others(samples: Iterable[Any]) -> list[tuple[str, str]]:
     """The sentences of the first images, with the ids of these."""
-    found = []
-    for sample in islice(samples, count):
-        if isinstance(sample, ImageSample):
-            found += [(sample.image_id, sentence.sentence) for sentence in sample.sentences]
-    return found
+    images = [sample for sample in islice(samples, 64) if isinstance(sample, ImageSample)]
+    return [(image.image_id, sentence.sentence) for image in images for sentence in image.sentences]

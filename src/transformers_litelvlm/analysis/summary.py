@@ -91,7 +91,10 @@ def interval(score: RatioOfSums | None) -> dict[str, float] | None:
     """A score with its interval over images, as in `analysis.json`."""
     if score is None:
         return None
-    found = statistics.bootstrap_interval(score)
+    return _as_json(statistics.bootstrap_interval(score))
+
+
+def _as_json(found: statistics.Interval) -> dict[str, float]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
@@ -102,11 +105,7 @@ def compared(first: RatioOfSums, second: RatioOfSums) -> dict[str, Any]:
     verdict = "not distinguishable"
     if p_value < SIGNIFICANCE and (difference.low > 0 or difference.high < 0):
         verdict = "better" if difference.value > 0 else "worse"
-    return {
-        "difference": {"value": difference.value, "low": difference.low, "high": difference.high},
-        "p_value": p_value,
-        "verdict": verdict,
-    }
+    return {"difference": _as_json(difference), "p_value": p_value, "verdict": verdict}
 
 
 def verdicts(measurements: Measurements, sizes: list[str]) -> list[dict[str, Any]]:

@@ -35,16 +35,9 @@ TEMPLATES = templates(Path(__file__).parent, trim_blocks=True, lstrip_blocks=Tru
 
 
 class Outcome(NamedTuple):
-    """One preset.
+    """One preset: its candidates and rounds, and what came of them."""
 
-    Args:
-        size: budget or ratio.
-        level: its candidates and rounds.
-        choice: what came of them.
-        chosen: the candidate that was chosen.
-    """
-
-    size: int | float
+    size: int | float  # budget or ratio
     level: Level
     choice: Choice
     chosen: Candidate | None
@@ -129,16 +122,12 @@ def _describe_comparison(comparison: Comparison) -> dict[str, Any]:
 def write_report(
     args: CalibrationArguments, described: dict[str, Any], confirmed: dict[str, Any] | None, command: str | None
 ) -> dict[str, Any]:
-    """Write both files, or none.
+    """Write both files, or none; returns the content of `calibration.json`.
 
     Args:
-        args: the options.
         described: of the validation split, see [`describe`].
         confirmed: content of the `results.json` of the test split; `None` if nothing was chosen.
         command: what was typed.
-
-    Returns:
-        The content of `calibration.json`.
     """
     content = {
         **described,
@@ -161,28 +150,22 @@ def write_report(
 
 def _last_seen(preset: dict[str, Any]) -> list[dict[str, Any]]:
     """Every setting in the last round that measured it: those that were measured longest first, then by score."""
+    choice = preset["choice"]
+
+    def end_of(name: str, found: dict[str, Any]) -> str:
+        if name == choice["chosen"]:
+            return "chosen"
+        if name in choice["alike"]:
+            return "as good as the best"
+        if name == BASELINE:
+            return "baseline"
+        return "left out" if name in found["dropped"] else "worse in a single comparison"
+
     rows: dict[str, dict[str, Any]] = {}
     for found in reversed(preset["rounds"]):
         for name, score in found["scores"].items():
-            end = (
-                "baseline"
-                if name == BASELINE
-                else "left out"
-                if name in found["dropped"]
-                else "worse in a single comparison"
-            )
-            if name in preset["choice"]["alike"]:
-                end = "as good as the best"
-            rows.setdefault(
-                name,
-                {
-                    "name": name,
-                    "num_images": found["num_images"],
-                    "score": score,
-                    "behind": found["behind"].get(name),
-                    "end": "chosen" if name == preset["choice"]["chosen"] else end,
-                },
-            )
+            row = {"name": name, "num_images": found["num_images"], "score": score, "end": end_of(name, found)}
+            rows.setdefault(name, {**row, "behind": found["behind"].get(name)})
     return list(rows.values())
 
 

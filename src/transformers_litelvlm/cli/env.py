@@ -31,7 +31,6 @@ EPILOG = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
 
 

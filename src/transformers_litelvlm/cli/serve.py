@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, import_given, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
 
@@ -50,7 +49,6 @@ LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     add_model(parser)
     add_mask_model(parser)
     add_pruning(parser)

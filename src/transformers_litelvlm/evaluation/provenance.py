@@ -46,14 +46,9 @@ def versions() -> dict[str, str]:
 
 
 def typed_command(program: str, arguments: Sequence[str]) -> str:
-    """The line to type for what runs now.
+    """The line to type for what runs now: `program`, as it was started, with its arguments.
 
-    Args:
-        program: how it was started, without its arguments.
-        arguments: those.
-
-    Returns:
-        Quoted for a shell, without secrets; that of the process that started this one, if it says so.
+    Quoted for a shell, without secrets; that of the process that started this one, if it says so.
     """
     command = os.environ.get(COMMAND_VARIABLE) or f"{program} {shlex.join(arguments)}".strip()
     return without_secrets(command)

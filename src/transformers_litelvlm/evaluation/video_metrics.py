@@ -66,8 +66,7 @@ def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: flo
     1 if neither mask has a boundary (both empty, or filling the image), 0 if only one has.
 
     Args:
-        prediction: `(height, width)` booleans.
-        target: `(height, width)` booleans.
+        prediction, target: `(height, width)` booleans.
         tolerance: what is near, as a share of the image's diagonal, rounded up to pixels.
     """
     with needs_extra("eval", "The score of boundaries"):
