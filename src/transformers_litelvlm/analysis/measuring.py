@@ -28,6 +28,7 @@ from transformers_litelvlm.analysis.image import (
 from transformers_litelvlm.analysis.selections import Choice
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.metrics import score_masks
+from transformers_litelvlm.evaluation.runs import sized
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.pruning.selection import resolve_budget
@@ -133,7 +134,7 @@ def _kept(tokens: torch.Tensor, indices: torch.Tensor, rows: slice) -> PrunedIma
 
 def budget_of(size: int | float, num_tokens: int) -> int:
     """Tokens that an option `budgets` means: a number of them, or a fraction."""
-    return resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
+    return resolve_budget(num_tokens, **sized(size))
 
 
 def _scored(

@@ -22,7 +22,7 @@ from transformers_litelvlm.evaluation.provenance import (
 )
 from transformers_litelvlm.evaluation.records import space_needed
 from transformers_litelvlm.evaluation.report import METRIC_NAMES
-from transformers_litelvlm.evaluation.runs import Run
+from transformers_litelvlm.evaluation.runs import Run, sized
 from transformers_litelvlm.evaluation.statistics import Comparison, Interval
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.hub.markdown import templates
@@ -85,10 +85,9 @@ def describe(
 def _describe_outcome(outcome: Outcome, segmenter: SweepSegmenter) -> dict[str, Any]:
     size, level, choice, chosen = outcome
     base, whole = segmenter.base_pruning, segmenter.num_visual_tokens
-    changes = {"budget": size} if isinstance(size, int) else {"retention_ratio": size}
     return {
         "size": size,
-        "num_tokens": None if whole is None else base.replace(method=BASELINE, **changes).resolve(whole),
+        "num_tokens": None if whole is None else base.replace(method=BASELINE, **sized(size)).resolve(whole),
         "significance": level.rules.significance,
         "rounds": [_describe_round(entry) for entry in level.rounds],
         "choice": {

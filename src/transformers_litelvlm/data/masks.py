@@ -17,14 +17,8 @@ MOST_CHARACTERS = 7  # of a run length in COCO's text: 35 bits
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
-
-    Args:
-        mask: `(height, width)` booleans.
-
-    Returns:
-        `size`, the two lengths, and `counts`.
-    """
+    """COCO run-length encoding of a mask, `(height, width)` booleans: `size`, the two lengths, and `counts`, which is
+    text instead of bytes so that it can be stored as JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
@@ -35,13 +29,10 @@ def box_around(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def decode_mask(encoded: dict) -> np.ndarray:
-    """The mask of a COCO run-length encoding.
+    """The mask of a COCO run-length encoding, `(height, width)` booleans.
 
     Args:
         encoded: `size` and `counts`, compressed (`str` or `bytes`) or not (a list of lengths, as COCO stores crowds).
-
-    Returns:
-        `(height, width)` booleans.
 
     Raises:
         ValueError: the run lengths do not fill the size, are not run lengths, or are for more than [`LARGEST_MASK`]

@@ -93,12 +93,11 @@ class RecordStore:
     def read(
         self, num_batches: int, check: Callable[[dict[str, Any]], None] = lambda batch: None, first: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """All batches in order.
+        """All batches in order, from number `first` on.
 
         Args:
             num_batches: how many there are.
             check: raises an error if the content of a batch is not as it was written.
-            first: number of the first one that is read.
 
         Raises:
             ValueError: one is missing, damaged, or of other settings; names its file.

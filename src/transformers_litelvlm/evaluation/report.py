@@ -18,7 +18,7 @@ from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.provenance import describe_model, environment, without_secrets
 from transformers_litelvlm.evaluation.records import RecordStore, space_needed, to_table
-from transformers_litelvlm.evaluation.runs import Run
+from transformers_litelvlm.evaluation.runs import Run, sized
 from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
@@ -160,8 +160,7 @@ class MeasuredRuns:
         return {
             "method": method,
             "baseline": baseline,
-            "budget": size if isinstance(size, int) else None,
-            "retention_ratio": size if isinstance(size, float) else None,
+            **sized(size),
             "metric": metric,
             "difference": outcome.difference.value,
             "interval": _ends(outcome.difference),

@@ -75,6 +75,12 @@ class Run:
         )
 
 
+def sized(size: int | float | None) -> dict[str, Any]:
+    """`budget` and `retention_ratio` that a size means: a number of visual tokens, the fraction of them, or all."""
+    is_count = isinstance(size, int)
+    return {"budget": size if is_count else None, "retention_ratio": None if is_count else size}
+
+
 def plan_runs(args: EvaluationArguments) -> list[Run]:
     """All runs of a sweep, in the order of its methods, budgets and seeds.
 
@@ -93,8 +99,7 @@ def plan_runs(args: EvaluationArguments) -> list[Run]:
         if method != "none" and not args.budgets:
             raise ValueError(f"`budgets` is empty, so there is nothing to run for the method {name!r}.")
         for size in [None] if method == "none" else args.budgets:
-            budget, ratio = (size, None) if isinstance(size, int) else (None, size)
-            runs += [dataclasses.replace(unpruned, budget=budget, retention_ratio=ratio, seed=seed) for seed in seeds]
+            runs += [dataclasses.replace(unpruned, **sized(size), seed=seed) for seed in seeds]
     return runs
 
 

@@ -162,11 +162,8 @@ class SweepSegmenter:
 
     @torch.inference_mode()
     def outputs(self, run: Run, shared: SharedEncodings, cost: RunCost) -> Iterator[Any]:
-        """What the model says to each part of the dialogues under a run, part after part.
-
-        Args:
-            run, shared: what [`encode`] made, and the run.
-            cost: is filled in; complete when the last part was taken.
+        """What the model says to each part of the dialogues under a run, part after part. `cost` is filled in, and
+        complete when the last part was taken.
 
         Yields:
             [`ReferringSegmentationOutput`], with one entry in its lists.

@@ -123,13 +123,7 @@ HIDDEN_VIDEOS = replace(
 def choose_task(
     split: ReferringSplit, args: EvaluationArguments, takes_videos: bool, writes_boxes: bool = False
 ) -> Task:
-    """What is to be done with a split, by its first sample.
-
-    Args:
-        split: the data.
-        args: the options.
-        takes_videos: whether the model writes masks of videos.
-        writes_boxes: whether it answers with boxes.
+    """What is to be done with a split, by its first sample, if the model `takes_videos`, or `writes_boxes`.
 
     Raises:
         ValueError: the model or the protocol is not for this data, or there is nothing to compare with.

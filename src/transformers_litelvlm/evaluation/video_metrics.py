@@ -122,14 +122,11 @@ def score_frames(
 
 
 def summarize_videos(scores: Sequence[VideoScore]) -> dict[str, float]:
-    """Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos.
+    """Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos: `j`, `f`, `j_and_f` between
+    0 and 1, and `expressions`.
 
-    Args:
-        scores: one per expression, at least one. One without a prediction belongs here too, as a prediction of empty
-            masks.
-
-    Returns:
-        `j`, `f`, `j_and_f` between 0 and 1, and `expressions`.
+    There must be at least one score. An expression without a prediction belongs here too, as a prediction of empty
+    masks.
     """
     if not scores:
         raise ValueError("`scores` is empty: there is nothing to average.")

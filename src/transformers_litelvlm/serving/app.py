@@ -39,7 +39,6 @@ def create_app(service: Service, token: str | None = None, label_studio: LabelSt
     """The application.
 
     Args:
-        service: answers.
         token: that clients must send as `Authorization: Bearer ...`, except to /health and the documentation. The
             password of `Basic` with the user "litelvlm" is the same: Label Studio knows no bearer tokens.
         label_studio: that may ask for predictions, if any.

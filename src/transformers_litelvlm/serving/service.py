@@ -58,11 +58,8 @@ class Service:
         self.metrics.watch("repeated", "Requests answered again, alone.", lambda: segmenter.repeated)
 
     async def segment(self, request: Request, facts: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request, as [`SegmentAnswer`] without `id`.
-
-        Args:
-            request: whose body was not read.
-            facts: for the log; is filled in.
+        """The answer to a request whose body was not read, as [`SegmentAnswer`] without `id`. `facts`, for the log, is
+        filled in.
 
         Raises:
             ServiceError: see [`~serving.errors.CODES`].
