@@ -31,11 +31,8 @@ OWN, OTHER_OBJECT, OTHER_IMAGE, EMPTY, MOVED = "own", "other object", "other ima
 
 @dataclass
 class AnalysedImage:
-    """One image with the sentences that mean something in it: S sentences, N visual tokens.
-
-    Raises:
-        UnreadableImageError: the image or a mask is missing or damaged.
-    """
+    """One image with the sentences that mean something in it: S sentences, N visual tokens. Raises
+    UnreadableImageError if the image or a mask is missing or damaged."""
 
     segmenter: SweepSegmenter  # with the model, whose weights take no gradients
     args: AnalysisArguments

@@ -101,12 +101,10 @@ def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
 
 
 def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str], ends: list[int]) -> list[list[int]]:
-    """The columns of each row (B, L) that hold its expression: the fewest whose text has it.
+    """The columns of each row (B, L) that hold its expression: the fewest whose text has it. Raises ValueError if
+    there are none.
 
     At its last occurrence before the column in `ends`: the system prompt may have the same words.
-
-    Raises:
-        ValueError: a prompt does not have its expression.
     """
     columns = []
     for row, expression, last in zip(input_ids.tolist(), expressions, ends, strict=True):

@@ -18,11 +18,7 @@ SIGNIFICANCE = 0.05
 
 
 class Measurements:
-    """The numbers of all sentences, by what was measured.
-
-    Args:
-        rows: of `measuring`.
-    """
+    """The numbers of all sentences, by what was measured; `rows` are those of `measuring`."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._values: dict[tuple[str, str, str], dict[tuple[str, str], float]] = defaultdict(dict)
@@ -60,14 +56,8 @@ class Measurements:
     def iou(
         self, selection: str, size: str, kind: str = "giou", like: tuple[str, str] | None = None
     ) -> RatioOfSums | None:
-        """gIoU or cIoU of a selection, over its seeds.
-
-        Args:
-            selection: its name.
-            size: the budget as it was given.
-            kind: `"giou"` or `"ciou"`.
-            like: only on the sentences that this other selection and budget have.
-        """
+        """gIoU or cIoU, by `kind`, of a selection at a budget as it was given, over its seeds; only on the sentences
+        that `like`, another selection and budget, has."""
         names = self._names(selection, size)
         if not names:
             return None

@@ -57,11 +57,8 @@ class Grid:
     quantizations: Sequence[str] = ("none",)
 
     def settings(self, num_tokens: int) -> list[tuple[str, PruningConfig]]:
-        """Every method, by its text in `methods`, at every budget.
-
-        Raises:
-            ValueError: an unknown method or option, or a budget that leaves nothing to prune of `num_tokens`.
-        """
+        """Every method, by its text in `methods`, at every budget. Raises ValueError for an unknown method or option,
+        or a budget that leaves nothing to prune of `num_tokens`."""
         budgets = self.budgets or default_budgets(num_tokens)
         too_many = [budget for budget in budgets if budget >= num_tokens]
         if too_many:

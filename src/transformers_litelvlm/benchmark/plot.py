@@ -6,6 +6,8 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from transformers_litelvlm.benchmark.grid import describe, sides
 from transformers_litelvlm.benchmark.stages import STAGES
 from transformers_litelvlm.visualization.colours import DASHES, LINE_COLOURS
@@ -23,11 +25,7 @@ MARKERS = "osD^vPX"
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a PNG, opaque on white.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """Write a PNG, opaque on white. Raises ImportError if matplotlib is not installed."""
     _save(figure_of(result), path)
 
 
@@ -93,10 +91,8 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         budgets = [point["budget"] for point in of_series]
         measured = [point["end_to_end"]["speedup"] for point in of_series]
         intervals = [point["end_to_end"]["speedup_interval_95"] for point in of_series]
-        errors = [
-            [max(0.0, value - low) for value, (low, _) in zip(measured, intervals)],
-            [max(0.0, high - value) for value, (_, high) in zip(measured, intervals)],
-        ]
+        low, high = np.array(intervals).T
+        errors = np.maximum(0.0, [measured - low, high - measured])
         label = f"{method}, batch {batch}, {sentences} sentence{'s' * (sentences > 1)}, {dtype}"
         label += "" if quantization == "none" else f", {quantization}"
         colour = tuple(channel / 255 for channel in LINE_COLOURS[place % len(LINE_COLOURS)])

@@ -56,11 +56,8 @@ class Preset:
         return _meta_model(self.build_config(), dtype)
 
     def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
-        """The model with the same random weights for the same seed, dtype and device.
-
-        Raises:
-            ValueError: the weights alone need more memory than the device has left.
-        """
+        """The model with the same random weights for the same seed, dtype and device. Raises ValueError if the weights
+        alone need more memory than the device has left."""
         check_memory(self.meta_model(dtype), device)
         # Buffers are made by the constructors, one of them at random.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -115,11 +115,8 @@ def time_once(function: Callable[[], Any]) -> float:
 
 
 class EventStopwatch:
-    """Milliseconds by stage, by events on a GPU: unlike with [`Stopwatch`], the host runs ahead, as in a whole call.
-
-    Args:
-        new_event: makes an event that knows when it happened.
-    """
+    """Milliseconds by stage, by events on a GPU that know when they happened: unlike with [`Stopwatch`], the host runs
+    ahead, as in a whole call."""
 
     def __init__(self, new_event: Callable[[], Any]) -> None:
         self._new_event = new_event

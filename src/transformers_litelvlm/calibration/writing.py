@@ -26,11 +26,8 @@ END = "<!-- litelvlm calibration: end -->"
 
 
 def check_checkpoint(path: str | None) -> Path:
-    """The folder of a checkpoint that presets can be written into. To be called before long work.
-
-    Raises:
-        ValueError: it is none, or cannot be written; says why.
-    """
+    """The folder of a checkpoint that presets can be written into. To be called before long work. Raises ValueError,
+    which says why, if it is none, or cannot be written."""
     if path is None:
         raise ValueError(
             "`write` changes the checkpoint, and the bundled one is part of the package: copy it with "

@@ -92,11 +92,7 @@ def _parsed_option(option: str) -> tuple[str, Any]:
 
 def load_model(args: argparse.Namespace, mask_model: str | None = None) -> tuple[Any, Any]:
     """The model in evaluation mode on its device, and its processor, by the options of [`add_model`] and
-    [`add_pruning`].
-
-    Raises:
-        BadInputError: there is no such model, or it cannot follow the settings.
-    """
+    [`add_pruning`]. Raises BadInputError if there is no such model, or it cannot follow the settings."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
 

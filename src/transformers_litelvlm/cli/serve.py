@@ -132,11 +132,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_token(file: str | None) -> str | None:
-    """The bearer token, of a file or of the environment; `None` if there is none.
-
-    Raises:
-        BadInputError: it is empty, or could not stand in a header; the message does not show it.
-    """
+    """The bearer token, of a file or of the environment; `None` if there is none. Raises BadInputError, whose message
+    does not show it, if it is empty, or could not stand in a header."""
     if file is not None:
         with bad_input(f"--token-file {file}: "), open(file, encoding="utf-8") as stream:
             token = stream.read().strip()

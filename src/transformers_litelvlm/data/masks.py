@@ -135,10 +135,7 @@ def _is_array(parts: list, height: int, width: int) -> bool:
 
 def checked_points(points: Any, height: int, width: int, in_pairs: bool = False) -> np.ndarray:
     """Points of a polygon whose numbers compiled code may see, `[x, y, x, y, ...]` or, `in_pairs`, `[[x, y], ...]`.
-
-    Raises:
-        ValueError: they are none, or not within twice the longer side of the image.
-    """
+    Raises ValueError if they are none, or not within twice the longer side of the image."""
     try:
         numbers = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

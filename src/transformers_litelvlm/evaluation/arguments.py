@@ -30,11 +30,7 @@ def option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) 
 @dataclass(frozen=True)
 class DataArguments:
     """On which model and data something is measured, and where the results go; each field has its help. No result
-    depends on `batch_size`.
-
-    Raises:
-        ValueError: an option is out of range; names it and its value.
-    """
+    depends on `batch_size`. Raises ValueError, with name and value, if an option is out of range."""
 
     output_dir: str = option(
         "folder of the results; give the same one to continue after an interruption", metavar="DIR"

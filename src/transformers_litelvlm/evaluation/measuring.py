@@ -104,11 +104,8 @@ def named(sample: ImageSample | VideoSample, error: ValueError, hint: str = "") 
 def measure_image(
     index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
 ) -> Measured:
-    """Records of an image, by its number in the split, under every run.
-
-    Raises:
-        UnreadableImageError: the picture or a mask is missing or damaged.
-    """
+    """Records of an image, by its number in the split, under every run. Raises UnreadableImageError if the picture or
+    a mask is missing or damaged."""
     image = sample.load_image()
     measured = Measured()
     for sentences, templates, asking in _asked(index, sample, segmenter, runs, protocol):
@@ -280,11 +277,8 @@ def _by_annotator(
 
 
 def _video_as_wrong(video: VideoSample, runs: list[Run], protocol: str, task: Task) -> Measured:
-    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag.
-
-    Raises:
-        UnreadableImageError: a server wants masks, and no frame can be read, so their size is not known.
-    """
+    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag. Raises
+    UnreadableImageError if a server wants masks, and no frame can be read, so that their size is not known."""
     expressions: Iterable[VideoExpression] = video.expressions
     if protocol == "annotators":
         expressions = [expression for group in annotators(video) for expression in group.values()]

@@ -74,11 +74,8 @@ def used_methods(args: DataArguments, model: Any) -> list[str]:
 
 
 def third_party_methods(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Of some pruning methods, those that are not bundled.
-
-    Returns:
-        By name, `provided_by` and `sha256` of the file with its class, empty where there is no file.
-    """
+    """Of some pruning methods, those that are not bundled: by name, `provided_by` and `sha256` of the file with its
+    class, empty where there is no file."""
     found = {}
     for name in names:
         provider = provider_of(name)

@@ -43,10 +43,7 @@ class RecordStore:
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Make the folder that of a configuration, or check that it is: everything that results depend on, as JSON.
-
-        Raises:
-            OtherConfigurationError: it belongs to another one; names what differs.
-        """
+        Raises OtherConfigurationError if it belongs to another one; names what differs."""
         path = self.folder / SETTINGS_NAME
         settings = json.loads(json.dumps(settings))
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -74,11 +71,8 @@ class RecordStore:
             )
 
     def write(self, batch: int, content: dict[str, Any]) -> None:
-        """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
-
-        Raises:
-            OSError: no space is left; what was saved before is kept.
-        """
+        """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it. Raises OSError if
+        no space is left; what was saved before is kept."""
         path = self._path(batch)
         with space_needed(self.folder), write_atomically(path.parent) as staging:
             content = {"settings": self._digest, **content}

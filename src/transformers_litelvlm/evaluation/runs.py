@@ -57,11 +57,8 @@ class Run:
         )
 
     def pruning(self, base: PruningConfig) -> PruningConfig:
-        """The setting of the model for this run; what the run does not say is the checkpoint's (`base`).
-
-        Raises:
-            ValueError: an option, or its value, does not exist for the method.
-        """
+        """The setting of the model for this run; what the run does not say is the checkpoint's (`base`). Raises
+        ValueError for an option, or a value, that does not exist for the method."""
         if not self.is_pruned:
             return base.replace(budget=None, retention_ratio=None)
         options = {**self.options, "seed": self.seed} if self.has_seed else self.options
@@ -104,11 +101,8 @@ def plan_runs(args: EvaluationArguments) -> list[Run]:
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text.
-
-    Raises:
-        ValueError: a part has no `=`.
-    """
+    """Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text. Raises ValueError if a part
+    has no `=`."""
     method, _, rest = text.partition(":")
     values = {}
     for part in filter(None, re.split(r",(?![^\[]*\])", rest)):  # the commas of a list are its own

@@ -145,11 +145,8 @@ class SweepSegmenter:
         return SharedEncodings(parts, encoded, guidance, for_masks, watch.milliseconds)
 
     def segment(self, run: Run, shared: SharedEncodings) -> RunOutput:
-        """Masks of all sentences about a picture under a run.
-
-        Raises:
-            ValueError: the method cannot reach the budget, or is not defined for the model.
-        """
+        """Masks of all sentences about a picture under a run. Raises ValueError if the method cannot reach the budget,
+        or is not defined for the model."""
         cost = RunCost()
         result = RunOutput(torch.empty(0), cost)
         masks = []

@@ -123,11 +123,8 @@ HIDDEN_VIDEOS = replace(
 def choose_task(
     split: ReferringSplit, args: EvaluationArguments, takes_videos: bool, writes_boxes: bool = False
 ) -> Task:
-    """What is to be done with a split, by its first sample, if the model `takes_videos`, or `writes_boxes`.
-
-    Raises:
-        ValueError: the model or the protocol is not for this data, or there is nothing to compare with.
-    """
+    """What is to be done with a split, by its first sample, if the model `takes_videos`, or `writes_boxes`. Raises
+    ValueError if the model or the protocol is not for this data, or there is nothing to compare with."""
     first: ImageSample | VideoSample = next(iter(split))
     if isinstance(first, ImageSample):
         if args.protocol == "annotators":

@@ -51,14 +51,11 @@ def write_missing_card(folder: Path, config: Any) -> None:
 
 
 def render_saved_card(config: Any, name: str | None = None) -> str:
-    """The card of a model of this package that was saved.
+    """The card of a model of this package that was saved, from its config with `architectures`; by default it has the
+    name of the folder or repository that the model was loaded from.
 
     The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence, base model,
     example and limits are those of that folder's card. What is not known is left out.
-
-    Args:
-        config: of the model, with `architectures`.
-        name: of the model; that of the folder or repository it was loaded from by default.
     """
     source = config.name_or_path or ""
     card = Path(source, CARD_NAME)

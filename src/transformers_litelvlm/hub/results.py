@@ -98,11 +98,8 @@ def kept_tokens(setting: MeasuredGroup | PruningConfig, num_tokens: int | None) 
 
 
 def read_results(path: str | os.PathLike) -> MeasuredResults:
-    """Read and check a results.json.
-
-    Raises:
-        CardError: if there is no such file, it has another schema, or a number in it cannot be.
-    """
+    """Read and check a results.json. Raises CardError if there is no such file, it has another schema, or a number in
+    it cannot be."""
     content = _read_json(Path(path))
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")

@@ -98,11 +98,8 @@ def update_card(
 
 
 def describe_training(folder: Path) -> str:
-    """What trainer_state.json of a `Trainer` says, in a sentence, and a gap for what it does not say.
-
-    Raises:
-        CardError: there is such a file, but a `Trainer` did not write it.
-    """
+    """What trainer_state.json of a `Trainer` says, in a sentence, and a gap for what it does not say. Raises CardError
+    for such a file that a `Trainer` did not write."""
     path = folder / "trainer_state.json"
     if not path.is_file():
         return UNKNOWN_TRAINING

@@ -57,11 +57,8 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, job: Any) -> Future:
-        """The answer to come. Cancelling the future takes the job out of the queue.
-
-        Raises:
-            RuntimeError: after [`stop`].
-        """
+        """The answer to come. Cancelling the future takes the job out of the queue. Raises RuntimeError after
+        [`stop`]."""
         waiting = Waiting(job, Future(), time.monotonic())
         with self._changed:
             if self._is_stopping:

@@ -126,11 +126,8 @@ class Segmenter:
         self.repeated = 0
 
     def prepare(self, request: SegmentRequest) -> Job:
-        """Read the picture, and make the inputs of the model.
-
-        Raises:
-            ServiceError: the picture, a sentence or a setting is refused.
-        """
+        """Read the picture, and make the inputs of the model. Raises ServiceError if the picture, a sentence or a
+        setting is refused."""
         start, config = time.perf_counter(), self.model.config
         with invalid_input():
             pruning = change_pruning(config.pruning_config, request.pruning)

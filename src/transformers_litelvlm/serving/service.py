@@ -27,12 +27,8 @@ HELPERS = 4
 
 
 class Service:
-    """Requests for masks, answered by one model.
-
-    Args:
-        segmenter: the model.
-        limits: of the server.
-        allow_urls: whether pictures may be addresses that the server fetches.
+    """Requests for masks, answered by one model; with `allow_urls`, their pictures may be addresses, which are
+    fetched.
 
     Attributes:
         metrics: what happened.
@@ -143,11 +139,7 @@ class Service:
 
 
 async def unless_gone(request: Request, future: asyncio.Future) -> Any:
-    """The result of a future, which is cancelled if the client goes away first.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
+    """The result of a future, which is cancelled if the client goes away first: then it raises ClientDisconnect."""
     gone = asyncio.ensure_future(_wait_until_gone(request))
     try:
         await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)

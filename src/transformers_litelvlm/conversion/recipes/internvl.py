@@ -75,11 +75,8 @@ _VISION_FIELDS = (
 
 
 def internvl_config(source: CheckpointSource, published: dict[str, Any], tokenizer: Any, **more: Any) -> Any:
-    """[`InternVLLiteConfig`] of a published config.json, with `more` fields.
-
-    Raises:
-        ConversionError: for a language model or a layout that is not known.
-    """
+    """[`InternVLLiteConfig`] of a published config.json, with `more` fields. Raises ConversionError for a language
+    model or a layout that is not known."""
     text, vision = (published.get(name) for name in ("llm_config", "vision_config"))
     if not isinstance(vision, dict):
         raise ConversionError(f"{source}/config.json has no `vision_config`: it is no checkpoint of InternVL.")

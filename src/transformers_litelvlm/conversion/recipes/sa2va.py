@@ -144,7 +144,6 @@ def sa2va_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
     [`InternVLLiteForReferringSegmentation`].
 
     Args:
-        source: the checkpoint.
         clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`), of
             a Qwen model only. Default: without one; the model guides itself.
 
@@ -179,11 +178,8 @@ def _of_internvl(source: CheckpointSource, published: dict[str, Any], clip: str 
 
 
 def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
-    """Which language model a published Sa2VA has.
-
-    Raises:
-        ConversionError: if it is none that is known; says what the checkpoint looks like.
-    """
+    """Which language model a published Sa2VA has. Raises ConversionError if it is none that is known; says what the
+    checkpoint looks like."""
     text = published.get("text_config")
     language_model = text.get("model_type") if isinstance(text, dict) else None
     variant = VARIANTS.get(language_model)

@@ -47,11 +47,8 @@ def read_config(source: CheckpointSource, way_out: str = "give the folder or the
 
 
 def open_clip(path_or_id: str) -> CheckpointSource:
-    """The CLIP of a conversion.
-
-    Raises:
-        ConversionError: as [`CheckpointSource`] does; names the option, since users need not have named a CLIP.
-    """
+    """The CLIP of a conversion. Raises ConversionError as [`CheckpointSource`] does; it names the option, since users
+    need not have named a CLIP."""
     try:
         return CheckpointSource(path_or_id)
     except ConversionError as error:

@@ -56,7 +56,6 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     """How UniPixel becomes a [`Qwen2_5_VLLiteForReferringSegmentation`].
 
     Args:
-        source: the checkpoint.
         clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`).
             Default: `guidance="intrinsic"`, without one.
 

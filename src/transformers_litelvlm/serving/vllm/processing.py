@@ -68,11 +68,8 @@ class PrunedInfoMixin:
         return {"image": self.max_placeholders()}
 
     def num_placeholders(self, pruning: PruningConfig, grid_thw: Any = None) -> int:
-        """Of a picture, with the settings of the request; `grid_thw` is as for [`image_grid`].
-
-        Raises:
-            ValueError: if they are more than vLLM has made place for.
-        """
+        """Of a picture, with the settings of the request; `grid_thw` is as for [`image_grid`]. Raises ValueError if
+        they are more than vLLM has made place for."""
         config = self.get_hf_config()
         found = num_placeholders(PruningSettings.of(config, pruning), image_grid(config, grid_thw))
         if found > (most := self.max_placeholders()):
