@@ -22,7 +22,6 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 
 
 PARTS = ("stages", "decode", "memory")
-MORE_PARTS = ("stock", "switches")  # for who asks
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Effort:
         warmup (`int`): Untimed runs of each before. The first one of a setting counts its operations; with 0 it is
             made all the same.
         new_tokens (`int`): Tokens that are generated to time one.
-        parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`] or `MORE_PARTS`.
+        parts (`Sequence[str]`): What is measured beside times and operations end to end: [`PARTS`], stock, switches.
     """
 
     runs: int = 5

@@ -24,7 +24,6 @@ PACKAGES = (
     "pillow",
 )
 
-
 HELP = "print versions, devices and the bundled checkpoint, for a bug report"
 DESCRIPTION = "Print what a bug report should hold: versions, devices, threads, the bundled checkpoint."
 EPILOG = None

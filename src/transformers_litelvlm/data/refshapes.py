@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,8 +98,11 @@ class SceneRows:
         _check_split(split)
         self.num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
         _check_integer("num_scenes", self.num_scenes, 1)
-        self.scene = partial(generate_scene, split, **options)
+        self.split, self.options = split, options
         self.scene(0)  # so that wrong arguments are errors here
+
+    def scene(self, index: int) -> Scene:
+        return generate_scene(self.split, index, **self.options)
 
     def __len__(self) -> int:
         return self.num_scenes

@@ -32,7 +32,6 @@ GUIDANCE_RULES: Rules = [
     Rename(r"(text_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
 ]
 
-
 # Of a CLIP beside a Qwen model, which has a vision tower of its own.
 SIDE_CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.guidance.vision_model.\1")]
 
