@@ -28,7 +28,7 @@ def result_of(dtypes, budgets):
 def drawn():
     pytest.importorskip("matplotlib")
     figure = figure_of(result_of(["float32", "bfloat16"], [192, 128, 64]))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure
 
 
@@ -37,7 +37,7 @@ def test_legends_are_inside_the_picture_and_an_unpruned_model_keeps_all():
     result = result_of(["float32"], [192])
     result["points"][0]["num_kept_mean"] = 180.5
     figure = figure_of(result)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     width, height = figure.canvas.get_width_height()
     for axes in figure.axes:
         box = axes.get_legend().get_window_extent()

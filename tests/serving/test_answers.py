@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.http_clients import alone, as_text, client_of, form, masks_of
-from transformers_litelvlm.serving.answers import SegmentAnswer, box_of
+from transformers_litelvlm.data.masks import box_around
+from transformers_litelvlm.serving.answers import SegmentAnswer
 
 
 SETTINGS = [
@@ -32,7 +33,7 @@ def check_answer(answer, expected, picture, sentences):
     assert [each["sentence"] for each in answer["masks"]] == sentences
     for each, score, mask in zip(answer["masks"], expected.scores[0], expected.masks[0].numpy(), strict=True):
         assert each["score"] == pytest.approx(float(score), abs=1e-5)
-        assert each["area"] == mask.sum() and each["box"] == box_of(mask)
+        assert each["area"] == mask.sum() and each["box"] == (list(box_around(mask)) if mask.any() else None)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -97,6 +98,6 @@ def test_200_requests_of_16_clients_get_the_answers_of_requests_alone(bundled, s
 
 def test_box_of_a_mask():
     mask = np.zeros((5, 7), dtype=bool)
-    assert box_of(mask) is None
+    assert box_around(mask) is None
     mask[1:3, 2] = mask[4, 6] = True
-    assert box_of(mask) == [2, 1, 7, 5]
+    assert box_around(mask) == (2, 1, 7, 5)

@@ -109,7 +109,7 @@ def test_files_without_what_is_asked(tmp_path):
 def test_labels_do_not_overlap_and_stand_beside_the_axes(tmp_path, count):
     pytest.importorskip("matplotlib")
     figure = draw_quality(panels(tmp_path, many_methods(count)))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     [axes] = figure.axes
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text().startswith("0.")]
     assert len(boxes) == count + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from transformers_litelvlm.analysis.arguments import DESCRIPTION, AnalysisArguments
 from transformers_litelvlm.analysis.report import PAGE_NAME
@@ -13,12 +13,8 @@ from transformers_litelvlm.evaluation.__main__ import and_print, run_launched
 
 PROGRAM = "python -m transformers_litelvlm.analysis"
 
-analyze_and_print = and_print(analyze, PAGE_NAME)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Analyse, and return the exit code, see [`~evaluation.__main__.run_launched`]."""
-    return run_launched(PROGRAM, DESCRIPTION, AnalysisArguments, analyze_and_print, argv)
+work = and_print(analyze, PAGE_NAME)
+main = partial(run_launched, PROGRAM, DESCRIPTION, AnalysisArguments, work)
 
 
 if __name__ == "__main__":

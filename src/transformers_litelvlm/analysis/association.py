@@ -7,14 +7,9 @@ from scipy.stats import rankdata
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Probability that a positive token has a higher score than a negative one; ties count half.
+    """Probability that a positive token of (N,) has a higher score than a negative one; ties count half.
 
-    Args:
-        scores: (N,).
-        is_positive: (N,) booleans.
-
-    Returns:
-        NaN without positive or without negative tokens.
+    NaN without positive or without negative tokens.
     """
     positives = int(is_positive.sum())
     negatives = len(is_positive) - positives

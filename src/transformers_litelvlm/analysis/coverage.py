@@ -41,16 +41,10 @@ def _interpolated(integral: np.ndarray, start: float, end: float, count: int) ->
     return np.diff((1 - share) * integral[lower] + share * integral[lower + 1], axis=0)
 
 
-def ring_around(is_referent: np.ndarray, grid: tuple[int, int], width: int = RING_WIDTH) -> np.ndarray:
-    """Tokens at most `width` rows and columns away from a referent token, which are none themselves.
-
-    Args:
-        is_referent: (rows * columns,) booleans.
-
-    Returns:
-        (rows * columns,) booleans.
-    """
-    square = np.ones((2 * width + 1, 2 * width + 1), dtype=bool)
+def ring_around(is_referent: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Tokens at most [`RING_WIDTH`] rows and columns away from a referent token, which are none themselves; both are
+    (rows * columns,) booleans."""
+    square = np.ones((2 * RING_WIDTH + 1,) * 2, dtype=bool)
     return (binary_dilation(is_referent.reshape(grid), square) & ~is_referent.reshape(grid)).reshape(-1)
 
 

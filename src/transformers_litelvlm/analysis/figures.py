@@ -13,7 +13,6 @@ from transformers_litelvlm.utils.extras import needs_extra
 
 
 with needs_extra("benchmark", "An analysis"):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -26,13 +25,12 @@ _DPI = 110
 def draw_figures(
     results: dict[str, Any], examples: list[dict[str, Any]], tokens: dict[str | None, str], folder: Path
 ) -> None:
-    """Write them as PNG.
+    """Write them as PNG into a folder.
 
     Args:
         results: the content of `analysis.json`.
         examples: of `measuring`, each with its `image`, `sentence` and `mask`; without any there is no such figure.
         tokens: how budgets in `results` are written.
-        folder: where to.
     """
     _where(results["where"], results["settings"]["coverage"]).savefig(folder / WHERE, dpi=_DPI)
     _agreement(results["agreement"]).savefig(folder / AGREEMENT, dpi=_DPI)
@@ -42,9 +40,7 @@ def draw_figures(
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _where(rows: list[dict[str, Any]], coverage: float) -> Figure:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from transformers_litelvlm.analysis import language
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
@@ -30,20 +31,12 @@ OWN, OTHER_OBJECT, OTHER_IMAGE, EMPTY, MOVED = "own", "other object", "other ima
 
 @dataclass
 class AnalysedImage:
-    """One image with the sentences that mean something in it: S sentences, N visual tokens.
+    """One image with the sentences that mean something in it: S sentences, N visual tokens. Raises
+    UnreadableImageError if the image or a mask is missing or damaged."""
 
-    Args:
-        segmenter: with the model, whose weights take no gradients.
-        args: the options.
-        of_others: sentences with the ids of their images, for the control with a sentence of another image.
-        sample: the image.
-
-    Raises:
-        UnreadableImageError: the image or a mask is missing or damaged.
-    """
-
-    segmenter: SweepSegmenter
+    segmenter: SweepSegmenter  # with the model, whose weights take no gradients
     args: AnalysisArguments
+    # sentences with the ids of their images, for the control with a sentence of another image
     of_others: list[tuple[str, str]]
     sample: ImageSample
     sentences: list[ReferringSentence] = field(init=False)
@@ -226,7 +219,8 @@ class AnalysedImage:
             choices[f"forward{suffix}"] = Choice(similarity)
         choices["reversed + context"] = Choice(choices["reversed"].relevance, context, 0.5)
         choices["forward + context"] = Choice(choices["forward"].relevance, context, 0.5)
-        choices["oracle + context"] = Choice(tensor(self.coverage + 1e-6 * _ranks(self.scores["context"])))
+        ranks = rankdata(self.scores["context"], method="ordinal", axis=-1)
+        choices["oracle + context"] = Choice(tensor(self.coverage + 1e-6 * (ranks - 1)))
         if "class_attention" in self.scores:
             choices["class_attention"] = Choice(tensor(self.scores["class_attention"]))
         choices["low norm"] = Choice(tensor(-self.scores["norm"]))
@@ -266,10 +260,6 @@ def _nearness(coverage: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     own = coverage > 0
     distance = np.hypot(y[:, None] - y[own], x[:, None] - x[own]).min(axis=1)
     return coverage - distance
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return values.argsort(axis=-1, kind="stable").argsort(axis=-1, kind="stable").astype(np.float64)
 
 
 def _after(sentences: list[ReferringSentence], number: int) -> list[ReferringSentence]:

@@ -34,9 +34,7 @@ def whole_features(tokens: torch.Tensor) -> BaseModelOutputWithPooling:
 def kept_features(tokens: torch.Tensor, indices: torch.Tensor) -> PrunedImageFeatures:
     """Those of the projected visual tokens (N, D) at `indices` (B, K), as features of B dialogues."""
     return PrunedImageFeatures(
-        pooler_output=list(tokens[indices]),
-        retained_indices=indices,
-        num_visual_tokens=[len(tokens)] * len(indices),
+        pooler_output=list(tokens[indices]), retained_indices=indices, num_visual_tokens=[len(tokens)] * len(indices)
     )
 
 
@@ -103,12 +101,10 @@ def seg_columns(model: Any, input_ids: torch.Tensor) -> list[list[int]]:
 
 
 def words_columns(tokenizer: Any, input_ids: torch.Tensor, expressions: list[str], ends: list[int]) -> list[list[int]]:
-    """The columns of each row (B, L) that hold its expression: the fewest whose text has it.
+    """The columns of each row (B, L) that hold its expression: the fewest whose text has it. Raises ValueError if
+    there are none.
 
     At its last occurrence before the column in `ends`: the system prompt may have the same words.
-
-    Raises:
-        ValueError: a prompt does not have its expression.
     """
     columns = []
     for row, expression, last in zip(input_ids.tolist(), expressions, ends, strict=True):
@@ -156,12 +152,7 @@ def gradient_times_input(
 
 
 def leave_one_out(
-    model: Any,
-    part: dict[str, Any],
-    tokens: torch.Tensor,
-    settings: PruningSettings,
-    for_masks: Any,
-    row: int,
+    model: Any, part: dict[str, Any], tokens: torch.Tensor, settings: PruningSettings, for_masks: Any, row: int
 ) -> Iterator[torch.Tensor]:
     """Mask logits (n, H, W) of a dialogue without one visual token, for all N tokens in order, in portions.
 

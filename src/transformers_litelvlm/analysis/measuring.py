@@ -28,6 +28,7 @@ from transformers_litelvlm.analysis.image import (
 from transformers_litelvlm.analysis.selections import Choice
 from transformers_litelvlm.data.samples import ImageSample
 from transformers_litelvlm.evaluation.metrics import score_masks
+from transformers_litelvlm.evaluation.runs import sized
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.models.outputs import PrunedImageFeatures
 from transformers_litelvlm.pruning.selection import resolve_budget
@@ -51,15 +52,8 @@ class Analyst:
     of_others: list[tuple[str, str]]
 
     def measure(self, index: int, sample: ImageSample) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Rows of an image, and for the first images the scores of its first sentence, to be drawn.
-
-        Args:
-            index: number of the image in its split.
-            sample: the image.
-
-        Raises:
-            UnreadableImageError: the image or a mask is missing or damaged.
-        """
+        """Rows of an image, by its number in the split; and for the first images the scores of its first sentence, to
+        be drawn. Raises UnreadableImageError if the image or a mask is missing or damaged."""
         image = AnalysedImage(self.segmenter, self.args, self.of_others, sample)
         rows: list[Row] = [
             (sample.image_id, image.sentences[number].sentence_id, quantity, of, against, value)
@@ -140,7 +134,7 @@ def _kept(tokens: torch.Tensor, indices: torch.Tensor, rows: slice) -> PrunedIma
 
 def budget_of(size: int | float, num_tokens: int) -> int:
     """Tokens that an option `budgets` means: a number of them, or a fraction."""
-    return resolve_budget(num_tokens, *((size, None) if isinstance(size, int) else (None, size)))
+    return resolve_budget(num_tokens, **sized(size))
 
 
 def _scored(
@@ -169,10 +163,7 @@ def to_draw(image: AnalysedImage, index: int) -> dict[str, Any]:
     }
 
 
-def sentences_of_others(samples: Iterable[Any], count: int = 64) -> list[tuple[str, str]]:
+def sentences_of_others(samples: Iterable[Any]) -> list[tuple[str, str]]:
     """The sentences of the first images, with the ids of these."""
-    found = []
-    for sample in islice(samples, count):
-        if isinstance(sample, ImageSample):
-            found += [(sample.image_id, sentence.sentence) for sentence in sample.sentences]
-    return found
+    images = [sample for sample in islice(samples, 64) if isinstance(sample, ImageSample)]
+    return [(image.image_id, sentence.sentence) for image in images for sentence in image.sentences]

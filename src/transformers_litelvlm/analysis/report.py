@@ -48,11 +48,7 @@ def write_report(
     num_processes: int,
     command: str | None,
 ) -> dict[str, Any]:
-    """Put the batches together and write the files, all or none.
-
-    Returns:
-        The content of `analysis.json`.
-    """
+    """Put the batches together and write the files, all or none; returns the content of `analysis.json`."""
     batches = list(store.read(num_batches))
     rows = [tuple(row) for batch in batches for row in batch["rows"]]
     if not rows:

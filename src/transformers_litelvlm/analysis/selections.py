@@ -10,17 +10,11 @@ from transformers_litelvlm.pruning.selection import fill_to_budget, top_of_each
 
 
 class Choice(NamedTuple):
-    """Scores by which tokens are chosen.
+    """Scores by which tokens are chosen."""
 
-    Attributes:
-        relevance: (S, N) of each of S sentences, higher = keep.
-        context: (S, N), which fills the rest of the budget.
-        context_share: fraction of the budget that is left to `context`.
-    """
-
-    relevance: torch.Tensor
-    context: torch.Tensor | None = None
-    context_share: float = 0.0
+    relevance: torch.Tensor  # (S, N) of each of S sentences, higher = keep
+    context: torch.Tensor | None = None  # (S, N), which fills the rest of the budget
+    context_share: float = 0.0  # fraction of the budget that is left to `context`
 
     def indices(self, budget: int, in_raster_order: bool) -> torch.Tensor:
         """(S, K) tokens; otherwise in the order of the released code of LiteLVLM."""

@@ -18,11 +18,7 @@ SIGNIFICANCE = 0.05
 
 
 class Measurements:
-    """The numbers of all sentences, by what was measured.
-
-    Args:
-        rows: of `measuring`.
-    """
+    """The numbers of all sentences, by what was measured; `rows` are those of `measuring`."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._values: dict[tuple[str, str, str], dict[tuple[str, str], float]] = defaultdict(dict)
@@ -60,14 +56,8 @@ class Measurements:
     def iou(
         self, selection: str, size: str, kind: str = "giou", like: tuple[str, str] | None = None
     ) -> RatioOfSums | None:
-        """gIoU or cIoU of a selection, over its seeds.
-
-        Args:
-            selection: its name.
-            size: the budget as it was given.
-            kind: `"giou"` or `"ciou"`.
-            like: only on the sentences that this other selection and budget have.
-        """
+        """gIoU or cIoU, by `kind`, of a selection at a budget as it was given, over its seeds; only on the sentences
+        that `like`, another selection and budget, has."""
         names = self._names(selection, size)
         if not names:
             return None
@@ -91,7 +81,10 @@ def interval(score: RatioOfSums | None) -> dict[str, float] | None:
     """A score with its interval over images, as in `analysis.json`."""
     if score is None:
         return None
-    found = statistics.bootstrap_interval(score)
+    return _as_json(statistics.bootstrap_interval(score))
+
+
+def _as_json(found: statistics.Interval) -> dict[str, float]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
@@ -102,11 +95,7 @@ def compared(first: RatioOfSums, second: RatioOfSums) -> dict[str, Any]:
     verdict = "not distinguishable"
     if p_value < SIGNIFICANCE and (difference.low > 0 or difference.high < 0):
         verdict = "better" if difference.value > 0 else "worse"
-    return {
-        "difference": {"value": difference.value, "low": difference.low, "high": difference.high},
-        "p_value": p_value,
-        "verdict": verdict,
-    }
+    return {"difference": _as_json(difference), "p_value": p_value, "verdict": verdict}
 
 
 def verdicts(measurements: Measurements, sizes: list[str]) -> list[dict[str, Any]]:

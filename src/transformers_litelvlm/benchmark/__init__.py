@@ -1,1 +1,1 @@
-"""Time and memory, pruned against unpruned, side by side: `python -m transformers_litelvlm.benchmark`."""
+"""Time and memory, pruned against unpruned, side by side: `litelvlm benchmark`."""

@@ -16,14 +16,6 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any
     return 2 * math.prod(heads) * length * key[-2] * (size + value[-1])
 
 
-def _products(bias: torch.Size, first: torch.Size, second: torch.Size, *args: Any, **kwargs: Any) -> int:
-    return 2 * first.numel() * second[-1]
-
-
-def _rows_of_experts(rows: torch.Size, weights: torch.Size, *args: Any, **kwargs: Any) -> int:
-    return 2 * rows.numel() * weights[-1]  # each row meets the weights of one expert
-
-
 # What the counter does not know would silently count as nothing: the attention kernel of CPUs, products in place, and
 # those of a mixture of experts. Of the other kernels of attention it refuses grouped heads in torch 2.10.
 UNKNOWN = {
@@ -31,8 +23,9 @@ UNKNOWN = {
     torch.ops.aten._scaled_dot_product_flash_attention: _attention,
     torch.ops.aten._scaled_dot_product_efficient_attention: _attention,
     torch.ops.aten._scaled_dot_product_cudnn_attention: _attention,
-    torch.ops.aten.baddbmm_: _products,
-    torch.ops.aten._grouped_mm: _rows_of_experts,
+    torch.ops.aten.baddbmm_: lambda bias, first, second, *args, **kwargs: 2 * first.numel() * second[-1],
+    # Each row meets the weights of one expert.
+    torch.ops.aten._grouped_mm: lambda rows, weights, *args, **kwargs: 2 * rows.numel() * weights[-1],
 }
 
 

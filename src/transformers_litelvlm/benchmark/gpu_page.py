@@ -75,7 +75,9 @@ def _has_points(model: dict[str, Any]) -> bool:
 def _goals(models: list[dict[str, Any]]) -> str:
     rows = []
     points = [(model["model"], point) for model in models if model.get("has_masks") for point in model["points"]]
-    for model, point in ((model, point) for model, point in points if point["batch_size"] == 1):
+    for model, point in points:
+        if point["batch_size"] != 1:
+            continue
         name = f"{model}, {point['budget']} of {point['num_visual_tokens']} tokens"
         if point["sentences"] == 1:
             share = point["roofline"]["share_of_lower_bound"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, describe_times, run_benchmark
+from transformers_litelvlm.benchmark.grid import BenchmarkStopped, Grid, default_budgets, describe_times, run_benchmark
 from transformers_litelvlm.benchmark.presets import get_preset
 from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.benchmark.roofline import Card, measure_card
@@ -38,26 +38,16 @@ _REASON = re.compile(r"^(FAILED|ERROR|SKIPPED) (?:\[\d+\] )?(.+?)(?: - |: )(.+)$
 
 @dataclass(frozen=True)
 class Plan:
-    """
-    What is measured, in this order, as far as the time goes.
+    """What is measured, in this order, as far as the time goes."""
 
-    Args:
-        seconds (`float`): For everything.
-        tests (`Sequence[str]`): Folders or files with tests marked `gpu`, which run first; default: none do.
-        subjects (`Sequence`): Models, by name or as [`Preset`].
-        batch_sizes, sentences, dtypes: See [`Grid`]. Several sentences are for models with masks.
-        ninths (`Sequence[int]`): Visual tokens kept, in ninths of all: 3 and 1 are 192 and 64 of 576.
-        effort (`Effort`): Of each point.
-    """
-
-    seconds: float = 540.0
-    tests: Sequence[str] = ()
-    subjects: Sequence[str | Subject] = PRESETS
+    seconds: float = 540.0  # for everything
+    tests: Sequence[str] = ()  # folders or files with tests marked `gpu`, which run first
+    subjects: Sequence[str | Subject] = PRESETS  # models, by name or as `Preset`
     batch_sizes: Sequence[int] = (1, 8)
-    sentences: Sequence[int] = (1, 3)
+    sentences: Sequence[int] = (1, 3)  # several are for models with masks
     dtypes: Sequence[str] = ("bfloat16",)
-    ninths: Sequence[int] = (3, 1)
-    effort: Effort = Effort(runs=5, warmup=1, parts=PARTS)
+    ninths: Sequence[int] = (3, 1)  # visual tokens kept, in ninths of all: 3 and 1 are 192 and 64 of 576
+    effort: Effort = Effort(runs=5, warmup=1, parts=PARTS)  # of each point
 
 
 class _Collecting(Progress):
@@ -97,8 +87,6 @@ def gpu_report(
     To be called from the main thread: what takes longer than its time is ended there, as by Ctrl-C.
 
     Args:
-        plan (`Plan`): What is measured.
-        device (`torch.device`): Where.
         says (`Callable`): Told in a line what was found.
         keep (`Callable`): Given the result whenever a part is done, to write it.
 
@@ -175,7 +163,7 @@ def _grid(subject: Subject, plan: Plan) -> Grid:
     """Several sentences are worth their time only where they become masks."""
     empty = StagedModel(subject.meta_model())
     num_tokens = empty.num_visual_tokens(subject.workload(empty.model.config, 1, 1).inputs)
-    budgets = [max(1, round(num_tokens * ninths / 9)) for ninths in plan.ninths]
+    budgets = default_budgets(num_tokens, plan.ninths)
     return Grid(("litelvlm",), budgets, plan.batch_sizes, plan.sentences if empty.has_masks else (1,), plan.dtypes)
 
 

@@ -57,11 +57,8 @@ class Grid:
     quantizations: Sequence[str] = ("none",)
 
     def settings(self, num_tokens: int) -> list[tuple[str, PruningConfig]]:
-        """Every method, by its text in `methods`, at every budget.
-
-        Raises:
-            ValueError: an unknown method or option, or a budget that leaves nothing to prune of `num_tokens`.
-        """
+        """Every method, by its text in `methods`, at every budget. Raises ValueError for an unknown method or option,
+        or a budget that leaves nothing to prune of `num_tokens`."""
         budgets = self.budgets or default_budgets(num_tokens)
         too_many = [budget for budget in budgets if budget >= num_tokens]
         if too_many:
@@ -223,11 +220,8 @@ class _Measuring:
             workload = self.subject.workload(staged.model.config, batch_size, sentences)
             workload = workload.to(staged.model.device, staged.model.dtype)
             operations = self.operations.setdefault((dtype, batch_size, sentences), {})
-            yield (
-                batch_size,
-                sentences,
-                SideBySide(staged, workload, self.effort, self.progress, operations, card),
-            )
+            side_by_side = SideBySide(staged, workload, self.effort, self.progress, operations, card)
+            yield batch_size, sentences, side_by_side
 
 
 @contextmanager
@@ -281,6 +275,6 @@ def sides(points: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "pruned", point
 
 
-def default_budgets(num_tokens: int) -> list[int]:
-    """A third, two ninths and a ninth: the paper's 192, 128 and 64 of 576."""
-    return [max(1, round(num_tokens * ninths / 9)) for ninths in (3, 2, 1)]
+def default_budgets(num_tokens: int, ninths: Sequence[int] = (3, 2, 1)) -> list[int]:
+    """Ninths of the tokens, by default the paper's 192, 128 and 64 of 576."""
+    return [max(1, round(num_tokens * number / 9)) for number in ninths]

@@ -17,36 +17,21 @@ QWEN_WORDS = 150_000  # ids below are words in Qwen's vocabulary
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """Tokens of a prompt about one picture beside its visual tokens.
+    """Tokens of a prompt about one picture beside its visual tokens."""
 
-    Args:
-        before: in front of the picture: system prompt, role, marker.
-        turn: after it: marker, question, and for masks the answer with [SEG].
-        further_turn: a second and every later sentence of the same dialogue. `None` if every sentence has a
-            dialogue of its own.
-        sentence: tokens of a sentence for the guidance, end markers included.
-        after_seg: of a turn, what follows [SEG]: full stop and end of the answer.
-    """
-
-    before: int
-    turn: int
-    further_turn: int | None
-    sentence: int
-    after_seg: int = 2
+    before: int  # in front of the picture: system prompt, role, marker
+    turn: int  # after it: marker, question, and for masks the answer with [SEG]
+    further_turn: int | None  # every later sentence of the same dialogue; `None` if each has a dialogue of its own
+    sentence: int  # of a sentence for the guidance, end markers included
+    after_seg: int = 2  # of a turn, what follows [SEG]: full stop and end of the answer
 
 
 @dataclass(frozen=True)
 class Workload:
-    """
-    What a model is given.
+    """What a model is given."""
 
-    Args:
-        inputs (`dict`): Of `segment` or, for models without masks, of `generate`.
-        one_by_one (`list[dict]`): The same sentences in calls of their own; empty if there is one sentence.
-    """
-
-    inputs: dict[str, Any]
-    one_by_one: list[dict[str, Any]]
+    inputs: dict[str, Any]  # of `segment` or, for models without masks, of `generate`
+    one_by_one: list[dict[str, Any]]  # the same sentences in calls of their own; empty if there is one sentence
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Workload:
         """On a device, pixels in a dtype."""
@@ -65,13 +50,8 @@ class Workload:
 def random_workload(
     prompt: PromptLengths, grid: tuple[int, int] | None, config: Any, batch_size: int, sentences: int
 ) -> Workload:
-    """Inputs for `batch_size` pictures with `sentences` sentences each; the same every time.
-
-    Args:
-        prompt: lengths of the dialogues.
-        grid: rows and columns of visual tokens; `None` if the config decides.
-        config: of the model.
-    """
+    """Inputs for `batch_size` pictures with `sentences` sentences each; the same every time. `grid` has the rows and
+    columns of visual tokens; it is `None` if the config of the model decides."""
 
     def build(chosen: list[int]) -> dict[str, Any]:
         if grid is None:
@@ -101,11 +81,7 @@ def clip_sentences(text_config: Any, batch_size: int, sentences: list[int], leng
 
 
 def dialogue(
-    lengths: PromptLengths,
-    placeholders: torch.Tensor,
-    sentences: list[int],
-    vocabulary: int,
-    seg_token_id: int | None,
+    lengths: PromptLengths, placeholders: torch.Tensor, sentences: list[int], vocabulary: int, seg_token_id: int | None
 ) -> torch.Tensor:
     """Ids of one dialogue: what comes before the picture, its placeholders, and a turn for each sentence."""
     parts = [random_words((lengths.before,), vocabulary, seed=1), placeholders]

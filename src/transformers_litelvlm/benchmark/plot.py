@@ -6,6 +6,8 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from transformers_litelvlm.benchmark.grid import describe, sides
 from transformers_litelvlm.benchmark.stages import STAGES
 from transformers_litelvlm.visualization.colours import DASHES, LINE_COLOURS
@@ -15,23 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BARS = 8  # points whose stages are drawn
-LEGEND = {
-    "fontsize": "small",
-    "loc": "upper center",
-    "bbox_to_anchor": (0.5, -0.14),
-    "frameon": False,
-}  # under the axes
+# Under the axes.
+LEGEND = {"fontsize": "small", "loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False}
 # Of Okabe and Ito, for colour-blind readers; neighbours in a bar differ in brightness, too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#882255", "#cc79a7", "#999999")
 MARKERS = "osD^vPX"
 
 
 def plot(result: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a PNG, opaque on white.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """Write a PNG, opaque on white. Raises ImportError if matplotlib is not installed."""
     _save(figure_of(result), path)
 
 
@@ -53,12 +47,9 @@ def figure_of(result: dict[str, Any]) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _panels(result: dict[str, Any]) -> tuple[list[tuple[Any, list]], int]:
@@ -100,10 +91,8 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
         budgets = [point["budget"] for point in of_series]
         measured = [point["end_to_end"]["speedup"] for point in of_series]
         intervals = [point["end_to_end"]["speedup_interval_95"] for point in of_series]
-        errors = [
-            [max(0.0, value - low) for value, (low, _) in zip(measured, intervals)],
-            [max(0.0, high - value) for value, (_, high) in zip(measured, intervals)],
-        ]
+        low, high = np.array(intervals).T
+        errors = np.maximum(0.0, [measured - low, high - measured])
         label = f"{method}, batch {batch}, {sentences} sentence{'s' * (sentences > 1)}, {dtype}"
         label += "" if quantization == "none" else f", {quantization}"
         colour = tuple(channel / 255 for channel in LINE_COLOURS[place % len(LINE_COLOURS)])
@@ -130,36 +119,33 @@ def _speedups(axes: Any, points: list[dict[str, Any]]) -> None:
 
 def _stages(axes: Any, points: list[dict[str, Any]]) -> None:
     """A stacked bar for each point, after one for its unpruned model."""
-    labels = []
     colours = dict(zip(STAGES, COLOURS, strict=True))
     for place, (side, point) in enumerate(sides(points)):
         left = 0.0
         for stage, times in point["stages"][side]["stages"].items():
             axes.barh(place, times["median_ms"], left=left, color=colours[stage])
             left += times["median_ms"]
-        labels.append(describe(point) if side == "pruned" else _unpruned(point))
     for stage, colour in colours.items():
         axes.barh(0, 0, color=colour, label=stage)
-    axes.set_yticks(range(len(labels)), labels, fontsize="medium")
-    axes.invert_yaxis()
     axes.set(xlabel="milliseconds (medians)", title="stages")
-    axes.legend(**LEGEND, ncols=2)
-
-
-def _unpruned(point: dict[str, Any]) -> str:
-    every = dict.fromkeys(("budget", "num_kept_mean"), point["num_visual_tokens"])
-    return describe({**point, **every, "method": "unpruned"})
+    _name_bars(axes, points)
 
 
 def _memory(axes: Any, points: list[dict[str, Any]]) -> None:
     """Weights, and what a call takes beside them, a bar for each model and setting."""
-    labels = []
     for place, (side, point) in enumerate(sides(points)):
         weights, call = point["weight_bytes"] / 1e6, point["memory"][side]["whole_bytes"] / 1e6
         axes.barh(place, weights, color=COLOURS[0], label="" if place else "weights")
         axes.barh(place, call, left=weights, color=COLOURS[1], label="" if place else "activation memory")
-        labels.append(describe(point) if side == "pruned" else _unpruned(point))
+    axes.set(xlabel="MB at the worst moment", title="memory of a call")
+    _name_bars(axes, points)
+
+
+def _name_bars(axes: Any, points: list[dict[str, Any]]) -> None:
+    labels = []
+    for side, point in sides(points):
+        every = dict.fromkeys(("budget", "num_kept_mean"), point["num_visual_tokens"])
+        labels.append(describe(point if side == "pruned" else {**point, **every, "method": "unpruned"}))
     axes.set_yticks(range(len(labels)), labels, fontsize="medium")
     axes.invert_yaxis()
-    axes.set(xlabel="MB at the worst moment", title="memory of a call")
     axes.legend(**LEGEND, ncols=2)

@@ -46,11 +46,7 @@ PRESETS: dict[str, Preset] = {}
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`.
-
-    Raises:
-        ValueError: there is none; the message lists the known ones.
-    """
+    """The preset called `name`. Raises ValueError if there is none; the message lists the known ones."""
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
     return PRESETS[name]

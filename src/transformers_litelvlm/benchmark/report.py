@@ -233,15 +233,9 @@ def _contradictions(point: dict[str, Any]) -> str:
 
 def _memory_table(memory: dict[str, dict[str, int]]) -> str:
     pruned = memory["pruned"]
-    head = [
-        "activation memory, MB",
-        "prefill",
-        "pruned / this",
-        "whole",
-        "pruned / this",
-        "KV cache",
-        "pruned / this",
-    ]
+    head = ["activation memory, MB"]
+    for name in ("prefill", "whole", "KV cache"):
+        head += [name, "pruned / this"]
     rows = []
     for name, sizes in memory.items():
         row = [name.replace("_", " ")]

@@ -16,16 +16,10 @@ from transformers_litelvlm.benchmark.timing import time_once
 
 @dataclass(frozen=True)
 class Card:
-    """
-    What a device reaches.
+    """What a device reaches."""
 
-    Args:
-        flops_per_second (`float`): In one large product of matrices.
-        bytes_per_second (`float`): Read and written, in one large copy.
-    """
-
-    flops_per_second: float
-    bytes_per_second: float
+    flops_per_second: float  # in one large product of matrices
+    bytes_per_second: float  # read and written, in one large copy
 
 
 def measure_card(device: torch.device, dtype: torch.dtype) -> Card:
@@ -44,13 +38,10 @@ def measure_card(device: torch.device, dtype: torch.dtype) -> Card:
 
 
 class RooflineMeter(FlopCounterMode):
-    """Counts operations as [`~benchmark.flops.count_flops`] does, and the seconds that they take at least.
+    """Counts operations as [`~benchmark.flops.count_flops`] does, and the seconds that they take at least on a card.
 
     Each operation that has floating-point operations takes the longer of two times: of its arithmetic, and of moving
     its inputs and its result once. Elementwise work counts as nothing.
-
-    Args:
-        card: what the device reaches.
     """
 
     def __init__(self, card: Card) -> None:

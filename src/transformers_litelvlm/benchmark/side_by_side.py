@@ -22,7 +22,6 @@ from transformers_litelvlm.configuration_pruning import PruningConfig
 
 
 PARTS = ("stages", "decode", "memory")
-MORE_PARTS = ("stock", "switches")  # for who asks
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Effort:
         warmup (`int`): Untimed runs of each before. The first one of a setting counts its operations; with 0 it is
             made all the same.
         new_tokens (`int`): Tokens that are generated to time one.
-        parts (`Sequence[str]`): What is measured beside times end to end and operations, of [`PARTS`] or `MORE_PARTS`.
+        parts (`Sequence[str]`): What is measured beside times and operations end to end: [`PARTS`], stock, switches.
     """
 
     runs: int = 5
@@ -54,12 +53,8 @@ class Effort:
         return max(0, self.warmup - 1)
 
     def runs_of_model(self, sentences: int, is_first: bool) -> int:
-        """Calls of the model at one setting, about.
-
-        Args:
-            sentences (`int`): In a call.
-            is_first (`bool`): Of the settings with these inputs: what is measured once of the unpruned model is, too.
-        """
+        """Calls of the model at one setting, about. The first of the settings with these inputs has more: what is
+        measured once of the unpruned model."""
         pairs, once = self.warmup + self.runs, 1 + is_first
         of_parts = {
             "stages": 2 * (self.more_warmup + self.runs) + once,
@@ -95,11 +90,9 @@ class SideBySide:
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
     def measure(self, pruning: PruningConfig, name: str = "") -> dict[str, Any]:
-        """
-        Everything about one setting; see docs/performance.md for what each entry means.
+        """Everything about one setting; see docs/performance.md for what each entry means.
 
         Args:
-            pruning (`PruningConfig`): The setting.
             name (`str`): What `progress` is told that is measured.
 
         Raises:
@@ -167,11 +160,7 @@ class SideBySide:
         return [self.staged.end_to_end(inputs) for inputs in self.workload.one_by_one]
 
     def _time(
-        self,
-        first: Callable[[], Any],
-        second: Callable[[], Any],
-        runs_of_first: int = 1,
-        warmup: int | None = None,
+        self, first: Callable[[], Any], second: Callable[[], Any], runs_of_first: int = 1, warmup: int | None = None
     ) -> PairedTimes:
         """As [`time_pairs`]; the first function is so many runs of the model."""
 

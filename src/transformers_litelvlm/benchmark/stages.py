@@ -31,7 +31,6 @@ STAGES = (
 # What choosing costs.
 SELECTOR = ("guidance text", "scoring + selection", "prompt compaction")
 
-
 # Measures what runs inside `with stage(name):`; `nullcontext` measures nothing.
 Stage = Callable[[str], AbstractContextManager[Any]]
 

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from transformers_litelvlm.benchmark.inputs import PromptLengths, Workload, random_workload
@@ -57,11 +56,8 @@ class Preset:
         return _meta_model(self.build_config(), dtype)
 
     def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
-        """The model with the same random weights for the same seed, dtype and device.
-
-        Raises:
-            ValueError: the weights alone need more memory than the device has left.
-        """
+        """The model with the same random weights for the same seed, dtype and device. Raises ValueError if the weights
+        alone need more memory than the device has left."""
         check_memory(self.meta_model(dtype), device)
         # Buffers are made by the constructors, one of them at random.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -135,7 +131,8 @@ class CheckpointSubject:
         return Workload(self._inputs(batch_size, chosen), alone)
 
     def _inputs(self, batch_size: int, sentences: list[str]) -> dict[str, Any]:
-        processor, pictures = AutoProcessor.from_pretrained(self.name), [self._picture()] * batch_size
+        scene = generate_scene("test", 0).image if self.image is None else self.image
+        processor, pictures = AutoProcessor.from_pretrained(self.name), [load_rgb_image(scene)] * batch_size
         if self.config.mask_config is not None:
             return dict(processor.segmentation_inputs(images=pictures, expressions=[sentences] * batch_size))
         content = [{"type": "image"}, {"type": "text", "text": " ".join(sentences)}]
@@ -144,11 +141,6 @@ class CheckpointSubject:
         return dict(
             processor(images=pictures, text=[prompt] * batch_size, expressions=expressions, return_tensors="pt")
         )
-
-    def _picture(self) -> Image.Image:
-        if self.image is None:
-            return Image.fromarray(generate_scene("test", 0).image)
-        return load_rgb_image(self.image)
 
 
 Subject = Preset | CheckpointSubject

@@ -48,12 +48,7 @@ def machine_line(result: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class PairedTimes:
-    """Seconds that two functions took in pairs of runs.
-
-    Args:
-        first: seconds of the first function, one per pair.
-        second: seconds of the second function, in the same pairs.
-    """
+    """Seconds that two functions took, each in the same pairs of runs."""
 
     first: tuple[float, ...]
     second: tuple[float, ...]
@@ -67,13 +62,13 @@ class PairedTimes:
         """Median of the first over median of the second: below 1, the first is the faster one."""
         return self.medians[0] / self.medians[1]
 
-    def ratio_interval(self, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval of [`ratio`]. Pairs are drawn, not single runs: what slows a pair slows both its runs."""
+    def ratio_interval(self) -> tuple[float, float]:
+        """Bootstrap interval (95 %) of [`ratio`]. Pairs are drawn, not single runs: what slows a pair slows both its
+        runs."""
         pairs = np.array([self.first, self.second])
-        drawn = np.random.default_rng(seed).integers(pairs.shape[1], size=(resamples, pairs.shape[1]))
+        drawn = np.random.default_rng(0).integers(pairs.shape[1], size=(10_000, pairs.shape[1]))
         medians = np.median(pairs[:, drawn], axis=-1)  # (2, resamples)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(medians[0] / medians[1], [tail, 1 - tail])
+        low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
         return float(low), float(high)
 
 
@@ -120,11 +115,8 @@ def time_once(function: Callable[[], Any]) -> float:
 
 
 class EventStopwatch:
-    """Milliseconds by stage, by events on a GPU: unlike with [`Stopwatch`], the host runs ahead, as in a whole call.
-
-    Args:
-        new_event: makes an event that knows when it happened.
-    """
+    """Milliseconds by stage, by events on a GPU that know when they happened: unlike with [`Stopwatch`], the host runs
+    ahead, as in a whole call."""
 
     def __init__(self, new_event: Callable[[], Any]) -> None:
         self._new_event = new_event

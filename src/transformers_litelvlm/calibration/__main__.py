@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from transformers_litelvlm.calibration.arguments import DESCRIPTION, CalibrationArguments
 from transformers_litelvlm.calibration.report import PAGE_NAME
@@ -13,12 +13,8 @@ from transformers_litelvlm.evaluation.__main__ import and_print, run_launched
 
 PROGRAM = "python -m transformers_litelvlm.calibration"
 
-calibrate_and_print = and_print(calibrate, PAGE_NAME)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate; see [`run_launched`]."""
-    return run_launched(PROGRAM, DESCRIPTION, CalibrationArguments, calibrate_and_print, argv)
+work = and_print(calibrate, PAGE_NAME)
+main = partial(run_launched, PROGRAM, DESCRIPTION, CalibrationArguments, work)
 
 
 if __name__ == "__main__":

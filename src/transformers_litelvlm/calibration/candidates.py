@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers_litelvlm.calibration.arguments import AS_SET, BASELINE, PUBLISHED
 from transformers_litelvlm.configuration_pruning import PruningConfig
-from transformers_litelvlm.evaluation.runs import parse_method
+from transformers_litelvlm.evaluation.runs import parse_method, sized
 from transformers_litelvlm.models.settings import PruningSettings
 from transformers_litelvlm.pruning.layers import LayerPruner
 from transformers_litelvlm.pruning.registry import build_pruner
@@ -46,13 +46,11 @@ class Candidate:
     def preset(self, base: PruningConfig, size: int | float) -> dict[str, Any]:
         """The changes of `base` that make this setting at a budget, or ratio: a preset for a checkpoint."""
         own = {name: value for name in ("token_order", "position_ids") if (value := getattr(base, name)) is not None}
-        is_count = isinstance(size, int)
         return {
             "method": self.method,
             "method_options": self.options,
             "then": None,
-            "budget": size if is_count else None,
-            "retention_ratio": None if is_count else size,
+            **sized(size),
             **own,
             **self.layout,
         }

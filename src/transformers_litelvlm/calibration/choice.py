@@ -103,22 +103,11 @@ def choose(
     return Choice(None, last.best, alike, over, last.num_images, needed, difference, {}, reason)
 
 
-def choose_again(
-    level: Level,
-    simplicity: Mapping[str, tuple[int, ...]],
-    confidence: float,
-    draws: int = statistics.RESAMPLES,
-    seed: int = 0,
-) -> dict[str, float]:
-    """How often each setting would be chosen on other images like those of the last round.
+def choose_again(level: Level, simplicity: Mapping[str, tuple[int, ...]], confidence: float) -> dict[str, float]:
+    """How often each setting would be chosen on other images like those of the last round; arguments as [`choose`].
 
     As many of its images are drawn, with repetition, and the rule of [`choose`] is applied to what was measured on
     them. The tests are by normal approximation, since a draw cannot be resampled in turn.
-
-    Args:
-        level, simplicity, confidence: as for [`choose`].
-        draws: how often images are drawn.
-        seed: of the draws.
 
     Returns:
         Share of the draws by the name of the setting, the most frequent first; `""` for no choice. Sums to 1.
@@ -126,7 +115,7 @@ def choose_again(
     scores, rules = level.rounds[-1].scores, level.rules
     names = sorted((name for name in scores if name != level.baseline), key=lambda name: simplicity[name])
     by_setting = [scores[name] for name in [*names, level.baseline]]
-    drawn = statistics.draw_again(by_setting, draws, seed)
+    drawn = statistics.draw_again(by_setting)
     values, baseline = drawn[:-1], drawn[-1]
     shares = np.stack([score.shares for score in by_setting])
     errors = np.std(shares[:, None] - shares, axis=-1, ddof=1) / math.sqrt(shares.shape[1])
@@ -136,7 +125,7 @@ def choose_again(
     is_better = values - baseline > quantile(1 - rules.significance / 2) * errors[:-1, -1:]
     can_be_chosen = behind & is_better
     places = np.where(can_be_chosen.any(0), can_be_chosen.argmax(0), len(names))
-    counts = np.bincount(places, minlength=len(names) + 1) / draws
+    counts = np.bincount(places, minlength=len(names) + 1) / drawn.shape[1]
     found = {name: float(share) for name, share in zip([*names, ""], counts, strict=True) if share}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 

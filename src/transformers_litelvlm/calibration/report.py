@@ -22,7 +22,7 @@ from transformers_litelvlm.evaluation.provenance import (
 )
 from transformers_litelvlm.evaluation.records import space_needed
 from transformers_litelvlm.evaluation.report import METRIC_NAMES
-from transformers_litelvlm.evaluation.runs import Run
+from transformers_litelvlm.evaluation.runs import Run, sized
 from transformers_litelvlm.evaluation.statistics import Comparison, Interval
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
 from transformers_litelvlm.hub.markdown import templates
@@ -35,16 +35,9 @@ TEMPLATES = templates(Path(__file__).parent, trim_blocks=True, lstrip_blocks=Tru
 
 
 class Outcome(NamedTuple):
-    """One preset.
+    """One preset: its candidates and rounds, and what came of them."""
 
-    Args:
-        size: budget or ratio.
-        level: its candidates and rounds.
-        choice: what came of them.
-        chosen: the candidate that was chosen.
-    """
-
-    size: int | float
+    size: int | float  # budget or ratio
     level: Level
     choice: Choice
     chosen: Candidate | None
@@ -92,10 +85,9 @@ def describe(
 def _describe_outcome(outcome: Outcome, segmenter: SweepSegmenter) -> dict[str, Any]:
     size, level, choice, chosen = outcome
     base, whole = segmenter.base_pruning, segmenter.num_visual_tokens
-    changes = {"budget": size} if isinstance(size, int) else {"retention_ratio": size}
     return {
         "size": size,
-        "num_tokens": None if whole is None else base.replace(method=BASELINE, **changes).resolve(whole),
+        "num_tokens": None if whole is None else base.replace(method=BASELINE, **sized(size)).resolve(whole),
         "significance": level.rules.significance,
         "rounds": [_describe_round(entry) for entry in level.rounds],
         "choice": {
@@ -129,16 +121,12 @@ def _describe_comparison(comparison: Comparison) -> dict[str, Any]:
 def write_report(
     args: CalibrationArguments, described: dict[str, Any], confirmed: dict[str, Any] | None, command: str | None
 ) -> dict[str, Any]:
-    """Write both files, or none.
+    """Write both files, or none; returns the content of `calibration.json`.
 
     Args:
-        args: the options.
         described: of the validation split, see [`describe`].
         confirmed: content of the `results.json` of the test split; `None` if nothing was chosen.
         command: what was typed.
-
-    Returns:
-        The content of `calibration.json`.
     """
     content = {
         **described,
@@ -161,28 +149,22 @@ def write_report(
 
 def _last_seen(preset: dict[str, Any]) -> list[dict[str, Any]]:
     """Every setting in the last round that measured it: those that were measured longest first, then by score."""
+    choice = preset["choice"]
+
+    def end_of(name: str, found: dict[str, Any]) -> str:
+        if name == choice["chosen"]:
+            return "chosen"
+        if name in choice["alike"]:
+            return "as good as the best"
+        if name == BASELINE:
+            return "baseline"
+        return "left out" if name in found["dropped"] else "worse in a single comparison"
+
     rows: dict[str, dict[str, Any]] = {}
     for found in reversed(preset["rounds"]):
         for name, score in found["scores"].items():
-            end = (
-                "baseline"
-                if name == BASELINE
-                else "left out"
-                if name in found["dropped"]
-                else "worse in a single comparison"
-            )
-            if name in preset["choice"]["alike"]:
-                end = "as good as the best"
-            rows.setdefault(
-                name,
-                {
-                    "name": name,
-                    "num_images": found["num_images"],
-                    "score": score,
-                    "behind": found["behind"].get(name),
-                    "end": "chosen" if name == preset["choice"]["chosen"] else end,
-                },
-            )
+            row = {"name": name, "num_images": found["num_images"], "score": score, "end": end_of(name, found)}
+            rows.setdefault(name, {**row, "behind": found["behind"].get(name)})
     return list(rows.values())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers_litelvlm.data.refcoco import SPLIT_BY
 from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.measuring import measure_batch
-from transformers_litelvlm.evaluation.records import RecordStore, check_batch, to_table
+from transformers_litelvlm.evaluation.records import RecordStore, to_table
 from transformers_litelvlm.evaluation.report import RESULTS_NAME
 from transformers_litelvlm.evaluation.runner import (
     NOT_IN_SETTINGS,
@@ -74,33 +73,24 @@ def calibrate(args: CalibrationArguments, command: str | None = None) -> dict[st
     check_output(args.output_dir, (REPORT_NAME, PAGE_NAME))
     folder = check_checkpoint(args.model) if args.write else None
     state = processes()
-    found = validate(args, state)
-    confirmed = confirm(args, found, command)
+    chosen, described = validate(args, state)
+    confirmed = confirm(args, chosen, command)
     if not state.is_main_process:
         return {}
-    content = write_report(args, found.described, confirmed, command)
+    content = write_report(args, described, confirmed, command)
     if folder is not None:
-        done = write_presets(folder, content, Path(args.output_dir, TEST_NAME, RESULTS_NAME))
-        for line in done:
+        for line in write_presets(folder, content, Path(args.output_dir, TEST_NAME, RESULTS_NAME)):
             logger.warning(line)
     return content
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the validation split says.
+def validate(args: CalibrationArguments, state: PartialState) -> tuple[dict[str, Candidate | None], dict[str, Any]]:
+    """Measure the candidates on the validation split, and choose.
 
-    Args:
-        chosen: the candidate of each level, `None` if nothing could be told apart.
-        described: all of it, as `calibration.json` has it.
+    Returns:
+        The candidate of each level, `None` if nothing could be told apart; and all that was found, as
+        `calibration.json` has it.
     """
-
-    chosen: dict[str, Candidate | None]
-    described: dict[str, Any]
-
-
-def validate(args: CalibrationArguments, state: PartialState) -> Found:
-    """Measure the candidates on the validation split, and choose."""
     if Path(args.source or "").is_file() and args.dataset not in SPLIT_BY:
         raise ValueError(
             f"`source` {args.source} is one file, which is read as a whole, so `split` and `test_split` would be the "
@@ -131,13 +121,15 @@ def validate(args: CalibrationArguments, state: PartialState) -> Found:
             halve(levels, sizes, measure)
         outcomes = _outcomes(args, levels, candidates)
         described = describe(args, split, segmenter, metric, sizes, candidates, skipped, outcomes)
-    return Found({name: outcome.chosen for name, outcome in outcomes.items()}, described)
+    return {name: outcome.chosen for name, outcome in outcomes.items()}, described
 
 
-def confirm(args: CalibrationArguments, found: Found, command: str | None) -> dict[str, Any] | None:
+def confirm(
+    args: CalibrationArguments, candidates: dict[str, Candidate | None], command: str | None
+) -> dict[str, Any] | None:
     """The chosen settings, the published default, `random` and the unpruned model on the test split; the content of
     their `results.json`."""
-    chosen = {level: candidate for level, candidate in found.chosen.items() if candidate is not None}
+    chosen = {level: candidate for level, candidate in candidates.items() if candidate is not None}
     if not chosen:
         return None
     names = dict.fromkeys(["none", PUBLISHED, BASELINE, *(candidate.name for candidate in chosen.values())])
@@ -192,12 +184,7 @@ def _possible_runs(
 class Measurement:
     """Scores of candidates on the first images of an order, from records that are made once and saved.
 
-    Args:
-        args, split, segmenter, task, metric, groups: what is measured.
-        store: of the records.
-        state: of the processes, which share the batches.
-        order: numbers of the images in the split.
-        bar: progress, in images.
+    The processes share the batches.
     """
 
     args: CalibrationArguments
@@ -208,8 +195,8 @@ class Measurement:
     groups: dict[tuple[str, Any], list[Run]]
     store: RecordStore
     state: PartialState
-    order: list[int]
-    bar: tqdm
+    order: list[int]  # numbers of the images in the split
+    bar: tqdm  # in images
     _num_images: int = 0
     _num_batches: int = 0
     _rows: dict[str, list[list[Any]]] = field(default_factory=dict)
@@ -243,9 +230,7 @@ class Measurement:
         self.bar.update(len(numbers) * self.state.num_processes)
 
     def _read(self, first: int, runs: list[Run]) -> None:
-        protocol = self.args.protocol
-        questions_of = {run.run_id: run.seed if protocol == "glamm" else None for run in runs}
-        check = partial(check_batch, schema=self.task.schema, questions_of=questions_of, asks_all=protocol == "all")
+        check = self.task.check_of(runs, self.args.protocol)
         for batch in self.store.read(self._num_batches, check, first):
             for row in batch["rows"]:
                 self._rows.setdefault(row[0], []).append(row)

@@ -26,11 +26,8 @@ END = "<!-- litelvlm calibration: end -->"
 
 
 def check_checkpoint(path: str | None) -> Path:
-    """The folder of a checkpoint that presets can be written into. To be called before long work.
-
-    Raises:
-        ValueError: it is none, or cannot be written; says why.
-    """
+    """The folder of a checkpoint that presets can be written into. To be called before long work. Raises ValueError,
+    which says why, if it is none, or cannot be written."""
     if path is None:
         raise ValueError(
             "`write` changes the checkpoint, and the bundled one is part of the package: copy it with "
@@ -73,7 +70,9 @@ def write_presets(folder: Path, calibration: dict[str, Any], results: Path) -> l
     card, _ = existing_card(folder, folder / CARD_NAME, old)
     card = _with_rows(card, dict(describe_presets(old)), dict(describe_presets(config)))
     card = with_results(card, [measured], config, folder.resolve().name)
-    card = replace_region(card, _region(calibration), BEGIN, END)
+    about = {"published": PUBLISHED, "baseline": BASELINE, "begin": BEGIN, "end": END, "page": PAGE_NAME}
+    region = TEMPLATES.get_template("card.md.jinja").render(calibration, names=METRIC_NAMES, **about)
+    card = replace_region(card, region.rstrip("\n"), BEGIN, END)
     texts = {CARD_NAME: card, CONFIG_NAME: _with_presets(folder / CONFIG_NAME, presets, config)}
     if (folder / PRUNING_CONFIG_NAME).is_file():
         texts[PRUNING_CONFIG_NAME] = _with_presets(folder / PRUNING_CONFIG_NAME, presets, config)
@@ -103,10 +102,3 @@ def _with_rows(card: str, old: dict[str, str], new: dict[str, str]) -> str:
         if name in new:
             card = card.replace(row(name, meaning), row(name, new[name]))
     return card
-
-
-def _region(calibration: dict[str, Any]) -> str:
-    region = TEMPLATES.get_template("card.md.jinja").render(
-        calibration, names=METRIC_NAMES, published=PUBLISHED, baseline=BASELINE, begin=BEGIN, end=END, page=PAGE_NAME
-    )
-    return region.rstrip("\n")

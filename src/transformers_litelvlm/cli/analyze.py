@@ -7,8 +7,7 @@ import argparse
 from transformers_litelvlm.analysis.arguments import DESCRIPTION as DESCRIPTION
 from transformers_litelvlm.analysis.arguments import AnalysisArguments
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.launching import add_processes, launch
-from transformers_litelvlm.evaluation import arguments
+from transformers_litelvlm.cli.launching import add_launched, launch
 from transformers_litelvlm.evaluation.arguments import from_namespace
 
 
@@ -28,14 +27,12 @@ Started again with the same options, it continues. On several machines, launch i
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    arguments.add_arguments(parser, AnalysisArguments)
-    add_processes(parser)
+    add_launched(parser, AnalysisArguments)
 
 
 def run(args: argparse.Namespace) -> None:
     """Analyse and print the report."""
     with bad_input():
         options = from_namespace(args, AnalysisArguments)
-        from transformers_litelvlm.analysis.__main__ import analyze_and_print
-    launch("transformers_litelvlm.analysis", options, analyze_and_print, args)
+        from transformers_litelvlm.analysis.__main__ import work
+    launch("transformers_litelvlm.analysis", options, work, args)

@@ -11,13 +11,12 @@ from typing import Any
 
 from transformers_litelvlm.benchmark.progress import Progress
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, checked_device, checked_output, positive_int
-from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.evaluation.arguments import add_imports
+from transformers_litelvlm.cli.models import import_given
+from transformers_litelvlm.evaluation.arguments import QUANTIZATIONS, add_imports
 from transformers_litelvlm.utils.files import to_json
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("none", "int8", "int4")  # those of models/quantization.py, which imports torch
 
 MAX_DETAILS = 3  # points whose stages go to the terminal
 
@@ -42,7 +41,6 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("preset", nargs="?", help="a model by name (default: tiny), see --list-presets")
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="instead of a preset: a folder or Hub id, with its processor"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from transformers_litelvlm.calibration import arguments
+from transformers_litelvlm.calibration.arguments import DESCRIPTION as DESCRIPTION
 from transformers_litelvlm.calibration.arguments import CalibrationArguments
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.launching import add_processes, launch
-from transformers_litelvlm.evaluation.arguments import add_arguments as add_options
+from transformers_litelvlm.cli.launching import add_launched, launch
 from transformers_litelvlm.evaluation.arguments import from_namespace
 
 
 CHECKPOINT = "model"
 HELP = "find the presets that suit a model and its data"
-DESCRIPTION = arguments.DESCRIPTION
 EPILOG = """\
 examples:
   litelvlm calibrate --output-dir calibration
@@ -31,14 +29,12 @@ be added then. On several machines, launch it yourself:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_options(parser, CalibrationArguments)
-    add_processes(parser)
+    add_launched(parser, CalibrationArguments)
 
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate and print the report, here or in processes of its own."""
     with bad_input():
         options = from_namespace(args, CalibrationArguments)
-        from transformers_litelvlm.calibration.__main__ import calibrate_and_print
-    launch("transformers_litelvlm.calibration", options, calibrate_and_print, args)
+        from transformers_litelvlm.calibration.__main__ import work
+    launch("transformers_litelvlm.calibration", options, work, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.cli.models import import_given
 from transformers_litelvlm.evaluation.arguments import add_imports
 
 
@@ -28,7 +28,6 @@ long it was trained. A checkpoint without a card gets one. Upload it with: hf up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("path", metavar="PATH", help="folder of the checkpoint")
     parser.add_argument(
         "--results", metavar="FILE", nargs="+", required=True, help="results.json of an evaluation; several data sets"

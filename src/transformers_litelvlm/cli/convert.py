@@ -33,7 +33,6 @@ TARGET/conversion_report.json says where each tensor is, or why it was dropped.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("family", metavar="FAMILY", choices=FAMILIES, help="one of: %(choices)s")
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", metavar="TARGET", help="folder to make; must not exist, or be empty")

@@ -6,8 +6,7 @@ import argparse
 import sys
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input
-from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.cli.models import add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_model, add_pruning, import_given, load_model
 from transformers_litelvlm.cli.serve import add_listening, read_limits
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
@@ -34,7 +33,6 @@ OPTIONS = ("--cache-mb", "--max-request-mb", "--max-pixels", "--max-sentences")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     add_model(parser)
     add_pruning(parser)
     add_imports(parser)

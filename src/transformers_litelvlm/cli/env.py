@@ -24,14 +24,12 @@ PACKAGES = (
     "pillow",
 )
 
-
 HELP = "print versions, devices and the bundled checkpoint, for a bug report"
 DESCRIPTION = "Print what a bug report should hold: versions, devices, threads, the bundled checkpoint."
 EPILOG = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
 
 

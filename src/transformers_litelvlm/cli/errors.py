@@ -76,7 +76,11 @@ def one_line(error: BaseException) -> str:
 def report_failure(error: Exception) -> int:
     """Print an error, and what to do about it; the exit code."""
     is_bad_input = isinstance(error, BadInputError) or is_of_the_machine(error)
-    provider = None if is_bad_input else _provider_at_fault(error)
+    provider = None
+    if not is_bad_input:
+        from transformers_litelvlm.pruning.registry import provider_at_fault
+
+        provider = provider_at_fault(error)
     if not is_bad_input or os.environ.get("LITELVLM_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     print(f"litelvlm: error: {one_line(error)}", file=sys.stderr)
@@ -85,12 +89,6 @@ def report_failure(error: Exception) -> int:
     elif not is_bad_input:
         print(HOW_TO_REPORT, file=sys.stderr)
     return 1 if provider is None and not is_bad_input else 2
-
-
-def _provider_at_fault(error: Exception) -> str | None:
-    from transformers_litelvlm.pruning.registry import provider_at_fault
-
-    return provider_at_fault(error)
 
 
 def prepare_streams() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 
 from transformers_litelvlm.cli.errors import bad_input
-from transformers_litelvlm.cli.launching import add_processes, launch
-from transformers_litelvlm.evaluation import arguments
+from transformers_litelvlm.cli.launching import add_launched, launch
+from transformers_litelvlm.evaluation.arguments import DESCRIPTION as DESCRIPTION
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments, from_namespace
 
 
 CHECKPOINT = "model"
 HELP = "measure pruning methods on a data set"
-DESCRIPTION = arguments.DESCRIPTION
 EPILOG = """\
 examples:
   litelvlm evaluate --output-dir results --max-images 100
@@ -30,14 +29,12 @@ Started again with the same options, it continues. On several machines, launch i
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    arguments.add_arguments(parser)
-    add_processes(parser)
+    add_launched(parser, EvaluationArguments)
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the table."""
     with bad_input():
         options = from_namespace(args, EvaluationArguments)
-        from transformers_litelvlm.evaluation.__main__ import evaluate_and_print
-    launch("transformers_litelvlm.evaluation", options, evaluate_and_print, args)
+        from transformers_litelvlm.evaluation.__main__ import work
+    launch("transformers_litelvlm.evaluation", options, work, args)

@@ -26,7 +26,6 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="write the three files there")
     parser.add_argument("--from", dest="source", metavar="JSON", help="measure nothing: a report that exists already")
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run tests marked gpu of a clone first")

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transformers_litelvlm.cli.errors import HOW_TO_REPORT, BadInputError, bad_input, positive_int
-from transformers_litelvlm.evaluation.arguments import Options, as_command_line
+from transformers_litelvlm.evaluation.arguments import DataArguments, Options, add_arguments, as_command_line
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--processes`."""
+def add_launched(parser: argparse.ArgumentParser, kind: type[DataArguments]) -> None:
+    """Add the options of a kind, and `--processes`."""
+    add_arguments(parser, kind)
     parser.add_argument(
         "--processes",
         metavar="N",
@@ -25,19 +26,21 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def launch(module: str, options: Options, work: Callable[[Options, str], None], args: argparse.Namespace) -> None:
-    """Do the work of a sub-command.
+    """Do the work of a sub-command, in this process or by running a module with `-m` in each of several.
 
     Args:
-        module: that does it when it is run with `-m`, in each of several processes.
-        options: of the sub-command.
         work: does it in this process, given the options and what was typed.
-        args: what was parsed, with `processes`.
+        args: what was parsed, with the options of [`add_launched`].
     """
     from transformers_litelvlm.evaluation.__main__ import CODE_VARIABLE
     from transformers_litelvlm.evaluation.provenance import COMMAND_VARIABLE, typed_command
 
     typed = typed_command("litelvlm", args.arguments)
-    processes = args.processes or _num_devices()
+    processes = args.processes
+    if processes is None:
+        import torch
+
+        processes = max(1, torch.cuda.device_count())
     if processes == 1:
         with bad_input():
             work(options, typed)
@@ -55,9 +58,3 @@ def launch(module: str, options: Options, work: Callable[[Options, str], None], 
             raise BadInputError("the " + module.rpartition(".")[2] + " was not done; its own message is above")
     print(HOW_TO_REPORT, file=sys.stderr)
     sys.exit(1)
-
-
-def _num_devices() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())

@@ -104,12 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, before_the_work: Callable[[], None] | None = None) -> int:
-    """Run `litelvlm` and return its exit code.
-
-    Args:
-        argv: what was typed; by default the arguments of the process.
-        before_the_work: called once the arguments are known to be right.
-    """
+    """Run `litelvlm` and return its exit code; `before_the_work` is called once the arguments are known to be
+    right."""
     prepare_streams()
     try:
         args = _parse(argv)

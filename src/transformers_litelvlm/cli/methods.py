@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.cli.models import import_given
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json
 
@@ -24,7 +24,6 @@ point "litelvlm.pruners"), or --import. docs/add_a_method.md says how to write o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument(
         "--budget",
         type=positive_int,

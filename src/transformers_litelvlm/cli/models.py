@@ -52,6 +52,14 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def import_given(args: argparse.Namespace) -> None:
+    """Import what `--import` names, see [`~evaluation.arguments.add_imports`]."""
+    from transformers_litelvlm.pruning import import_methods
+
+    with bad_input():
+        import_methods(args.imports)
+
+
 def _pruning_keywords(args: argparse.Namespace) -> dict[str, Any]:
     """Keywords of `from_pretrained`; what is absent leaves the checkpoint's own setting alone."""
     from transformers_litelvlm.pruning import build_pruner, get_pruner
@@ -83,15 +91,8 @@ def _parsed_option(option: str) -> tuple[str, Any]:
 
 
 def load_model(args: argparse.Namespace, mask_model: str | None = None) -> tuple[Any, Any]:
-    """The model in evaluation mode on its device, and its processor.
-
-    Args:
-        args: with the options of [`add_model`] and [`add_pruning`].
-        mask_model: for a model that answers with boxes.
-
-    Raises:
-        BadInputError: there is no such model, or it cannot follow the settings.
-    """
+    """The model in evaluation mode on its device, and its processor, by the options of [`add_model`] and
+    [`add_pruning`]. Raises BadInputError if there is no such model, or it cannot follow the settings."""
     from transformers_litelvlm import DEFAULT_CHECKPOINT
     from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
 

@@ -26,7 +26,6 @@ Results of the same model and data share a panel, others get their own. `litelvl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("results", metavar="RESULTS.json", nargs="+", help="of `litelvlm evaluate`")
     parser.add_argument("--output", metavar="FILE", required=True, help="the picture, .png or .svg")
     parser.add_argument("--metric", choices=METRICS, help="what is drawn (default: giou of images, j_and_f of videos)")

@@ -11,15 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers_litelvlm.cli.errors import (
-    BadInputError,
-    bad_input,
-    checked_output,
-    positive_int,
-)
-from transformers_litelvlm.cli.importing import import_given
+from transformers_litelvlm.cli.errors import BadInputError, bad_input, checked_output, positive_int
 from transformers_litelvlm.cli.methods import sizes_of
-from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, import_given, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.files import to_json, write_atomically
 from transformers_litelvlm.utils.messages import quoted
@@ -52,7 +46,6 @@ It knows drawn shapes, not photos. --json has each mask as COCO RLE, too.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     parser.add_argument("image", metavar="IMAGE", help="image file, or its http(s) address")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help='what to find, e.g. "the red circle"')
     add_model(parser)

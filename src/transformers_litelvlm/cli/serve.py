@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformers_litelvlm.cli.errors import BadInputError, bad_input, positive_int
-from transformers_litelvlm.cli.importing import import_given
-from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, load_model
+from transformers_litelvlm.cli.models import add_mask_model, add_model, add_pruning, import_given, load_model
 from transformers_litelvlm.evaluation.arguments import add_imports
 from transformers_litelvlm.utils.extras import needs_extra
 
@@ -50,7 +49,6 @@ LIMITS: dict[str, tuple[str, type | Any, Any, str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
     add_model(parser)
     add_mask_model(parser)
     add_pruning(parser)
@@ -134,11 +132,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_token(file: str | None) -> str | None:
-    """The bearer token, of a file or of the environment; `None` if there is none.
-
-    Raises:
-        BadInputError: it is empty, or could not stand in a header; the message does not show it.
-    """
+    """The bearer token, of a file or of the environment; `None` if there is none. Raises BadInputError, whose message
+    does not show it, if it is empty, or could not stand in a header."""
     if file is not None:
         with bad_input(f"--token-file {file}: "), open(file, encoding="utf-8") as stream:
             token = stream.read().strip()

@@ -26,16 +26,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class MustEqual:
-    """Two tensors that show whether two sources belong together.
-
-    Args:
-        first, second: label of the part, and name of the tensor in its source.
-        otherwise: what it means that they differ, and the way out; the end of the error message.
-    """
+    """Two tensors that show whether two sources belong together: label of the part, and name in its source."""
 
     first: tuple[str, str]
     second: tuple[str, str]
-    otherwise: str
+    otherwise: str  # what it means that they differ, and the way out; the end of the error message
 
 
 @dataclass(frozen=True)

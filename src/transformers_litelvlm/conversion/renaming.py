@@ -53,18 +53,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Move:
-    """A source tensor and the parameter (or the piece of one) that it becomes.
-
-    Attributes:
-        taken: `(place, count)` if the parameter gets that one of `count` equal parts of the tensor.
-    """
+    """A source tensor and the parameter (or the piece of one) that it becomes."""
 
     part: Part
     source: str
     info: TensorInfo
     target: str
     row: int | None = None
-    taken: tuple[int, int] = (0, 1)
+    taken: tuple[int, int] = (0, 1)  # `(place, count)` if it gets that one of `count` equal parts
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """What the parameter gets of the source tensor."""

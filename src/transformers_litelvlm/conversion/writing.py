@@ -76,11 +76,8 @@ class ShardedWriter:
             self._opened.popitem()[1].close()
 
     def write(self, name: str, tensor: torch.Tensor, row: int | None = None) -> None:
-        """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype.
-
-        Raises:
-            ConversionError: if not all numbers are finite in that dtype.
-        """
+        """Write a parameter, or the piece number `row` of one along the first dimension, in its planned dtype. Raises
+        ConversionError if not all numbers are finite in that dtype."""
         place = self._places[name]
         cast = tensor.to(place.info.dtype).contiguous()
         if not _is_finite(cast):

@@ -99,21 +99,14 @@ DATASETS = {
         },
     ),
     "refshapes": DatasetInfo(
-        _open_refshapes,
-        {name: (SplitCounts(size),) for name, size in DEFAULT_NUM_SCENES.items()},
-        source_needed=False,
+        _open_refshapes, {name: (SplitCounts(size),) for name, size in DEFAULT_NUM_SCENES.items()}, source_needed=False
     ),
     "rows": DatasetInfo(open_plain_rows, {}),
 }
 
 
 def load_split(
-    name: str,
-    split: str,
-    source: Any = None,
-    *,
-    require_official_counts: bool = False,
-    **options: Any,
+    name: str, split: str, source: Any = None, *, require_official_counts: bool = False, **options: Any
 ) -> ReferringSplit:
     """Open a split of a data set for referring segmentation.
 

@@ -17,26 +17,22 @@ MOST_CHARACTERS = 7  # of a run length in COCO's text: 35 bits
 
 
 def encode_mask(mask: np.ndarray) -> dict:
-    """COCO run-length encoding of a mask, with text instead of bytes so that it can be stored as JSON.
-
-    Args:
-        mask: `(height, width)` booleans.
-
-    Returns:
-        `size`, the two lengths, and `counts`.
-    """
+    """COCO run-length encoding of a mask, `(height, width)` booleans: `size`, the two lengths, and `counts`, which is
+    text instead of bytes so that it can be stored as JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
+def box_around(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of a mask (H, W), the last two excluded; `None` for an empty one."""
+    return Image.fromarray(mask).getbbox()
+
+
 def decode_mask(encoded: dict) -> np.ndarray:
-    """The mask of a COCO run-length encoding.
+    """The mask of a COCO run-length encoding, `(height, width)` booleans.
 
     Args:
         encoded: `size` and `counts`, compressed (`str` or `bytes`) or not (a list of lengths, as COCO stores crowds).
-
-    Returns:
-        `(height, width)` booleans.
 
     Raises:
         ValueError: the run lengths do not fill the size, are not run lengths, or are for more than [`LARGEST_MASK`]
@@ -139,10 +135,7 @@ def _is_array(parts: list, height: int, width: int) -> bool:
 
 def checked_points(points: Any, height: int, width: int, in_pairs: bool = False) -> np.ndarray:
     """Points of a polygon whose numbers compiled code may see, `[x, y, x, y, ...]` or, `in_pairs`, `[[x, y], ...]`.
-
-    Raises:
-        ValueError: they are none, or not within twice the longer side of the image.
-    """
+    Raises ValueError if they are none, or not within twice the longer side of the image."""
     try:
         numbers = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -98,7 +98,6 @@ def draw_shapes(shapes: list[dict], height: int, width: int) -> np.ndarray:
 
     Args:
         shapes: `label` and `points` of each polygon. A label with "ignore" in it becomes 255, any other 1.
-        height, width: pixels of the image.
 
     Returns:
         `(height, width)` uint8 of 0, 1 and 255.

@@ -139,8 +139,7 @@ def _union(tracks: list[list], paths: tuple[str, ...], frame: int) -> np.ndarray
 def annotators(video: VideoSample) -> list[dict[str, VideoExpression]]:
     """The expressions of a Ref-DAVIS17 video by annotator: four who each described every object once.
 
-    Args:
-        video: expression number `4 * object + annotator` belongs to that annotator, as in every published conversion.
+    Expression number `4 * object + annotator` belongs to that annotator, as in every published conversion.
 
     Returns:
         Per annotator, object to expression.

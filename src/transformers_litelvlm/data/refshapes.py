@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -95,21 +94,15 @@ def generate_scene(
 class SceneRows:
     """The rows of [`load_refshapes`], each made when it is asked for: to draw a whole split takes seconds."""
 
-    def __init__(
-        self,
-        split: str,
-        num_scenes: int | None = None,
-        seed: int = 0,
-        max_expressions: int = 6,
-        num_objects: tuple[int, int] = NUM_OBJECTS,
-    ) -> None:
+    def __init__(self, split: str, num_scenes: int | None = None, **options: Any) -> None:
         _check_split(split)
         self.num_scenes = DEFAULT_NUM_SCENES[split] if num_scenes is None else num_scenes
         _check_integer("num_scenes", self.num_scenes, 1)
-        self.scene = partial(
-            generate_scene, split, seed=seed, max_expressions=max_expressions, num_objects=num_objects
-        )
+        self.split, self.options = split, options
         self.scene(0)  # so that wrong arguments are errors here
+
+    def scene(self, index: int) -> Scene:
+        return generate_scene(self.split, index, **self.options)
 
     def __len__(self) -> int:
         return self.num_scenes
@@ -150,7 +143,8 @@ def load_refshapes(
         >>> sorted(rows.column_names)
         ['expressions', 'image', 'image_id', 'objects']
     """
-    rows = SceneRows(split, num_scenes, seed, max_expressions, num_objects)
+    options = {"seed": seed, "max_expressions": max_expressions, "num_objects": num_objects}
+    rows = SceneRows(split, num_scenes, **options)
     with needs_extra("eval", "A split of RefShapes as rows"):
         import datasets
 

@@ -117,12 +117,8 @@ def draw_object(canvas: np.ndarray, id_map: np.ndarray, item: SceneObject, rng: 
 
 
 def render_scene(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene, later objects over earlier ones.
-
-    Returns:
-        The picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of visible regions, `(SCENE_SIZE, SCENE_SIZE)`
-        uint8, which holds object number plus one and 0 for the background.
-    """
+    """Draw a scene, later objects over earlier ones: the picture, `(SCENE_SIZE, SCENE_SIZE, 3)` uint8, and the map of
+    visible regions, `(SCENE_SIZE, SCENE_SIZE)` uint8, which holds object number plus one and 0 for the background."""
     canvas = draw_background(rng)
     id_map = np.zeros((SCENE_SIZE, SCENE_SIZE), dtype=np.uint8)
     for item in objects:

@@ -19,16 +19,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain_pickle(path: str | os.PathLike) -> Any:
-    """Unpickle lists, dicts, strings and numbers, and nothing else.
+    """Unpickle lists, dicts, strings and numbers, and nothing else; a file that Python 2 wrote is read too.
 
     An ordinary pickle can run any program when it is loaded. Every way to do so starts with looking up a class or a
     function by name, which is refused here before anything is called.
-
-    Args:
-        path: the file; one that Python 2 wrote is read too.
-
-    Returns:
-        The data.
 
     Raises:
         RefusedPickleError: the file asks for a class or a function; names it.

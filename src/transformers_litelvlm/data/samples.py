@@ -115,13 +115,8 @@ class VideoExpression:
         _check_text(self.sentence)
 
     def mask(self, frame: int) -> np.ndarray:
-        """Union of the objects' masks in a frame.
-
-        Args:
-            frame: number of the frame in `VideoSample.frame_names`.
-
-        Returns:
-            `(height, width)` booleans.
+        """Union of the objects' masks in a frame, by its number in `VideoSample.frame_names`: `(height, width)`
+        booleans.
 
         Raises:
             ValueError: the masks of this split are not public.

@@ -34,14 +34,8 @@ class SplitCounts:
 
 
 def count_samples(samples: Iterable[ImageSample | VideoSample]) -> SplitCounts:
-    """Counts samples, objects and sentences; no pixel is decoded.
-
-    Args:
-        samples: a split, or any samples; an iterator is used up.
-
-    Returns:
-        `objects` is `None` if the source does not name them, and for videos.
-    """
+    """Counts the samples, objects and sentences of a split, or of any samples; no pixel is decoded. `objects` is
+    `None` if the source does not name them, and for videos."""
     num_samples = sentences = 0
     objects: set[tuple[str, str]] | None = set()
     for sample in samples:
@@ -182,9 +176,6 @@ class ReferringSplit:
             ) from error
 
     def check_counts(self) -> CountReport:
-        """Read the whole split, without decoding pixels, and compare its size with the official one.
-
-        Returns:
-            Print it; `require()` makes a difference an error.
-        """
+        """Read the whole split, without decoding pixels, and compare its size with the official one. Print what is
+        returned; `require()` makes a difference an error."""
         return CountReport(f"{self.name} {self.split}", count_samples(self), self.official)

@@ -30,13 +30,8 @@ STYLES = Path(__file__).with_name("page.css")
 
 
 def build_page(comparer: Comparer, about: str, folder: Path) -> gr.Blocks:
-    """The page.
-
-    Args:
-        comparer: computes.
-        about: Markdown about the checkpoint.
-        folder: for the examples; it must live as long as the page.
-    """
+    """The page, with Markdown `about` the checkpoint; the examples are in `folder`, which must live as long as the
+    page."""
     examples = write_examples(folder)
     total = comparer.count_tokens(examples[0][0])
     with gr.Blocks(

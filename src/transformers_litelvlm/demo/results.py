@@ -34,11 +34,8 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def write_results(comparison: Comparison, folder: Path) -> dict[str, Path]:
-    """Write the drawings of the page, and an archive of them, of `result.json` and of a PNG (0 or 255) of each mask.
-
-    Returns:
-        the files by name: `pruned`, `unpruned`, `kept` and `archive`.
-    """
+    """Write the drawings of the page, and an archive of them, of `result.json` and of a PNG (0 or 255) of each mask;
+    returns the files by name: `pruned`, `unpruned`, `kept` and `archive`."""
     files = {name: folder / f"{name}.png" for name in ("pruned", "unpruned", "kept")}
     draw_answer(comparison, comparison.pruned).save(files["pruned"], compress_level=QUICK)
     draw_answer(comparison, comparison.unpruned).save(files["unpruned"], compress_level=QUICK)

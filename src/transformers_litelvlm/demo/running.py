@@ -32,13 +32,7 @@ def files_of_gradio() -> Iterator[Path]:
 
 
 def make_comparer(model: Any, processor: Any, name: str | None, limits: Limits) -> Comparer:
-    """The model of a page, after a first call, which is slower than others.
-
-    Args:
-        model, processor: of [`~models.auto.load_for_segmentation`].
-        name: of the checkpoint; `None` is the bundled one.
-        limits: of pictures and sentences.
-    """
+    """The model of a page, after a first call, which is slower than others; without a `name` it is the bundled one."""
     comparer = Comparer(Segmenter(model, processor, limits), name or BUNDLED)
     with TemporaryDirectory() as folder:
         path, sentences = write_scene(WARM_UP, Path(folder))

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,8 @@ CODE_VARIABLE = "LITELVLM_CODE_FILE"
 
 
 def and_print(work: Callable[[Options, str], Any], page: str) -> Callable[[Options, str], None]:
-    """Work in the processes that run, of which the main one prints a file of the results.
-
-    Args:
-        work: gets the options and what was typed; returns nothing, or an empty dict, on the other processes.
-        page: name of the file.
-    """
+    """`work`, given the options and what was typed, in every process; the main one prints the file `page` of the
+    results. On the others, `work` returns nothing, or an empty dict."""
 
     def work_and_print(args: Options, command: str) -> None:
         logging.disable_progress_bar()  # of loading; the work has its own
@@ -49,14 +46,6 @@ def and_print(work: Callable[[Options, str], Any], page: str) -> Callable[[Optio
     return work_and_print
 
 
-evaluate_and_print = and_print(evaluate, TABLE_NAME)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate; see [`run_launched`]."""
-    return run_launched(PROGRAM, DESCRIPTION, EvaluationArguments, evaluate_and_print, argv)
-
-
 def run_launched(
     program: str,
     description: str,
@@ -64,14 +53,8 @@ def run_launched(
     work: Callable[[Options, str], None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Do what a command line says, in one of the processes of a launcher.
-
-    Args:
-        program: how it was started.
-        description: what it is for.
-        kind: of its options.
-        work: is given the options, and what was typed.
-        argv: words of the command line.
+    """Do what a command line says, in one of the processes of a launcher; `work` is given the options and what was
+    typed.
 
     Returns:
         The exit code: 0 done, 2 bad usage, input or machine. Any other error is raised: a fault of ours, or of a
@@ -100,6 +83,10 @@ def run_launched(
         return 2
     PartialState().destroy_process_group()
     return 0
+
+
+work = and_print(evaluate, TABLE_NAME)
+main = partial(run_launched, PROGRAM, DESCRIPTION, EvaluationArguments, work)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transformers_litelvlm.data.masks import decode_mask, encode_mask
+from transformers_litelvlm.data.masks import box_around, decode_mask, encode_mask
 from transformers_litelvlm.data.referring_video import annotators
 from transformers_litelvlm.data.samples import (
     ImageSample,
@@ -32,7 +32,7 @@ from transformers_litelvlm.evaluation.video_metrics import (
     score_frames,
     score_unsupervised,
 )
-from transformers_litelvlm.models.masks.boxes import Box, box_iou
+from transformers_litelvlm.models.masks.boxes import box_iou
 
 
 GLAMM_SENTENCES = 3
@@ -40,20 +40,15 @@ GLAMM_SENTENCES = 3
 
 @dataclass
 class Measured:
-    """What all runs say about some images or videos; a batch is saved as this.
+    """What all runs say about some images or videos; a batch is saved as this."""
 
-    Args:
-        rows: records in the order of the task's schema.
-        masks: if a server has the masks meant: run, video, expression, height and width, and of each frame the
-            `counts` of a COCO run-length encoding.
-        costs: of each run and each image or video that was segmented, by the names of `tasks.COSTS`.
-        counts: samples, objects and sentences that were read.
-    """
-
-    rows: list[list[Any]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)  # records in the order of the task's schema
+    # If a server has the masks meant: run, video, expression, height and width, and of each frame the `counts` of a
+    # COCO run-length encoding.
     masks: list[list[Any]] = field(default_factory=list)
+    # Of each run and each image or video that was segmented, by the names of `tasks.COSTS`.
     costs: list[dict[str, Any]] = field(default_factory=list)
-    counts: dict[str, int | None] = field(default_factory=dict)
+    counts: dict[str, int | None] = field(default_factory=dict)  # samples, objects and sentences that were read
 
     def add_cost(self, run: Run, cost: RunCost) -> None:
         """Add what a run took, once it is complete."""
@@ -68,11 +63,7 @@ def measure_batch(
     args: EvaluationArguments,
     task: Task,
 ) -> Measured:
-    """Segment a batch under every run.
-
-    Args:
-        samples: images or videos with their numbers in the split.
-        segmenter, runs, args, task: the sweep.
+    """Segment a batch, images or videos with their numbers in the split, under every run.
 
     Raises:
         ValueError: something of an image or video cannot be used, and `on_unreadable` is `"stop"`: a picture or mask
@@ -113,15 +104,8 @@ def named(sample: ImageSample | VideoSample, error: ValueError, hint: str = "") 
 def measure_image(
     index: int, sample: ImageSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str
 ) -> Measured:
-    """Records of an image under every run.
-
-    Args:
-        index: number of the image in its split.
-        sample, segmenter, runs, protocol: the sweep.
-
-    Raises:
-        UnreadableImageError: the picture or a mask is missing or damaged.
-    """
+    """Records of an image, by its number in the split, under every run. Raises UnreadableImageError if the picture or
+    a mask is missing or damaged."""
     image = sample.load_image()
     measured = Measured()
     for sentences, templates, asking in _asked(index, sample, segmenter, runs, protocol):
@@ -167,34 +151,19 @@ def _box_ious(output: RunOutput, targets: torch.Tensor) -> list[list[float]]:
     for answer, mask, target in zip(output.answers, output.masks, targets, strict=True):
         predicted = answer.enclosing_box
         if predicted is None and answer.objects:
-            predicted = _box_around(mask)
-        ious.append([box_iou(predicted, _box_around(target))])
+            predicted = box_around(mask.cpu().numpy())
+        ious.append([box_iou(predicted, box_around(target.cpu().numpy()))])
     return ious
-
-
-def _box_around(mask: torch.Tensor) -> Box | None:
-    """(left, top, right, bottom) of the pixels of a mask (H, W); `None` if it is empty."""
-    rows, columns = mask.any(1).nonzero()[:, 0].tolist(), mask.any(0).nonzero()[:, 0].tolist()
-    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if rows else None
 
 
 def choose_sentences(
     sentences: tuple[ReferringSentence, ...], protocol: str, templates: list[str], seed: int | None, index: int
 ) -> tuple[list[ReferringSentence], list[str] | None]:
-    """The sentences that are asked about an image, and the question for each.
+    """The sentences of an image that are asked, and the question for each, `None` for the checkpoint's default one.
 
-    Under `"glamm"` they are at most three, drawn without replacement, with questions drawn with replacement: the
-    random stream belongs to (seed, number of the image), so neither processes nor batches nor other images matter.
-
-    Args:
-        sentences: all sentences of the image.
-        protocol: `"all"` or `"glamm"`.
-        templates: the checkpoint's questions.
-        seed: of the run; only `"glamm"` needs it.
-        index: number of the image in its split.
-
-    Returns:
-        Sentences, and templates or `None` for the default one.
+    Under `"glamm"` they are at most three, drawn without replacement, with questions drawn with replacement from
+    `templates`: the random stream belongs to (`seed` of the run, `index` of the image in its split), so neither
+    processes nor batches nor other images matter.
     """
     if protocol == "all":
         return list(sentences), None
@@ -237,13 +206,9 @@ def masks_meant(
 def measure_video(
     video: VideoSample, segmenter: SweepSegmenter, runs: list[Run], protocol: str, task: Task
 ) -> Measured:
-    """Records of a video under every run.
-
-    Args:
-        video: its frames are all read, and held in memory with the masks of a few expressions.
-        segmenter, runs: the sweep.
-        protocol: `"all"`: every expression alone. `"annotators"`: all objects together, annotator by annotator.
-        task: whether there are masks to compare with.
+    """Records of a video under every run: by the protocol `"all"`, every expression alone; by `"annotators"`, all
+    objects together, annotator by annotator. All frames are read, and held in memory with the masks of a few
+    expressions.
 
     Raises:
         UnreadableImageError: a frame, or a picture of its objects, is missing or damaged.
@@ -312,11 +277,8 @@ def _by_annotator(
 
 
 def _video_as_wrong(video: VideoSample, runs: list[Run], protocol: str, task: Task) -> Measured:
-    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag.
-
-    Raises:
-        UnreadableImageError: a server wants masks, and no frame can be read, so their size is not known.
-    """
+    """The expressions of an unreadable video as if nothing had been predicted, with scores of 0 and a flag. Raises
+    UnreadableImageError if a server wants masks, and no frame can be read, so that their size is not known."""
     expressions: Iterable[VideoExpression] = video.expressions
     if protocol == "annotators":
         expressions = [expression for group in annotators(video) for expression in group.values()]

@@ -33,14 +33,8 @@ _MASK = {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Valu
 
 
 def module_path(name: str) -> str:
-    """The file of a module, for `evaluate.load(module_path("giou"))`.
-
-    Args:
-        name: one of `MODULES`.
-
-    Raises:
-        ValueError: unknown name; lists the known ones.
-    """
+    """The file of a module, one of `MODULES`, for `evaluate.load(module_path("giou"))`. Raises ValueError if it is
+    none of them."""
     if name not in MODULES:
         raise ValueError(f"`name` must be one of {', '.join(MODULES)}, got {name!r}.")
     return str(Path(__file__).parent / "evaluate_modules" / f"{name}.py")

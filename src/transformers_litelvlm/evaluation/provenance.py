@@ -46,14 +46,9 @@ def versions() -> dict[str, str]:
 
 
 def typed_command(program: str, arguments: Sequence[str]) -> str:
-    """The line to type for what runs now.
+    """The line to type for what runs now: `program`, as it was started, with its arguments.
 
-    Args:
-        program: how it was started, without its arguments.
-        arguments: those.
-
-    Returns:
-        Quoted for a shell, without secrets; that of the process that started this one, if it says so.
+    Quoted for a shell, without secrets; that of the process that started this one, if it says so.
     """
     command = os.environ.get(COMMAND_VARIABLE) or f"{program} {shlex.join(arguments)}".strip()
     return without_secrets(command)
@@ -79,11 +74,8 @@ def used_methods(args: DataArguments, model: Any) -> list[str]:
 
 
 def third_party_methods(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Of some pruning methods, those that are not bundled.
-
-    Returns:
-        By name, `provided_by` and `sha256` of the file with its class, empty where there is no file.
-    """
+    """Of some pruning methods, those that are not bundled: by name, `provided_by` and `sha256` of the file with its
+    class, empty where there is no file."""
     found = {}
     for name in names:
         provider = provider_of(name)

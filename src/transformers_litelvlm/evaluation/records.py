@@ -31,13 +31,10 @@ class OtherConfigurationError(ValueError):
 
 
 class RecordStore:
-    """The files of one evaluation.
+    """The files of one evaluation, in the folder of its results.
 
     A batch is written when all its runs are done, and a file appears whole or not at all (it is renamed into place).
     So a file that exists is a batch that is done, whoever did it and whenever.
-
-    Args:
-        folder: folder of the results.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -45,14 +42,8 @@ class RecordStore:
         self._digest: str | None = None
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Make the folder that of a configuration, or check that it is.
-
-        Args:
-            settings: everything that results depend on, as JSON.
-
-        Raises:
-            OtherConfigurationError: it belongs to another one; names what differs.
-        """
+        """Make the folder that of a configuration, or check that it is: everything that results depend on, as JSON.
+        Raises OtherConfigurationError if it belongs to another one; names what differs."""
         path = self.folder / SETTINGS_NAME
         settings = json.loads(json.dumps(settings))
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -80,11 +71,8 @@ class RecordStore:
             )
 
     def write(self, batch: int, content: dict[str, Any]) -> None:
-        """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it.
-
-        Raises:
-            OSError: no space is left; what was saved before is kept.
-        """
+        """Save a batch: `rows` in the order of the task's schema, and whatever else belongs to it. Raises OSError if
+        no space is left; what was saved before is kept."""
         path = self._path(batch)
         with space_needed(self.folder), write_atomically(path.parent) as staging:
             content = {"settings": self._digest, **content}
@@ -99,12 +87,11 @@ class RecordStore:
     def read(
         self, num_batches: int, check: Callable[[dict[str, Any]], None] = lambda batch: None, first: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """All batches in order.
+        """All batches in order, from number `first` on.
 
         Args:
             num_batches: how many there are.
             check: raises an error if the content of a batch is not as it was written.
-            first: number of the first one that is read.
 
         Raises:
             ValueError: one is missing, damaged, or of other settings; names its file.
@@ -129,10 +116,9 @@ class RecordStore:
 
 
 def check_batch(batch: dict[str, Any], schema: pa.Schema, questions_of: dict[str, Any], asks_all: bool) -> None:
-    """Raises an error unless a batch can be what measuring it gave.
+    """Raises an error unless a batch, see [`Measured`], can be what measuring it gave.
 
     Args:
-        batch: as it was read, see [`Measured`].
         schema: of its rows.
         questions_of: of every run, what the choice of its sentences depends on.
         asks_all: every sentence is asked, and once.
@@ -179,16 +165,8 @@ def _is_iou(record: dict[str, Any]) -> bool:
 
 
 def to_table(rows: list[list[Any]], schema: pa.Schema, key: tuple[str, ...]) -> pa.Table:
-    """Rows as a table.
-
-    Args:
-        rows: values in the order of the schema.
-        schema: names and types of the columns.
-        key: columns that no two rows share.
-
-    Raises:
-        ValueError: a sentence has two records in one run.
-    """
+    """Rows as a table. Raises ValueError if two of them have the same `key`: a sentence with two records in one
+    run."""
     places = [schema.get_field_index(name) for name in key]
     keys = [tuple(row[place] for place in places) for row in rows]
     if len(set(keys)) != len(keys):

@@ -17,8 +17,8 @@ from transformers_litelvlm.data.splits import CountReport, ReferringSplit, Split
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.provenance import describe_model, environment, without_secrets
-from transformers_litelvlm.evaluation.records import RecordStore, check_batch, space_needed, to_table
-from transformers_litelvlm.evaluation.runs import Run
+from transformers_litelvlm.evaluation.records import RecordStore, space_needed, to_table
+from transformers_litelvlm.evaluation.runs import Run, sized
 from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import video_submission
 from transformers_litelvlm.evaluation.sweeping import SweepSegmenter
@@ -50,14 +50,7 @@ TEMPLATES = templates(Path(__file__).parent, trim_blocks=True)
 
 
 class Sweep(NamedTuple):
-    """What was measured.
-
-    Args:
-        args, task, split, segmenter, runs: options, and what they came to.
-        skipped: runs that are impossible, with the reason.
-        num_processes: that took part in this launch.
-        command: what was typed, if anything was.
-    """
+    """What was measured: the options and what they came to; `skipped` runs, which are impossible, with the reason."""
 
     args: EvaluationArguments
     task: Task
@@ -65,26 +58,16 @@ class Sweep(NamedTuple):
     segmenter: SweepSegmenter
     runs: list[Run]
     skipped: list[tuple[Run, str]]
-    num_processes: int
-    command: str | None
+    num_processes: int  # of this launch
+    command: str | None  # that was typed
 
 
 def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str, Any]:
-    """Put the batches together and write the files, all or none.
-
-    Args:
-        sweep: what was measured.
-        store, num_batches: where the batches are.
-
-    Returns:
-        The content of `results.json`.
-    """
+    """Put the batches together and write the files, all or none; returns the content of `results.json`."""
     task, runs = sweep.task, sweep.runs
     rows, costs, counts = [], [], []
-    protocol = sweep.args.protocol
-    questions_of = {run.run_id: run.seed if protocol == "glamm" else None for run in runs}
-    check = partial(check_batch, schema=task.schema, questions_of=questions_of, asks_all=protocol == "all")
-    for batch in store.read(num_batches, check):  # without its masks: they are large, and needed at the end only
+    # Without its masks: they are large, and needed at the end only.
+    for batch in store.read(num_batches, task.check_of(runs, sweep.args.protocol)):
         rows += batch["rows"]
         costs += batch["costs"]
         counts.append(batch["counts"])
@@ -119,10 +102,6 @@ def write_report(sweep: Sweep, store: RecordStore, num_batches: int) -> dict[str
 
 class MeasuredRuns:
     """Results of runs, alone and in groups.
-
-    Args:
-        sweep: what was measured.
-        records, costs: of all runs.
 
     Attributes:
         groups: by method and budget, the runs that differ in nothing but their seed.
@@ -181,8 +160,7 @@ class MeasuredRuns:
         return {
             "method": method,
             "baseline": baseline,
-            "budget": size if isinstance(size, int) else None,
-            "retention_ratio": size if isinstance(size, float) else None,
+            **sized(size),
             "metric": metric,
             "difference": outcome.difference.value,
             "interval": _ends(outcome.difference),

@@ -114,7 +114,6 @@ def open_split(args: DataArguments, by_number: bool = False) -> ReferringSplit:
     alone are fetched.
 
     Args:
-        args: the options.
         by_number: any image will be asked for, by its number, whatever `max_images` says: nothing is streamed.
     """
     options: dict[str, Any] = {}
@@ -139,13 +138,10 @@ def make_batches(
     state: PartialState,
     measure: Callable[[list[Any]], tuple[dict[str, Any], str]],
 ) -> int:
-    """Make the batches of this process that are not there yet.
+    """Make the batches of this process that are not there yet; returns the number of all batches.
 
     Args:
         measure: gets samples with their numbers; returns what is saved of them, and how it stands, for the progress.
-
-    Returns:
-        The number of all batches.
     """
     done = store.done()
 
@@ -220,10 +216,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
 def load_segmenter(args: EvaluationArguments, device: torch.device) -> SweepSegmenter:
     """The model of the options, ready for a sweep."""
     model, processor = load_for_segmentation(
-        args.model or DEFAULT_CHECKPOINT,
-        quantization=args.quantization,
-        device=device,
-        mask_model=args.mask_model,
+        args.model or DEFAULT_CHECKPOINT, quantization=args.quantization, device=device, mask_model=args.mask_model
     )
     return SweepSegmenter(model, processor, joint_dialogue=args.protocol == "glamm")
 

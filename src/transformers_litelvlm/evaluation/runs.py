@@ -57,11 +57,8 @@ class Run:
         )
 
     def pruning(self, base: PruningConfig) -> PruningConfig:
-        """The setting of the model for this run; what the run does not say is the checkpoint's (`base`).
-
-        Raises:
-            ValueError: an option, or its value, does not exist for the method.
-        """
+        """The setting of the model for this run; what the run does not say is the checkpoint's (`base`). Raises
+        ValueError for an option, or a value, that does not exist for the method."""
         if not self.is_pruned:
             return base.replace(budget=None, retention_ratio=None)
         options = {**self.options, "seed": self.seed} if self.has_seed else self.options
@@ -73,6 +70,12 @@ class Run:
             retention_ratio=self.retention_ratio,
             **self.layout,
         )
+
+
+def sized(size: int | float | None) -> dict[str, Any]:
+    """`budget` and `retention_ratio` that a size means: a number of visual tokens, the fraction of them, or all."""
+    is_count = isinstance(size, int)
+    return {"budget": size if is_count else None, "retention_ratio": None if is_count else size}
 
 
 def plan_runs(args: EvaluationArguments) -> list[Run]:
@@ -93,17 +96,13 @@ def plan_runs(args: EvaluationArguments) -> list[Run]:
         if method != "none" and not args.budgets:
             raise ValueError(f"`budgets` is empty, so there is nothing to run for the method {name!r}.")
         for size in [None] if method == "none" else args.budgets:
-            budget, ratio = (size, None) if isinstance(size, int) else (None, size)
-            runs += [dataclasses.replace(unpruned, budget=budget, retention_ratio=ratio, seed=seed) for seed in seeds]
+            runs += [dataclasses.replace(unpruned, **sized(size), seed=seed) for seed in seeds]
     return runs
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text.
-
-    Raises:
-        ValueError: a part has no `=`.
-    """
+    """Name, options and layout of `NAME:KEY=VALUE,...`; a value that is no JSON is text. Raises ValueError if a part
+    has no `=`."""
     method, _, rest = text.partition(":")
     values = {}
     for part in filter(None, re.split(r",(?![^\[]*\])", rest)):  # the commas of a list are its own

@@ -30,14 +30,7 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval it lies in.
-
-    Args:
-        value: what was measured.
-        low: lower end.
-        high: upper end.
-        confidence: of the interval.
-    """
+    """A value that was measured, and the ends of the interval it lies in, with a `confidence`."""
 
     value: float
     low: float
@@ -50,15 +43,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same sentences.
+    """Two methods on the same sentences."""
 
-    Args:
-        difference: first minus second.
-        p_value: two-sided, of the permutation test.
-    """
-
-    difference: Interval
-    p_value: float
+    difference: Interval  # first minus second
+    p_value: float  # two-sided, of the permutation test
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +178,7 @@ def compare(
     """Difference of two methods on the same images: paired bootstrap interval and permutation test.
 
     Args:
-        first: score of one method.
-        second: score of the other, on the same images.
+        first, second: scores of two methods on the same images.
         resamples, confidence, seed: as in [`bootstrap_interval`].
         permutations: as in [`permutation_test`].
     """
@@ -208,8 +195,7 @@ def permutation_test(
     How often does a difference as large arise if, image by image, a coin decides which result is whose?
 
     Args:
-        first: score of one method.
-        second: score of the other, on the same images.
+        first, second: scores of two methods on the same images.
         permutations: times that all coins are thrown. The smallest possible p-value is `1 / (permutations + 1)`, as
             what was observed is one of the ways the coins could have fallen.
         seed: of the coins.
@@ -246,8 +232,7 @@ def images_needed(
     to the other.
 
     Args:
-        first: score of one method.
-        second: score of the other, on the same images.
+        first, second: scores of two methods on the same images.
         difference: that is to be shown, in the unit of the score, above 0 and at most 1.
         significance: the two-sided p-value that counts.
         power: how often the images would show it.

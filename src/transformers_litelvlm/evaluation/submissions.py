@@ -25,13 +25,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class VideoSubmission:
-    """The archive being written, see [`video_submission`].
-
-    Args:
-        archive: open for writing.
-        folder: folder inside it.
-        videos: all videos of the split.
-    """
+    """The archive being written, see [`video_submission`]; `folder` is inside of it."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, videos: Iterable[VideoSample]):
         self._archive = archive
@@ -47,8 +41,6 @@ class VideoSubmission:
         """Write the masks of an expression, one PNG of 0 and 255 per frame.
 
         Args:
-            video_id: the video.
-            expression_id: the expression.
             masks: `(height, width)` booleans at the original size, for every frame in order.
 
         Raises:

@@ -34,51 +34,32 @@ PROBE_SIDE = 16
 
 @dataclass
 class SharedEncodings:
-    """What all runs of a sweep share about one picture or video.
+    """What all runs of a sweep share about one picture or video."""
 
-    Args:
-        parts: inputs of a few dialogues each.
-        encoded: of the vision tower.
-        guidance: the sentences of each part.
-        for_masks: SAM's image encoder.
-        times: milliseconds of these stages.
-    """
-
-    parts: list[Part]
-    encoded: EncodedMedia
-    guidance: list[Guidance]
-    for_masks: Any
-    times: dict[str, float]
+    parts: list[Part]  # a few dialogues each
+    encoded: EncodedMedia  # of the vision tower
+    guidance: list[Guidance]  # the sentences of each part
+    for_masks: Any  # of SAM's image encoder
+    times: dict[str, float]  # milliseconds of these stages
 
 
 @dataclass
 class RunCost:
-    """What one run took for one picture or video.
+    """What one run took for one picture or video."""
 
-    Args:
-        num_kept: visual tokens of each dialogue.
-        times: milliseconds by stage, shared ones included: what the run takes alone.
-        peak_memory: bytes on the device.
-    """
-
-    num_kept: list[int] = field(default_factory=list)
+    num_kept: list[int] = field(default_factory=list)  # visual tokens of each dialogue
+    # milliseconds by stage, shared ones included: what the run takes alone
     times: dict[str, float] = field(default_factory=dict)
-    peak_memory: int | None = None
+    peak_memory: int | None = None  # bytes on the device
 
 
 @dataclass
 class RunOutput:
-    """What one run says about one picture.
+    """What one run says about one picture."""
 
-    Args:
-        masks: `(T, H, W)` booleans, for the sentences in their order, on the device of the model.
-        cost: what it took.
-        answers: of a model that answers with boxes, one for each sentence.
-    """
-
-    masks: torch.Tensor
+    masks: torch.Tensor  # (T, H, W) booleans, for the sentences in their order, on the device of the model
     cost: RunCost
-    answers: list[BoxAnswer] = field(default_factory=list)
+    answers: list[BoxAnswer] = field(default_factory=list)  # of a model that answers with boxes, one for each sentence
 
 
 class SweepSegmenter:
@@ -164,11 +145,8 @@ class SweepSegmenter:
         return SharedEncodings(parts, encoded, guidance, for_masks, watch.milliseconds)
 
     def segment(self, run: Run, shared: SharedEncodings) -> RunOutput:
-        """Masks of all sentences about a picture under a run.
-
-        Raises:
-            ValueError: the method cannot reach the budget, or is not defined for the model.
-        """
+        """Masks of all sentences about a picture under a run. Raises ValueError if the method cannot reach the budget,
+        or is not defined for the model."""
         cost = RunCost()
         result = RunOutput(torch.empty(0), cost)
         masks = []
@@ -181,11 +159,8 @@ class SweepSegmenter:
 
     @torch.inference_mode()
     def outputs(self, run: Run, shared: SharedEncodings, cost: RunCost) -> Iterator[Any]:
-        """What the model says to each part of the dialogues under a run, part after part.
-
-        Args:
-            run, shared: what [`encode`] made, and the run.
-            cost: is filled in; complete when the last part was taken.
+        """What the model says to each part of the dialogues under a run, part after part. `cost` is filled in, and
+        complete when the last part was taken.
 
         Yields:
             [`ReferringSegmentationOutput`], with one entry in its lists.

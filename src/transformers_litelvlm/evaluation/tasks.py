@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from transformers_litelvlm.data.splits import ReferringSplit
 from transformers_litelvlm.evaluation import statistics
 from transformers_litelvlm.evaluation.arguments import EvaluationArguments
 from transformers_litelvlm.evaluation.metrics import THRESHOLDS
+from transformers_litelvlm.evaluation.records import check_batch
+from transformers_litelvlm.evaluation.runs import Run
 from transformers_litelvlm.evaluation.stopwatch import STAGES
 from transformers_litelvlm.evaluation.submissions import ARCHIVE_FOLDERS
 from transformers_litelvlm.utils.extras import needs_extra
@@ -54,6 +58,11 @@ class Task:
     def is_scored(self) -> bool:
         return bool(self.metrics)
 
+    def check_of(self, runs: list[Run], protocol: str) -> Callable[[dict[str, Any]], None]:
+        """[`check_batch`] for batches of these runs."""
+        questions_of = {run.run_id: run.seed if protocol == "glamm" else None for run in runs}
+        return partial(check_batch, schema=self.schema, questions_of=questions_of, asks_all=protocol == "all")
+
 
 def _schema(sample: str, numbers: dict[str, pa.DataType]) -> pa.Schema:
     texts = [(name, pa.string()) for name in ("run_id", sample, "expression_id", "sentence")]
@@ -79,10 +88,6 @@ def _image_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
     return statistics.mean(ious >= float(name.partition("@")[2]), images)
 
 
-def _video_metric(seeds: list[pa.Table], name: str) -> statistics.RatioOfSums:
-    return statistics.mean(*_columns(seeds, name))
-
-
 _IMAGE_NUMBERS = {"intersection": pa.int64(), "union": pa.int64(), "iou": pa.float64()}
 IMAGES = Task(
     kind="images",
@@ -104,7 +109,7 @@ VIDEOS = Task(
     kind="videos",
     schema=_schema("video_id", {**dict.fromkeys(VIDEO_METRICS, pa.float64()), "num_frames": pa.int64()}),
     key=("run_id", "video_id", "expression_id"),
-    score=_video_metric,
+    score=lambda seeds, name: statistics.mean(*_columns(seeds, name)),
     metrics=VIDEO_METRICS,
     main=VIDEO_METRICS,
     progress="j_and_f",
@@ -118,17 +123,8 @@ HIDDEN_VIDEOS = replace(
 def choose_task(
     split: ReferringSplit, args: EvaluationArguments, takes_videos: bool, writes_boxes: bool = False
 ) -> Task:
-    """What is to be done with a split, by its first sample.
-
-    Args:
-        split: the data.
-        args: the options.
-        takes_videos: whether the model writes masks of videos.
-        writes_boxes: whether it answers with boxes.
-
-    Raises:
-        ValueError: the model or the protocol is not for this data, or there is nothing to compare with.
-    """
+    """What is to be done with a split, by its first sample, if the model `takes_videos`, or `writes_boxes`. Raises
+    ValueError if the model or the protocol is not for this data, or there is nothing to compare with."""
     first: ImageSample | VideoSample = next(iter(split))
     if isinstance(first, ImageSample):
         if args.protocol == "annotators":

@@ -66,8 +66,7 @@ def boundary_accuracy(prediction: np.ndarray, target: np.ndarray, tolerance: flo
     1 if neither mask has a boundary (both empty, or filling the image), 0 if only one has.
 
     Args:
-        prediction: `(height, width)` booleans.
-        target: `(height, width)` booleans.
+        prediction, target: `(height, width)` booleans.
         tolerance: what is near, as a share of the image's diagonal, rounded up to pixels.
     """
     with needs_extra("eval", "The score of boundaries"):
@@ -123,14 +122,11 @@ def score_frames(
 
 
 def summarize_videos(scores: Sequence[VideoScore]) -> dict[str, float]:
-    """Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos.
+    """Mean over expressions (MeViS, Sa2VA, UniPixel), whatever the length of their videos: `j`, `f`, `j_and_f` between
+    0 and 1, and `expressions`.
 
-    Args:
-        scores: one per expression, at least one. One without a prediction belongs here too, as a prediction of empty
-            masks.
-
-    Returns:
-        `j`, `f`, `j_and_f` between 0 and 1, and `expressions`.
+    There must be at least one score. An expression without a prediction belongs here too, as a prediction of empty
+    masks.
     """
     if not scores:
         raise ValueError("`scores` is empty: there is nothing to average.")

@@ -41,11 +41,8 @@ def render_measured(results: Sequence[MeasuredResults], pruning: PruningConfig, 
 
 
 def replace_region(card: str, region: str, begin: str = BEGIN, end: str = END) -> str:
-    """The card with `region` in place of the one between two marks, or at its end if it has no marks.
-
-    Raises:
-        CardError: if the marks of the card are not one pair.
-    """
+    """The card with `region` in place of the one between two marks, or at its end if it has no marks. Raises CardError
+    if the marks of the card are not one pair."""
     marks = card.count(begin), card.count(end)
     if marks == (0, 0):
         return f"{card.rstrip()}\n\n{region}\n"

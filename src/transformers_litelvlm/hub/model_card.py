@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, constants
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
 from transformers_litelvlm.hub.markdown import code, plain
 from transformers_litelvlm.hub.measured import TEMPLATES, render_measured
 from transformers_litelvlm.hub.results import kept_tokens
 from transformers_litelvlm.utils.files import write_atomically
+from transformers_litelvlm.utils.hub_names import is_cached
 from transformers_litelvlm.version import __version__
 
 
@@ -51,14 +51,11 @@ def write_missing_card(folder: Path, config: Any) -> None:
 
 
 def render_saved_card(config: Any, name: str | None = None) -> str:
-    """The card of a model of this package that was saved.
+    """The card of a model of this package that was saved, from its config with `architectures`; by default it has the
+    name of the folder or repository that the model was loaded from.
 
     The base model is the one on the Hub that it was loaded from. If it was loaded from a folder, licence, base model,
     example and limits are those of that folder's card. What is not known is left out.
-
-    Args:
-        config: of the model, with `architectures`.
-        name: of the model; that of the folder or repository it was loaded from by default.
     """
     source = config.name_or_path or ""
     card = Path(source, CARD_NAME)
@@ -205,7 +202,7 @@ def _is_from_hub(source: str) -> bool:
     if not source or Path(source).exists():
         return False
     try:
-        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model")).is_dir()
+        return is_cached(source)
     except HFValidationError:
         return False
 

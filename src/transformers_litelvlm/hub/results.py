@@ -98,11 +98,8 @@ def kept_tokens(setting: MeasuredGroup | PruningConfig, num_tokens: int | None) 
 
 
 def read_results(path: str | os.PathLike) -> MeasuredResults:
-    """Read and check a results.json.
-
-    Raises:
-        CardError: if there is no such file, it has another schema, or a number in it cannot be.
-    """
+    """Read and check a results.json. Raises CardError if there is no such file, it has another schema, or a number in
+    it cannot be."""
     content = _read_json(Path(path))
     if content.get("schema") != SCHEMA:
         raise CardError(f"{path}: `schema` is {content.get('schema')!r}, only {SCHEMA!r} can be read")
@@ -137,8 +134,7 @@ def read_results(path: str | os.PathLike) -> MeasuredResults:
 def check_model(results: MeasuredResults, folder: Path, config: Any, num_tokens: int | None, any_name: bool) -> None:
     """Refuse results of another model than the checkpoint in `folder`: class, visual tokens and name must agree.
 
-    Args:
-        any_name: accept another name of folder or repository (a copy, a renamed upload).
+    With `any_name`, another name of folder or repository is accepted (a copy, a renamed upload).
 
     Raises:
         CardError: naming what differs.

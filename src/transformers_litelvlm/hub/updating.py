@@ -98,11 +98,8 @@ def update_card(
 
 
 def describe_training(folder: Path) -> str:
-    """What trainer_state.json of a `Trainer` says, in a sentence, and a gap for what it does not say.
-
-    Raises:
-        CardError: there is such a file, but a `Trainer` did not write it.
-    """
+    """What trainer_state.json of a `Trainer` says, in a sentence, and a gap for what it does not say. Raises CardError
+    for such a file that a `Trainer` did not write."""
     path = folder / "trainer_state.json"
     if not path.is_file():
         return UNKNOWN_TRAINING
@@ -133,10 +130,7 @@ def with_results(
     """A card with measured results in their region and in `model-index`, with line breaks of one character.
 
     Args:
-        text: the card.
-        measured: all results of the checkpoint.
-        config: of it.
-        name: of it.
+        measured: all results of the checkpoint with this `config` and `name`.
         former: names in `model-index` that become `name`; any other stays.
 
     Raises:

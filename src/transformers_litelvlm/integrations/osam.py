@@ -19,10 +19,11 @@ NAME = "litelvlm:latest"
 
 
 def register(**settings: Any) -> type[Model]:
-    """Make osam know a model of the name `"litelvlm"`; it is loaded when it is first asked.
+    """Make osam know a model of the name `"litelvlm"`; it is loaded when it is first asked. Of several calls, the last
+    holds.
 
     Args:
-        settings: of [`SentenceSegmenter`]. Of several calls, the last one holds.
+        settings: of [`SentenceSegmenter`].
 
     Returns:
         The type of the model, as osam's registry has it.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from transformers_litelvlm import DEFAULT_CHECKPOINT
+from transformers_litelvlm.data.masks import box_around
 from transformers_litelvlm.models.auto import config_for_segmentation, load_for_segmentation
 from transformers_litelvlm.utils.image_io import ImageInput
 
@@ -83,6 +83,5 @@ def found_masks(masks: np.ndarray, scores: Sequence[float], sentences: Sequence[
     """
     if not len(masks) == len(scores) == len(sentences):
         raise ValueError(f"There are {len(masks)} masks and {len(sentences)} sentences: pass one sentence for each.")
-    boxes: list[Any] = [Image.fromarray(mask).getbbox() for mask in masks]
-    found = enumerate(zip(sentences, masks, scores, boxes))
+    found = enumerate(zip(sentences, masks, scores, map(box_around, masks)))
     return [FoundMask(number, *each) for number, each in found if each[-1] is not None]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from transformers_litelvlm.data.masks import encode_mask
+from transformers_litelvlm.data.masks import box_around, encode_mask
 from transformers_litelvlm.serving.errors import CODES
 from transformers_litelvlm.serving.segmenter import Answer, Job
 
@@ -88,12 +88,10 @@ def describe(job: Job, answer: Answer) -> dict[str, Any]:
 
 def describe_mask(mask: np.ndarray, score: float) -> dict[str, Any]:
     """What [`SentenceMask`] holds of a mask (H, W), without `sentence`."""
-    return {"mask": encode_mask(mask), "score": score, "box": box_of(mask), "area": int(mask.sum())}
-
-
-def box_of(mask: np.ndarray) -> list[int] | None:
-    """Left, top, right, bottom of a mask (H, W), the last two excluded; `None` for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        return None
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    box = box_around(mask)
+    return {
+        "mask": encode_mask(mask),
+        "score": score,
+        "box": None if box is None else list(box),
+        "area": int(mask.sum()),
+    }

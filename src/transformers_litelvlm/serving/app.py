@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -20,7 +21,6 @@ from transformers_litelvlm.serving.answers import ErrorAnswer, SegmentAnswer
 from transformers_litelvlm.serving.errors import CODES, ServiceError
 from transformers_litelvlm.serving.label_studio import PATHS as LABEL_STUDIO_PATHS
 from transformers_litelvlm.serving.label_studio import LabelStudio, add_label_studio
-from transformers_litelvlm.serving.metrics import CONTENT_TYPE
 from transformers_litelvlm.serving.requests import LONGEST_SENTENCE, SETTINGS
 from transformers_litelvlm.serving.segmenter import milliseconds_since
 from transformers_litelvlm.serving.service import Service
@@ -39,7 +39,6 @@ def create_app(service: Service, token: str | None = None, label_studio: LabelSt
     """The application.
 
     Args:
-        service: answers.
         token: that clients must send as `Authorization: Bearer ...`, except to /health and the documentation. The
             password of `Basic` with the user "litelvlm" is the same: Label Studio knows no bearer tokens.
         label_studio: that may ask for predictions, if any.
@@ -79,7 +78,7 @@ def create_app(service: Service, token: str | None = None, label_studio: LabelSt
 
     @app.get("/metrics", summary="Counters for Prometheus", responses=_documented(401), response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     if label_studio is not None:
         add_label_studio(app, service, label_studio)
@@ -137,12 +136,11 @@ class _Outside:
         logger.info(json.dumps({"path": path, **facts, "ms": round(milliseconds_since(start), 3)}))
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Any) -> Response:
     """Of the router: an address or a method that does not exist."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    code = next((code for code, (known, _) in CODES.items() if known == status), "internal")
+    code = next((code for code, (known, _) in CODES.items() if known == error.status_code), "internal")
     own = ServiceError(code, CODES[code][1])
-    return json_response(own.status, own.as_json(), getattr(error, "headers", None))
+    return json_response(own.status, own.as_json(), error.headers)
 
 
 def json_response(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:

@@ -13,17 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)  # each is itself
 class Waiting:
-    """A job in the queue.
-
-    Attributes:
-        job: what is answered.
-        future: its answer. A job whose future was cancelled is never answered.
-        since: `time.monotonic()` at which it came.
-    """
+    """A job in the queue. If its future was cancelled, it is never answered."""
 
     job: Any
     future: Future
-    since: float
+    since: float  # `time.monotonic()` at which it came
 
 
 class Batcher:
@@ -34,9 +28,8 @@ class Batcher:
 
     Args:
         answer: jobs to as many answers; an answer that is an exception is raised.
-        can_join: whether a job may be answered with others.
+        can_join: whether a job may be answered with others, at most `max_batch` together.
         wait_seconds: that the oldest job waits.
-        max_batch: jobs that are answered together at most.
     """
 
     def __init__(
@@ -64,11 +57,8 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, job: Any) -> Future:
-        """The answer to come. Cancelling the future takes the job out of the queue.
-
-        Raises:
-            RuntimeError: after [`stop`].
-        """
+        """The answer to come. Cancelling the future takes the job out of the queue. Raises RuntimeError after
+        [`stop`]."""
         waiting = Waiting(job, Future(), time.monotonic())
         with self._changed:
             if self._is_stopping:

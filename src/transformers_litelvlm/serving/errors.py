@@ -26,13 +26,8 @@ CODES = {
 
 
 class ServiceError(Exception):
-    """What is answered instead of masks.
-
-    Args:
-        code: one of [`CODES`].
-        message: what is wrong and what to do.
-        headers: of the answer.
-    """
+    """What is answered instead of masks: a code of [`CODES`], what is wrong and what to do, and headers of the
+    answer."""
 
     def __init__(self, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)

@@ -84,11 +84,8 @@ class LabelStudio:
             raise ValueError("the key, LABEL_STUDIO_API_KEY, must be printable ASCII.")
 
     def address_of(self, picture: str) -> str | None:
-        """The address of a file that Label Studio has; `None` for other pictures.
-
-        Raises:
-            ServiceError: it is an address of Label Studio, but of no file of a task. The key is not for those.
-        """
+        """The address of a file that Label Studio has; `None` for other pictures. Raises ServiceError for an address
+        of Label Studio that is of no file of a task. The key is not for those."""
         with invalid_input():
             own, given = urlsplit(self.url), urlsplit(self.url + picture if picture.startswith("/") else picture)
         if (given.scheme, given.netloc) != (own.scheme, own.netloc):
@@ -192,11 +189,8 @@ async def _answer(
 
 
 def brush_of(label_config: str) -> Brush:
-    """What a labeling configuration says.
-
-    Raises:
-        ServiceError: it is no XML, or has no labels for a brush, or no image for them.
-    """
+    """What a labeling configuration says. Raises ServiceError if it is no XML, or has no labels for a brush, or no
+    image for them."""
     try:
         root = ElementTree.fromstring(label_config)
     except (ElementTree.ParseError, ValueError) as error:

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Counters of one server.
-
-    Attributes:
-        requests: by `path` and `status`.
-        seconds: of requests for masks, from the first byte to the last.
-        stages: seconds by `stage`: `read`, `prepare`, `queue`, `encode`, `model`, `write`.
-        batches: requests in one call of the model, seen from each request.
-    """
+    """Counters of one server. Seconds of a request for masks are from the first byte to the last; stages are `read`,
+    `prepare`, `queue`, `encode`, `model` and `write`; sizes of batches are seen from each request."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

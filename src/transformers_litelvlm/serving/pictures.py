@@ -44,12 +44,10 @@ def picture_from_text(text: Any, allow_urls: bool, max_bytes: int) -> bytes:
 
 
 def fetch(address: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:
-    """The file at an `http(s)` address. For a thread without an event loop.
+    """The file at an `http(s)` address. For a thread without an event loop. Raises ServiceError if it cannot be
+    fetched in [`FETCH_SECONDS`], or is larger than `max_bytes`.
 
     With `headers`, which may have a key, no redirects are followed.
-
-    Raises:
-        ServiceError: it cannot be fetched in [`FETCH_SECONDS`], or is larger than `max_bytes`.
     """
     return asyncio.run(_fetch(address, max_bytes, headers))
 
@@ -81,11 +79,8 @@ async def _fetch(address: str, max_bytes: int, headers: dict[str, str] | None) -
 
 
 def read_picture(content: bytes, max_pixels: int) -> Image.Image:
-    """A file as upright RGB.
-
-    Raises:
-        ServiceError: it is no picture, or has more than `max_pixels` pixels, which is known before they are decoded.
-    """
+    """A file as upright RGB. Raises ServiceError if it is no picture, or has more than `max_pixels` pixels, which is
+    known before they are decoded."""
     with invalid_input(), open_picture(io.BytesIO(content), "in the request") as picture:
         if picture.width * picture.height > max_pixels:
             raise ValueError(

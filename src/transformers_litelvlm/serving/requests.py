@@ -31,17 +31,11 @@ _JSON_FIELDS = ("budget", "retention_ratio", "method_options", "then")
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """What a client asks.
+    """What a client asks."""
 
-    Attributes:
-        image: the file of a picture.
-        sentences: what to find in it.
-        pruning: keywords of [`change_pruning`], for this request alone.
-    """
-
-    image: bytes
-    sentences: list[str]
-    pruning: dict[str, Any] = field(default_factory=dict)
+    image: bytes  # the file of a picture
+    sentences: list[str]  # what to find in it
+    pruning: dict[str, Any] = field(default_factory=dict)  # keywords of `change_pruning`, for this request alone
 
 
 class _TooLargeError(Exception):
@@ -49,11 +43,7 @@ class _TooLargeError(Exception):
 
 
 async def read_request(request: Request, limits: Limits, allow_urls: bool) -> SegmentRequest:
-    """Read and check the body of a request for masks.
-
-    Raises:
-        ServiceError: see [`~serving.errors.CODES`].
-    """
+    """Read and check the body of a request for masks. Raises ServiceError, see [`~serving.errors.CODES`]."""
     fields = await read_fields(request, limits)
     content = fields.get("image")
     if not isinstance(content, bytes):
@@ -63,11 +53,8 @@ async def read_request(request: Request, limits: Limits, allow_urls: bool) -> Se
 
 
 async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
-    """The fields of a body, JSON or a form. Not one byte more is read than the limit allows.
-
-    Raises:
-        ServiceError: see [`~serving.errors.CODES`].
-    """
+    """The fields of a body, JSON or a form. Not one byte more is read than the limit allows. Raises ServiceError, see
+    [`~serving.errors.CODES`]."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     announced = request.headers.get("content-length", "0")
     too_large = f"The body is larger than {limits.max_request_mb} MB."
@@ -101,11 +88,7 @@ def check_names(fields: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def checked_sentences(sentences: Any, limits: Limits) -> list[str]:
-    """Sentences, or one, as a list.
-
-    Raises:
-        ServiceError: there are none or too many, or one is too long.
-    """
+    """Sentences, or one, as a list. Raises ServiceError if there are none or too many, or one is too long."""
     sentences = [sentences] if isinstance(sentences, str) else sentences
     if not isinstance(sentences, list) or not sentences:
         raise ServiceError("invalid", "`sentences` must be one or more sentences.")

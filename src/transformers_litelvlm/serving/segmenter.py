@@ -42,29 +42,18 @@ MAX_JOINED_PIXELS = 64_000_000
 
 @dataclass(frozen=True, eq=False)  # each is itself
 class Job:
-    """A request that the model can answer.
+    """A request that the model can answer."""
 
-    Attributes:
-        inputs: of the processor, on the host.
-        pruning: the settings, read once.
-        key: of the picture, by its pixels.
-        sentences: what to find.
-        size: width and height of the picture.
-        grid: rows and columns of its visual tokens, before pruning; of an image in tiles, one tile below the other.
-        prepared_ms: reading and preparing the picture.
-        shared_settings: what a call of the model needs of the settings; equal for jobs that may share one.
-        may_share: whether it may be answered together with others at all.
-    """
-
-    inputs: dict[str, Any]
-    pruning: PruningConfig
-    key: str
+    inputs: dict[str, Any]  # of the processor, on the host
+    pruning: PruningConfig  # the settings, read once
+    key: str  # of the picture, by its pixels
     sentences: list[str]
-    size: tuple[int, int]
+    size: tuple[int, int]  # width and height of the picture
+    # Rows and columns of its visual tokens, before pruning; of an image in tiles, one tile below the other.
     grid: tuple[int, int]
-    prepared_ms: float = 0.0
-    shared_settings: str = ""
-    may_share: bool = True
+    prepared_ms: float = 0.0  # reading and preparing the picture
+    shared_settings: str = ""  # what a call of the model needs of them; equal for jobs that may share one
+    may_share: bool = True  # whether it may be answered together with others at all
 
     @property
     def mask_pixels(self) -> int:
@@ -73,25 +62,16 @@ class Job:
 
 @dataclass
 class Answer:
-    """Masks for one request.
+    """Masks for one request."""
 
-    Attributes:
-        masks: (T, H, W) booleans.
-        scores: of each mask, the mean probability inside it.
-        kept: visual tokens that were kept in each dialogue, as raster indices.
-        times: milliseconds by stage; `model` is the call that requests share.
-        batch_size: how many shared it.
-        was_known: whether the encoding of the picture was there.
-        texts: what a model that answers in text wrote about each sentence.
-    """
-
-    masks: np.ndarray
-    scores: list[float]
-    kept: list[list[int]]
+    masks: np.ndarray  # (T, H, W) booleans
+    scores: list[float]  # of each mask, the mean probability inside it
+    kept: list[list[int]]  # raster indices of the visual tokens of each dialogue
+    # milliseconds by stage; `model` is the call that requests share
     times: dict[str, float] = field(default_factory=dict)
-    batch_size: int = 1
-    was_known: bool = False
-    texts: list[BoxAnswer] | None = None
+    batch_size: int = 1  # how many shared it
+    was_known: bool = False  # whether the encoding of the picture was there
+    texts: list[BoxAnswer] | None = None  # of a model that answers in text, for each sentence
 
 
 @dataclass
@@ -146,11 +126,8 @@ class Segmenter:
         self.repeated = 0
 
     def prepare(self, request: SegmentRequest) -> Job:
-        """Read the picture, and make the inputs of the model.
-
-        Raises:
-            ServiceError: the picture, a sentence or a setting is refused.
-        """
+        """Read the picture, and make the inputs of the model. Raises ServiceError if the picture, a sentence or a
+        setting is refused."""
         start, config = time.perf_counter(), self.model.config
         with invalid_input():
             pruning = change_pruning(config.pruning_config, request.pruning)

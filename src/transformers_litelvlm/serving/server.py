@@ -17,12 +17,7 @@ STOP_SECONDS = 60
 
 
 class Server(uvicorn.Server):
-    """Stops gracefully: what is inside is finished, and new requests on open connections are refused.
-
-    Args:
-        config: of uvicorn.
-        service: is told.
-    """
+    """Stops gracefully: what is inside is finished, and new requests on open connections are refused."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

@@ -27,12 +27,8 @@ HELPERS = 4
 
 
 class Service:
-    """Requests for masks, answered by one model.
-
-    Args:
-        segmenter: the model.
-        limits: of the server.
-        allow_urls: whether pictures may be addresses that the server fetches.
+    """Requests for masks, answered by one model; with `allow_urls`, their pictures may be addresses, which are
+    fetched.
 
     Attributes:
         metrics: what happened.
@@ -58,11 +54,8 @@ class Service:
         self.metrics.watch("repeated", "Requests answered again, alone.", lambda: segmenter.repeated)
 
     async def segment(self, request: Request, facts: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request, as [`SegmentAnswer`] without `id`.
-
-        Args:
-            request: whose body was not read.
-            facts: for the log; is filled in.
+        """The answer to a request whose body was not read, as [`SegmentAnswer`] without `id`. `facts`, for the log, is
+        filled in.
 
         Raises:
             ServiceError: see [`~serving.errors.CODES`].
@@ -83,13 +76,11 @@ class Service:
     async def answer(
         self, asked: SegmentRequest, request: Request, facts: dict[str, Any], times: dict[str, float]
     ) -> tuple[Job, Answer]:
-        """The masks for what was asked, inside [`admitted`].
+        """The masks for what was asked, inside [`admitted`]. `facts`, for the log, and `times`, milliseconds by stage,
+        are filled in.
 
         Args:
-            asked: what the body of the request asks.
             request: whose body was read.
-            facts: for the log; is filled in.
-            times: milliseconds by stage; is filled in.
 
         Raises:
             ServiceError, ClientDisconnect: as [`segment`] does.
@@ -148,11 +139,7 @@ class Service:
 
 
 async def unless_gone(request: Request, future: asyncio.Future) -> Any:
-    """The result of a future, which is cancelled if the client goes away first.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
+    """The result of a future, which is cancelled if the client goes away first: then it raises ClientDisconnect."""
     gone = asyncio.ensure_future(_wait_until_gone(request))
     try:
         await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)

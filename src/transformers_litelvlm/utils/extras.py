@@ -8,11 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needs_extra(name: str, what: str) -> Iterator[None]:
-    """For imports inside the `with` block: says what to install if one fails.
-
-    Args:
-        name: of the extra.
-        what: needs it.
+    """For imports inside the `with` block: if one fails, says which extra to install, and `what` needs it.
 
     Raises:
         ImportError: a module is missing.

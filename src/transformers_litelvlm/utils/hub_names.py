@@ -57,13 +57,13 @@ def check_source(source: str | os.PathLike, kind: str = "model", file: str = "co
     name = os.fspath(source)
     if os.path.exists(name):
         return
-    is_cached = _is_cached(name, kind)
+    has_copy = is_cached(name, kind)
     if constants.HF_HUB_OFFLINE:
-        reason = None if is_cached else "HF_HUB_OFFLINE is set, and the cache does not have it"
+        reason = None if has_copy else "HF_HUB_OFFLINE is set, and the cache does not have it"
     else:
         reason = _why_unreachable(hf_hub_url(name, file, repo_type=kind))
     if reason is not None:
-        way_out = "use the copy in the cache with HF_HUB_OFFLINE=1" if is_cached else "give the folder of a download"
+        way_out = "use the copy in the cache with HF_HUB_OFFLINE=1" if has_copy else "give the folder of a download"
         raise ConnectionError(
             f"There is no folder {quoted(name)} here, and the Hub cannot be asked for it: {reason}. Check the"
             f" connection, or {way_out}."
@@ -79,13 +79,12 @@ def check_loadable(source: str | os.PathLike, **where: Any) -> None:
     """
     check_no_missing_path(source)
     name = os.fspath(source)
-    if not (
-        os.path.exists(name) or where.get("local_files_only") or _is_cached(name, "model", where.get("cache_dir"))
-    ):
+    if not (os.path.exists(name) or where.get("local_files_only") or is_cached(name, cache=where.get("cache_dir"))):
         check_source(name)
 
 
-def _is_cached(name: str, kind: str, cache: str | os.PathLike | None = None) -> bool:
+def is_cached(name: str, kind: str = "model", cache: str | os.PathLike | None = None) -> bool:
+    """Whether the cache, by default that of the Hub's client, has something of a repository."""
     return Path(cache or constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind)).is_dir()
 
 

@@ -18,10 +18,7 @@ WHITENING = 0.1
 
 
 def draw_masks(
-    image: ImageInput,
-    masks: Any,
-    labels: Sequence[str] | None = None,
-    scores: Sequence[float] | None = None,
+    image: ImageInput, masks: Any, labels: Sequence[str] | None = None, scores: Sequence[float] | None = None
 ) -> Image.Image:
     """
     Draws masks over an image in distinct colours, with contours and numbers, and a legend under it.

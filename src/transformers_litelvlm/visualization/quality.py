@@ -17,7 +17,6 @@ from transformers_litelvlm.visualization.quality_panels import Line, Panel, is_i
 
 
 with needs_extra("benchmark", "A plot"):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.textpath import TextPath
 
@@ -79,7 +78,6 @@ def draw_quality(panels: Sequence[Panel]) -> Figure:
     height = max(3.6, (most + 1) * LABEL_SIZE * LINE_SPACING / 72)
     size = (sum(LEFT + WIDTH + width for width in label_widths), TOP + height + BOTTOM)
     figure = Figure(figsize=size, facecolor="white")
-    FigureCanvasAgg(figure)
     left = LEFT
     for panel, label_width in zip(panels, label_widths, strict=True):
         box = (left / size[0], BOTTOM / size[1], WIDTH / size[0], height / size[1])

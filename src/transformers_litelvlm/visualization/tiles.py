@@ -10,12 +10,8 @@ from transformers_litelvlm.visualization.layout import to_array
 
 
 def kept_on_picture(indices: Any, places: np.ndarray | None) -> np.ndarray:
-    """Places of kept tokens; those of a thumbnail are left out.
-
-    Args:
-        indices: (K,) of visual tokens.
-        places: (N,) the place of each visual token, -1 for none; `None` if they are in order.
-    """
+    """Places of kept tokens (K,); those of a thumbnail are left out. `places` (N,) has the place of each visual token,
+    -1 for none; it is `None` if they are in order."""
     indices = to_array(indices)
     kept = indices if places is None else places[indices]
     return kept[kept >= 0]

@@ -221,10 +221,7 @@ def _crop_start(length: int, cropped: int) -> int:
 
 
 def cells_of(
-    canvas_size: tuple[int, int],
-    image_size: tuple[int, int],
-    grid: tuple[int, int],
-    region: Region,
+    canvas_size: tuple[int, int], image_size: tuple[int, int], grid: tuple[int, int], region: Region
 ) -> np.ndarray:
     """Raster index of the visual token that saw each pixel of the canvas, -1 if none did: (height, width)."""
     left, top, right, bottom = region
@@ -253,13 +250,8 @@ def boxes_of(
 
 
 def paint_tokens(pixels: np.ndarray, cell: np.ndarray, level: np.ndarray) -> Image.Image:
-    """Patches between dimmed (level 0) and as they are (level 1); hatched where no token is.
-
-    Args:
-        pixels: (height, width, 3) of the canvas.
-        cell: (height, width), from [`cells_of`].
-        level: one number per visual token.
-    """
+    """Patches of a canvas (height, width, 3) between dimmed (level 0) and as they are (level 1); hatched where no
+    token is. `cell` is from [`cells_of`], and `level` has one number per visual token."""
     seen, level = cell >= 0, level[cell.clip(min=0)]
     # Borders between cells: bright where a kept patch meets a pruned one, faint elsewhere.
     edge, front = _borders(cell) & seen, _borders(seen & (level > 0.5))

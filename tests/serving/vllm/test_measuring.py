@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from transformers_litelvlm.serving.vllm.measuring import Point, _ratios, _run, render
+from transformers_litelvlm.serving.vllm.measuring import _ratios, _run, figures, render
 
 
 class ThreeSteps:
@@ -43,8 +43,8 @@ def test_so_many_requests_are_under_way(concurrency):
 
 def test_ratios_are_of_the_same_concurrency():
     def point(budget, concurrency, seconds, tokens):
-        measured = Point(budget, concurrency, seconds, 2 * seconds, [seconds / 4, seconds / 2], tokens)
-        return {"pictures": "new pictures", **measured.as_dict()}
+        measured = figures(budget, concurrency, seconds, 2 * seconds, [seconds / 4, seconds / 2], tokens)
+        return {"pictures": "new pictures", **measured}
 
     points = [point(None, 1, 4, 600), point(None, 8, 8, 600), point(64, 1, 2, 100), point(64, 8, 2, 100)]
     one, eight = _ratios(points)

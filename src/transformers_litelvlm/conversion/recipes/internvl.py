@@ -75,14 +75,8 @@ _VISION_FIELDS = (
 
 
 def internvl_config(source: CheckpointSource, published: dict[str, Any], tokenizer: Any, **more: Any) -> Any:
-    """[`InternVLLiteConfig`] of a published config.json.
-
-    Args:
-        more: further fields.
-
-    Raises:
-        ConversionError: for a language model or a layout that is not known.
-    """
+    """[`InternVLLiteConfig`] of a published config.json, with `more` fields. Raises ConversionError for a language
+    model or a layout that is not known."""
     text, vision = (published.get(name) for name in ("llm_config", "vision_config"))
     if not isinstance(vision, dict):
         raise ConversionError(f"{source}/config.json has no `vision_config`: it is no checkpoint of InternVL.")
@@ -128,11 +122,7 @@ def internvl_tokenizer(source: CheckpointSource) -> Any:
 
 
 def internvl_processor(published: dict[str, Any], config: Any, tokenizer: Any, **more: Any) -> InternVLLiteProcessor:
-    """Processor of a published InternVL.
-
-    Args:
-        more: further arguments.
-    """
+    """Processor of a published InternVL, with `more` arguments."""
     height, width = config.vision_config.image_size
     return InternVLLiteProcessor(
         image_processor=GotOcr2ImageProcessorPil(

@@ -43,7 +43,6 @@ def llava_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
     """How a stock LLaVA checkpoint becomes a [`LlavaLiteForConditionalGeneration`].
 
     Args:
-        source: the checkpoint.
         clip: folder or Hub id of the CLIP that its vision tower comes from; default: `guidance_model` of
             [`LlavaLiteConfig`].
 

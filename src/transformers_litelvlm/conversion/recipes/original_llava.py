@@ -86,7 +86,6 @@ def grounding_conversion(
     Args:
         name, title: of the kind of checkpoint, for the report (and for its prompts), and for the model card.
         rules: of its tensors.
-        source: the checkpoint.
         clip: folder or Hub id of its CLIP; default: the one that its config names.
 
     Raises:

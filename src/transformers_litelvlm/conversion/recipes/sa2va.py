@@ -144,7 +144,6 @@ def sa2va_conversion(source: CheckpointSource, clip: str | None = None) -> Conve
     [`InternVLLiteForReferringSegmentation`].
 
     Args:
-        source: the checkpoint.
         clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`), of
             a Qwen model only. Default: without one; the model guides itself.
 
@@ -179,11 +178,8 @@ def _of_internvl(source: CheckpointSource, published: dict[str, Any], clip: str 
 
 
 def variant_of(source: CheckpointSource, published: dict[str, Any]) -> Variant:
-    """Which language model a published Sa2VA has.
-
-    Raises:
-        ConversionError: if it is none that is known; says what the checkpoint looks like.
-    """
+    """Which language model a published Sa2VA has. Raises ConversionError if it is none that is known; says what the
+    checkpoint looks like."""
     text = published.get("text_config")
     language_model = text.get("model_type") if isinstance(text, dict) else None
     variant = VARIANTS.get(language_model)
@@ -231,12 +227,7 @@ def sa2va_config(source: CheckpointSource, published: dict[str, Any], seg_token_
 
 
 def mask_parts(sizes: dict[str, Any], before_norm: bool, seg_token_id: int) -> dict[str, Any]:
-    """Fields of a config that make a model a Sa2VA.
-
-    Args:
-        sizes: of its SAM 2.
-        before_norm: see [`Variant`].
-    """
+    """Fields of a config that make a model a Sa2VA, with the sizes of its SAM 2; `before_norm` as in [`Variant`]."""
     return {
         # Unlike in the base models, the head is stored, and is not the table of embeddings.
         "tie_word_embeddings": False,

@@ -114,12 +114,7 @@ def _sizes(side: int, hiera: dict[str, Any], is_2_1: bool) -> dict[str, Any]:
 
 
 def sam2_renames(source_prefix: str = "", target_prefix: str = "") -> list[Rename]:
-    """Rules for SAM 2's tensors (615 of the base-plus size).
-
-    Args:
-        source_prefix: regular expression, before the names there.
-        target_prefix: before the names here.
-    """
+    """Rules for SAM 2's tensors (615 of the base-plus size); `source_prefix` is a regular expression."""
     encoder = target_prefix + "prompt_encoder."
     return [
         *renames_of(_MODULES, _TENSORS, source_prefix, target_prefix),

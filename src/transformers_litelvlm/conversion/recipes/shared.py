@@ -32,7 +32,6 @@ GUIDANCE_RULES: Rules = [
     Rename(r"(text_model|text_projection|visual_projection)\.(.+)", r"model.guidance.\1.\2"),
 ]
 
-
 # Of a CLIP beside a Qwen model, which has a vision tower of its own.
 SIDE_CLIP_RULES: Rules = [*GUIDANCE_RULES, Rename(r"vision_model\.(.+)", r"model.guidance.vision_model.\1")]
 
@@ -47,11 +46,8 @@ def read_config(source: CheckpointSource, way_out: str = "give the folder or the
 
 
 def open_clip(path_or_id: str) -> CheckpointSource:
-    """The CLIP of a conversion.
-
-    Raises:
-        ConversionError: as [`CheckpointSource`] does; names the option, since users need not have named a CLIP.
-    """
+    """The CLIP of a conversion. Raises ConversionError as [`CheckpointSource`] does; it names the option, since users
+    need not have named a CLIP."""
     try:
         return CheckpointSource(path_or_id)
     except ConversionError as error:
@@ -107,7 +103,6 @@ def make_conversion(
 
     Args:
         title: what the kind of checkpoint is called in the model card.
-        model_class: of the result.
         config, processor, generation: of the result.
         parts: the sources with their rules; the first one is the published model, and names the kind in the report.
         must_equal: tensors that show whether the sources belong together.
@@ -147,12 +142,8 @@ def make_conversion(
 def qwen_conversion(
     title: str, model_class: type[PreTrainedModel], config: Any, processor: Any, part: Part, clip: str | None
 ) -> Conversion:
-    """The conversion of a checkpoint with a Qwen model, see [`make_conversion`].
-
-    Args:
-        part: the published model.
-        clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning; `None` for none.
-    """
+    """The conversion of a checkpoint with a Qwen model, see [`make_conversion`]. `clip` is the folder or Hub id of a
+    CLIP that becomes part of the checkpoint and guides pruning; `None` for none."""
     parts = [part]
     if clip is not None:
         parts.append(_add_side_clip(open_clip(clip), config, processor))

@@ -31,9 +31,7 @@ from transformers_litelvlm.models.qwen2_5_vl_lite.modeling_qwen2_5_vl_lite impor
 )
 from transformers_litelvlm.models.qwen2_5_vl_lite.processing_qwen2_5_vl_lite import Qwen2_5_VLLiteProcessor
 from transformers_litelvlm.models.qwen2_5_vl_lite.unipixel_prompts import SEG_TOKEN
-from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import (
-    Qwen2_5_VLLiteVideoProcessor,
-)
+from transformers_litelvlm.models.qwen2_5_vl_lite.video_processing_qwen2_5_vl_lite import Qwen2_5_VLLiteVideoProcessor
 
 
 SAM2_CONFIG = "sam2.1_hiera_b+"
@@ -58,7 +56,6 @@ def unipixel_conversion(source: CheckpointSource, clip: str | None = None) -> Co
     """How UniPixel becomes a [`Qwen2_5_VLLiteForReferringSegmentation`].
 
     Args:
-        source: the checkpoint.
         clip: folder or Hub id of a CLIP that becomes part of the checkpoint and guides pruning (`guidance="clip"`).
             Default: `guidance="intrinsic"`, without one.
 

@@ -20,11 +20,8 @@ from transformers_litelvlm.serving.vllm.processing import PictureDummyInputs
 
 
 class MaskPooler(Pooler):
-    """Masks of every [SEG] of a prompt, from the states of the whole prompt, which may come in chunks.
-
-    Args:
-        media: the model without its language model.
-    """
+    """Masks of every [SEG] of a prompt, from the states of the whole prompt, which may come in chunks; `media` is the
+    model without its language model."""
 
     def __init__(self, media: Any) -> None:
         super().__init__()

@@ -24,11 +24,7 @@ def prompts_of(features: BatchFeature, image_token_id: int) -> list[list[int]]:
 
 
 def pack_picture(features: BatchFeature, key: str) -> dict[str, Any]:
-    """What the mask decoder needs of `segmentation_inputs` about one picture.
-
-    Args:
-        key: equal for equal pictures.
-    """
+    """What the mask decoder needs of `segmentation_inputs` about one picture; `key` is equal for equal pictures."""
     pixels = features["mask_pixel_values"].float().contiguous()
     sizes = {name: features[name].tolist() for name in SIZES}
     return {"key": key, "shape": list(pixels.shape), "pixels": pixels.numpy().tobytes(), **sizes}

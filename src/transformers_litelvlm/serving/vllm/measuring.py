@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,48 +15,37 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of each engine.
+    """What is asked of each engine."""
 
-    Attributes:
-        concurrency: requests under way at a time, each value in turn.
-        requests: for each of them; at least twice as many as are under way.
-        new_tokens: of an answer.
-        side: of the pictures, in pixels.
-        question: about each of them; a number is added, so that no two are alike.
-    """
-
-    concurrency: Sequence[int] = (1, 8, 32)
-    requests: int = 16
-    new_tokens: int = 8
-    side: int = 336
+    concurrency: Sequence[int] = (1, 8, 32)  # requests under way at a time, each value in turn
+    requests: int = 16  # for each of them; at least twice as many as are under way
+    new_tokens: int = 8  # of an answer
+    side: int = 336  # of the pictures, in pixels
+    # about each of them; a number is added, so that no two are alike
     question: str = "Where is the red mug, number {}?"
 
 
-@dataclass
-class Point:
-    """What was measured of one setting at one concurrency. Times are in seconds."""
-
-    budget: int | None
-    concurrency: int
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    first_tokens: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for a report."""
-        count = len(self.first_tokens)
-        p50, p99 = np.percentile(self.first_tokens, [50, 99]).tolist()
-        return {
-            "budget": self.budget,
-            "concurrency": self.concurrency,
-            "requests": count,
-            "requests_per_second": count / self.seconds,
-            "first_token_p50": p50,
-            "first_token_p99": p99,
-            "cpu_seconds_per_request": self.cpu_seconds / count,
-            "prompt_tokens": self.prompt_tokens,
-        }
+def figures(
+    budget: int | None,
+    concurrency: int,
+    seconds: float,
+    cpu_seconds: float,
+    first_tokens: Sequence[float],
+    prompt_tokens: int,
+) -> dict[str, Any]:
+    """What was measured of one setting at one concurrency, for a report. Times are in seconds."""
+    count = len(first_tokens)
+    p50, p99 = np.percentile(first_tokens, [50, 99]).tolist()
+    return {
+        "budget": budget,
+        "concurrency": concurrency,
+        "requests": count,
+        "requests_per_second": count / seconds,
+        "first_token_p50": p50,
+        "first_token_p99": p99,
+        "cpu_seconds_per_request": cpu_seconds / count,
+        "prompt_tokens": prompt_tokens,
+    }
 
 
 def run_engines(checkpoint: str, budgets: Sequence[int], load: Load, says: Callable[[str], None]) -> dict[str, Any]:
@@ -64,7 +53,6 @@ def run_engines(checkpoint: str, budgets: Sequence[int], load: Load, says: Calla
 
     Args:
         checkpoint: one of ours, or a stock one.
-        budgets: visual tokens kept of each picture.
         says: is told what happens next.
 
     Returns:
@@ -79,7 +67,7 @@ def run_engines(checkpoint: str, budgets: Sequence[int], load: Load, says: Calla
         for name, repeats in [("new pictures", False), ("known pictures", True)]:
             for concurrency in load.concurrency if not repeats else load.concurrency[:1]:
                 says(f"{name}, {concurrency} at a time")
-                point = _measure(engine.llm_engine, budget, concurrency, load, repeats).as_dict()
+                point = _measure(engine.llm_engine, budget, concurrency, load, repeats)
                 points.append({"pictures": name, **point})
         del engine
         gc.collect()
@@ -102,7 +90,7 @@ def _start(checkpoint: str, budget: int | None, load: Load) -> Any:
     )
 
 
-def _measure(engine: Any, budget: int | None, concurrency: int, load: Load, repeats: bool) -> Point:
+def _measure(engine: Any, budget: int | None, concurrency: int, load: Load, repeats: bool) -> dict[str, Any]:
     """Keep `concurrency` requests under way; a new one starts as soon as one is finished."""
     from vllm import SamplingParams
 
@@ -111,13 +99,10 @@ def _measure(engine: Any, budget: int | None, concurrency: int, load: Load, repe
     # One before, for what happens once. Where the pictures are to be known, it is the one that is asked about.
     list(_run(engine, _requests(engine, load, [0]), 1, params))
     asked = _requests(engine, load, [0] * count if repeats else range(1, count + 1), first=1000 * concurrency)
-    point = Point(budget, concurrency)
     start, cpu = time.perf_counter(), time.process_time()
-    for waited, prompt_tokens in _run(engine, asked, concurrency, params):
-        point.first_tokens.append(waited)
-        point.prompt_tokens = prompt_tokens
-    point.seconds, point.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-    return point
+    waited, prompt_tokens = zip(*_run(engine, asked, concurrency, params))
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    return figures(budget, concurrency, seconds, cpu_seconds, waited, prompt_tokens[-1])
 
 
 def _requests(engine: Any, load: Load, numbers: Sequence[int], first: int = 0) -> list[Any]:

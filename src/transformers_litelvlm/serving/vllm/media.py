@@ -44,12 +44,8 @@ def renamed(name: str) -> str:
 
 
 def media_model(model_class: type[PreTrainedModel], config: Any) -> Any:
-    """A model of ours without its language model, for its weights to be loaded into.
-
-    Args:
-        model_class: with a head; its base model encodes and selects.
-        config: of the whole model.
-    """
+    """A model of ours, with a head, without its language model, for its weights to be loaded into; `config` is of the
+    whole model."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     # Upstream's constructors build a language model, so they get a very small one, to be thrown away.

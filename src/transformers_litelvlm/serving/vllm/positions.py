@@ -22,17 +22,11 @@ _BASE = 256
 
 
 class Span(NamedTuple):
-    """The placeholders of a picture in a prompt.
-
-    Attributes:
-        start: index of the first one.
-        length: their number, after pruning.
-        grid: visual tokens before pruning.
-    """
+    """The placeholders of a picture in a prompt."""
 
     start: int
-    length: int
-    grid: Grid
+    length: int  # after pruning
+    grid: Grid  # before pruning
 
 
 class Flat:
@@ -86,11 +80,7 @@ def first_positions(length: int, spans: Sequence[Span], kind: type[Flat]) -> tup
 
 
 def final_positions(
-    positions: torch.Tensor,
-    is_visual: torch.Tensor,
-    offsets: torch.Tensor,
-    num_computed: int,
-    size: int | None = None,
+    positions: torch.Tensor, is_visual: torch.Tensor, offsets: torch.Tensor, num_computed: int, size: int | None = None
 ) -> tuple[torch.Tensor, int]:
     """Positions with those of the next visual tokens, whose embeddings are there now.
 

@@ -33,10 +33,12 @@ class PrunedInfoMixin:
 
     Attributes:
         processor_class: ours.
+        needs_clip_tokens: whether sentences are in the tokens of a CLIP whatever the config says.
         request_keywords: what a request may say besides pruning settings.
     """
 
     processor_class: ClassVar[Any]
+    needs_clip_tokens: ClassVar[bool] = False
     request_keywords: ClassVar[tuple[str, ...]] = ("expressions",)
     ctx: Any
     get_hf_config: Any
@@ -50,11 +52,6 @@ class PrunedInfoMixin:
         if self.needs_clip_tokens and processor.guidance_tokenizer is None and source:  # stock LLaVA
             processor.guidance_tokenizer = AutoTokenizer.from_pretrained(source)
         return processor
-
-    @property
-    def needs_clip_tokens(self) -> bool:
-        """Whether sentences are in the tokens of a CLIP whatever the config says."""
-        return False
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}
@@ -71,15 +68,8 @@ class PrunedInfoMixin:
         return {"image": self.max_placeholders()}
 
     def num_placeholders(self, pruning: PruningConfig, grid_thw: Any = None) -> int:
-        """Of a picture.
-
-        Args:
-            pruning: settings of the request.
-            grid_thw: (3,) patches of the picture, in families where its size decides.
-
-        Raises:
-            ValueError: if they are more than vLLM has made place for.
-        """
+        """Of a picture, with the settings of the request; `grid_thw` is as for [`image_grid`]. Raises ValueError if
+        they are more than vLLM has made place for."""
         config = self.get_hf_config()
         found = num_placeholders(PruningSettings.of(config, pruning), image_grid(config, grid_thw))
         if found > (most := self.max_placeholders()):

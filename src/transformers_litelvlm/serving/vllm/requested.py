@@ -28,11 +28,8 @@ def is_setting(name: str) -> bool:
 
 
 def as_ours(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Pruning settings with [`VLLM_NAMES`], by the names of `from_pretrained`.
-
-    Raises:
-        ValueError: if the same thing is said twice, or the rate is not in [0, 1).
-    """
+    """Pruning settings with [`VLLM_NAMES`], by the names of `from_pretrained`. Raises ValueError if the same thing is
+    said twice, or the rate is not in [0, 1)."""
     found = dict(keywords)
     for name, (keyword, *further) in VLLM_NAMES.items():
         if name not in keywords:

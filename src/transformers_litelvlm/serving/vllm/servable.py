@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from transformers_litelvlm.models.guidance.encoded import Grid
 from transformers_litelvlm.models.settings import PruningSettings
+from transformers_litelvlm.pruning.base import TokenPruner
 from transformers_litelvlm.pruning.registry import get_pruner, list_pruners
 
 
@@ -54,9 +55,10 @@ def check_settings(config: Any, pruning: Any = None) -> PruningSettings:
     """
     settings = PruningSettings.of(config, pruning)
     if settings.inside_language_model is not None:
+        before = [name for name in list_pruners() if issubclass(get_pruner(name), TokenPruner)]
         raise ValueError(
             f"The method {settings.inside_language_model.name!r} works inside the language model, which is vLLM's own "
-            f"here. Choose one that works before it: {', '.join(_before_language_model())}."
+            f"here. Choose one that works before it: {', '.join(before)}."
         )
     pruner = settings.before_language_model
     if pruner is None:
@@ -74,18 +76,9 @@ def check_settings(config: Any, pruning: Any = None) -> PruningSettings:
     return settings
 
 
-def _before_language_model() -> list[str]:
-    from transformers_litelvlm.pruning.base import TokenPruner
-
-    return [name for name in list_pruners() if issubclass(get_pruner(name), TokenPruner)]
-
-
 def image_grid(config: Any, grid_thw: Any = None) -> Grid:
-    """(1, rows, columns) of the visual tokens of a picture before pruning.
-
-    Args:
-        grid_thw: (3,) patches of the picture, in families where its size decides.
-    """
+    """(1, rows, columns) of the visual tokens of a picture before pruning. In families where its size decides,
+    `grid_thw` (3,) has its patches."""
     if config.num_visual_tokens is not None:
         side = math.isqrt(config.num_visual_tokens)
         return 1, side, side

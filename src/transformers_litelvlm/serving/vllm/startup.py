@@ -77,11 +77,8 @@ def apply_vllm_names(config: Any, overrides: Any) -> None:
 
 
 def use_three_rows(model_config: Any) -> None:
-    """Let vLLM take positions from the embeddings, as it does for pruned videos.
-
-    Raises:
-        ValueError: for a language model that is no Llama, or whose angles vLLM computes from one row alone.
-    """
+    """Let vLLM take positions from the embeddings, as it does for pruned videos. Raises ValueError for a language
+    model that is no Llama, or whose angles vLLM computes from one row alone."""
     text = model_config.hf_text_config
     if "mrope_section" not in text.rope_parameters:  # LLaVA: three equal rows
         kinds = (text.model_type, text.rope_parameters.get("rope_type", "default"))
