@@ -124,6 +124,29 @@ def test_a_batch_and_decoding(family, model, name, second, options):
         assert single.tolist() == expected.tolist() == together[row : row + 1].tolist()
 
 
+@THEN
+def test_a_row_that_the_second_method_leaves_whole_keeps_its_positions(family, model, second, options):
+    """As it would alone, whatever other rows of the batch lose; also in its cache."""
+    need_methods_inside(family)
+    if second == "sparsevlm" or all(positions != "compact" for _, positions in family.policies):
+        pytest.skip("fixed numbers of tokens, or positions that are never renumbered")
+    # Of 16, 48 and 32 tokens 2, 5 and 3 are left, of which only the 5 are too many.
+    then = {"method": second, "budget": 3, "method_options": options, "position_ids": "compact"}
+    pruning = PruningConfig(method="random", retention_ratio=0.1, position_ids="original", then=then)
+    keywords = {"pruning_config": pruning, "return_dict_in_generate": True, "output_logits": True, **GREEDY}
+    length = family.lite_inputs()["input_ids"].shape[1]
+    together = model.generate(**family.lite_inputs(), **keywords)
+    for row in (0, 1):
+        alone = model.generate(**family.row(row), **keywords)
+        assert alone.sequences[0, -5:].tolist() == together.sequences[row, length:].tolist()
+        for one, of_batch in zip(alone.logits, together.logits, strict=True):
+            torch.testing.assert_close(one[0], of_batch[row], atol=1e-4, rtol=1e-4)
+    beams = model.generate(**family.lite_inputs(), **GREEDY, pruning_config=pruning, num_beams=2)
+    for row in (0, 1):
+        alone = model.generate(**family.row(row), **GREEDY, pruning_config=pruning, num_beams=2)
+        assert alone[0, -5:].tolist() == beams[row, length:].tolist()
+
+
 def test_settings_that_do_not_fit_together():
     then = {"method": "fastv", "budget": 4}
     with pytest.raises(ValueError, match="`method` must work before the language model.*'fastv' and 'fastv'"):

@@ -23,10 +23,9 @@ def weights_of(block: Any) -> Iterator[None]:
             block.reshard()  # else after the backward pass
 
 
-@contextmanager
-def parameters_at_hand(*modules: Any) -> Iterator[None]:
-    """Parameters of `modules` themselves, which an offloaded model brings in for calls of their `forward` alone; those
-    that are there already stay.
+def parameters_at_hand(*modules: Any) -> ExitStack:
+    """Context with the parameters of `modules` themselves, which an offloaded model brings in for calls of their
+    `forward` alone; those that are there already stay.
 
     Accelerate's `align_module_device` is for modules with one hook; the first of those on a device has two.
     """
@@ -37,7 +36,7 @@ def parameters_at_hand(*modules: Any) -> Iterator[None]:
             if hook is not None and any(tensor.is_meta for tensor in own):
                 hook.pre_forward(module)
                 stack.callback(hook.post_forward, module, None)
-        yield
+        return stack.pop_all()
 
 
 def to_device_of(module: Any, tensor: torch.Tensor) -> torch.Tensor:

@@ -159,11 +159,6 @@ class PrunedModelMixin:
         own |= self._guidance_of(modality, arguments)
         return self.features_by_medium(self._features(modality, own, settings), modality, own)
 
-    def beside_prompt(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those arguments of `forward` that neither make the prompt nor guide the selection."""
-        ours = {*self.prompt_arguments, *self.guidance_arguments}
-        return {name: value for name, value in arguments.items() if name not in ours}
-
     def _guidance_of(self, modality: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Guidance has rows for the images, then for the videos."""
         guidance = {n: arguments[n] for n in self.guidance_arguments if arguments.get(n) is not None}
@@ -205,7 +200,8 @@ class PrunedModelMixin:
         is_for_head = prompt is not None
         if prompt is None:
             prompt = prune_prompt(self, arguments, self.settings(pruning_config), after=arguments.get("cache"))
-        others = self.beside_prompt(arguments)
+        ours = {*self.prompt_arguments, *self.guidance_arguments}
+        others = {name: value for name, value in arguments.items() if name not in ours}
         cache, output = others.get("cache"), None
         # A number: a static cache counts in a tensor, which grows. That of `generate_batch` cannot say it.
         past = 0 if cache is None or prompt.plan is None else int(cache.get_seq_length())
@@ -260,7 +256,8 @@ class PrunedHeadMixin:
         if settings.inside_language_model is not None and arguments.get("labels") is not None:
             return self._with_loss(upstream, arguments, settings)
         prompt = prune_prompt(base, arguments, settings, after=arguments.get("cache"))
-        others = base.beside_prompt(arguments)
+        ours = {*base.prompt_arguments, *base.guidance_arguments}
+        others = {name: value for name, value in arguments.items() if name not in ours}
         if prompt.plan is None:
             return self.output_class(**upstream(self, **prompt.inputs, **others, pruned=prompt, return_dict=True))
         plan, labels = prompt.plan, others.pop("labels", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -87,10 +88,13 @@ class PrunedPromptLayer(DynamicLayer):
         mask: (B, P) bool, which of the P entries that the prompt leaves here are no padding; `None` if all are.
         length: P.
         first: the first decoder layer that got this part of the prompt.
-        is_compact: whether positions here count the entries of this layer, or those of the unpruned sequence.
+        is_compact: (B, 1) bool, whether positions of a row count its entries in this layer, or those of the unpruned
+            sequence; `None` if those of no row do.
     """
 
-    def __init__(self, mask: torch.Tensor | None, length: int, *, first: int, is_compact: bool) -> None:
+    def __init__(
+        self, mask: torch.Tensor | None, length: int, *, first: int, is_compact: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.mask, self.length, self.first, self.is_compact = mask, length, first, is_compact
 
@@ -109,12 +113,14 @@ class PrunedPromptLayer(DynamicLayer):
 
     def positions(self, mask: torch.Tensor | None, unpruned: torch.Tensor) -> torch.Tensor:
         """Positions of new tokens here, from [`attention_mask`] and their positions in the unpruned sequence."""
-        if not self.is_compact:
+        if self.is_compact is None:
             return unpruned
         num_new = unpruned.shape[1]
         if mask is None:
-            return torch.arange(num_new, device=unpruned.device).unsqueeze(0) + self.get_seq_length()
-        return mask.long().cumsum(dim=1)[:, -num_new:].to(unpruned.device) - 1
+            entries = torch.arange(num_new, device=unpruned.device).unsqueeze(0) + self.get_seq_length()
+        else:
+            entries = mask.long().cumsum(dim=1)[:, -num_new:].to(unpruned.device) - 1
+        return torch.where(self.is_compact.to(unpruned.device), entries, unpruned)
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
@@ -131,12 +137,14 @@ class PrunedPromptLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(repeats, dim=0)
+        self._change_rows(lambda of_rows: of_rows.repeat_interleave(repeats, dim=0))
 
     def _select(self, rows: torch.Tensor) -> None:
-        if self.mask is not None:
-            self.mask = self.mask[rows.to(self.mask.device)]
+        self._change_rows(lambda of_rows: of_rows[rows.to(of_rows.device)])
+
+    def _change_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.mask = None if self.mask is None else change(self.mask)
+        self.is_compact = None if self.is_compact is None else change(self.is_compact)
 
 
 def holds_pruned_prompt(cache: Cache | None) -> bool:
@@ -179,7 +187,7 @@ def shorten_layer(cache: Cache | None, index: int, places: torch.Tensor, mask: t
     if cache is None:
         return
     full = cache.layers[index]
-    kept = PrunedPromptLayer(mask, places.shape[1], first=1, is_compact=False)
+    kept = PrunedPromptLayer(mask, places.shape[1], first=1)
     index_of = places.to(full.keys.device)[:, None, :, None]
     kept.update(
         *(part.gather(2, index_of.expand(-1, part.shape[1], -1, part.shape[3])) for part in (full.keys, full.values))

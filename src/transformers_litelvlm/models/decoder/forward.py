@@ -14,7 +14,7 @@ from transformers_litelvlm.models.decoder.loop import DecoderOutput, decode, pre
 from transformers_litelvlm.models.outputs import PrunedImageFeatures, token_lists
 from transformers_litelvlm.models.prompt.compaction import count_prompt
 from transformers_litelvlm.models.prompt.embedding import deepstack_states
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, in_any, placeholder_mask
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, placeholder_mask
 from transformers_litelvlm.models.settings import PruningSettings
 
 
@@ -102,7 +102,7 @@ def _prefill(
     sizes = {modality: [len(tokens) for tokens in output.pooler_output] for modality, output in encoded.items()}
     order = reading_order(is_placeholder, sizes)
     num_visual = [sizes[modality][index] for modality, index in order]
-    is_visual = in_any(is_placeholder)
+    is_visual = torch.stack(list(is_placeholder.values())).any(dim=0)
     whole = whole_prompt(
         embeds,
         is_visual,

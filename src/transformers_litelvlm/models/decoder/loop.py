@@ -108,6 +108,7 @@ def prefill(
     if use_cache and cache is None:
         cache = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
+    num_real = _num_real(prompt)
     mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, 0)
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(prompt.states, prompt)  # as upstream, without what DeepStack adds
@@ -124,10 +125,9 @@ def prefill(
         if pruner.prunes_earlier_caches:
             for earlier in range(1, index + 1):
                 shorten_layer(cache, earlier, plan.index, prompt.mask)
+        is_compact = None if settings.keeps_positions else _num_real(prompt) < num_real
         for later in range(index + 1, num_layers):
-            kept = PrunedPromptLayer(
-                prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=not settings.keeps_positions
-            )
+            kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
             replace_layer(cache, later, kept)
         mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, index + 1)
     whole = prompt.with_deepstack()
@@ -259,7 +259,10 @@ def _shorten(
     positions = plan.apply(prompt.positions, 0)
     if not settings.keeps_positions:
         is_real = plan.is_real if mask is None else mask
-        positions = (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
+        renumbered = (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
+        # A row that loses nothing is as it would be alone.
+        is_shorter = is_real.sum(dim=1, keepdim=True) < _num_real(prompt)
+        positions = torch.where(is_shorter, renumbered, positions)
     shortened = PromptInDecoder(
         states=plan.apply_to_embeddings(prompt.states),
         mask=mask,
@@ -273,6 +276,12 @@ def _shorten(
         deepstack=tuple(plan.apply_to_embeddings(added) for added in prompt.deepstack),
     )
     return shortened, plan
+
+
+def _num_real(prompt: PromptInDecoder) -> torch.Tensor:
+    """Tokens of each row that are no padding, (B, 1)."""
+    real = torch.ones_like(prompt.is_visual) if prompt.mask is None else prompt.mask
+    return real.sum(dim=1, keepdim=True)
 
 
 def _mask_and_rotary_of(

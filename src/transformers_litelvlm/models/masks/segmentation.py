@@ -291,7 +291,9 @@ class ReferringSegmentationMixin(_Model):
         given.pop(self.model.pixels_of[self.mask_modality], None)
         if len(set(inputs["about"])) < len(inputs["about"]):
             given |= self._media_by_dialogue(inputs)
-        given["mm_encoder_outputs"] = {self.mask_modality: by_dialogue(features, inputs["shown"])}
+        if len(features.pooler_output) != len(inputs["shown"]):
+            features = by_dialogue(features, inputs["shown"])
+        given["mm_encoder_outputs"] = {self.mask_modality: features}
         return given
 
     def states_of(self, prompt: PrunedPrompt) -> tuple[torch.Tensor, PrunedImageFeatures | None]:

@@ -131,13 +131,15 @@ def prune_prompt(
     # What shapes depend on is asked of the device now: later, the vision tower would have to finish first.
     names = list(dict.fromkeys([*pruned, *(name for name, output in encoded.items() if output is not None)]))
     masks = {name: placeholder_mask(model, name, inputs) for name in names}
-    counts = _count(masks, mask) if counts is None else counts
+    is_media = torch.stack(list(masks.values())).any(dim=0)
+    if counts is None:
+        counts = {name: count_prompt(each, mask, is_media) for name, each in masks.items()}
     for modality in with_pixels:
         encoded[modality] = model.media_features(modality, media, settings)
         inputs[model.pixels_of[modality]] = None
     inputs["mm_encoder_outputs"] = encoded
     prompt = PrunedPrompt(inputs, settings, encoded, counts=counts)
-    prompt.plan = _plan(prompt, masks, mask)
+    prompt.plan = _plan(prompt, masks, is_media, mask)
     if prompt.plan is None:
         model.check_short_prompt(prompt)
         return prompt
@@ -159,7 +161,9 @@ def plan_of_kept(
     masks = {modality: placeholder_mask(model, modality, arguments) for modality in encoded}
     if not masks:
         return None
-    return _plan(PrunedPrompt({}, settings, encoded, counts=_count(masks, mask)), masks, mask)
+    is_media = torch.stack(list(masks.values())).any(dim=0)
+    counts = {modality: count_prompt(each, mask, is_media) for modality, each in masks.items()}
+    return _plan(PrunedPrompt({}, settings, encoded, counts=counts), masks, is_media, mask)
 
 
 def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: list[str], past: int) -> None:
@@ -177,7 +181,7 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
         placeholders = [getattr(model.config, f"{modality}_token_id", None) for modality in model.modalities]
         check_ids("input_ids", ids, model.config.get_text_config().vocab_size, placeholders)
     positions = inputs.get("position_ids")
-    if needed is not None:
+    if positions is not None and needed is not None:
         check_columns("position_ids", positions, ids.shape[1])
     if positions is not None and positions.ndim == 3:  # of M-RoPE: with four rows, the first is for the mask
         positions = positions[0] if len(positions) == 4 else None
@@ -194,30 +198,23 @@ def _check_shapes(model: PreTrainedModel, inputs: dict[str, Any], with_pixels: l
             )
 
 
-def check_columns(name: str, value: torch.Tensor | None, length: int) -> None:
+def check_columns(name: str, value: torch.Tensor, length: int) -> None:
     """Raises ValueError if `value` (..., L) has not one column for each token of a prompt of this length."""
-    if value is not None and value.shape[-1] != length:
+    if value.shape[-1] != length:
         raise ValueError(
             f"`{name}` has {value.shape[-1]} columns, the prompt {length}. Pruning shortens both together: pass one "
             "for each token of the prompt, or switch pruning off (`model.config.pruning_budget = None`)."
         )
 
 
-def in_any(masks: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Where a token of any modality is, of the masks (B, L) of each."""
-    return torch.stack(list(masks.values())).any(dim=0)
-
-
-def _count(masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None) -> dict[str, PromptCounts]:
-    is_media = in_any(masks)
-    return {modality: count_prompt(mask, attention_mask, is_media) for modality, mask in masks.items()}
-
-
 def _plan(
-    prompt: PrunedPrompt, masks: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+    prompt: PrunedPrompt,
+    masks: dict[str, torch.Tensor],
+    is_media: torch.Tensor,
+    attention_mask: torch.Tensor | None,
 ) -> CompactionPlan | None:
     """One plan for all modalities: each is planned on the prompt that the one before it left."""
-    plan, is_media = None, in_any(masks)
+    plan = None
     for modality, mask in masks.items():
         features, counts, attended, of_any = prompt.kept(modality), prompt.counts[modality], attention_mask, is_media
         if features is None:  # nothing of it was cut
@@ -242,7 +239,8 @@ def _plan(
 def _shorten(model: PreTrainedModel, prompt: PrunedPrompt, positions: Positions, after: Cache | None) -> None:
     """Apply the plan to everything in the inputs that has a column for each token of the prompt."""
     inputs, plan, settings = prompt.inputs, prompt.plan, prompt.settings
-    check_columns("mm_token_type_ids", inputs.get("mm_token_type_ids"), plan.full_length)
+    if inputs.get("mm_token_type_ids") is not None:
+        check_columns("mm_token_type_ids", inputs["mm_token_type_ids"], plan.full_length)
     full_positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     past = 0 if after is None else int(after.get_seq_length())
     start = 0 if after is None else past + positions_left_out(after)
