@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -472,7 +472,7 @@ def resize_masks(
     return F.interpolate(pred_masks.float().unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
-def _tables_at_hand(mask_model: Sam2VideoModel) -> AbstractContextManager[None]:
+def _tables_at_hand(mask_model: Sam2VideoModel) -> ExitStack:
     """Embeddings that are read, not called: an offloaded model would not bring them in by itself."""
     prompt_encoder, decoder = mask_model.prompt_encoder, mask_model.mask_decoder
     return parameters_at_hand(

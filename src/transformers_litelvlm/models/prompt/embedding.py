@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from transformers_litelvlm.models.outputs import deepstack_of
-from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt, in_any
+from transformers_litelvlm.models.prompt.pruned_prompt import PrunedPrompt
 from transformers_litelvlm.models.upstream import create_causal_mask
 
 
@@ -99,7 +99,7 @@ def _deepstack_arguments(prompt: PrunedPrompt, embeds: torch.Tensor, count: int)
     states = deepstack_states(prompt.encoded, prompt.is_visual, embeds, count)
     if not states:
         return {}
-    is_visual = in_any(prompt.is_visual).to(embeds.device)
+    is_visual = torch.stack(list(prompt.is_visual.values())).any(dim=0).to(embeds.device)
     count = sum(len(tokens) for name in prompt.is_visual for tokens in prompt.encoded[name].pooler_output)
     # Indexing with the mask would ask the device how many there are.
     places = (~is_visual).flatten().byte().argsort(stable=True)[:count]
