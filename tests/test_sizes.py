@@ -7,7 +7,7 @@ import transformers_litelvlm
 
 
 SOURCE = Path(transformers_litelvlm.__file__).parent
-LARGEST_FUNCTION, MOST_PARAMETERS, LARGEST_PACKAGE = 60, 8, 36_164
+LARGEST_FUNCTION, MOST_PARAMETERS, LARGEST_PACKAGE = 60, 8, 36_200
 # Upstream's signatures: constructors and `from_pretrained` with arguments of ours, and a method that upstream calls.
 UPSTREAM = {
     "models/auto.py: AutoModelForReferringSegmentation.from_pretrained",

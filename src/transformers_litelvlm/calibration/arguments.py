@@ -36,15 +36,27 @@ LAYOUTS = (AS_SET, "raster+original", "raster+compact", "reference+original", "r
 
 @dataclass(frozen=True)
 class CalibrationArguments(EvaluationArguments):
-    """What to choose from, on which data; beside the help of each option:
+    """What to choose from, on which data.
+
+    `output_dir`, `model`, `dataset`, `source`, `seeds`, `protocol`, `batch_size` and `on_unreadable` are those of an
+    evaluation.
 
     Args:
+        split: on which the settings are chosen.
+        test_split: on which the chosen ones are measured, once; another one than `split`.
+        methods: candidates, as those of an evaluation. `random`, which the others must beat, and the published default
+            `litelvlm` are always measured.
+        layouts: in which each method is tried: `"checkpoint"` as the checkpoint is set, or `TOKEN_ORDER+POSITION_IDS`.
         budgets: three, from the smallest: of the presets `fast`, `balanced` and `accurate`.
-        test_split: another one than `split`.
+        max_images: most images, or videos, of `split`.
+        first_images: images, or videos, of the first round; every round doubles them.
+        sampling_seed: which images of `split` are taken, and in which order.
+        test_images: only the first images of `test_split`.
+        metric: what is compared; gIoU by default, J&F of videos.
         confidence: that no setting was left out, at a budget, that is in truth the best; and of a single comparison
             with the best, when one is chosen.
         smallest_difference: of the metric, that would matter; says how many images are needed where none is seen.
-        The rest as [`~evaluation.arguments.EvaluationArguments`].
+        write: change the checkpoint: its presets, and its card.
 
     Raises:
         ValueError: an option is out of range; names it and its value.
@@ -79,6 +91,10 @@ class CalibrationArguments(EvaluationArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("first_images", "test_images"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
         if type(self.sampling_seed) is not int or self.sampling_seed < 0:
             raise ValueError(f"`sampling_seed` must be a non-negative integer, got {self.sampling_seed!r}.")
         for name in ("confidence", "smallest_difference"):

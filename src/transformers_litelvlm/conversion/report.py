@@ -75,6 +75,7 @@ def make_report(family: str, parts: list[Any], plan: Plan, files: list[str]) -> 
     for label, reasons in plan.dropped.items():
         for name, reason in reasons.items():
             dropped[label].setdefault(reason, []).append(name)
+    filled = {move.target for move in plan.moves}
     return ConversionReport(
         family=family,
         sources={part.label: part.source.describe() for part in parts},
@@ -85,7 +86,7 @@ def make_report(family: str, parts: list[Any], plan: Plan, files: list[str]) -> 
         mapped=mapped,
         dropped=dropped,
         tied=plan.tied,
-        missing=[],  # else `plan_renaming` raises an error
+        missing=[name for name in plan.targets if name not in filled],
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in plan.targets.values())),
         total_parameters=sum(math.prod(info.shape) for info in plan.targets.values()),
         total_size=sum(info.nbytes for info in plan.targets.values()),

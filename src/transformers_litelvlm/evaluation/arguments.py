@@ -29,8 +29,21 @@ def option(help_text: str, default: Any = dataclasses.MISSING, **metadata: Any) 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """On which model and data something is measured, and where the results go; each field has its help. No result
-    depends on `batch_size`. Raises ValueError, with name and value, if an option is out of range."""
+    """On which model and data something is measured, and where the results go.
+
+    Args:
+        output_dir: folder of the results. A run that was interrupted goes on there.
+        model: checkpoint folder or Hub id; the bundled checkpoint by default.
+        dataset: a data set of [`load_split`].
+        split: its split.
+        source: folder, file or Hub id of the data; the data set's own by default.
+        max_images: only the first images, or videos.
+        batch_size: images or videos that one process takes, and saves, at a time. No result depends on it.
+        imports: files and modules that register pruning methods, see [`import_methods`]; every process imports them.
+
+    Raises:
+        ValueError: an option is out of range; names it and its value.
+    """
 
     output_dir: str = option(
         "folder of the results; give the same one to continue after an interruption", metavar="DIR"
@@ -44,8 +57,8 @@ class DataArguments:
     imports: list[str] = option("see [`add_imports`]", [])
 
     def __post_init__(self) -> None:
-        for name in ("max_images", "batch_size", "first_images", "test_images"):
-            value = getattr(self, name, None)
+        for name in ("max_images", "batch_size"):
+            value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
         for name in ("methods", "budgets", "seeds", "imports"):

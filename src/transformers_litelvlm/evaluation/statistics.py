@@ -241,8 +241,12 @@ def images_needed(
         ValueError: the images differ, or a number is out of range.
     """
     _require_same_images(first, second)
-    for name, value in (("difference", difference), ("significance", significance), ("power", power)):
-        if not 0 < value < 1 and (name, value) != ("difference", 1):  # all right against all wrong
+    for name, value, is_possible in (
+        ("difference", difference, 0 < difference <= 1),  # 1: all right against all wrong
+        ("significance", significance, 0 < significance < 1),
+        ("power", power, 0 < power < 1),
+    ):
+        if not is_possible:
             raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
     difference_by_image = first.shares - second.shares
     deviation = float(np.std(difference_by_image, ddof=1)) if len(first.images) > 1 else float("nan")

@@ -108,7 +108,7 @@ def prefill(
     if use_cache and cache is None:
         cache = DynamicCache(config=language_model.config)
     hidden_states, stages = HiddenStates(language_model, output_hidden_states), []
-    num_real = _num_real(prompt)
+    num_real = None if settings.keeps_positions else _num_real(prompt)
     mask, rotary = _mask_and_rotary_of(language_model, prompt, cache, 0)
     for index, layer in enumerate(language_model.layers):
         hidden_states.add(prompt.states, prompt)  # as upstream, without what DeepStack adds
@@ -125,7 +125,7 @@ def prefill(
         if pruner.prunes_earlier_caches:
             for earlier in range(1, index + 1):
                 shorten_layer(cache, earlier, plan.index, prompt.mask)
-        is_compact = None if settings.keeps_positions else _num_real(prompt) < num_real
+        is_compact = None if num_real is None else _num_real(prompt) < num_real
         for later in range(index + 1, num_layers):
             kept = PrunedPromptLayer(prompt.mask, prompt.columns.shape[1], first=index + 1, is_compact=is_compact)
             replace_layer(cache, later, kept)

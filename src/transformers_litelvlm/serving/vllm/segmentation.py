@@ -15,7 +15,7 @@ from transformers_litelvlm.serving.answers import describe_mask
 from transformers_litelvlm.serving.errors import ServiceError
 from transformers_litelvlm.serving.limits import Limits
 from transformers_litelvlm.serving.pictures import digest_of, picture_from_text, read_picture
-from transformers_litelvlm.serving.requests import FIELDS, as_request
+from transformers_litelvlm.serving.requests import FIELDS, SETTINGS, check_names, checked_sentences
 from transformers_litelvlm.serving.vllm.mask_bytes import pack_picture, prompts_of, unpack_masks
 from transformers_litelvlm.utils.messages import quoted
 
@@ -38,12 +38,14 @@ class SegmentationIOProcessor(IOProcessor):
         if not isinstance(data, dict):
             raise ValueError(f"`data` must be an object with {', '.join(FIELDS)}, got {quoted(data)}.")
         try:
-            asked = as_request({"image": None, **data}, self.limits)
-            content = picture_from_text(asked.image, False, self.limits.max_request_bytes)
+            check_names(data, FIELDS)
+            sentences = checked_sentences(data.get("sentences"), self.limits)
+            content = picture_from_text(data.get("image"), False, self.limits.max_request_bytes)
             picture = read_picture(content, self.limits.max_pixels)
         except ServiceError as error:
             raise ValueError(str(error)) from error
-        return {"image": picture, "sentences": asked.sentences, "pruning": asked.pruning}
+        pruning = {keyword: data[name] for name, keyword in SETTINGS.items() if name in data}
+        return {"image": picture, "sentences": sentences, "pruning": pruning}
 
     def pre_process(self, prompt: dict[str, Any], request_id: str | None = None, **kwargs: Any) -> list[Any]:
         """The dialogues about the picture, one for all sentences or one each, as the checkpoint was trained."""
